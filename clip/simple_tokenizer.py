@@ -1,0 +1,30 @@
+"""OpenAI's byte-pair tokenizer, taken from open_clip (which ships the vocabulary), under OpenAI's names."""
+
+import importlib.util
+from pathlib import Path
+
+
+def _tokenizer_module():
+    # Importing open_clip itself would import all of its models; its tokenizer stands alone.
+    folder = Path(importlib.util.find_spec("open_clip").submodule_search_locations[0])
+    spec = importlib.util.spec_from_file_location("open_clip_tokenizer", folder / "tokenizer.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_module = _tokenizer_module()
+
+
+class SimpleTokenizer(_module.SimpleTokenizer):
+    """`encode(text) -> ids` and `decode(ids) -> text`, without the start and end tokens.
+
+    open_clip calls those two `<start_of_text>` and `<end_of_text>`; `encoder` and `decoder` have them under OpenAI's
+    names too.
+    """
+
+    def __init__(self):
+        super().__init__()
+        for name, token in (("<|startoftext|>", self.sot_token_id), ("<|endoftext|>", self.eot_token_id)):
+            self.encoder[name] = token
+            self.decoder[token] = name

@@ -1,0 +1,1 @@
+"""The training engine: config, data, optimisation, evaluation, checkpoints. Knows no CLIP."""

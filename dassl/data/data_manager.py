@@ -1,0 +1,157 @@
+import os
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from PIL import Image
+from tabulate import tabulate
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import ToTensor, v2
+from yacs.config import CfgNode
+
+from dassl.utils import UsageError, read_image, seeded
+
+from .datasets import Datum, build_dataset
+from .samplers import SeededSampler, build_sampler
+from .transforms import INTERPOLATION_MODES, build_transform
+
+
+class DatasetWrapper(Dataset):
+    """Reads and transforms the images of a list of Datums.
+
+    An item is a dict: img (a list of K tensors with DATALOADER.K_TRANSFORMS K > 1), label, domain, impath,
+    index; img2, img3 … if `transform` is a list; img0, without augmentation, with DATALOADER.RETURN_IMG0.
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        data_source: Sequence[Datum],
+        transform: Callable | Sequence[Callable] | None = None,
+        is_train: bool = False,
+    ):
+        self.cfg = cfg
+        self.data_source = data_source
+        self.transform = transform
+        self.is_train = is_train
+        self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
+        if self.k_tfm > 1 and transform is None:
+            raise UsageError(
+                "DATALOADER.K_TRANSFORMS is above 1, but there is no transform: turn off INPUT.NO_TRANSFORM"
+            )
+        resize = v2.Resize(cfg.INPUT.SIZE, INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION])
+        normalize = v2.Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)
+        wanted = [normalize] if "normalize" in cfg.INPUT.TRANSFORMS else []
+        self.to_tensor = v2.Compose([resize, ToTensor(), *wanted])
+
+    def __len__(self) -> int:
+        return len(self.data_source)
+
+    def __getitem__(self, idx: int) -> dict[str, Any]:
+        """A SeededIndex gives the same random transforms in whatever process it is drawn."""
+        seed = getattr(idx, "seed", None)
+        with nullcontext() if seed is None else seeded(seed):
+            return self._read(int(idx))
+
+    def _read(self, idx: int) -> dict[str, Any]:
+        item = self.data_source[idx]
+        output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
+        image = read_image(item.impath)
+        if self.transform is None:
+            output["img"] = image
+        else:
+            transforms = self.transform if isinstance(self.transform, (list, tuple)) else [self.transform]
+            for i, transform in enumerate(transforms, 1):
+                output["img" if i == 1 else f"img{i}"] = self._augment(transform, image)
+        if self.cfg.DATALOADER.RETURN_IMG0:
+            output["img0"] = self.to_tensor(image)
+        return output
+
+    def _augment(self, transform: Callable, image: Image.Image) -> torch.Tensor | list[torch.Tensor]:
+        images = [transform(image) for _ in range(self.k_tfm)]
+        return images[0] if self.k_tfm == 1 else images
+
+
+def build_data_loader(
+    cfg: CfgNode,
+    sampler_type: str = "SequentialSampler",
+    data_source: Sequence[Datum] = (),
+    batch_size: int = 64,
+    n_domain: int = 0,
+    n_ins: int = 2,
+    tfm: Callable | Sequence[Callable] | None = None,
+    is_train: bool = True,
+    dataset_wrapper: type[Dataset] | None = None,
+) -> DataLoader:
+    """A loader over Datums; for training the last batch is dropped if it is not full and not the only one.
+
+    Raises UsageError if there are no images.
+    """
+    if not data_source:
+        raise UsageError(f"{cfg.DATASET.NAME} has no {'training' if is_train else 'test'} images to load")
+    sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
+    wrapper = dataset_wrapper or DatasetWrapper
+    workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
+    return DataLoader(
+        wrapper(cfg, data_source, transform=tfm, is_train=is_train),
+        batch_size=batch_size,
+        sampler=SeededSampler(sampler) if is_train else sampler,
+        num_workers=workers,
+        drop_last=is_train and len(data_source) >= batch_size,
+        pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
+        # another wrapper's random numbers would go on where its workers were, which a resumed run cannot
+        persistent_workers=workers > 0 and wrapper is DatasetWrapper,
+        # or else the loader takes numbers from the model's generator, how many depending on the workers
+        generator=torch.Generator(),
+    )
+
+
+class DataManager:
+    """The dataset cfg names and its four loaders, of which train_loader_u and val_loader may be None."""
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        custom_tfm_train: Callable | Sequence[Callable] | None = None,
+        custom_tfm_test: Callable | None = None,
+        dataset_wrapper: type[Dataset] | None = None,
+    ):
+        self.dataset = dataset = build_dataset(cfg)
+        self.num_classes = dataset.num_classes
+        self.num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
+        self.lab2cname = dataset.lab2cname
+        tfm_train = build_transform(cfg, is_train=True) if custom_tfm_train is None else custom_tfm_train
+        tfm_test = build_transform(cfg, is_train=False) if custom_tfm_test is None else custom_tfm_test
+
+        def loader(data_source, c, tfm, is_train):
+            return build_data_loader(
+                cfg,
+                sampler_type=c.SAMPLER,
+                data_source=data_source,
+                batch_size=c.BATCH_SIZE,
+                n_domain=c.get("N_DOMAIN", 0),
+                n_ins=c.get("N_INS", 2),
+                tfm=tfm,
+                is_train=is_train,
+                dataset_wrapper=dataset_wrapper,
+            )
+
+        c = cfg.DATALOADER
+        c_u = c.TRAIN_X if c.TRAIN_U.SAME_AS_X else c.TRAIN_U
+        self.train_loader_x = loader(dataset.train_x, c.TRAIN_X, tfm_train, True)
+        self.train_loader_u = loader(dataset.train_u, c_u, tfm_train, True) if dataset.train_u else None
+        self.val_loader = loader(dataset.val, c.TEST, tfm_test, False) if dataset.val else None
+        self.test_loader = loader(dataset.test, c.TEST, tfm_test, False)
+        if cfg.VERBOSE:
+            self.show_dataset_summary(cfg)
+
+    def show_dataset_summary(self, cfg: CfgNode) -> None:
+        rows = [["Dataset", cfg.DATASET.NAME]]
+        rows += [["Source", cfg.DATASET.SOURCE_DOMAINS]] if cfg.DATASET.SOURCE_DOMAINS else []
+        rows += [["Target", cfg.DATASET.TARGET_DOMAINS]] if cfg.DATASET.TARGET_DOMAINS else []
+        rows += [["# classes", f"{self.num_classes:,}"]]
+        for split in ("train_x", "train_u", "val", "test"):
+            if items := getattr(self.dataset, split):
+                rows.append([f"# {split}", f"{len(items):,}"])
+        print(tabulate(rows))

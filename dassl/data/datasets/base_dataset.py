@@ -1,0 +1,137 @@
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from dassl.utils import Failure, check_availability
+
+
+class Datum:
+    """One image: path, class label, domain label, class name.
+
+    Few-shot files hold pickled Datums, so module, class name and the four attributes must stay as they are.
+    """
+
+    def __init__(self, impath: str = "", label: int = 0, domain: int = 0, classname: str = ""):
+        self._impath = impath
+        self._label = label
+        self._domain = domain
+        self._classname = classname
+
+    @property
+    def impath(self) -> str:
+        return self._impath
+
+    @property
+    def label(self) -> int:
+        return self._label
+
+    @property
+    def domain(self) -> int:
+        return self._domain
+
+    @property
+    def classname(self) -> str:
+        return self._classname
+
+    def __repr__(self) -> str:
+        return f"Datum({self.impath!r}, {self.label}, {self.domain}, {self.classname!r})"
+
+
+class DatasetBase:
+    """Lists of Datums: train_x (labeled), train_u (unlabeled, may be None), val (may be None) and test."""
+
+    dataset_dir = ""  # folder under DATASET.ROOT
+    domains: Sequence[str] = ()  # names of all domains
+
+    def __init__(
+        self,
+        train_x: list[Datum],
+        train_u: list[Datum] | None = None,
+        val: list[Datum] | None = None,
+        test: list[Datum] | None = None,
+    ):
+        """Raises Failure if labels and class names do not agree within or between the splits."""
+        if not train_x:
+            raise Failure(
+                f"{type(self).__name__} has no training images: check DATASET.ROOT and the split file"
+            )
+        self.train_x, self.train_u, self.val, self.test = train_x, train_u, val, test
+        self.num_classes = self.get_num_classes(train_x)
+        self.lab2cname, self.classnames = self.get_lab2cname(train_x)
+        for split in (val, test):
+            self._check_names(split or (), self.lab2cname)
+
+    @staticmethod
+    def get_num_classes(data_source: Iterable[Datum]) -> int:
+        return max(item.label for item in data_source) + 1
+
+    def get_lab2cname(self, data_source: Iterable[Datum]) -> tuple[dict[int, str], list[str]]:
+        """({label: class name}, class names by label); raises Failure if a label has two names or none."""
+        lab2cname: dict[int, str] = {}
+        for item in data_source:
+            lab2cname.setdefault(item.label, item.classname)
+        self._check_names(data_source, lab2cname)
+        labels = sorted(lab2cname)
+        if labels != list(range(len(labels))):
+            gap = next(i for i, label in enumerate(labels) if i != label)
+            raise Failure(
+                f"{type(self).__name__}: no training image has label {gap}, but some have {labels[-1]}"
+            )
+        return lab2cname, [lab2cname[label] for label in labels]
+
+    def _check_names(self, data_source: Iterable[Datum], lab2cname: dict[int, str]) -> None:
+        for item in data_source:
+            if lab2cname.get(item.label) != item.classname:
+                trained = lab2cname.get(item.label, "no training image")
+                where = f"{type(self).__name__}: label/class-name mismatch at {item.impath}"
+                raise Failure(
+                    f'{where}: label {item.label} is "{item.classname}" here, but "{trained}" in training'
+                )
+
+    def check_input_domains(self, source_domains: Iterable[str], target_domains: Iterable[str]) -> None:
+        """Raises UsageError for a domain this dataset does not have."""
+        for domain in [*source_domains, *target_domains]:
+            check_availability(domain, self.domains, "domain")
+
+    def generate_fewshot_dataset(
+        self, *data_sources: list[Datum], num_shots: int = -1, repeat: bool = False
+    ) -> list[Datum] | Sequence[list[Datum]]:
+        """`num_shots` images per label (below 1: all) of each source, by Python's `random`.
+
+        Labels come in order of first appearance. One with fewer images gives all of them, or with `repeat`
+        some several times. One source gives a list, several give one list each.
+        """
+        picked = [_few_shots(source, num_shots, repeat) for source in data_sources]
+        if num_shots >= 1:
+            print(f"Creating a {num_shots}-shot dataset")
+        return picked[0] if len(picked) == 1 else picked
+
+    @staticmethod
+    def split_dataset_by_label(data_source: Iterable[Datum]) -> dict[int, list[Datum]]:
+        """{label: items}, labels in order of first appearance."""
+        by_label = defaultdict(list)
+        for item in data_source:
+            by_label[item.label].append(item)
+        return by_label
+
+    @staticmethod
+    def split_dataset_by_domain(data_source: Iterable[Datum]) -> dict[int, list[Datum]]:
+        """{domain: items}, domains in order of first appearance."""
+        by_domain = defaultdict(list)
+        for item in data_source:
+            by_domain[item.domain].append(item)
+        return by_domain
+
+
+def _few_shots(data_source: list[Datum], num_shots: int, repeat: bool) -> list[Datum]:
+    if num_shots < 1:
+        return data_source
+    picked = []
+    for items in DatasetBase.split_dataset_by_label(data_source).values():
+        # random.sample on the items as listed: upstream's picks for a seed depend on both
+        if len(items) >= num_shots:
+            items = random.sample(items, num_shots)
+        elif repeat:
+            items = random.choices(items, k=num_shots)
+        picked.extend(items)
+    return picked

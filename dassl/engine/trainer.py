@@ -1,0 +1,517 @@
+"""The training loop. Read from TrainerBase.train down: every step is a method that a trainer may replace."""
+
+import datetime
+import math
+import os
+import random
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from yacs.config import CfgNode
+
+from dassl.data import DataManager
+from dassl.evaluation import build_evaluator
+from dassl.modeling import build_backbone, build_head
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import (
+    AverageMeter,
+    Failure,
+    MetricMeter,
+    check_availability,
+    count_num_param,
+    load_checkpoint,
+    load_pretrained_weights,
+    mix_seed,
+    mkdir_if_missing,
+    save_checkpoint,
+    set_random_seed,
+    tolist_if_not,
+)
+from dassl.utils.checkpoint import BEST, epoch_file, load_optim, load_weights, newest_whole, resumable
+
+NOT_FINITE = (
+    "Lower OPTIM.LR or compute in a wider precision, then run again: it goes on from the last checkpoint"
+)
+# Buffers of prompt learners that follow from the class names, so they say nothing about what was learned.
+DERIVED_BUFFERS = ("token_prefix", "token_suffix", "token_middle")
+
+
+class SimpleNet(nn.Module):
+    """Backbone, optional head, linear classifier (if num_classes > 0)."""
+
+    def __init__(self, cfg: CfgNode, model_cfg: CfgNode, num_classes: int, **kwargs):
+        super().__init__()
+        backbone, head = model_cfg.BACKBONE, model_cfg.HEAD
+        self.backbone = build_backbone(backbone.NAME, cfg.VERBOSE, pretrained=backbone.PRETRAINED, **kwargs)
+        self.fdim = self.backbone.out_features
+        self.head = None
+        if head.NAME and head.HIDDEN_LAYERS:
+            self.head = build_head(
+                head.NAME,
+                cfg.VERBOSE,
+                in_features=self.fdim,
+                hidden_layers=head.HIDDEN_LAYERS,
+                activation=head.ACTIVATION,
+                bn=head.BN,
+                dropout=head.DROPOUT,
+                **kwargs,
+            )
+            self.fdim = self.head.out_features
+        self.classifier = nn.Linear(self.fdim, num_classes) if num_classes > 0 else None
+
+    def forward(self, x: Tensor, return_feature: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Images (B, 3, H, W) -> logits (B, num_classes), or features (B, fdim) without a classifier."""
+        features = self.backbone(x)
+        if self.head is not None:
+            features = self.head(features)
+        if self.classifier is None:
+            return features
+        logits = self.classifier(features)
+        return (logits, features) if return_feature else logits
+
+
+class TrainerBase:
+    """Named models with their optimizers and schedulers, and the order of things."""
+
+    def __init__(self):
+        self._models: OrderedDict[str, nn.Module] = OrderedDict()
+        self._optims: OrderedDict[str, Any] = OrderedDict()
+        self._scheds: OrderedDict[str, Any] = OrderedDict()
+        self._writer = None
+
+    def register_model(
+        self, name: str = "model", model: Any = None, optim: Any = None, sched: Any = None
+    ) -> None:
+        """Makes a model known for modes, steps and checkpoints; its files go to <output-dir>/<name>/."""
+        assert name not in self._models, f"a model {name} is registered already"
+        self._models[name] = model
+        self._optims[name] = optim
+        self._scheds[name] = sched
+
+    def get_model_names(self, names: str | list[str] | None = None) -> list[str]:
+        if names is None:
+            return list(self._models)
+        for name in tolist_if_not(names):
+            check_availability(name, self._models, "model")
+        return tolist_if_not(names)
+
+    def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
+        """train, or eval (also called test)."""
+        check_availability(mode, ["train", "eval", "test"], "mode")
+        for name in self.get_model_names(names):
+            self._models[name].train(mode == "train")
+
+    def update_lr(self, names: str | list[str] | None = None) -> None:
+        """One step of the schedulers: to be called after an epoch's last batch."""
+        for name in self.get_model_names(names):
+            if self._scheds[name] is not None:
+                self._scheds[name].step()
+
+    # -- checkpoints
+
+    def weights_to_save(self, name: str) -> Mapping[str, Tensor]:
+        """What a checkpoint of model `name` holds, and so what one must hold to be loaded."""
+        return self._models[name].state_dict()
+
+    def clean_state_dict(self, name: str, state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Drops or renames what a file holds beyond `weights_to_save`, e.g. upstream's frozen weights."""
+        return state_dict
+
+    def save_model(
+        self,
+        epoch: int,
+        directory: str,
+        is_best: bool = False,
+        val_result: float | None = None,
+        model_name: str = "",
+    ) -> None:
+        """Writes a checkpoint of every model after epoch `epoch` (from 0).
+
+        Raises Failure if it cannot be written, or rather than save a NaN.
+        """
+        for model in self._models.values():
+            for key, p in model.named_parameters():
+                if p.requires_grad and not torch.isfinite(p).all():
+                    line = f"Epoch {epoch + 1} left {key} NaN or infinite, so it is not saved"
+                    raise Failure(f"{line}. {NOT_FINITE}")
+        for name in self._models:
+            optim, sched = self._optims[name], self._scheds[name]
+            state = {
+                "state_dict": self.weights_to_save(name),
+                "epoch": epoch + 1,
+                "optimizer": None if optim is None else optim.state_dict(),
+                "scheduler": None if sched is None else sched.state_dict(),
+                "val_result": val_result,
+            }
+            save_checkpoint(state, os.path.join(directory, name), is_best=is_best, model_name=model_name)
+
+    def resume_model_if_exist(self, directory: str) -> int:
+        """Loads the newest whole checkpoints in `directory`; returns the epochs done, 0 if none is there."""
+        names = self.get_model_names()
+        folders = [os.path.join(directory, name) for name in names]
+        if not names or not all(resumable(folder) for folder in folders):
+            print("No checkpoint found, train from scratch")
+            return 0
+        print(f"Found checkpoint at {directory} (will resume training)")
+        checkpoints = newest_whole(folders)
+        for name, folder, checkpoint in zip(names, folders, checkpoints, strict=True):
+            self._load(name, checkpoint, folder)
+            load_optim(checkpoint, self._optims[name], self._scheds[name], folder)
+        print(f"Epochs done: {checkpoints[0]['epoch']}")
+        return checkpoints[0]["epoch"]
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Loads the weights saved after `epoch` epochs, or the best ones, into every model.
+
+        Raises Failure, naming the path or the first wrong key, if a file is missing, damaged or does not fit.
+        """
+        if not directory:
+            print("Note: no model is loaded, as no folder to load from is given")
+            return
+        file = BEST if epoch is None else epoch_file(epoch)
+        for name in self._models:
+            path = os.path.join(directory, name, file)
+            if not os.path.isfile(path):
+                have = ", ".join(
+                    f"{f} (--load-epoch {f.split('-')[1]})" for f in resumable(os.path.dirname(path))
+                )
+                raise Failure(f"No model at {path}. The folder holds {have or 'none'}")
+            checkpoint = load_checkpoint(path)
+            self._load(name, checkpoint, path)
+            about = ", ".join(f"{key}={checkpoint.get(key)}" for key in ("epoch", "val_result"))
+            print(f"Load {path} to {name} ({about})")
+
+    def _load(self, name: str, checkpoint: dict, source: str) -> None:
+        if "state_dict" not in checkpoint:
+            raise Failure(f"{source} is no checkpoint of a training run: it has no state_dict")
+
+        def learned(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {k: v for k, v in weights.items() if not k.rpartition(".")[2].startswith(DERIVED_BUFFERS)}
+
+        state_dict = learned(self.clean_state_dict(name, checkpoint["state_dict"]))
+        load_weights(self._models[name], state_dict, learned(self.weights_to_save(name)), source)
+
+    # -- tensorboard
+
+    def init_writer(self, log_dir: str) -> None:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, and needed for training only
+
+            print(f"Initialize tensorboard (log_dir={log_dir})")
+            self._writer = SummaryWriter(log_dir=log_dir)
+
+    def close_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def write_scalar(self, tag: str, scalar_value: float | Tensor, global_step: int | None = None) -> None:
+        if self._writer is not None:
+            self._writer.add_scalar(tag, scalar_value, global_step)
+
+    # -- training
+
+    def train(self, start_epoch: int, max_epoch: int) -> None:
+        """The whole training; `before_train` may move `self.start_epoch` to resume."""
+        self.start_epoch = start_epoch
+        self.max_epoch = max_epoch
+        try:
+            self.before_train()
+            for epoch in range(self.start_epoch, self.max_epoch):
+                self.epoch = epoch
+                self.seed_epoch()
+                self.before_epoch()
+                self.run_epoch()
+                self.after_epoch()
+            self.after_train()
+        finally:
+            self.close_writer()
+
+    def seed_epoch(self) -> None:
+        pass
+
+    def before_train(self) -> None:
+        pass
+
+    def after_train(self) -> None:
+        pass
+
+    def before_epoch(self) -> None:
+        pass
+
+    def after_epoch(self) -> None:
+        pass
+
+    def run_epoch(self) -> None:
+        raise NotImplementedError
+
+    def test(self) -> float:
+        raise NotImplementedError
+
+    def parse_batch_train(self, batch: dict) -> tuple:
+        raise NotImplementedError
+
+    def parse_batch_test(self, batch: dict) -> tuple:
+        raise NotImplementedError
+
+    def forward_backward(self, batch: dict) -> dict[str, float | Tensor]:
+        """One optimization step; returns what to log, tensors preferably still on their device."""
+        raise NotImplementedError
+
+    def model_inference(self, input: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def model_zero_grad(self, names: str | list[str] | None = None) -> None:
+        for name in self.get_model_names(names):
+            if self._optims[name] is not None:
+                self._optims[name].zero_grad()
+
+    def model_backward(self, loss: Tensor) -> None:
+        # no detect_anomaly: it would wait for the device in every step; losses are checked when they are read
+        loss.backward()
+
+    def model_update(self, names: str | list[str] | None = None) -> None:
+        for name in self.get_model_names(names):
+            if self._optims[name] is not None:
+                self._optims[name].step()
+
+    def model_backward_and_update(self, loss: Tensor, names: str | list[str] | None = None) -> None:
+        self.model_zero_grad(names)
+        self.model_backward(loss)
+        self.model_update(names)
+
+    def detect_anomaly(self, loss: Tensor) -> None:
+        """Raises Failure if the loss is NaN or infinite. Waits for the device."""
+        if not torch.isfinite(loss).all():
+            raise Failure(f"The loss is NaN or infinite at {self.position()}. {NOT_FINITE}")
+
+    def position(self) -> str:
+        return f"epoch [{self.epoch + 1}/{self.max_epoch}] batch [{self.batch_idx + 1}/{self.num_batches}]"
+
+
+class SimpleTrainer(TrainerBase):
+    """Builds data, model and evaluator from a config, and does all of the above but the epoch itself."""
+
+    def __init__(self, cfg: CfgNode):
+        super().__init__()
+        check_availability(cfg.TEST.SPLIT, ["test", "val"], "TEST.SPLIT")
+        check_availability(cfg.TEST.FINAL_MODEL, ["last_step", "best_val"], "TEST.FINAL_MODEL")
+        check_availability(cfg.TRAIN.COUNT_ITER, ["train_x", "train_u", "smaller_one"], "TRAIN.COUNT_ITER")
+        self.check_cfg(cfg)
+        self.cfg = cfg
+        self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
+        self.start_epoch = self.epoch = 0
+        self.max_epoch = cfg.OPTIM.MAX_EPOCH
+        self.output_dir = cfg.OUTPUT_DIR
+        self.seed = cfg.SEED
+        if self.seed < 0:
+            self.seed = random.SystemRandom().randrange(2**31)
+            print(f"SEED is negative: drew {self.seed}")
+        self.build_data_loader()
+        self.build_model()
+        self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
+        self.best_result = -math.inf
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """For a trainer to refuse a config it cannot work with."""
+
+    def build_data_loader(self) -> None:
+        """Sets the loaders (train_loader_u and val_loader may be None), num_classes and lab2cname."""
+        self.dm = DataManager(self.cfg)
+        self.train_loader_x = self.dm.train_loader_x
+        self.train_loader_u = self.dm.train_loader_u
+        self.val_loader = self.dm.val_loader
+        self.test_loader = self.dm.test_loader
+        self.num_classes = self.dm.num_classes
+        self.num_source_domains = self.dm.num_source_domains
+        self.lab2cname = self.dm.lab2cname
+
+    def build_model(self) -> None:
+        """Builds and registers the model. Here a SimpleNet, for trainers that do not bring their own."""
+        cfg = self.cfg
+        self.model = SimpleNet(cfg, cfg.MODEL, self.num_classes)
+        if cfg.MODEL.INIT_WEIGHTS:
+            load_pretrained_weights(self.model, cfg.MODEL.INIT_WEIGHTS)
+        self.model.to(self.device)
+        print(f"# params: {count_num_param(self.model):,}")
+        self.optim = build_optimizer(self.model, cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.register_model("model", self.model, self.optim, self.sched)
+        if self.device.type == "cuda" and torch.cuda.device_count() > 1:
+            self.model = nn.DataParallel(self.model)
+
+    def train(self) -> None:
+        super().train(self.start_epoch, self.max_epoch)
+
+    def seed_epoch(self) -> None:
+        """Makes an epoch's random numbers follow from seed and epoch, so that a resumed run repeats them."""
+        set_random_seed(mix_seed(self.seed, self.epoch))
+
+    def before_train(self) -> None:
+        """Resumes from cfg.RESUME, or from what the output folder holds, and opens tensorboard."""
+        self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.output_dir)
+        if self.cfg.RESUME and not self.start_epoch:
+            names = ", ".join(self.get_model_names())
+            raise Failure(
+                f"There is nothing to resume in {self.cfg.RESUME}: it holds no checkpoint of {names}"
+            )
+        if self.start_epoch and self.cfg.TEST.FINAL_MODEL == "best_val":
+            best = os.path.join(self.output_dir, self.get_model_names()[0], BEST)
+            if os.path.isfile(best):
+                self.best_result = load_checkpoint(best)["val_result"]
+        writer_dir = os.path.join(self.output_dir, "tensorboard")
+        mkdir_if_missing(writer_dir)
+        self.init_writer(writer_dir)
+        self.time_start = time.time()
+
+    def after_train(self) -> None:
+        """Tests the last or the best model."""
+        print("Finish training")
+        if not self.cfg.TEST.NO_TEST:
+            if self.cfg.TEST.FINAL_MODEL == "best_val":
+                print("Deploy the model with the best val performance")
+                self.load_model(self.output_dir)
+            else:
+                print("Deploy the last-epoch model")
+            self.test()
+        print(f"Elapsed: {datetime.timedelta(seconds=round(time.time() - self.time_start))}")
+
+    def after_epoch(self) -> None:
+        """Evaluates if the best model is wanted, and saves."""
+        val_result = None
+        if self.cfg.TEST.FINAL_MODEL == "best_val" and not self.cfg.TEST.NO_TEST:
+            val_result = self.test(split="val")
+            if val_result > self.best_result:
+                self.best_result = val_result
+                self.save_model(self.epoch, self.output_dir, val_result=val_result, model_name=BEST)
+        self.save_model(self.epoch, self.output_dir, val_result=val_result)
+        self._remove_rolling()
+
+    def _remove_rolling(self) -> None:
+        """Keeps the last two checkpoints while training, so that one may be damaged, then only the last.
+
+        Those at multiples of CHECKPOINT_FREQ stay.
+        """
+        done, freq = self.epoch + 1, self.cfg.TRAIN.CHECKPOINT_FREQ
+        for epoch in (done - 2, done - 1) if done == self.max_epoch else (done - 2,):
+            if freq > 0 and epoch % freq == 0:
+                continue
+            for name in self.get_model_names():
+                path = os.path.join(self.output_dir, name, epoch_file(epoch))
+                if os.path.isfile(path):
+                    os.remove(path)
+
+    @torch.no_grad()
+    def test(self, split: str | None = None) -> float:
+        """Evaluates on a split (cfg.TEST.SPLIT; test if there is no val); returns the first result."""
+        self.set_model_mode("eval")
+        self.evaluator.reset()
+        split = split or self.cfg.TEST.SPLIT
+        if split == "val" and self.val_loader is None:
+            split = "test"
+        loader = self.val_loader if split == "val" else self.test_loader
+        print(f"Evaluate on the *{split}* set")
+        for batch in _progress(loader, split, len(loader)):
+            input, label = self.parse_batch_test(batch)
+            self.evaluator.process(self.model_inference(input), label)
+        results = self.evaluator.evaluate()
+        for name, value in results.items():
+            self.write_scalar(f"{split}/{name}", value, self.epoch)
+        return next(iter(results.values()))
+
+    def model_inference(self, input: Tensor) -> Tensor:
+        return self.model(input)
+
+    def parse_batch_test(self, batch: dict) -> tuple[Tensor, Tensor]:
+        """Images and labels, on the device."""
+        return batch["img"].to(self.device, non_blocking=True), batch["label"].to(
+            self.device, non_blocking=True
+        )
+
+    def get_current_lr(self, names: str | list[str] | None = None) -> float:
+        return self._optims[self.get_model_names(names)[0]].param_groups[0]["lr"]
+
+    def run_batches(self, batches: Iterable[tuple]) -> None:
+        """Calls forward_backward(*batch) for self.num_batches batches and logs.
+
+        Losses are read, which waits for the device, only when a line is printed and at the end.
+        """
+        self.set_model_mode("train")
+        losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
+        print_freq = self.cfg.TRAIN.PRINT_FREQ
+        end = time.time()
+        progress = _progress(batches, f"epoch {self.epoch + 1}", self.num_batches)
+        for batch_idx, batch in enumerate(progress):
+            self.batch_idx = batch_idx
+            data_time.update(time.time() - end)
+            losses.update(self.forward_backward(*batch))
+            batch_time.update(time.time() - end)
+            last = self.batch_idx + 1 == self.num_batches
+            printed = (self.batch_idx + 1) % print_freq == 0 or self.num_batches < print_freq
+            if printed:
+                tqdm.write(self._log_line(losses, batch_time, data_time))
+            if printed or last:
+                self._record(losses)
+            end = time.time()
+
+    def _log_line(self, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter) -> str:
+        left = (self.max_epoch - self.epoch) * self.num_batches - self.batch_idx - 1
+        eta = datetime.timedelta(seconds=int(batch_time.avg * left))
+        meters = {"time": batch_time, "data": data_time}
+        times = " ".join(f"{name} {meter.val:.3f} ({meter.avg:.3f})" for name, meter in meters.items())
+        return f"{self.position()} {times} {losses} lr {self.get_current_lr():.4e} eta {eta}"
+
+    def _record(self, losses: MetricMeter) -> None:
+        step = self.epoch * self.num_batches + self.batch_idx
+        for name, meter in losses.meters.items():
+            # the average is as good as the value: once NaN or infinite it stays so
+            if "loss" in name and not math.isfinite(meter.avg):
+                raise Failure(f"The {name} is NaN or infinite by {self.position()}. {NOT_FINITE}")
+            self.write_scalar(f"train/{name}", meter.avg, step)
+        self.write_scalar("train/lr", self.get_current_lr(), step)
+
+
+class TrainerX(SimpleTrainer):
+    """Trains on labeled data."""
+
+    def run_epoch(self) -> None:
+        self.num_batches = len(self.train_loader_x)
+        self.run_batches((batch,) for batch in self.train_loader_x)
+
+    def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, labels and domains, on the device."""
+        return tuple(batch[key].to(self.device, non_blocking=True) for key in ("img", "label", "domain"))
+
+
+class TrainerXU(SimpleTrainer):
+    """Trains on pairs of a labeled and an unlabeled batch."""
+
+    def run_epoch(self) -> None:
+        len_x, len_u = len(self.train_loader_x), len(self.train_loader_u)
+        lengths = {"train_x": len_x, "train_u": len_u, "smaller_one": min(len_x, len_u)}
+        self.num_batches = lengths[self.cfg.TRAIN.COUNT_ITER]
+        pairs = zip(_endless(self.train_loader_x), _endless(self.train_loader_u), strict=True)
+        self.run_batches(islice(pairs, self.num_batches))
+
+    def parse_batch_train(self, batch_x: dict, batch_u: dict) -> tuple[Tensor, Tensor, Tensor]:
+        """Labeled images, their labels, unlabeled images, on the device."""
+        tensors = batch_x["img"], batch_x["label"], batch_u["img"]
+        return tuple(tensor.to(self.device, non_blocking=True) for tensor in tensors)
+
+
+def _progress(iterable: Iterable, what: str, total: int) -> tqdm:
+    """A bar on the terminal; where stderr is none, nothing."""
+    return tqdm(iterable, desc=what, total=total, leave=False, disable=not sys.stderr.isatty())
+
+
+def _endless(loader: DataLoader) -> Iterator[dict]:
+    while True:
+        yield from loader

@@ -1,0 +1,102 @@
+"""Learning rate per epoch: step once after each epoch's last batch."""
+
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, StepLR
+from yacs.config import CfgNode
+
+from dassl.utils import UsageError, check_availability
+
+
+class _WarmupScheduler(LRScheduler):
+    """Own rates for `warmup_epoch` epochs, then `successor` from where it stands. The state is plain data."""
+
+    def __init__(self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, last_epoch: int = -1):
+        self.successor = successor
+        self.warmup_epoch = warmup_epoch
+        super().__init__(optimizer, last_epoch)
+
+    def warmup_lr(self) -> list[float]:
+        raise NotImplementedError
+
+    def get_lr(self) -> list[float]:
+        return self.successor.get_last_lr() if self.last_epoch >= self.warmup_epoch else self.warmup_lr()
+
+    def step(self, epoch: int | None = None) -> None:
+        if self.last_epoch < self.warmup_epoch:
+            super().step(epoch)
+        else:
+            self.successor.step(epoch)
+            self._last_lr = self.successor.get_last_lr()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "successor": self.successor.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raises TypeError for a state in which the successor is an object, as upstream's are."""
+        state = dict(state_dict)
+        successor = state.pop("successor")
+        if not isinstance(successor, dict):
+            raise TypeError("the successor's state is no plain dict")
+        self.successor.load_state_dict(successor)
+        super().load_state_dict(state)
+
+
+class ConstantWarmupScheduler(_WarmupScheduler):
+    """`cons_lr` for `warmup_epoch` epochs, then `successor`."""
+
+    def __init__(self, optimizer, successor, warmup_epoch: int, cons_lr: float, last_epoch: int = -1):
+        self.cons_lr = cons_lr
+        super().__init__(optimizer, successor, warmup_epoch, last_epoch)
+
+    def warmup_lr(self) -> list[float]:
+        return [self.cons_lr for _ in self.base_lrs]
+
+
+class LinearWarmupScheduler(_WarmupScheduler):
+    """`min_lr` in epoch 0, then base lr * epoch / `warmup_epoch`, then `successor`."""
+
+    def __init__(self, optimizer, successor, warmup_epoch: int, min_lr: float, last_epoch: int = -1):
+        self.min_lr = min_lr
+        super().__init__(optimizer, successor, warmup_epoch, last_epoch)
+
+    def warmup_lr(self) -> list[float]:
+        if self.last_epoch == 0:
+            return [self.min_lr for _ in self.base_lrs]
+        return [lr * self.last_epoch / self.warmup_epoch for lr in self.base_lrs]
+
+
+def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler:
+    """Builds cfg.OPTIM's scheduler, behind a warm-up if WARMUP_EPOCH > 0.
+
+    Raises UsageError for an unknown name, a STEPSIZE that does not fit it, or a warm-up that never ends.
+    """
+    c = optim_cfg
+    check_availability(c.LR_SCHEDULER, ["single_step", "multi_step", "cosine"], "learning rate scheduler")
+    if c.LR_SCHEDULER == "cosine":
+        scheduler = CosineAnnealingLR(optimizer, c.MAX_EPOCH)
+    elif c.LR_SCHEDULER == "multi_step":
+        if isinstance(c.STEPSIZE, int):
+            raise UsageError(
+                f"OPTIM.STEPSIZE is {c.STEPSIZE}, but multi_step needs a list of epochs, e.g. (10, 20)"
+            )
+        scheduler = MultiStepLR(optimizer, c.STEPSIZE, c.GAMMA)
+    else:
+        step_size = c.STEPSIZE if isinstance(c.STEPSIZE, int) else c.STEPSIZE[-1]
+        scheduler = StepLR(optimizer, step_size if step_size > 0 else c.MAX_EPOCH, c.GAMMA)
+    return _with_warmup(optimizer, scheduler, c) if c.WARMUP_EPOCH > 0 else scheduler
+
+
+def _with_warmup(optimizer: Optimizer, scheduler: LRScheduler, c: CfgNode) -> LRScheduler:
+    if c.WARMUP_EPOCH >= c.MAX_EPOCH:
+        line = f"OPTIM.WARMUP_EPOCH is {c.WARMUP_EPOCH} and OPTIM.MAX_EPOCH {c.MAX_EPOCH}"
+        raise UsageError(
+            f"{line}: the warm-up leaves no epoch to train in. Lower it, or set it to -1 for none"
+        )
+    check_availability(c.WARMUP_TYPE, ["constant", "linear"], "OPTIM.WARMUP_TYPE")
+    if not c.WARMUP_RECOUNT:
+        scheduler.last_epoch = c.WARMUP_EPOCH
+    if c.WARMUP_TYPE == "constant":
+        return ConstantWarmupScheduler(optimizer, scheduler, c.WARMUP_EPOCH, c.WARMUP_CONS_LR)
+    return LinearWarmupScheduler(optimizer, scheduler, c.WARMUP_EPOCH, c.WARMUP_MIN_LR)

@@ -1,0 +1,49 @@
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from yacs.config import CfgNode
+
+from dassl.utils import UsageError, check_availability
+
+from .radam import RAdam
+
+
+def build_optimizer(
+    model: nn.Module | Iterable, optim_cfg: CfgNode, param_groups: Iterable | None = None
+) -> torch.optim.Optimizer:
+    """Builds cfg.OPTIM's optimizer over a module, parameters or groups of them; `param_groups` goes first.
+
+    Raises UsageError for an unknown OPTIM.NAME, or for STAGED_LR with anything but a module.
+    """
+    c = optim_cfg
+    betas = (c.ADAM_BETA1, c.ADAM_BETA2)
+    kinds = {
+        "adam": (torch.optim.Adam, {"betas": betas}),
+        "amsgrad": (torch.optim.Adam, {"betas": betas, "amsgrad": True}),
+        "adamw": (torch.optim.AdamW, {"betas": betas}),
+        "radam": (RAdam, {"betas": betas}),
+        "rmsprop": (torch.optim.RMSprop, {"momentum": c.MOMENTUM, "alpha": c.RMSPROP_ALPHA}),
+        "sgd": (
+            torch.optim.SGD,
+            {"momentum": c.MOMENTUM, "dampening": c.SGD_DAMPNING, "nesterov": c.SGD_NESTEROV},
+        ),
+    }
+    check_availability(c.NAME, kinds, "optimizer")
+    if param_groups is None and c.STAGED_LR:
+        param_groups = _staged(model, c)
+    elif param_groups is None:
+        param_groups = model.parameters() if isinstance(model, nn.Module) else model
+    kind, options = kinds[c.NAME]
+    return kind(param_groups, lr=c.LR, weight_decay=c.WEIGHT_DECAY, **options)
+
+
+def _staged(model: nn.Module, c: CfgNode) -> list[dict]:
+    if not isinstance(model, nn.Module):
+        raise UsageError("OPTIM.STAGED_LR needs a whole model; this trainer optimizes single parameters")
+    model = model.module if isinstance(model, nn.DataParallel) else model
+    new_layers = [c.NEW_LAYERS] if isinstance(c.NEW_LAYERS, str) else c.NEW_LAYERS
+    base, new = [], []
+    for name, child in model.named_children():
+        (new if name in new_layers else base).extend(child.parameters())
+    return [{"params": base, "lr": c.LR * c.BASE_LR_MULT}, {"params": new}]

@@ -1,0 +1,3 @@
+from torch.optim import RAdam
+
+__all__ = ["RAdam"]

@@ -1,0 +1,61 @@
+from .checkpoint import (
+    load_checkpoint,
+    resume_from_checkpoint,
+    save_checkpoint,
+)
+from .errors import Failure, UsageError
+from .logger import print_error, setup_logger
+from .meters import AverageMeter, MetricMeter
+from .registry import Registry, check_availability
+from .tools import (
+    atomic_write,
+    check_isfile,
+    collect_env_info,
+    listdir_nohidden,
+    mix_seed,
+    mkdir_if_missing,
+    read_image,
+    read_json,
+    seeded,
+    set_random_seed,
+    tolist_if_not,
+    write_json,
+)
+from .torchtools import (
+    count_num_param,
+    init_network_weights,
+    load_pretrained_weights,
+    open_all_layers,
+    open_specified_layers,
+)
+
+__all__ = [
+    "AverageMeter",
+    "Failure",
+    "MetricMeter",
+    "Registry",
+    "UsageError",
+    "atomic_write",
+    "check_availability",
+    "check_isfile",
+    "collect_env_info",
+    "count_num_param",
+    "init_network_weights",
+    "listdir_nohidden",
+    "load_checkpoint",
+    "load_pretrained_weights",
+    "mix_seed",
+    "mkdir_if_missing",
+    "open_all_layers",
+    "open_specified_layers",
+    "print_error",
+    "read_image",
+    "read_json",
+    "resume_from_checkpoint",
+    "save_checkpoint",
+    "seeded",
+    "set_random_seed",
+    "setup_logger",
+    "tolist_if_not",
+    "write_json",
+]

@@ -1,0 +1,50 @@
+import os
+import sys
+import time
+
+from .errors import Failure
+from .tools import mkdir_if_missing
+
+
+class Logger:
+    """Stands in for sys.stdout and writes all it is given to a file too."""
+
+    def __init__(self, fpath: str):
+        self.console = sys.stdout.console if isinstance(sys.stdout, Logger) else sys.stdout
+        mkdir_if_missing(os.path.dirname(fpath) or ".")
+        try:
+            # line-buffered, so that a crash loses no line
+            self.file = open(fpath, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+        except OSError as error:
+            raise Failure(f"Cannot write {fpath}: {error.strerror}. Choose another --output-dir") from error
+
+    def write(self, text: str) -> int:
+        self.file.write(text)
+        return self.console.write(text)
+
+    def flush(self) -> None:
+        self.file.flush()
+        self.console.flush()
+
+    def __getattr__(self, name: str):
+        return getattr(self.console, name)
+
+
+def setup_logger(output: str | None = None) -> None:
+    """From now on what is printed also goes to `output`/log.txt (to `output`, if it ends in .txt or .log).
+
+    An existing log is kept: the new one is then called log.txt-<date>.
+    """
+    if output is None:
+        return
+    fpath = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
+    if os.path.exists(fpath):
+        fpath += time.strftime("-%Y-%m-%d-%H-%M-%S")
+    sys.stdout = Logger(fpath)
+
+
+def print_error(line: str) -> None:
+    """Prints to stderr, and to the log if one is open."""
+    print(line, file=sys.stderr)
+    if isinstance(sys.stdout, Logger):
+        print(line, file=sys.stdout.file)

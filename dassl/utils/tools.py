@@ -1,0 +1,159 @@
+"""Files, images, seeds, the environment."""
+
+import json
+import os
+import platform
+import random
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from .errors import Failure
+
+
+def tolist_if_not(x: Any) -> list:
+    return x if isinstance(x, list) else [x]
+
+
+def mkdir_if_missing(dirname: str) -> None:
+    try:
+        os.makedirs(dirname, exist_ok=True)
+    except OSError as error:
+        raise Failure(
+            f"Cannot make the folder {dirname}: {error.strerror}. Choose one you can write to"
+        ) from error
+
+
+def check_isfile(fpath: str) -> bool:
+    """Whether fpath is a file; warns if not."""
+    if not os.path.isfile(fpath):
+        warnings.warn(f"No file found at {fpath}", stacklevel=2)
+        return False
+    return True
+
+
+def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
+    """Names in a folder, without those that start with a dot."""
+    try:
+        names = [name for name in os.listdir(path) if not name.startswith(".")]
+    except OSError as error:
+        raise Failure(f"Cannot list the folder {path}: {error.strerror}") from error
+    return sorted(names) if sort else names
+
+
+@contextmanager
+def atomic_write(path: str, mode: str = "wb") -> Iterator[IO]:
+    """Opens a temporary file that becomes `path` when the block ends well: `path` is never half written.
+
+    Raises Failure if the disk is full or the folder cannot be written; no temporary file is left.
+    """
+    path = os.fspath(path)
+    tmp = f"{path}.tmp"
+    try:
+        with open(tmp, mode) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(tmp, path)
+    except BaseException as error:  # Ctrl-C too leaves no half file
+        if os.path.exists(tmp):
+            os.remove(tmp)
+        if isinstance(error, OSError):
+            hint = "Free some space or choose another folder; what was there before is unchanged"
+            raise Failure(f"Cannot write {path}: {error.strerror or error}. {hint}") from error
+        raise
+
+
+def read_json(fpath: str) -> Any:
+    try:
+        with open(fpath, encoding="utf-8") as file:
+            return json.load(file)
+    except OSError as error:
+        raise Failure(f"Cannot read {fpath}: {error.strerror}") from error
+    except ValueError as error:
+        raise Failure(f"{fpath} is not valid JSON ({error}). Remove or replace it") from error
+
+
+def write_json(obj: Any, fpath: str) -> None:
+    """Writes atomically, making the folder if need be."""
+    mkdir_if_missing(os.path.dirname(fpath) or ".")
+    with atomic_write(fpath, "w") as file:
+        json.dump(obj, file, indent=4)
+
+
+def set_random_seed(seed: int) -> None:
+    """Seeds random, numpy and torch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def mix_seed(*parts: int) -> int:
+    """One seed out of several non-negative numbers; unlike their sum, neighbours share nothing."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, the CPU's random numbers follow from `seed`; outside they go on as if nothing had happened."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def read_image(path: str) -> Image.Image:
+    """Reads any image as upright 8-bit RGB: 16 bits are scaled, transparency lies on white, EXIF turns it.
+
+    Raises Failure naming the file if it is missing or cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            image.load()
+            return image if image.mode == "RGB" else _to_rgb(image)
+    except FileNotFoundError as error:
+        raise Failure(f"The image {path} does not exist: check DATASET.ROOT and the split file") from error
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Failure(f"Cannot read the image {path}: {reason}. Replace or remove it") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips at 255
+        grey = np.asarray(image).clip(0, 65535) / 257
+        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def collect_env_info() -> str:
+    """Versions and hardware, one per line."""
+    import torchvision
+
+    versions = {
+        "Python": platform.python_version(),
+        "PyTorch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "NumPy": np.__version__,
+        "OS": platform.platform(),
+        "CPU cores": os.cpu_count(),
+        "CUDA": torch.version.cuda or "none",
+    }
+    for i in range(torch.cuda.device_count()):
+        versions[f"GPU {i}"] = torch.cuda.get_device_name(i)
+    return "\n".join(f"{name}: {value}" for name, value in versions.items())

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# One run of a protocol: scripts/run.sh PROTOCOL TRAINER DATASET [SHOTS] SEED [train.py arguments …]
+# The scripts in the methods' folders are this one with the first two words filled in.
+# Environment: DATA (folder of the datasets, default data), OUTPUT (default output), CFG (a file's name in
+# configs/trainers/TRAINER), SHOTS (16), SOURCE (dataset a cross-dataset model was trained on), LOADEP (epoch to test),
+# VENV (Python environment).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+  echo "usage: bash scripts/<method>/$protocol.sh DATASET $1SEED [train.py arguments]" >&2
+  echo "       DATASET is one of: $(cd configs/datasets && ls ./*.yaml | sed 's|./||; s/.yaml//' | tr '\n' ' ')" >&2
+  exit 2
+}
+
+protocol=$1 trainer=$2
+shift 2
+shots=${SHOTS:-16}
+words="" dataset=${1:-}
+if [ "$protocol" = few_shot ]; then
+  words="SHOTS "
+  [ $# -ge 3 ] || usage "$words"
+  shots=$2
+  set -- "$1" "${@:3}"
+fi
+[ $# -ge 2 ] && [ -f "configs/datasets/$dataset.yaml" ] && [[ $2 =~ ^[0-9]+$ ]] && [[ $shots =~ ^[0-9]+$ ]] || usage "$words"
+seed=$2
+shift 2
+
+# The bundled benchmark is for the bundled CLIP; cross-dataset runs have settings of their own where a method publishes them.
+size=vit_b16
+[[ $dataset == shapes* ]] && size=vit_tiny
+default=$(cd "configs/trainers/$trainer" && ls "$size"*.yaml 2>/dev/null | grep -v cross_datasets | head -n 1) || true
+if [[ $protocol == xd_* ]]; then
+  cross=$(cd "configs/trainers/$trainer" && ls "$size"*cross_datasets.yaml 2>/dev/null | head -n 1) || true
+  default=${cross:-$default}
+fi
+cfg=${CFG:-${default%.yaml}}
+if [ ! -f "configs/trainers/$trainer/$cfg.yaml" ]; then
+  echo "error: no config configs/trainers/$trainer/$cfg.yaml; CFG names one of: $(ls "configs/trainers/$trainer" | sed 's/.yaml//' | tr '\n' ' ')" >&2
+  exit 2
+fi
+
+out=${OUTPUT:-output}
+below=$dataset/shots_$shots/$trainer/$cfg/seed$seed
+source=imagenet
+[[ $dataset == shapes* ]] && source=shapes
+source=${SOURCE:-$source}
+case $protocol in
+  base2new_train) dir=$out/base2new/train_base/$below subset=base ;;
+  base2new_test) dir=$out/base2new/test_new/$below subset=new model=$out/base2new/train_base/$below ;;
+  xd_train | few_shot) dir=$out/$dataset/$trainer/${cfg}_${shots}shots/seed$seed subset=all ;;
+  xd_test)
+    dir=$out/evaluation/$trainer/${cfg}_${shots}shots/$dataset/seed$seed subset=all
+    model=$out/$source/$trainer/${cfg}_${shots}shots/seed$seed
+    ;;
+  *) echo "error: unknown protocol $protocol" >&2 && exit 2 ;;
+esac
+
+exec "$(bash scripts/python.sh)" train.py \
+  --root "${DATA:-data}" --seed "$seed" --trainer "$trainer" \
+  --dataset-config-file "configs/datasets/$dataset.yaml" --config-file "configs/trainers/$trainer/$cfg.yaml" \
+  --output-dir "$dir" ${model:+--eval-only --model-dir "$model" ${LOADEP:+--load-epoch "$LOADEP"}} "$@" \
+  DATASET.NUM_SHOTS "$shots" DATASET.SUBSAMPLE_CLASSES "$subset"

@@ -1,0 +1,109 @@
+"""The towers against open_clip and the plain references, on the same random weights."""
+
+import pytest
+import torch
+
+from clip import tokenize
+from clip.model import build_model, convert_weights
+from tests.reference.clip_open import build_open_clip
+from tests.reference.clip_plain import PlainCLIP
+from tests.reference.weights import openai_state_dict, save_torchscript
+
+TEXTS = ["a photo of a dog.", "Aérospatiale SA-330 helicopter, in the sky!", "x"]
+
+
+def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Largest difference of two rows, relative to the row's length."""
+    return float(((ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)).max())
+
+
+@pytest.mark.parametrize("arch", ["ViT-B/16", "ViT-B/32"])
+def test_features_are_open_clips(arch):
+    state_dict = openai_state_dict(arch)
+    ours, theirs = build_model(state_dict), build_open_clip(state_dict)
+    image = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert error(ours.encode_image(image), theirs.encode_image(image)) < 1e-5
+        assert error(ours.encode_text(tokenize(TEXTS)), theirs.encode_text(tokenize(TEXTS))) < 1e-5
+
+
+def test_logits_are_temperature_times_cosine(weights, clip64):
+    plain, image = PlainCLIP(weights, torch.float64), torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    per_image, per_text = clip64(image, tokenize(TEXTS))
+    expected = plain.logits(plain.encode_image(image), plain.encode_text(tokenize(TEXTS)))
+    torch.testing.assert_close(per_image, expected)
+    torch.testing.assert_close(per_text, expected.t())
+
+
+def test_prefix_and_suffixes_are_the_whole_prompts(clip64, weights):
+    """encode_prompts with two prefixes and deep prompts, against each class whole, 77 tokens, in nn.MultiheadAttention."""
+    plain = PlainCLIP(weights, torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    tokens = tokenize(["a photo of a dog.", "a photo of a very small striped cat.", "a photo of it"])
+    embedded = clip64.token_embedding(tokens)
+    p, where = 4, slice(2, 4)
+    eot = tokens.argmax(-1)
+    longest = int(eot.max()) + 1
+    prefixes = torch.stack([embedded[0, :p], torch.randn(p, 64, generator=generator, dtype=torch.float64)])
+    deep = {i: (where, torch.randn(1, 1, 2, 64, generator=generator, dtype=torch.float64)) for i in (1, 2)}
+    features = clip64.encode_prompts(prefixes, embedded[:, p:longest], eot - p, deep)
+    for prefix, ours in zip(prefixes, features, strict=True):
+        whole = torch.cat([prefix.expand(3, -1, -1), embedded[:, p:]], dim=1)
+        theirs = plain.text_tower(whole, eot, {i: (2, v[0, 0]) for i, (_, v) in deep.items()})
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_prompt_too_long_for_the_tower_is_refused(clip64):
+    with pytest.raises(ValueError, match="78 tokens; the text tower takes 77"):
+        clip64.encode_prompts(torch.zeros(1, 70, 64), torch.zeros(1, 8, 64), torch.tensor([7]))
+
+
+def test_adapters_are_added_after_each_block_from_its_normalised_input(clip64):
+    """An adapter that returns its input shifts every block's output by ln_1 of the block's input."""
+    image = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    seen = []
+
+    def adapt(i, h):
+        seen.append(i)
+        return h
+
+    x = clip64.visual.conv1(image).flatten(2).transpose(1, 2)
+    x = torch.cat([clip64.visual.class_embedding.expand(2, 1, -1), x], 1) + clip64.visual.positional_embedding
+    x = clip64.visual.ln_pre(x)
+    for block in clip64.visual.transformer.resblocks:
+        x = block(x) + block.ln_1(x)
+    expected = clip64.visual.ln_post(x[:, 0]) @ clip64.visual.proj
+    torch.testing.assert_close(clip64.encode_image(image, adapt=adapt), expected)
+    assert seen == [0, 1, 2]
+
+
+def test_transformers_take_length_first_as_openais(clip64):
+    """Code written for OpenAI's clip runs the text tower itself, (L, N, W)."""
+    tokens = tokenize(TEXTS)
+    x = clip64.token_embedding(tokens) + clip64.positional_embedding
+    x = clip64.transformer(x.permute(1, 0, 2)).permute(1, 0, 2)
+    x = clip64.ln_final(x)[torch.arange(3), tokens.argmax(dim=-1)] @ clip64.text_projection
+    torch.testing.assert_close(x, clip64.encode_text(tokens))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_model_computes_in_the_types_of_its_file(tmp_path, dtype):
+    state_dict = openai_state_dict("tiny", dtype=dtype)
+    save_torchscript(state_dict, tmp_path / "x.pt")
+    model = build_model(torch.jit.load(tmp_path / "x.pt").state_dict())
+    assert model.dtype == dtype
+    assert model.transformer.resblocks[0].ln_1.weight.dtype == torch.float32
+    assert not model.training
+    for key, weight in model.state_dict().items():
+        torch.testing.assert_close(weight.float(), state_dict[key].float(), rtol=0, atol=0)
+
+
+def test_half_precision_stays_near(weights):
+    image, tokens = torch.randn(2, 3, 32, 32), tokenize(TEXTS)
+    full, half = build_model(weights), build_model(weights)
+    convert_weights(half, torch.bfloat16)
+    assert half.visual.conv1.weight.dtype == half.text_projection.dtype == half.visual.proj.dtype == torch.bfloat16
+    with torch.no_grad():
+        for a, b in ((full.encode_image(image), half.encode_image(image)), (full.encode_text(tokens), half.encode_text(tokens))):
+            assert b.dtype == torch.bfloat16
+            assert error(b.float(), a) < 0.05

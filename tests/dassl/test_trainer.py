@@ -1,0 +1,349 @@
+import os
+import re
+
+import pytest
+import torch
+
+from dassl.config import clean_cfg, get_cfg_default
+from dassl.utils import Failure, UsageError
+
+
+def saved(trainer, epoch):
+    return torch.load(f"{trainer.output_dir}/linear/model.pth.tar-{epoch}", weights_only=True)
+
+
+def files(trainer):
+    return sorted(os.listdir(f"{trainer.output_dir}/linear"))
+
+
+def assert_same(a, b):
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.fixture
+def whole(make, tmp_path):
+    """A run that nothing disturbed."""
+    trainer = make("OUTPUT_DIR", str(tmp_path / "whole"))
+    trainer.train()
+    return trainer
+
+
+def test_two_runs_are_equal_to_the_bit_whatever_the_workers(make, whole):
+    trainer = make("DATALOADER.NUM_WORKERS", 2)
+    trainer.train()
+    assert_same(saved(trainer, 5), saved(whole, 5))
+    other = make("SEED", 2, "OUTPUT_DIR", trainer.output_dir + "2")
+    other.train()
+    assert not torch.equal(
+        saved(other, 5)["state_dict"]["2.weight"], saved(whole, 5)["state_dict"]["2.weight"]
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resumed_after_ctrl_c_is_equal_to_the_bit(make, whole, workers):
+    trainer = make("DATALOADER.NUM_WORKERS", workers)
+    trainer.fail_at = (3, 2)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert files(trainer) == ["checkpoint", "model.pth.tar-2", "model.pth.tar-3"]
+    trainer = make("DATALOADER.NUM_WORKERS", workers)
+    trainer.train()
+    assert trainer.start_epoch == 3 and trainer.seen[0][0] == (3, 0)
+    assert_same(saved(trainer, 5), saved(whole, 5))
+    assert files(trainer) == ["checkpoint", "model.pth.tar-5"]
+
+
+def test_resume_falls_back_over_a_damaged_file(make, whole, capsys):
+    trainer = make()
+    trainer.fail_at = (3, 0)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    path = f"{trainer.output_dir}/linear/model.pth.tar-3"
+    os.truncate(path, os.path.getsize(path) - 100)
+    trainer = make()
+    trainer.train()
+    assert f"{path} is truncated" in capsys.readouterr().out
+    assert trainer.start_epoch == 2
+    assert_same(saved(trainer, 5), saved(whole, 5))
+
+
+def test_resume_from_another_folder(make, whole, tmp_path):
+    trainer = make()
+    trainer.fail_at = (2, 0)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    moved = make("OUTPUT_DIR", str(tmp_path / "moved"), "RESUME", trainer.output_dir)
+    moved.train()
+    assert_same(saved(moved, 5), saved(whole, 5))
+    with pytest.raises(
+        Failure, match="There is nothing to resume in /nowhere: it holds no checkpoint of linear"
+    ):
+        make("RESUME", "/nowhere").train()
+
+
+def test_checkpoints_that_stay(make):
+    trainer = make("TRAIN.CHECKPOINT_FREQ", 2, "TEST.FINAL_MODEL", "best_val")
+    trainer.train()
+    kept = ["checkpoint", "model-best.pth.tar", "model.pth.tar-2", "model.pth.tar-4", "model.pth.tar-5"]
+    assert files(trainer) == kept
+    last = saved(trainer, 5)
+    assert sorted(last) == ["epoch", "optimizer", "scheduler", "state_dict", "val_result"]
+    best = torch.load(f"{trainer.output_dir}/linear/model-best.pth.tar", weights_only=True)
+    assert best["val_result"] == trainer.best_result >= last["val_result"]
+    assert torch.equal(trainer.model[2].weight, best["state_dict"]["2.weight"])  # the best was tested
+
+
+def test_the_best_result_is_known_after_resuming(make, tmp_path):
+    trainer = make("TEST.FINAL_MODEL", "best_val")
+    trainer.fail_at = (4, 0)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    again = make("TEST.FINAL_MODEL", "best_val")
+    again.before_train()
+    assert again.best_result == trainer.best_result > 0
+    again.close_writer()
+
+
+LINE = (
+    r"epoch \[{}/5\] batch \[{}/4\] time \d+\.\d{{3}} \(\d+\.\d{{3}}\) data \d+\.\d{{3}} \(\d+\.\d{{3}}\) "
+    r"loss \d+\.\d{{4}} \(\d+\.\d{{4}}\) lr {} eta \d+:\d\d:\d\d"
+)
+
+
+def test_what_is_printed(make, capsys):
+    make().train()
+    captured = capsys.readouterr()
+    assert captured.err == ""  # no bar where there is no terminal
+    lines = captured.out.splitlines()
+    logged = [line for line in lines if line.startswith("epoch")]
+    lr = ["1.0000e-05", "3.5000e-03", "3.1658e-03", "2.2908e-03", "1.2092e-03", "3.3422e-04"]
+    expected = [LINE.format(e + 1, b, lr[e + (b == 4)]) for e in range(5) for b in (2, 4)]
+    assert len(logged) == 10
+    for line, pattern in zip(logged, expected, strict=True):
+        assert re.fullmatch(pattern, line), line
+    end = lines[lines.index("Finish training") :]
+    assert end[1:4] == ["Deploy the last-epoch model", "Evaluate on the *test* set", "=> result"]
+    assert re.fullmatch(r"Elapsed: \d+:\d\d:\d\d", end[-1])
+
+
+def test_few_batches_are_all_printed(make, capsys):
+    make("TRAIN.PRINT_FREQ", 5, "OPTIM.MAX_EPOCH", 2).train()
+    assert sum(line.startswith("epoch") for line in capsys.readouterr().out.splitlines()) == 8
+
+
+def test_tensorboard(make):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer = make()
+    trainer.train()
+    events = EventAccumulator(f"{trainer.output_dir}/tensorboard").Reload()
+    assert {"train/loss", "train/lr", "test/accuracy"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 20, 2))
+
+
+@pytest.mark.parametrize(("print_freq", "seen_at"), [(1, 2), (2, 2), (3, 3), (50, 2)])
+def test_nan_loss_stops_the_run_and_saves_nothing(make, print_freq, seen_at):
+    trainer = make("TRAIN.PRINT_FREQ", print_freq)
+    trainer.nan_at = (2, 1)
+    with pytest.raises(Failure) as caught:
+        trainer.train()
+    line = str(caught.value)
+    assert line.startswith(f"The loss is NaN or infinite by epoch [3/5] batch [{seen_at}/4]. Lower OPTIM.LR")
+    assert files(trainer) == ["checkpoint", "model.pth.tar-1", "model.pth.tar-2"]
+
+
+def test_nan_weights_are_not_saved(make):
+    trainer = make()
+    with torch.no_grad():
+        trainer.model[2].bias[1] = float("nan")
+    with pytest.raises(Failure, match="Epoch 1 left 2.bias NaN or infinite"):
+        trainer.save_model(0, trainer.output_dir)
+    assert not os.path.exists(trainer.output_dir)
+
+
+def test_losses_are_read_only_when_printed(make, monkeypatch):
+    read, to_float = [], torch.Tensor.__float__
+
+    def counting(tensor):
+        read.append(tensor)
+        return to_float(tensor)
+
+    trainer = make("TRAIN.PRINT_FREQ", 4, "INPUT.TRANSFORMS", ())
+    monkeypatch.setattr(torch.Tensor, "__float__", counting)
+    trainer.run_epoch()
+    assert len(read) <= 4  # value and average for the line, the average for the check and for tensorboard
+
+
+def test_detect_anomaly(make):
+    trainer = make()
+    trainer.epoch, trainer.batch_idx, trainer.num_batches = 1, 4, 20
+    trainer.detect_anomaly(torch.tensor(1.0))
+    for value in ("nan", "inf"):
+        with pytest.raises(Failure, match=r"at epoch \[2/5\] batch \[5/20\]"):
+            trainer.detect_anomaly(torch.tensor(float(value)))
+
+
+def test_no_space_while_training_leaves_a_run_to_resume(make, whole, monkeypatch):
+    trainer = make()
+    save = torch.save
+
+    def full(state, file):
+        if state["epoch"] == 3:
+            file.write(b"x" * 100)
+            raise OSError(28, "No space left on device")
+        save(state, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(Failure, match=r"Cannot write .*model.pth.tar-3: No space left on device"):
+        trainer.train()
+    assert files(trainer) == ["checkpoint", "model.pth.tar-1", "model.pth.tar-2"]
+    monkeypatch.undo()
+    trainer = make()
+    trainer.train()
+    assert_same(saved(trainer, 5), saved(whole, 5))
+
+
+def test_an_output_folder_that_cannot_be_made(make, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(Failure, match="Cannot make the folder .*file/out/tensorboard: Not a directory"):
+        make("OUTPUT_DIR", str(tmp_path / "file" / "out")).train()
+
+
+# -- load_model
+
+
+def test_load_model(make, whole):
+    trainer = make()
+    trainer.load_model(whole.output_dir, epoch=5)
+    assert_same(dict(trainer.model.state_dict()), dict(saved(whole, 5)["state_dict"]))
+    trainer.load_model("")  # nothing given, nothing done
+    for epoch, file in ((3, "model.pth.tar-3"), (None, "model-best.pth.tar")):
+        with pytest.raises(Failure) as caught:
+            trainer.load_model(whole.output_dir, epoch=epoch)
+        folder = f"{whole.output_dir}/linear"
+        told = f"No model at {folder}/{file}. The folder holds model.pth.tar-5 (--load-epoch 5)"
+        assert str(caught.value) == told
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda s: s.update({"2.weight": torch.zeros(3, 9)}),
+            "2.weight has shape (3, 9) in the file, (3, 192) in",
+        ),
+        (lambda s: s.pop("2.bias"), "it lacks 2.bias, shape (3,)"),
+        (lambda s: s.update(deep=torch.zeros(2, 4)), "the model has no deep, shape (2, 4)"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit(make, whole, change, told):
+    checkpoint = saved(whole, 5)
+    change(checkpoint["state_dict"])
+    path = f"{whole.output_dir}/linear/model.pth.tar-5"
+    torch.save(checkpoint, path)
+    trainer = make()
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    with pytest.raises(Failure) as caught:
+        trainer.load_model(whole.output_dir, epoch=5)
+    assert str(caught.value).startswith(f"{path} is of another method, architecture or config: {told}")
+    assert_same(before, dict(trainer.model.state_dict()))
+
+
+def test_upstreams_extra_keys_and_dtypes(make, whole):
+    checkpoint = saved(whole, 5)
+    weights = checkpoint["state_dict"]
+    expected = {k: v.clone() for k, v in weights.items()}
+    weights.update({k: v.half() for k, v in weights.items()})
+    weights["prompt_learner.token_prefix"] = weights["token_suffix"] = torch.zeros(7)
+    weights["frozen.weight"] = torch.zeros(3)
+    torch.save(checkpoint, f"{whole.output_dir}/linear/model.pth.tar-5")
+    trainer = make()
+    trainer.clean_state_dict = lambda name, s: {k: v for k, v in s.items() if not k.startswith("frozen.")}
+    trainer.load_model(whole.output_dir, epoch=5)
+    for key, value in trainer.model.state_dict().items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, expected[key], atol=1e-3, rtol=1e-3)
+
+
+def test_a_trainer_may_save_only_what_it_learns(make):
+    trainer = make("OPTIM.MAX_EPOCH", 2)
+    trainer.weights_to_save = lambda name: {"2.bias": trainer.model[2].bias.detach()}
+    trainer.train()
+    assert list(saved(trainer, 2)["state_dict"]) == ["2.bias"]
+    trainer.load_model(trainer.output_dir, epoch=2)
+
+
+def test_resuming_with_anothers_scheduler_is_refused(make):
+    trainer = make()
+    trainer.fail_at = (2, 0)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    checkpoint = saved(trainer, 2)
+    checkpoint["scheduler"]["successor"] = torch.zeros(1)
+    torch.save(checkpoint, f"{trainer.output_dir}/linear/model.pth.tar-2")
+    with pytest.raises(
+        Failure, match="Training cannot go on from .* the state of its scheduler is of another"
+    ):
+        make().train()
+
+
+# -- the rest
+
+
+def test_unknown_names(make):
+    for key, value in (
+        ("TRAINER.NAME", "Liner"),
+        ("DATASET.NAME", "Noize"),
+        ("TEST.EVALUATOR", "Classificaton"),
+        ("TEST.FINAL_MODEL", "best"),
+        ("TEST.SPLIT", "tset"),
+    ):
+        with pytest.raises(UsageError, match=f'"{value}": did you mean'):
+            make(key, value)
+
+
+def test_negative_seed_is_drawn_and_told(make, capsys):
+    trainer = make("SEED", -1)
+    assert trainer.seed >= 0 and f"drew {trainer.seed}" in capsys.readouterr().out
+
+
+def test_modes_and_names(make):
+    trainer = make()
+    trainer.set_model_mode("eval")
+    assert not trainer.model.training
+    trainer.set_model_mode("train", "linear")
+    assert trainer.model.training
+    assert trainer.get_model_names() == trainer.get_model_names("linear") == ["linear"]
+    with pytest.raises(UsageError):
+        trainer.set_model_mode("evaluate")
+
+
+@pytest.mark.parametrize(("count", "batches"), [("train_x", 4), ("train_u", 3), ("smaller_one", 3)])
+def test_trainer_xu(make, count, batches):
+    trainer = make("TRAINER.NAME", "LinearXU", "TRAIN.COUNT_ITER", count, "OPTIM.MAX_EPOCH", 2)
+    trainer.train()
+    assert trainer.num_batches == batches and len(trainer.seen) == 2 * batches
+    assert [tensor.shape for tensor in trainer.seen[0]] == [(4, 3, 8, 8), (4,), (4, 3, 8, 8)]
+    images_u = [tensors[2] for tensors in trainer.seen]
+    assert not any(torch.equal(images_u[0], other) for other in images_u[1:])  # each pass draws anew
+
+
+def test_config():
+    cfg = get_cfg_default()
+    cfg.OPTIM.LR = 7.0
+    assert get_cfg_default().OPTIM.LR == 0.0003
+    assert (cfg.DATASET.SUBSAMPLE_CLASSES, cfg.TEST.FINAL_MODEL) == ("all", "last_step")
+    for node in ("COOP", "MAPLE"):
+        cfg.TRAINER[node] = type(cfg)()
+    clean_cfg(cfg, "CoOp")
+    assert sorted(cfg.TRAINER) == ["COOP", "NAME"]

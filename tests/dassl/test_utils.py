@@ -1,0 +1,189 @@
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dassl.metrics import compute_accuracy
+from dassl.utils import (
+    AverageMeter,
+    Failure,
+    MetricMeter,
+    Registry,
+    UsageError,
+    atomic_write,
+    collect_env_info,
+    listdir_nohidden,
+    mkdir_if_missing,
+    print_error,
+    read_image,
+    read_json,
+    set_random_seed,
+    setup_logger,
+    write_json,
+)
+from dassl.utils.tools import mix_seed, seeded
+
+
+def test_registry_names_the_nearest():
+    registry = Registry("TRAINER")
+
+    @registry.register()
+    class MaPLe:
+        pass
+
+    @registry.register()
+    class CoOp:
+        pass
+
+    assert registry.get("MaPLe") is MaPLe
+    with pytest.raises(UsageError) as caught:
+        registry.get("maple")
+    assert str(caught.value) == 'Unknown trainer "maple": did you mean MaPLe? Available: CoOp, MaPLe'
+    assert caught.value.exit_code == 2
+    with pytest.raises(KeyError):
+        registry.register(MaPLe)
+
+
+def test_meters_keep_tensors_and_do_not_overflow_in_half():
+    meter = AverageMeter()
+    for value in (60000.0, 20000.0):
+        meter.update(torch.tensor(value, dtype=torch.float16))
+    assert (meter.val, meter.avg) == (20000.0, 40000.0)
+    metrics = MetricMeter()
+    metrics.update({"loss": torch.tensor(1.5, requires_grad=True), "acc": 50})
+    metrics.update({"loss": 0.5, "acc": torch.tensor(100.0)})
+    assert str(metrics) == "loss 0.5000 (1.0000) acc 100.0000 (75.0000)"
+
+
+def save(image, path, **options):
+    image.save(path, **options)
+    return str(path)
+
+
+def test_read_image_modes(tmp_path):
+    def pixel(image, name, **options):
+        read = read_image(save(image, tmp_path / name, **options))
+        assert read.mode == "RGB"
+        return read.getpixel((0, 0))
+
+    grey16 = Image.fromarray(np.array([[32768, 65535]], dtype=np.uint16))
+    assert pixel(grey16, "16.png") == (128, 128, 128)  # Pillow's convert would clip it to 255
+    assert pixel(Image.new("CMYK", (2, 2), (0, 255, 255, 0)), "cmyk.tif") == (255, 0, 0)
+    assert pixel(Image.new("LA", (2, 2), (10, 255)), "la.png") == (10, 10, 10)
+    assert pixel(Image.new("RGBA", (2, 2), (10, 20, 30, 0)), "rgba.png") == (255, 255, 255)
+    assert pixel(Image.new("1", (2, 2), 1), "1.png") == (255, 255, 255)
+    palette = Image.new("P", (2, 2), 1)
+    palette.putpalette([0, 0, 0, 7, 8, 9])
+    assert pixel(palette, "p.png") == (7, 8, 9)
+    assert pixel(palette, "p.gif", transparency=1) == (255, 255, 255)
+
+
+def test_read_image_turns_as_exif_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned clockwise
+    image = Image.new("RGB", (2, 3), "white")
+    image.putpixel((0, 2), (0, 0, 0))  # bottom left
+    read = read_image(save(image, tmp_path / "turned.png", exif=exif))
+    assert read.size == (3, 2)
+    assert read.getpixel((0, 0)) == (0, 0, 0)  # top left
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "text"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_read_image_names_a_broken_file(tmp_path, damage, name):
+    path = tmp_path / name
+    Image.effect_noise((64, 64), 50).save(path)
+    if damage == "missing":
+        path.unlink()
+    else:
+        whole = path.read_bytes()
+        path.write_bytes({"empty": b"", "truncated": whole[: len(whole) // 2], "text": b"hello"}[damage])
+    with pytest.raises(Failure) as caught:
+        read_image(str(path))
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_failure_of_a_loader_worker_is_one_line_again():
+    text = (
+        "Caught Failure in DataLoader worker process 0.\nTraceback:\n  x\ndassl.utils.errors.Failure: a: b\n"
+    )
+    assert str(Failure(text)) == "a: b"
+
+
+def test_json_is_written_atomically(tmp_path):
+    path = tmp_path / "new" / "a.json"
+    write_json({"x": [1]}, str(path))
+    assert read_json(str(path)) == {"x": [1]}
+    with pytest.raises(TypeError):
+        write_json({"x": object()}, str(path))
+    assert os.listdir(path.parent) == ["a.json"] and json.loads(path.read_text()) == {"x": [1]}
+    path.write_text("{")
+    for bad in (path, tmp_path / "none.json"):
+        with pytest.raises(Failure, match=bad.name):
+            read_json(str(bad))
+
+
+def test_atomic_write_survives_ctrl_c(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), atomic_write(str(path)) as file:
+        file.write(b"new")
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == ["a"] and path.read_bytes() == b"old"
+
+
+def test_folders(tmp_path):
+    for name in ("b", ".hidden", "a"):
+        (tmp_path / name).touch()
+    assert listdir_nohidden(str(tmp_path), sort=True) == ["a", "b"]
+    with pytest.raises(Failure, match="Cannot make the folder"):
+        mkdir_if_missing(str(tmp_path / "a" / "under_a_file"))
+
+
+def test_seeds():
+    def draws():
+        return torch.rand(2).tolist(), np.random.rand(), __import__("random").random()
+
+    set_random_seed(3)
+    first = draws()
+    set_random_seed(3)
+    with seeded(7):
+        inside = draws()
+    assert draws() == first
+    with seeded(7):
+        assert draws() == inside
+    assert len({mix_seed(seed, epoch) for seed in range(20) for epoch in range(20)}) == 400
+
+
+def test_log_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # restores it in the end
+    setup_logger(str(tmp_path))
+    print("first")
+    print_error("went wrong")
+    setup_logger(str(tmp_path))  # a second run in the same folder
+    print("second")
+    first, second = sorted(path for path in tmp_path.iterdir())
+    assert first.name == "log.txt" and second.name.startswith("log.txt-20")
+    assert first.read_text() == "first\nwent wrong\n" and second.read_text() == "second\n"
+    captured = capsys.readouterr()
+    assert captured.out == "first\nsecond\n" and captured.err == "went wrong\n"
+
+
+def test_log_in_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(Failure, match="Cannot make the folder"):
+        setup_logger(str(tmp_path / "file" / "out"))
+
+
+def test_accuracy():
+    scores = torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2], [0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])
+    top1, top2 = compute_accuracy(scores, torch.tensor([1, 1, 0, 0]), topk=(1, 2))
+    assert (top1.item(), top2.item()) == (50.0, 75.0)
+
+
+def test_env_info():
+    assert f"PyTorch: {torch.__version__}" in collect_env_info()

@@ -1,0 +1,275 @@
+"""MaPLe's and P2C's prompts, losses and gradients against the plain references, in double precision."""
+
+import pytest
+import torch
+from yacs.config import CfgNode
+
+import trainers
+from clip.model import CLIP, build_model
+from dassl.config import get_cfg_default
+from tests.reference import p2c_plain
+from tests.reference.clip_plain import PlainCLIP
+from tests.reference.maple_plain import as_leaves, gradients, maple_forward, prompts_from_checkpoint
+from tests.reference.weights import openai_state_dict
+from trainers.base import PromptedCLIP
+from trainers.maple import MultiModalPromptLearner
+from trainers.p2c import SCHEDULES, MixtureNoise, P2CPromptLearner, sigma_at
+
+CLASSNAMES = ["striped_red hexagon", "cat", "Boeing 737-200 (old)", "a name of many more words than the others"]
+ATTRIBUTES = ("color", "playfulness")
+SIGMA = 0.5  # far more than in use, so that noise at a wrong place would be seen
+
+
+@pytest.fixture
+def cfg() -> CfgNode:
+    cfg = get_cfg_default()
+    trainers.add_configs(cfg)
+    cfg.TRAINER.MAPLE.PROMPT_DEPTH = cfg.TRAINER.P2C.PROMPT_DEPTH = 3
+    cfg.TRAINER.ATPROMPT.N_ATT1 = 3
+    return cfg
+
+
+def batch(clip: CLIP) -> tuple[torch.Tensor, torch.Tensor]:
+    size = clip.visual.input_resolution
+    image = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(1)).to(clip.dtype)
+    return image, torch.tensor([0, 3, 2])
+
+
+def shake(learner: torch.nn.Module) -> None:
+    """Random parameters, so that the deep projections, which start equal, differ."""
+    generator = torch.Generator().manual_seed(2)
+    for p in learner.parameters():
+        p.data += 0.05 * torch.randn(p.shape, generator=generator).to(p)
+
+
+def check_gradients(learner: torch.nn.Module, reference: dict[str, torch.Tensor], tolerance: float) -> None:
+    """Equal, relative to each tensor's length; None where the reference has none; none of them all zero."""
+    checked = 0
+    for name, p in learner.named_parameters():
+        expected = reference[name]
+        if expected is None:
+            assert p.grad is None, name
+            continue
+        assert expected.norm() > 0, name
+        assert (p.grad - expected).norm() <= tolerance * expected.norm(), name
+        checked += 1
+    assert checked >= 8
+
+
+def maple_learner(cfg, clip, attributes=()):
+    return MultiModalPromptLearner(cfg.TRAINER.MAPLE, cfg.TRAINER.ATPROMPT, clip, CLASSNAMES, attributes).to(clip.logit_scale.dtype)
+
+
+def p2c_learner(cfg, clip):
+    return P2CPromptLearner(cfg.TRAINER.P2C, cfg.TRAINER.ATPROMPT, clip, CLASSNAMES, ATTRIBUTES).to(clip.logit_scale.dtype)
+
+
+def check_maple(cfg, clip, plain, attributes, tolerance):
+    if attributes:
+        cfg.TRAINER.MAPLE.CTX_INIT = ""
+    learner = maple_learner(cfg, clip, attributes)
+    shake(learner)
+    model = PromptedCLIP(clip, learner)
+    image, label = batch(clip)
+    loss = torch.nn.functional.cross_entropy(model(image), label)
+    loss.backward()
+    prompts = as_leaves(prompts_from_checkpoint(model.state_dict()))
+    expected = maple_forward(plain, prompts, CLASSNAMES, image, label, attributes, "" if attributes else "of a")
+    assert abs(loss - expected.loss) <= tolerance * expected.loss
+    check_gradients(learner, gradients(expected.loss, prompts), tolerance)
+
+
+@pytest.mark.parametrize("attributes", [(), ATTRIBUTES])
+def test_maple_equals_the_reference(cfg, clip64, weights, attributes):
+    check_maple(cfg, clip64, PlainCLIP(weights, torch.float64), attributes, 1e-10)
+
+
+def check_p2c(cfg, clip, plain, tolerance):
+    learner = p2c_learner(cfg, clip).train()
+    shake(learner)
+    model = PromptedCLIP(clip, learner)
+    drawn = {}
+
+    def noise(p):  # the reference is told what was drawn
+        drawn[next(n for n, q in learner.named_parameters() if q is p)] = n = torch.randn_like(p)
+        return n
+
+    learner.noise, learner.sigma = noise, SIGMA
+    image, label = batch(clip)
+    logits = model(image)
+    torch.manual_seed(5)
+    aux = learner.aux_loss()
+    torch.manual_seed(5)
+    eta = cfg.TRAINER.P2C.AUX.SIGMA * torch.randn_like(learner.ctx)
+    weight = -70.0  # far more than in use, so that the aux loss is seen in the sum; its sign may be negative (Table 5)
+    loss = torch.nn.functional.cross_entropy(logits, label) + weight * aux
+    loss.backward()
+
+    assert set(drawn) == {"ctx", "ctx_att1", "ctx_att2"}
+    prompts = as_leaves(prompts_from_checkpoint(model.state_dict()))
+    given = {name: SIGMA * n for name, n in drawn.items()}
+    expected = p2c_plain.p2c_loss(plain, prompts, CLASSNAMES, image, label, ATTRIBUTES, given, eta, weight)
+    assert abs(loss - expected.loss) <= tolerance * abs(expected.loss)
+    assert abs(aux - expected.aux) <= tolerance * expected.aux
+    check_gradients(learner, gradients(expected.loss, prompts), tolerance)
+
+
+@pytest.mark.parametrize("mlp", [True, False])
+def test_p2c_equals_the_reference(cfg, clip64, weights, mlp):
+    cfg.TRAINER.P2C.MAPPER.MLP = mlp
+    check_p2c(cfg, clip64, PlainCLIP(weights, torch.float64), 1e-10)
+
+
+def test_on_vit_b16_in_single_precision(cfg):
+    """The size in use: loss and every gradient within 1e-5."""
+    torch.set_num_threads(2)
+    state_dict = openai_state_dict("ViT-B/16")
+    clip, plain = build_model(state_dict).requires_grad_(False), PlainCLIP(state_dict)
+    check_maple(cfg, clip, plain, (), 1e-5)
+    check_p2c(cfg, clip, plain, 1e-5)
+
+
+def test_names_and_shapes_are_the_familys(cfg, clip64):
+    model = PromptedCLIP(clip64, p2c_learner(cfg, clip64))
+    shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    assert shapes == {
+        "prompt_learner.ctx": (2, 64),
+        "prompt_learner.ctx_att1": (3, 64),
+        "prompt_learner.ctx_att2": (4, 64),
+        "prompt_learner.ctx_att3": (4, 64),
+        "prompt_learner.proj.fc1.weight": (128, 64),
+        "prompt_learner.proj.fc1.bias": (128,),
+        "prompt_learner.proj.fc2.weight": (128, 128),
+        "prompt_learner.proj.fc2.bias": (128,),
+        "prompt_learner.compound_prompts_text.0": (2, 64),
+        "prompt_learner.compound_prompts_text.1": (2, 64),
+        "prompt_learner.compound_prompt_projections.0.weight": (128, 64),
+        "prompt_learner.compound_prompt_projections.0.bias": (128,),
+        "prompt_learner.compound_prompt_projections.1.weight": (128, 64),
+        "prompt_learner.compound_prompt_projections.1.bias": (128,),
+    }
+
+
+def test_initial_values(cfg, clip64):
+    cfg.TRAINER.P2C.N_CTX = cfg.TRAINER.ATPROMPT.N_ATT1 = 30
+    learner = p2c_learner(cfg, clip64)
+    assert learner.ctx.std().item() == pytest.approx(0.02, rel=0.1)
+    assert learner.ctx_att1.std().item() == pytest.approx(0.01, rel=0.1)
+    assert learner.compound_prompts_text[0].std().item() == pytest.approx(0.02, rel=0.1)
+    first, second = learner.compound_prompt_projections
+    assert torch.equal(first.weight, second.weight) and first.weight is not second.weight
+
+
+def test_maple_starts_from_a_photo(cfg, clip64):
+    learner = maple_learner(cfg, clip64)
+    a, photo, of = 320, 1125, 539
+    assert torch.equal(learner.ctx.data, clip64.token_embedding.weight[[a, photo]])
+    assert torch.equal(learner.text.words2, clip64.token_embedding.weight[[of, a]]) if hasattr(learner.text, "words2") else True
+    # The whole prompt is then the hand-crafted one.
+    prefix = learner.text.prefix(learner.vectors())[0]
+    assert torch.equal(prefix, clip64.token_embedding.weight[[49406, a, photo, of, a]])
+
+
+# Noise
+
+
+def node(cfg, **changes):
+    for key, value in changes.items():
+        cfg.TRAINER.P2C.DPD[key] = value
+    return cfg.TRAINER.P2C.DPD
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_sigma_follows_the_schedule(cfg, schedule, warmup):
+    dpd = node(cfg, SCHEDULE=schedule, WARMUP_EPOCHS=warmup, SIGMOID_K=7.0)
+    for epoch in range(6):
+        expected = p2c_plain.sigma_at_epoch(schedule, epoch, 6, 0.015, warmup, 7.0)
+        assert sigma_at(dpd, epoch, 6) == pytest.approx(expected, abs=1e-12)
+
+
+def test_schedules_by_hand():
+    """Ends and middle; the rising sigmoid as facts/p2c.md lists it."""
+    expected = {"constant": (1, 1, 1), "linear": (1, 0.5, 0), "cosine": (1, 0.5, 0), "sigmoid": (1, 0.5, 0)}
+    for name, values in expected.items():
+        assert [SCHEDULES[name](p, 10.0) for p in (0, 0.5, 1)] == pytest.approx(values, abs=1e-12)
+    rising = [SCHEDULES["sigmoid_rising"](p, 10.0) for p in (0, 0.2, 0.4, 0.6, 0.8, 1)]
+    assert rising == pytest.approx([0, 0.041, 0.266, 0.734, 0.959, 1], abs=5e-4)
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_mixture_moments(standardize):
+    means, stds, weights = (-2.0, 0.5, 1.0), (0.5, 0.2, 1.0), (1.0, 2.0, 1.0)
+    torch.manual_seed(0)
+    x = MixtureNoise(means, stds, weights, standardize)(torch.empty(400_000))
+    mean, var = (0, 1) if standardize else p2c_plain.mixture_moments(means, stds, [w / 4 for w in weights])
+    assert x.mean().item() == pytest.approx(mean, abs=0.01) and x.var().item() == pytest.approx(var, rel=0.01)
+
+
+def test_mixture_is_no_gaussian():
+    """Two far components leave a gap where a Gaussian of that variance has a third of its draws."""
+    torch.manual_seed(0)
+    x = MixtureNoise((-1.0, 1.0), (0.1, 0.1), (1.0, 1.0), True)(torch.empty(10_000))
+    assert ((x.abs() < 0.4).float().mean() < 0.01) and ((x > 0).float().mean() - 0.5).abs() < 0.02
+
+
+@pytest.mark.parametrize("noise", ["gmm", "gaussian"])
+def test_noise_is_fresh_independent_and_of_size_sigma(cfg, clip64, noise):
+    cfg.TRAINER.P2C.N_CTX = cfg.TRAINER.ATPROMPT.N_ATT1 = cfg.TRAINER.ATPROMPT.N_ATT2 = 20
+    node(cfg, NOISE=noise)
+    learner = p2c_learner(cfg, clip64).train()
+    learner.sigma = 0.3
+    draws = [{k: v - getattr(learner, k) for k, v in learner.vectors().items()} for _ in range(20)]
+    for name in ("ctx", "ctx_att1", "ctx_att2"):
+        values = torch.stack([d[name].flatten() for d in draws])
+        assert values.std().item() == pytest.approx(0.3, rel=0.02) and abs(values.mean().item()) < 0.01
+        steps = torch.corrcoef(values)
+        assert (steps - torch.eye(20)).abs().max() < 0.15  # 1280 values a step: chance stays below 0.11
+    tensors = torch.corrcoef(torch.stack([torch.stack([d[k].flatten() for d in draws]).flatten() for k in draws[0]]))
+    assert (tensors - torch.eye(3)).abs().max() < 0.05
+
+
+def test_no_noise_outside_training(cfg, clip64):
+    learner = p2c_learner(cfg, clip64)
+    learner.sigma = 0.3
+    learner.eval()
+    assert all(v is getattr(learner, k) for k, v in learner.vectors().items())
+    image, _ = batch(clip64)
+    model = PromptedCLIP(clip64, learner).eval()
+    with torch.no_grad():
+        assert torch.equal(model(image), model(image))
+        assert not torch.equal(model.train()(image), model(image))
+
+
+def test_noise_leaves_the_image_side_alone(cfg, clip64):
+    learner = p2c_learner(cfg, clip64).train()
+    learner.sigma = 0.3
+    image, _ = batch(clip64)
+    with torch.no_grad():
+        assert torch.equal(learner.image_features(clip64, image), learner.image_features(clip64, image))
+
+
+def test_aux_gradient_comes_through_the_noisy_branch_alone(cfg, clip64):
+    """With a linear F, F(ctx + η) − F(ctx) = W η: the loss does not depend on ctx, yet the clean side is no constant.
+
+    Were the clean side not detached, ctx would get no gradient at all; with it detached it gets the noisy branch's.
+    """
+    cfg.TRAINER.P2C.MAPPER.MLP = False
+    learner = p2c_learner(cfg, clip64)
+    learner.aux_loss().backward()
+    assert learner.ctx.grad.norm() > 0
+    touched = {n for n, p in learner.named_parameters() if p.grad is not None}
+    assert touched == {"ctx", "proj.weight"} | ({"proj.bias"} & touched)
+
+
+def test_features_are_kept_in_eval_until_something_changes(cfg, clip64):
+    model = PromptedCLIP(clip64, p2c_learner(cfg, clip64)).eval()
+    with torch.no_grad():
+        first = model.text_features()
+        assert model.text_features() is first
+        state = {k: v + 0.1 for k, v in model.state_dict().items()}
+        model.load_state_dict(state)
+        second = model.text_features()
+        assert not torch.allclose(second, first)
+        model.prompt_learner.ctx += 1.0
+        assert not torch.allclose(model.train().eval().text_features(), second)

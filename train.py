@@ -1,0 +1,125 @@
+"""One run: train and test a method on a dataset, or test what was trained (--eval-only)."""
+
+import argparse
+import difflib
+import os
+import sys
+
+import torch
+from yacs.config import CfgNode
+
+import datasets  # noqa: F401  registers the datasets
+import trainers  # registers the methods
+from dassl.config import get_cfg_default
+from dassl.engine import build_trainer
+from dassl.utils import Failure, UsageError, collect_env_info, print_error, set_random_seed, setup_logger
+
+# flag -> config key
+FLAGS = {
+    "root": "DATASET.ROOT",
+    "output_dir": "OUTPUT_DIR",
+    "resume": "RESUME",
+    "seed": "SEED",
+    "source_domains": "DATASET.SOURCE_DOMAINS",
+    "target_domains": "DATASET.TARGET_DOMAINS",
+    "transforms": "INPUT.TRANSFORMS",
+    "trainer": "TRAINER.NAME",
+    "backbone": "MODEL.BACKBONE.NAME",
+    "head": "MODEL.HEAD.NAME",
+}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--root", help="folder that holds all datasets")
+    p.add_argument("--output-dir", help="folder of the log and the checkpoints")
+    p.add_argument("--resume", help="folder of the checkpoints to go on from (default: the output folder)")
+    p.add_argument("--seed", type=int, help="0 or more; negative: a random one")
+    p.add_argument("--source-domains", nargs="+")
+    p.add_argument("--target-domains", nargs="+")
+    p.add_argument("--transforms", nargs="+", help="training transforms")
+    p.add_argument("--config-file", help="the method's settings (configs/trainers)")
+    p.add_argument("--dataset-config-file", help="the dataset's settings (configs/datasets)")
+    p.add_argument("--trainer", help="the method")
+    p.add_argument("--backbone", help="a CLIP: ViT-B/16, ViT-Tiny/8, …, or a file")
+    p.add_argument("--head")
+    p.add_argument("--eval-only", action="store_true", help="test the model in --model-dir")
+    p.add_argument("--model-dir", default="", help="output folder of the training run to test")
+    p.add_argument("--load-epoch", type=int, help="which epoch's model to test (default: the last)")
+    p.add_argument("--no-train", action="store_true", help="build everything and stop")
+    p.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and their values")
+    return p.parse_args(argv)
+
+
+def setup_cfg(args: argparse.Namespace) -> CfgNode:
+    """Defaults, dataset yaml, method yaml, flags, KEY VALUE pairs: the later wins.
+
+    Raises: UsageError for a file that is missing or wrong, an unknown key or a value of the wrong type.
+    """
+    cfg = get_cfg_default()
+    trainers.add_configs(cfg)
+    for path in filter(None, (args.dataset_config_file, args.config_file)):
+        if not os.path.isfile(path):
+            raise UsageError(f"no config file {path}")
+        merge(cfg, path, lambda path=path: cfg.merge_from_file(path))
+    flags = {key: value for flag, key in FLAGS.items() if (value := getattr(args, flag)) is not None}
+    if len(args.opts) % 2:
+        raise UsageError(f"config keys and values come in pairs, but {args.opts[-1]} has no value")
+    for key, value in [*flags.items(), *zip(args.opts[::2], args.opts[1::2], strict=True)]:
+        merge(cfg, f"{key} {value}", lambda pair=[key, value]: cfg.merge_from_list(pair))
+    if not cfg.TRAINER.NAME or not cfg.DATASET.NAME:
+        raise UsageError("give --trainer and --dataset-config-file (or DATASET.NAME); --help lists the flags")
+    cfg.freeze()
+    return cfg
+
+
+def merge(cfg: CfgNode, where: str, action) -> None:
+    """Runs a merge of yacs, whose errors become one line that names the nearest key."""
+    try:
+        action()
+    except KeyError as e:
+        key = str(e.args[0]).rsplit(": ", 1)[-1]
+        near = difflib.get_close_matches(key, all_keys(cfg), n=1)
+        raise UsageError(f"{where}: there is no config key {key}" + (f"; did you mean {near[0]}?" if near else "")) from e
+    except Exception as e:  # yacs asserts and raises ValueErrors, the yaml reader has errors of its own
+        raise UsageError(f"{where}: {' '.join(str(e).split())}") from e
+
+
+def all_keys(node: CfgNode, prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in node.items():
+        keys += all_keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
+    return keys
+
+
+def run(args: argparse.Namespace) -> None:
+    cfg = setup_cfg(args)
+    if cfg.SEED >= 0:
+        print(f"Setting fixed seed: {cfg.SEED}")
+        set_random_seed(cfg.SEED)
+    setup_logger(cfg.OUTPUT_DIR)
+    if torch.cuda.is_available() and cfg.USE_CUDA:
+        torch.backends.cudnn.benchmark = True
+    print(f"** Arguments **\n{vars(args)}\n** Config **\n{cfg}\n** System info **\n{collect_env_info()}\n")
+    trainer = build_trainer(cfg)
+    if args.eval_only:
+        trainer.load_model(args.model_dir, epoch=args.load_epoch)
+        trainer.test()
+    elif not args.no_train:
+        trainer.train()
+
+
+def main(argv: list[str] | None = None) -> int:
+    try:
+        run(parse_args(argv))
+    except Failure as e:
+        print_error(f"error: {e}")
+        return e.exit_code
+    except KeyboardInterrupt:
+        print_error("stopped; run the same command again to go on from the last checkpoint")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

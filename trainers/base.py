@@ -1,0 +1,133 @@
+"""What all prompt-learning methods share: the frozen CLIP, its precision, and a trainer around a prompted CLIP."""
+
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clip.clip import find_weights, read_state_dict
+from clip.model import CLIP, build_model, convert_weights
+from dassl.engine import TrainerX
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import load_pretrained_weights
+from dassl.utils.errors import UsageError
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "amp": torch.float32}
+
+
+def choose_precision(prec: str, device: torch.device) -> str:
+    """PREC as it can be had on the device: a CPU computes fp16 and amp in fp32, and says so.
+
+    Raises: UsageError for a name that is none of fp16, bf16, fp32, amp.
+    """
+    if prec not in PRECISIONS:
+        raise UsageError(f"PREC {prec!r}: choose from {', '.join(PRECISIONS)}")
+    if device.type == "cpu" and prec in ("fp16", "amp"):
+        print(f"Precision: fp32, since a CPU does not gain from {prec}")
+        return "fp32"
+    return prec
+
+
+def load_clip(cfg, dtype: torch.dtype, device: torch.device) -> CLIP:
+    """The CLIP that MODEL.BACKBONE names, frozen, its large weights in dtype, on the device."""
+    model = build_model(read_state_dict(find_weights(cfg.MODEL.BACKBONE.NAME)))
+    convert_weights(model, dtype)
+    size = model.visual.input_resolution
+    if tuple(cfg.INPUT.SIZE) != (size, size):
+        raise UsageError(f"INPUT.SIZE {tuple(cfg.INPUT.SIZE)}: {cfg.MODEL.BACKBONE.NAME} takes images of ({size}, {size})")
+    return model.requires_grad_(False).to(device)
+
+
+class PromptedCLIP(nn.Module):
+    """A frozen CLIP seen through a prompt learner; its state dict is the prompt learner's alone.
+
+    The prompt learner is a module whose `text_features(clip)` gives (C, D) and `image_features(clip, image)` (B, D).
+    """
+
+    def __init__(self, clip_model: CLIP, prompt_learner: nn.Module):
+        super().__init__()
+        self.prompt_learner = prompt_learner
+        # In a tuple it is no submodule: nothing of CLIP is trained, saved or counted.
+        self._clip = (clip_model,)
+        self._cached_text: Tensor | None = None
+        self.register_load_state_dict_post_hook(lambda module, _: module._forget())
+
+    @property
+    def clip(self) -> CLIP:
+        return self._clip[0]
+
+    def _forget(self) -> None:
+        self._cached_text = None
+
+    def train(self, mode: bool = True) -> "PromptedCLIP":
+        self._forget()
+        return super().train(mode)
+
+    def text_features(self) -> Tensor:
+        """(C, D), unit length, float32. Computed once in eval mode, until a mode change or new weights."""
+        if self._cached_text is not None:
+            return self._cached_text
+        features = F.normalize(self.prompt_learner.text_features(self.clip).to(self.clip.logit_scale.dtype), dim=-1)
+        if not self.training and not features.requires_grad:
+            self._cached_text = features
+        return features
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, R, R) -> logits (B, C), float32: the cosines times CLIP's temperature."""
+        image_features = F.normalize(self.prompt_learner.image_features(self.clip, image).to(self.clip.logit_scale.dtype), dim=-1)
+        return self.clip.logit_scale.exp() * image_features @ self.text_features().t()
+
+
+class PromptTrainer(TrainerX):
+    """Trains a prompt learner. A method gives `model_name`, `node` and `build_prompt_learner`, and its loss if it is its own."""
+
+    model_name = "prompt_learner"  # the checkpoint's folder
+
+    @property
+    def node(self):
+        """The method's own node of cfg.TRAINER, which has PREC."""
+        raise NotImplementedError
+
+    def build_prompt_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
+        raise NotImplementedError
+
+    def build_model(self) -> None:
+        cfg = self.cfg
+        self.prec = choose_precision(self.node.PREC, self.device)
+        clip_model = load_clip(cfg, PRECISIONS[self.prec], self.device)
+        learner = self.build_prompt_learner(clip_model, self.dm.dataset.classnames)
+        self.model = PromptedCLIP(clip_model, learner).to(self.device)
+        if cfg.MODEL.INIT_WEIGHTS:
+            load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
+        self.optim = build_optimizer(learner, cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.scaler = torch.amp.GradScaler(self.device.type) if self.prec == "amp" else None
+        self.register_model(self.model_name, self.model, self.optim, self.sched)
+
+    def autocast(self):
+        return torch.autocast(self.device.type, torch.float16) if self.prec == "amp" else nullcontext()
+
+    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and what to log beside it."""
+        return F.cross_entropy(self.model(image), label), {}
+
+    def forward_backward(self, batch: dict) -> dict[str, Tensor]:
+        image, label = self.parse_batch_train(batch)[:2]
+        with self.autocast():
+            loss, log = self.loss(image, label)
+        self.model_zero_grad()
+        if self.scaler:
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optim)
+            self.scaler.update()
+        else:
+            self.model_backward(loss)
+            self.model_update()
+        if (self.batch_idx + 1) == self.num_batches:
+            self.update_lr()
+        return {"loss": loss.detach(), **log}
+
+    def model_inference(self, input: Tensor) -> Tensor:
+        with self.autocast():
+            return self.model(input)

@@ -1,0 +1,104 @@
+"""MaPLe (Khattak et al., CVPR 2023): deep prompts in both towers, the image tower's made from the text tower's.
+
+With TRAINER.ATPROMPT.USE_ATPROMPT, the text prompt also has ATPrompt's attributes (Li et al., 2024).
+"""
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from clip.clip import _tokenizer
+from clip.model import CLIP
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils.errors import UsageError
+
+from .base import PromptTrainer
+from .prompt_text import Gap, PromptText, attribute_words
+
+
+def add_config(cfg: CfgNode) -> None:
+    cfg.TRAINER.MAPLE = CfgNode()
+    cfg.TRAINER.MAPLE.N_CTX = 2
+    cfg.TRAINER.MAPLE.CTX_INIT = "a photo of a"  # "": random
+    cfg.TRAINER.MAPLE.PREC = "fp16"  # fp16, bf16, fp32, amp
+    cfg.TRAINER.MAPLE.PROMPT_DEPTH = 9  # blocks that get prompts, the input counted as the first
+    node = cfg.TRAINER.ATPROMPT = CfgNode()
+    node.USE_ATPROMPT = False
+    node.N_ATT1 = node.N_ATT2 = node.N_ATT3 = 4  # vectors before each attribute word
+    node.ATT_NUM = 0  # 0: the dataset's own attributes
+    node.ATT1_TEXT = node.ATT2_TEXT = node.ATT3_TEXT = "none"
+
+
+class MultiModalPromptLearner(nn.Module):
+    """The learned parameters, under the family's names, and the prompts made of them.
+
+    Args:
+        node: has N_CTX, CTX_INIT and PROMPT_DEPTH.
+        att: TRAINER.ATPROMPT.
+        attributes: attribute words, none for plain MaPLe.
+    """
+
+    def __init__(self, node: CfgNode, att: CfgNode, clip_model: CLIP, classnames: list[str], attributes: tuple[str, ...] = ()):
+        super().__init__()
+        layers = min(clip_model.transformer.layers, clip_model.visual.transformer.layers)
+        if not 1 <= node.PROMPT_DEPTH <= layers:
+            raise UsageError(f"PROMPT_DEPTH {node.PROMPT_DEPTH}: this CLIP's towers allow 1 to {layers}")
+        width, vision_width = clip_model.transformer.width, clip_model.visual.transformer.width
+        words = _tokenizer.encode(node.CTX_INIT.replace("_", " "))
+        self.ctx = nn.Parameter(torch.empty(node.N_CTX, width).normal_(std=0.02))
+        if words:
+            if len(words) < node.N_CTX:
+                raise UsageError(f"CTX_INIT {node.CTX_INIT!r} has {len(words)} tokens, fewer than N_CTX {node.N_CTX}")
+            start = clip_model.token_embedding(torch.tensor(words[: node.N_CTX], device=clip_model.logit_scale.device))
+            self.ctx.data = start.detach().float().cpu()
+        layout: list[str | Gap] = []
+        if attributes:
+            for i, length in enumerate((att.N_ATT1, att.N_ATT2, att.N_ATT3), start=1):
+                setattr(self, f"ctx_att{i}", nn.Parameter(torch.empty(length, width).normal_(std=0.01)))
+            for i, word in enumerate(attributes, start=1):
+                layout += [Gap(f"ctx_att{i}", len(getattr(self, f"ctx_att{i}"))), word]
+        # What CTX_INIT says beyond N_CTX tokens stays, frozen, before the name.
+        self.text = PromptText(clip_model, classnames, [*layout, Gap("ctx", node.N_CTX), _tokenizer.decode(words[node.N_CTX :])])
+
+        self.proj = self.build_mapper(width, vision_width)
+        deep = node.PROMPT_DEPTH - 1
+        self.compound_prompts_text = nn.ParameterList(torch.empty(node.N_CTX, width).normal_(std=0.02) for _ in range(deep))
+        layer = nn.Linear(width, vision_width)
+        self.compound_prompt_projections = nn.ModuleList(deepcopy(layer) for _ in range(deep))
+
+    def build_mapper(self, width: int, vision_width: int) -> nn.Module:
+        """F: a text prompt (…, width) to a visual prompt (…, vision width)."""
+        return nn.Linear(width, vision_width)
+
+    def vectors(self) -> dict[str, Tensor]:
+        """What fills the gaps of the text prompt."""
+        return {piece.name: getattr(self, piece.name) for piece in self.text.layout if isinstance(piece, Gap)}
+
+    def text_features(self, clip_model: CLIP) -> Tensor:
+        """(C, D), not normalised."""
+        where = self.text.where["ctx"]
+        deep = {i: (where, p[None, None]) for i, p in enumerate(self.compound_prompts_text, start=1)}
+        return clip_model.encode_prompts(self.text.prefix(self.vectors()), self.text.suffix, self.text.eot, deep)[0]
+
+    def image_features(self, clip_model: CLIP, image: Tensor) -> Tensor:
+        """(B, D), not normalised."""
+        pairs = zip(self.compound_prompt_projections, self.compound_prompts_text, strict=True)
+        deep = {i: project(p)[None] for i, (project, p) in enumerate(pairs, start=1)}
+        return clip_model.encode_image(image, self.proj(self.ctx)[None], deep)
+
+
+@TRAINER_REGISTRY.register()
+class MaPLe(PromptTrainer):
+    model_name = "MultiModalPromptLearner"
+    learner = MultiModalPromptLearner
+
+    @property
+    def node(self) -> CfgNode:
+        return self.cfg.TRAINER.MAPLE
+
+    def build_prompt_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
+        att = self.cfg.TRAINER.ATPROMPT
+        attributes = attribute_words(self.cfg) if att.USE_ATPROMPT else ()
+        return self.learner(self.node, att, clip_model, classnames, attributes)
