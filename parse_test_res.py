@@ -255,9 +255,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add, mode = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
     add("directory", type=Path, metavar="DIR", help="folder of seed1, seed2, ..., or as the modes below say")
     mode("--multi-exp", action="store_true", help="sub-folders of DIR hold the seeds; ends with an average")
-    hm_help = (
-        "base/new/HM table; DIR holds train_base/ and test_new/ <dataset>/shots_<n>/<trainer>/<cfg>/seed<N>"
-    )
+    hm_help = "base/new/HM table; DIR holds train_base/ and test_new/ <dataset>/shots_<n>/<trainer>/<cfg>/seed<N>"
     mode("--hm", action="store_true", help=hm_help)
     add("--test-log", action="store_true", help="also count the logs of --eval-only runs (--hm always does)")
     add("--keyword", default="accuracy", choices=("accuracy", "macro_f1"), help="default: %(default)s")

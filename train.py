@@ -1,7 +1,6 @@
 """One run: train and test a method on a dataset, or test what was trained (--eval-only)."""
 
 import argparse
-import difflib
 import os
 import sys
 
@@ -10,7 +9,7 @@ from yacs.config import CfgNode
 
 import datasets  # noqa: F401  registers the datasets
 import trainers  # registers the methods
-from dassl.config import get_cfg_default
+from dassl.config import get_cfg_default, merge_checked
 from dassl.engine import build_trainer
 from dassl.utils import Failure, UsageError, collect_env_info, print_error, set_random_seed, setup_logger
 
@@ -61,35 +60,16 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     for path in filter(None, (args.dataset_config_file, args.config_file)):
         if not os.path.isfile(path):
             raise UsageError(f"no config file {path}")
-        merge(cfg, path, lambda path=path: cfg.merge_from_file(path))
+        merge_checked(cfg, path, lambda path=path: cfg.merge_from_file(path))
     flags = {key: value for flag, key in FLAGS.items() if (value := getattr(args, flag)) is not None}
     if len(args.opts) % 2:
         raise UsageError(f"config keys and values come in pairs, but {args.opts[-1]} has no value")
     for key, value in [*flags.items(), *zip(args.opts[::2], args.opts[1::2], strict=True)]:
-        merge(cfg, f"{key} {value}", lambda pair=[key, value]: cfg.merge_from_list(pair))
+        merge_checked(cfg, f"{key} {value}", lambda pair=[key, value]: cfg.merge_from_list(pair))
     if not cfg.TRAINER.NAME or not cfg.DATASET.NAME:
         raise UsageError("give --trainer and --dataset-config-file (or DATASET.NAME); --help lists the flags")
     cfg.freeze()
     return cfg
-
-
-def merge(cfg: CfgNode, where: str, action) -> None:
-    """Runs a merge of yacs, whose errors become one line that names the nearest key."""
-    try:
-        action()
-    except KeyError as e:
-        key = str(e.args[0]).rsplit(": ", 1)[-1]
-        near = difflib.get_close_matches(key, all_keys(cfg), n=1)
-        raise UsageError(f"{where}: there is no config key {key}" + (f"; did you mean {near[0]}?" if near else "")) from e
-    except Exception as e:  # yacs asserts and raises ValueErrors, the yaml reader has errors of its own
-        raise UsageError(f"{where}: {' '.join(str(e).split())}") from e
-
-
-def all_keys(node: CfgNode, prefix: str = "") -> list[str]:
-    keys = []
-    for key, value in node.items():
-        keys += all_keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
-    return keys
 
 
 def run(args: argparse.Namespace) -> None:
@@ -103,6 +83,8 @@ def run(args: argparse.Namespace) -> None:
     print(f"** Arguments **\n{vars(args)}\n** Config **\n{cfg}\n** System info **\n{collect_env_info()}\n")
     trainer = build_trainer(cfg)
     if args.eval_only:
+        if not args.model_dir and trainer.get_model_names():
+            raise UsageError("--eval-only needs --model-dir, the output folder of the training run to test")
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
         trainer.test()
     elif not args.no_train:

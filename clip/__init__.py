@@ -1,1 +1,3 @@
-from .clip import *
+from .clip import available_models, load, tokenize
+
+__all__ = ["available_models", "load", "tokenize"]

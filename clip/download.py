@@ -25,7 +25,7 @@ def fetch(url: str, target: Path, sha256: str) -> Path:
 
     A download that was cut off leaves `<target>.part` and goes on from there.
 
-    Raises: Failure if the address does not answer, the file is another than expected (it is removed), or the disk is full.
+    Raises: Failure if the address does not answer, the file is another one (it is removed) or the disk is full.
     """
     with locked(target):
         if target.is_file():
@@ -40,7 +40,9 @@ def fetch(url: str, target: Path, sha256: str) -> Path:
                 break
             # Only a connection that brings something is worth another try at once.
             if (part.stat().st_size if part.exists() else 0) == before and attempt:
-                raise Failure(f"cannot download {url} ({error}); put the file at {target}, or set CLIP_MIRROR or CLIP_WEIGHTS")
+                raise Failure(
+                    f"cannot download {url} ({error}); put the file at {target}, or set CLIP_MIRROR or CLIP_WEIGHTS"
+                )
         else:
             raise Failure(f"{url} was cut off {TRIES} times; run again to go on from {part.stat().st_size >> 20} MB")
         if sha256_of(part) != sha256:
@@ -70,6 +72,10 @@ def _continue(url: str, part: Path) -> str | None:
     except urllib.error.HTTPError as e:
         return None if e.code == 416 else f"the server says {e.code} {e.reason}"  # 416: all of it is there
     except OSError as e:
-        if e.errno is not None and e.filename is None and not isinstance(e, urllib.error.URLError | TimeoutError | ConnectionError):
+        if (
+            e.errno is not None
+            and e.filename is None
+            and not isinstance(e, urllib.error.URLError | TimeoutError | ConnectionError)
+        ):
             raise Failure(f"{part}: {e.strerror}; free some space and run again") from e
         return str(getattr(e, "reason", e))

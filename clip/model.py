@@ -1,8 +1,8 @@
 """OpenAI's CLIP (Radford et al., 2021) whose two transformers take prompts as arguments.
 
-The modules, their attributes and the keys of their state dict are OpenAI's, so every checkpoint of theirs loads. What is
-added are the arguments of `encode_image` and the method `encode_prompts`: prompts are tensors here, and no prompt-learning
-method is known. Shapes: B images, C classes, W width of a tower, D width of the joint embedding.
+The modules, their attributes and the keys of their state dict are OpenAI's, so every checkpoint of theirs loads. What
+is added are the arguments of `encode_image` and the method `encode_prompts`: prompts are tensors here, and no
+prompt-learning method is known. Shapes: B images, C classes, W width of a tower, D width of the joint embedding.
 """
 
 import math
@@ -145,7 +145,11 @@ class VisionTransformer(nn.Module):
         self.proj = nn.Parameter(scale * torch.randn(width, output_dim))
 
     def forward(
-        self, image: Tensor, prompts: Tensor | None = None, deep: Mapping[int, Tensor] = NO_DEEP, adapt: Adapt | None = None
+        self,
+        image: Tensor,
+        prompts: Tensor | None = None,
+        deep: Mapping[int, Tensor] = NO_DEEP,
+        adapt: Adapt | None = None,
     ) -> Tensor:
         """Image features, not normalised.
 
@@ -225,14 +229,18 @@ class CLIP(nn.Module):
         return self.visual.conv1.weight.dtype
 
     def encode_image(
-        self, image: Tensor, prompts: Tensor | None = None, deep: Mapping[int, Tensor] = NO_DEEP, adapt: Adapt | None = None
+        self,
+        image: Tensor,
+        prompts: Tensor | None = None,
+        deep: Mapping[int, Tensor] = NO_DEEP,
+        adapt: Adapt | None = None,
     ) -> Tensor:
         """(B, 3, R, R) -> (B, D), not normalised; the arguments are VisionTransformer.forward's."""
         return self.visual(image.type(self.dtype), prompts, deep, adapt)
 
     def encode_text(self, text: Tensor) -> Tensor:
-        """Token ids (N, context_length), as `tokenize` makes them -> (N, D), not normalised."""
-        x = self.token_embedding(text).type(self.dtype) + self.positional_embedding.type(self.dtype)
+        """Token ids (N, L up to context_length), as `tokenize` makes them -> (N, D), not normalised."""
+        x = self.token_embedding(text).type(self.dtype) + self.positional_embedding[: text.shape[1]].type(self.dtype)
         x = self.transformer(x.transpose(0, 1)).transpose(0, 1)
         # EOT has the highest id of all tokens.
         x = pick(x, text.argmax(dim=-1)).squeeze(1)

@@ -19,8 +19,8 @@ Splits = tuple[list[Datum], list[Datum], list[Datum]]
 class Benchmark(DatasetBase):
     """A dataset with a split file in the family's form, few-shot training, and base and new classes.
 
-    A subclass names its folder (`dataset_dir`) and the folder that paths in its split file start from (`image_dir`), and
-    says in `make_split` how its images are split when there is no split file.
+    A subclass names its folder (`dataset_dir`) and the folder below it that paths in its split file start from
+    (`image_dir`), and says in `make_split` how its images are split when there is no split file.
     """
 
     image_dir = ""
@@ -42,8 +42,8 @@ class Benchmark(DatasetBase):
         """Make sure that the images are there."""
         if not self.images.is_dir():
             raise Failure(
-                f"{type(self).__name__}: no folder {self.images}. Put the dataset there or set DATA (--root) to the folder "
-                "that holds all datasets; docs/DATASETS.md shows the layout. The bundled `shapes` needs no data"
+                f"{type(self).__name__}: no folder {self.images}. Put the dataset there or set DATA (--root) to the "
+                "folder that holds all datasets. The bundled `shapes` needs no data"
             )
 
     @property
@@ -61,7 +61,7 @@ class Benchmark(DatasetBase):
         return split_50_20_30(read_class_folders(self.images), rng)
 
     def few_shots(self, train: list[Datum], val: list[Datum], shots: int, seed: int) -> tuple[list[Datum], list[Datum]]:
-        """The run's few-shot training and validation images, the same ones whenever seed and shots are."""
+        """The run's few-shot training and validation images, the same for a seed."""
         cached = self.folder / "split_fewshot" / f"shot_{shots}-seed_{seed}.json"
         if cached.exists():
             return read_lists(cached, ("train", "val"), self.images)
@@ -84,7 +84,8 @@ def subsample_classes(*splits: list[Datum], subset: str = "all") -> list[list[Da
     chosen = labels[:half] if subset == "base" else labels[half:]
     number = {label: i for i, label in enumerate(chosen)}
     return [
-        [Datum(d.impath, number[d.label], d.domain, d.classname) for d in split if d.label in number] for split in splits
+        [Datum(d.impath, number[d.label], d.domain, d.classname) for d in split if d.label in number]
+        for split in splits
     ]
 
 
@@ -94,7 +95,10 @@ def to_rows(items: Iterable[Datum], images: Path) -> list[list]:
 
 
 def write_split(path: Path, splits: Splits, images: Path) -> None:
-    write_json({name: to_rows(s, images) for name, s in zip(("train", "val", "test"), splits, strict=True)}, str(path))
+    write_json(
+        {name: to_rows(s, images) for name, s in zip(("train", "val", "test"), splits, strict=True)},
+        str(path),
+    )
 
 
 def read_lists(path: Path, names: Iterable[str], images: Path) -> tuple[list[Datum], ...]:
@@ -106,7 +110,10 @@ def read_lists(path: Path, names: Iterable[str], images: Path) -> tuple[list[Dat
     try:
         # A split written on Windows has backslashes.
         return tuple(
-            [Datum(os.path.join(images, p.replace("\\", "/")), int(label), classname=c) for p, label, c in content[name]]
+            [
+                Datum(os.path.join(images, p.replace("\\", "/")), int(label), classname=c)
+                for p, label, c in content[name]
+            ]
             for name in names
         )
     except (KeyError, TypeError, ValueError, AttributeError) as e:
@@ -125,7 +132,9 @@ def read_split(path: Path, images: Path) -> Splits:
         if folder not in present:  # one listing a folder, not one look-up an image
             present[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
         if name not in present[folder]:
-            raise Failure(f"{path} names {item.impath}, which is not there: extract the images again, or remove the file")
+            raise Failure(
+                f"{path} names {item.impath}, which is not there: extract the images again, or remove the file"
+            )
     return splits
 
 

@@ -1,8 +1,8 @@
 """The bundled benchmark: drawn images of "striped red hexagons", made on first use, and its relatives.
 
 `Shapes` is the base-to-new task and the source of cross-dataset runs; `ShapesBackground` and `ShapesCount` have other
-class names; `ShapesBlur`, `ShapesNight` and `ShapesSketch` are its classes under a shift (test only). All look different
-from the plain images that the small CLIP was trained on (scripts/tiny_clip). See docs/SHAPES.md.
+class names; `ShapesBlur`, `ShapesNight` and `ShapesSketch` are its classes under a shift (test only). All look
+different from the plain images that the small CLIP was trained on (scripts/tiny_clip). See docs/SHAPES.md.
 """
 
 import shutil
@@ -56,7 +56,12 @@ def combinations() -> dict[str, Scene]:
             pattern, shape = int(rng.randint(len(PATTERNS))), int(rng.randint(len(SHAPES)))
             name = f"{PATTERNS[pattern]} {COLOR_NAMES[color]} {SHAPES[shape]}"
             # A hollow ring is drawn like a ring; a (pattern, shape) twice would leave only the colour.
-            if (pattern, shape) in taken or name in classes or name.startswith("hollow") and shape == SHAPES.index("ring"):
+            if (
+                (pattern, shape) in taken
+                or name in classes
+                or name.startswith("hollow")
+                and shape == SHAPES.index("ring")
+            ):
                 continue
             taken.add((pattern, shape))
             classes[name] = scene(PATTERNS[pattern], COLOR_NAMES[color], SHAPES[shape])
@@ -66,7 +71,9 @@ def combinations() -> dict[str, Scene]:
 def backgrounds() -> dict[str, Scene]:
     """16 classes: a plain object on a coloured ground."""
     return {
-        f"{color} {SHAPES[(3 * i + j) % 10]} on {ground} background": scene("solid", color, SHAPES[(3 * i + j) % 10], ground)
+        f"{color} {SHAPES[(3 * i + j) % 10]} on {ground} background": scene(
+            "solid", color, SHAPES[(3 * i + j) % 10], ground
+        )
         for i, color in enumerate(COLOR_NAMES)
         for j, ground in enumerate((COLOR_NAMES[(i + 2) % 8], COLOR_NAMES[(i + 5) % 8]))
     }
@@ -101,7 +108,9 @@ class DrawnBenchmark(Benchmark):
         shutil.rmtree(self.images, ignore_errors=True)
         splits: Splits = ([], [], [])
         name = type(self).__name__
-        for label, (classname, attributes) in enumerate(tqdm(self.classes().items(), desc=f"Drawing {name}", disable=None)):
+        for label, (classname, attributes) in enumerate(
+            tqdm(self.classes().items(), desc=f"Drawing {name}", disable=None)
+        ):
             folder = self.images / classname.replace(" ", "_")
             folder.mkdir(parents=True)
             total = sum(self.parts.values())

@@ -13,7 +13,18 @@ COLORS = {
     "red": (215, 40, 40), "orange": (240, 140, 30), "yellow": (235, 220, 50), "green": (50, 165, 60),
     "cyan": (60, 205, 215), "blue": (45, 75, 205), "purple": (130, 55, 170), "pink": (240, 130, 190),
 }  # fmt: skip
-SHAPES = ("circle", "square", "triangle", "pentagon", "hexagon", "star", "cross", "ring", "crescent", "diamond")
+SHAPES = (
+    "circle",
+    "square",
+    "triangle",
+    "pentagon",
+    "hexagon",
+    "star",
+    "cross",
+    "ring",
+    "crescent",
+    "diamond",
+)
 COUNTS = ("one", "two", "three", "four")
 GRAY = len(COLORS)  # background index: a random shade of gray instead of a colour
 PALETTE = np.array(list(COLORS.values()), dtype=np.float32) / 255
@@ -165,7 +176,9 @@ def render(
     second = np.where(rng.rand(n) < 0.5, 0.08, 0.95).astype(np.float32)[:, None, None, None]
     image = back * np.ones((n, size, size, 3), dtype=np.float32)
     if style.clutter:
-        image += style.clutter * blur(rng.standard_normal((n, size, size, 1)).astype(np.float32), 0.08 * size) * size * 0.2
+        image += (
+            style.clutter * blur(rng.standard_normal((n, size, size, 1)).astype(np.float32), 0.08 * size) * size * 0.2
+        )
     hollow = (pattern == PATTERNS.index("hollow"))[:, None, None, None]
     inner = np.where(hollow, image, second)
     image = image * (1 - cover) + cover * (tone * ink + (1 - tone) * inner)

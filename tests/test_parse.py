@@ -12,9 +12,7 @@ import pytest
 import parse_test_res as parser
 
 SCRIPT = Path(parser.__file__)
-EPOCH = (
-    "epoch [1/1] batch [1/1] time 0.071 (0.085) data 0.000 (0.012) loss 1.2 (1.4) lr 1.0000e-05 eta 0:00:00"
-)
+EPOCH = "epoch [1/1] batch [1/1] time 0.071 (0.085) data 0.000 (0.012) loss 1.2 (1.4) lr 1.0000e-05 eta 0:00:00"
 RERUN = "log.txt-2026-01-02-03-04-05"
 
 
@@ -45,9 +43,7 @@ def write(root, files):
 
 
 def run(*args):
-    done = subprocess.run(
-        [sys.executable, SCRIPT, *map(str, args)], capture_output=True, text=True, encoding="utf-8"
-    )
+    done = subprocess.run([sys.executable, SCRIPT, *map(str, args)], capture_output=True, text=True, encoding="utf-8")
     assert "Traceback" not in done.stderr
     return done
 

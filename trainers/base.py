@@ -35,7 +35,9 @@ def load_clip(cfg, dtype: torch.dtype, device: torch.device) -> CLIP:
     convert_weights(model, dtype)
     size = model.visual.input_resolution
     if tuple(cfg.INPUT.SIZE) != (size, size):
-        raise UsageError(f"INPUT.SIZE {tuple(cfg.INPUT.SIZE)}: {cfg.MODEL.BACKBONE.NAME} takes images of ({size}, {size})")
+        raise UsageError(
+            f"INPUT.SIZE {tuple(cfg.INPUT.SIZE)}: {cfg.MODEL.BACKBONE.NAME} takes images of ({size}, {size})"
+        )
     return model.requires_grad_(False).to(device)
 
 
@@ -75,12 +77,14 @@ class PromptedCLIP(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, R, R) -> logits (B, C), float32: the cosines times CLIP's temperature."""
-        image_features = F.normalize(self.prompt_learner.image_features(self.clip, image).to(self.clip.logit_scale.dtype), dim=-1)
+        image_features = F.normalize(
+            self.prompt_learner.image_features(self.clip, image).to(self.clip.logit_scale.dtype), dim=-1
+        )
         return self.clip.logit_scale.exp() * image_features @ self.text_features().t()
 
 
 class PromptTrainer(TrainerX):
-    """Trains a prompt learner. A method gives `model_name`, `node` and `build_prompt_learner`, and its loss if it is its own."""
+    """Trains a prompt learner. A method gives `node`, `build_prompt_learner` and, where they are its own, the rest."""
 
     model_name = "prompt_learner"  # the checkpoint's folder
 

@@ -40,7 +40,14 @@ class MultiModalPromptLearner(nn.Module):
         attributes: attribute words, none for plain MaPLe.
     """
 
-    def __init__(self, node: CfgNode, att: CfgNode, clip_model: CLIP, classnames: list[str], attributes: tuple[str, ...] = ()):
+    def __init__(
+        self,
+        node: CfgNode,
+        att: CfgNode,
+        clip_model: CLIP,
+        classnames: list[str],
+        attributes: tuple[str, ...] = (),
+    ):
         super().__init__()
         layers = min(clip_model.transformer.layers, clip_model.visual.transformer.layers)
         if not 1 <= node.PROMPT_DEPTH <= layers:
@@ -60,11 +67,15 @@ class MultiModalPromptLearner(nn.Module):
             for i, word in enumerate(attributes, start=1):
                 layout += [Gap(f"ctx_att{i}", len(getattr(self, f"ctx_att{i}"))), word]
         # What CTX_INIT says beyond N_CTX tokens stays, frozen, before the name.
-        self.text = PromptText(clip_model, classnames, [*layout, Gap("ctx", node.N_CTX), _tokenizer.decode(words[node.N_CTX :])])
+        self.text = PromptText(
+            clip_model, classnames, [*layout, Gap("ctx", node.N_CTX), _tokenizer.decode(words[node.N_CTX :])]
+        )
 
         self.proj = self.build_mapper(width, vision_width)
         deep = node.PROMPT_DEPTH - 1
-        self.compound_prompts_text = nn.ParameterList(torch.empty(node.N_CTX, width).normal_(std=0.02) for _ in range(deep))
+        self.compound_prompts_text = nn.ParameterList(
+            torch.empty(node.N_CTX, width).normal_(std=0.02) for _ in range(deep)
+        )
         layer = nn.Linear(width, vision_width)
         self.compound_prompt_projections = nn.ModuleList(deepcopy(layer) for _ in range(deep))
 

@@ -1,7 +1,7 @@
 """P2C, Points to Clouds (Li et al., 2025, arXiv 2511.22897): MaPLe and ATPrompt trained on a cloud of prompts.
 
-What it adds: noise on the learned text prompts while training (DPD, eq. 1 and 2), and a text-to-image mapper that is an MLP
-trained to undo noise (eq. 3 to 6). The paper leaves much open; docs and README say what was chosen.
+What it adds: noise on the learned text prompts while training (DPD, eq. 1 and 2), and a text-to-image mapper that is an
+MLP trained to undo noise (eq. 3 to 6). The paper leaves much open; the README says what was chosen.
 """
 
 import math
@@ -135,7 +135,10 @@ class P2C(MaPLe):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        dpd, mixture = cfg.TRAINER.P2C.DPD, [cfg.TRAINER.P2C.DPD[k] for k in ("GMM_MEANS", "GMM_STDS", "GMM_WEIGHTS")]
+        dpd, mixture = (
+            cfg.TRAINER.P2C.DPD,
+            [cfg.TRAINER.P2C.DPD[k] for k in ("GMM_MEANS", "GMM_STDS", "GMM_WEIGHTS")],
+        )
         wrong = {
             f"DPD.SCHEDULE {dpd.SCHEDULE!r}: choose from {', '.join(SCHEDULES)}": dpd.SCHEDULE not in SCHEDULES,
             f"DPD.NOISE {dpd.NOISE!r}: choose from gaussian, gmm": dpd.NOISE not in ("gaussian", "gmm"),

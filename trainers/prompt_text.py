@@ -1,6 +1,7 @@
 """A dataset's class prompts as a shared prefix with gaps for learned vectors, and a suffix for each class.
 
-`[SOS] gap words gap … | name . [EOT]`: what is left of the bar is the same for all classes. CLIP.encode_prompts runs it once.
+`[SOS] gap words gap … | name . [EOT]`: what is left of the bar is the same for all classes, and CLIP.encode_prompts
+runs it once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -117,8 +118,8 @@ class PromptText(nn.Module):
         if length + longest > clip_model.context_length:
             name = classnames[[len(s) for s in suffixes].index(longest)]
             raise UsageError(
-                f"the prompt of class {name!r} has {length + longest} tokens ({length} of them before the name) and CLIP reads "
-                f"{clip_model.context_length}: shorten the name, or the context (N_CTX, N_ATT, CTX_INIT)"
+                f"the prompt of class {name!r} has {length + longest} tokens ({length} of them before the name) and "
+                f"CLIP reads {clip_model.context_length}: shorten the name, or the context (N_CTX, N_ATT, CTX_INIT)"
             )
         padded = [s + [0] * (longest - len(s)) for s in suffixes]
         self.register_buffer("suffix", embedded(padded), persistent=False)

@@ -73,13 +73,9 @@ class RandomDomainSampler(Sampler):
         self.n_domain = n_domain if n_domain and n_domain > 0 else len(self.indices)
         self.n_img_per_domain, rest = divmod(batch_size, self.n_domain)
         if rest:
-            raise UsageError(
-                f"The batch size {batch_size} is no multiple of the {self.n_domain} domains in a batch"
-            )
+            raise UsageError(f"The batch size {batch_size} is no multiple of the {self.n_domain} domains in a batch")
         if min(map(len, self.indices.values())) < self.n_img_per_domain:
-            raise UsageError(
-                f"A domain has fewer than the {self.n_img_per_domain} images it gives to a batch"
-            )
+            raise UsageError(f"A domain has fewer than the {self.n_img_per_domain} images it gives to a batch")
         with seeded(0):
             self.length = len(list(iter(self)))
 

@@ -37,9 +37,7 @@ from dassl.utils import (
 )
 from dassl.utils.checkpoint import BEST, epoch_file, load_optim, load_weights, newest_whole, resumable
 
-NOT_FINITE = (
-    "Lower OPTIM.LR or compute in a wider precision, then run again: it goes on from the last checkpoint"
-)
+NOT_FINITE = "Lower OPTIM.LR or compute in a wider precision, then run again: it goes on from the last checkpoint"
 # Buffers of prompt learners that follow from the class names, so they say nothing about what was learned.
 DERIVED_BUFFERS = ("token_prefix", "token_suffix", "token_middle")
 
@@ -87,9 +85,7 @@ class TrainerBase:
         self._scheds: OrderedDict[str, Any] = OrderedDict()
         self._writer = None
 
-    def register_model(
-        self, name: str = "model", model: Any = None, optim: Any = None, sched: Any = None
-    ) -> None:
+    def register_model(self, name: str = "model", model: Any = None, optim: Any = None, sched: Any = None) -> None:
         """Makes a model known for modes, steps and checkpoints; its files go to <output-dir>/<name>/."""
         assert name not in self._models, f"a model {name} is registered already"
         self._models[name] = model
@@ -169,21 +165,23 @@ class TrainerBase:
         return checkpoints[0]["epoch"]
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
-        """Loads the weights saved after `epoch` epochs, or the best ones, into every model.
+        """Loads the weights saved after `epoch` epochs (None: the best ones, else the newest) into every model.
 
         Raises Failure, naming the path or the first wrong key, if a file is missing, damaged or does not fit.
         """
         if not directory:
             print("Note: no model is loaded, as no folder to load from is given")
             return
-        file = BEST if epoch is None else epoch_file(epoch)
         for name in self._models:
-            path = os.path.join(directory, name, file)
+            folder = os.path.join(directory, name)
+            have = resumable(folder)
+            file = epoch_file(epoch) if epoch is not None else next(iter(have), BEST)
+            if epoch is None and os.path.isfile(os.path.join(folder, BEST)):
+                file = BEST
+            path = os.path.join(folder, file)
             if not os.path.isfile(path):
-                have = ", ".join(
-                    f"{f} (--load-epoch {f.split('-')[1]})" for f in resumable(os.path.dirname(path))
-                )
-                raise Failure(f"No model at {path}. The folder holds {have or 'none'}")
+                listed = ", ".join(f"{f} (--load-epoch {f.split('-')[1]})" for f in have)
+                raise Failure(f"No model at {path}. The folder holds {listed or 'none'}")
             checkpoint = load_checkpoint(path)
             self._load(name, checkpoint, path)
             about = ", ".join(f"{key}={checkpoint.get(key)}" for key in ("epoch", "val_result"))
@@ -360,9 +358,7 @@ class SimpleTrainer(TrainerBase):
         self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.output_dir)
         if self.cfg.RESUME and not self.start_epoch:
             names = ", ".join(self.get_model_names())
-            raise Failure(
-                f"There is nothing to resume in {self.cfg.RESUME}: it holds no checkpoint of {names}"
-            )
+            raise Failure(f"There is nothing to resume in {self.cfg.RESUME}: it holds no checkpoint of {names}")
         if self.start_epoch and self.cfg.TEST.FINAL_MODEL == "best_val":
             best = os.path.join(self.output_dir, self.get_model_names()[0], BEST)
             if os.path.isfile(best):
@@ -432,9 +428,7 @@ class SimpleTrainer(TrainerBase):
 
     def parse_batch_test(self, batch: dict) -> tuple[Tensor, Tensor]:
         """Images and labels, on the device."""
-        return batch["img"].to(self.device, non_blocking=True), batch["label"].to(
-            self.device, non_blocking=True
-        )
+        return batch["img"].to(self.device, non_blocking=True), batch["label"].to(self.device, non_blocking=True)
 
     def get_current_lr(self, names: str | list[str] | None = None) -> float:
         return self._optims[self.get_model_names(names)[0]].param_groups[0]["lr"]

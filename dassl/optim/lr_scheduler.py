@@ -78,9 +78,7 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler:
         scheduler = CosineAnnealingLR(optimizer, c.MAX_EPOCH)
     elif c.LR_SCHEDULER == "multi_step":
         if isinstance(c.STEPSIZE, int):
-            raise UsageError(
-                f"OPTIM.STEPSIZE is {c.STEPSIZE}, but multi_step needs a list of epochs, e.g. (10, 20)"
-            )
+            raise UsageError(f"OPTIM.STEPSIZE is {c.STEPSIZE}, but multi_step needs a list of epochs, e.g. (10, 20)")
         scheduler = MultiStepLR(optimizer, c.STEPSIZE, c.GAMMA)
     else:
         step_size = c.STEPSIZE if isinstance(c.STEPSIZE, int) else c.STEPSIZE[-1]
@@ -91,9 +89,7 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler:
 def _with_warmup(optimizer: Optimizer, scheduler: LRScheduler, c: CfgNode) -> LRScheduler:
     if c.WARMUP_EPOCH >= c.MAX_EPOCH:
         line = f"OPTIM.WARMUP_EPOCH is {c.WARMUP_EPOCH} and OPTIM.MAX_EPOCH {c.MAX_EPOCH}"
-        raise UsageError(
-            f"{line}: the warm-up leaves no epoch to train in. Lower it, or set it to -1 for none"
-        )
+        raise UsageError(f"{line}: the warm-up leaves no epoch to train in. Lower it, or set it to -1 for none")
     check_availability(c.WARMUP_TYPE, ["constant", "linear"], "OPTIM.WARMUP_TYPE")
     if not c.WARMUP_RECOUNT:
         scheduler.last_epoch = c.WARMUP_EPOCH

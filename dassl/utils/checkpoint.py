@@ -87,9 +87,7 @@ def resumable(fdir: str) -> list[str]:
     """The files training can go on from: the one that the folder's `checkpoint` names, then older ones."""
     if not os.path.isdir(fdir):
         return []
-    epochs = [
-        int(found[1]) for name in os.listdir(fdir) if (found := re.fullmatch(r"model\.pth\.tar-(\d+)", name))
-    ]
+    epochs = [int(found[1]) for name in os.listdir(fdir) if (found := re.fullmatch(r"model\.pth\.tar-(\d+)", name))]
     files = [epoch_file(epoch) for epoch in sorted(epochs, reverse=True)]
     pointer = os.path.join(fdir, "checkpoint")
     named = Path(pointer).read_text().strip() if os.path.isfile(pointer) else ""
@@ -138,9 +136,7 @@ def load_optim(checkpoint: dict, optimizer: Any, scheduler: Any, source: str) ->
             if part is not None and checkpoint.get(name) is not None:
                 part.load_state_dict(checkpoint[name])
     except (ValueError, KeyError, TypeError) as error:
-        line = (
-            f"Training cannot go on from {source}, as the state of its {name} is of another program or config"
-        )
+        line = f"Training cannot go on from {source}, as the state of its {name} is of another program or config"
         raise Failure(f"{line}. Its weights can still be tested (--eval-only)") from error
 
 

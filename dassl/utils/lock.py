@@ -18,9 +18,7 @@ def locked(target: Path) -> Iterator[None]:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = open(target.with_name(target.name + ".lock"), "w")  # noqa: SIM115
     except OSError as error:
-        raise Failure(
-            f"Cannot write to {target.parent}: {error.strerror}. Choose a folder you can write to"
-        ) from error
+        raise Failure(f"Cannot write to {target.parent}: {error.strerror}. Choose a folder you can write to") from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -25,9 +25,7 @@ def mkdir_if_missing(dirname: str) -> None:
     try:
         os.makedirs(dirname, exist_ok=True)
     except OSError as error:
-        raise Failure(
-            f"Cannot make the folder {dirname}: {error.strerror}. Choose one you can write to"
-        ) from error
+        raise Failure(f"Cannot make the folder {dirname}: {error.strerror}. Choose one you can write to") from error
 
 
 def check_isfile(fpath: str) -> bool:

@@ -1,9 +1,9 @@
-"""Measure the bundled tasks before any method is run on them: the small CLIP's zero-shot accuracy, and a linear probe's.
+"""Measure the bundled tasks before any method runs on them: the small CLIP's zero-shot accuracy and a linear probe's.
 
     python scripts/tiny_clip/check_task.py [--root data]
 
-Prints a markdown table. The probe is a logistic regression on the image features of the run's own 16-shot training images
-(its strength chosen on the few-shot validation images), mean and standard deviation over seeds 1 2 3.
+Prints a markdown table. The probe is a logistic regression on the image features of the run's own 16-shot training
+images (its strength chosen on the few-shot validation images), mean and standard deviation over seeds 1 2 3.
 """
 
 import argparse
@@ -47,7 +47,9 @@ class Features:
     @torch.no_grad()
     def __call__(self, items: list[Datum]) -> tuple[np.ndarray, np.ndarray]:
         new = [d.impath for d in items if d.impath not in self.known]
-        loader = DataLoader(new, batch_size=256, collate_fn=lambda b: torch.stack([self.transform(read_image(p)) for p in b]))
+        loader = DataLoader(
+            new, batch_size=256, collate_fn=lambda b: torch.stack([self.transform(read_image(p)) for p in b])
+        )
         if new:
             found = torch.cat([F.normalize(self.model.encode_image(batch), dim=-1) for batch in loader])
             self.known.update(zip(new, found, strict=True))

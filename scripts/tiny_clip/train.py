@@ -3,8 +3,8 @@
     python scripts/tiny_clip/train.py
 
 The images are plain ones (datasets/shapes_render.py's default style), drawn as the training goes; the benchmark's own
-images look different. A caption names some of a scene's attributes, so in a batch many captions fit an image: the loss is
-CLIP's, with the probability shared equally by all captions (and images) that fit (UniCL, Yang et al., 2022, eq. 3).
+images look different. A caption names some of a scene's attributes, so in a batch many captions fit an image: the loss
+is CLIP's, with the probability shared equally by all captions (and images) that fit, as in UniCL (Yang et al., 2022).
 """
 
 import argparse
@@ -29,7 +29,15 @@ from datasets.shapes_render import COLORS, COUNTS, GRAY, PATTERNS, SHAPES, rende
 OUT = REPO / "clip/weights/vit_tiny_8.safetensors"
 WIDTH, CONTEXT, VOCAB, RESOLUTION = 128, 77, 49408, 32
 COLOR_NAMES = tuple(COLORS)
-TEMPLATES = ("a photo of {}.", "a photo of {}.", "{}.", "{}", "a picture of {}.", "an image of {}.", "there is {}.")
+TEMPLATES = (
+    "a photo of {}.",
+    "a photo of {}.",
+    "{}.",
+    "{}",
+    "a picture of {}.",
+    "an image of {}.",
+    "there is {}.",
+)
 
 
 def describe(pattern: int, color: int, shape: int, background: int, count: int, form: int) -> str:
@@ -70,7 +78,12 @@ def captions(rng: np.random.RandomState, scene: dict[str, np.ndarray]) -> tuple[
     named["count"][scene["count"] == 1] = -1
     form, template = rng.randint(8, size=n), rng.randint(len(TEMPLATES), size=n)
     named["count"][form < 2] = -1
-    rows = zip(*(named[k] for k in ("pattern", "color", "shape", "background")), named["count"] - 1, form, strict=True)
+    rows = zip(
+        *(named[k] for k in ("pattern", "color", "shape", "background")),
+        named["count"] - 1,
+        form,
+        strict=True,
+    )
     return [TEMPLATES[t].format(describe(*row)) for t, row in zip(template, rows, strict=True)], named
 
 
@@ -92,6 +105,12 @@ def known_tokens() -> torch.Tensor:
     return torch.unique(tokenize([w.replace("{}", "") for w in words]))
 
 
+def reduced(texts: list[str], ids: torch.Tensor) -> torch.Tensor:
+    """Tokens as numbers of the reduced vocabulary, in which EOT is the largest too, cut behind the longest text."""
+    tokens = tokenize(texts)
+    return torch.searchsorted(ids, tokens[:, : int((tokens > 0).sum(1).max())].contiguous())
+
+
 def soft_loss(logits: torch.Tensor, match: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of the rows against equal shares over what fits."""
     share = match / match.sum(1, keepdim=True)
@@ -101,31 +120,22 @@ def soft_loss(logits: torch.Tensor, match: torch.Tensor) -> torch.Tensor:
 def loss_of(model: CLIP, ids: torch.Tensor, rng: np.random.RandomState, batch: int) -> torch.Tensor:
     scene = scenes(rng, batch)
     text, named = captions(rng, scene)
-    tokens = tokenize(text)
-    tokens = torch.searchsorted(ids, tokens[:, : int((tokens > 0).sum(1).max())].contiguous())
+    tokens = reduced(text, ids)
     match = fits(scene, named).float()
     image_features = model.encode_image(to_input(render(rng, **scene, size=RESOLUTION)))
-    cosine = F.normalize(image_features, dim=-1) @ F.normalize(encode_trimmed(model, tokens), dim=-1).t()
+    cosine = F.normalize(image_features, dim=-1) @ F.normalize(model.encode_text(tokens), dim=-1).t()
     logits = model.logit_scale.exp() * cosine
     return (soft_loss(logits, match) + soft_loss(logits.t(), match.t())) / 2
 
 
-def encode_trimmed(model: CLIP, tokens: torch.Tensor) -> torch.Tensor:
-    """model.encode_text on the first positions only; EOT is the largest id in the reduced vocabulary too."""
-    x = (model.token_embedding(tokens) + model.positional_embedding[: tokens.shape[1]]).transpose(0, 1)
-    x = model.transformer(x).transpose(0, 1)[torch.arange(len(tokens)), tokens.argmax(1)]
-    return model.ln_final(x) @ model.text_projection
-
-
 @torch.no_grad()
 def accuracy(model: CLIP, ids: torch.Tensor, n: int = 1000) -> float:
-    """Zero-shot accuracy, percent, on plain scenes of one object among all combinations of pattern, colour and shape."""
+    """Zero-shot accuracy, percent, on plain single objects among all 400 combinations of attributes."""
     rng = np.random.RandomState(12345)
     scene = scenes(rng, n) | {"count": np.ones(n, dtype=int), "background": np.full(n, GRAY)}
     names = [f"a photo of a {p} {c} {s}." for p in PATTERNS for c in COLORS for s in SHAPES]
     label = (scene["pattern"] * len(COLORS) + scene["color"]) * len(SHAPES) + scene["shape"]
-    tokens = tokenize(names)
-    text = encode_trimmed(model, torch.searchsorted(ids, tokens[:, : int((tokens > 0).sum(1).max())].contiguous()))
+    text = model.encode_text(reduced(names, ids))
     image = model.encode_image(to_input(render(rng, **scene, size=RESOLUTION)))
     guess = (image @ F.normalize(text, dim=-1).t()).argmax(1).numpy()
     return 100 * float((guess == label).mean())
@@ -174,7 +184,10 @@ def main() -> None:
         running += loss.item()
         if step % 100 == 0:
             minutes = (time.time() - started) / 60
-            print(f"step {step} loss {running / 100:.3f} accuracy of 400 {accuracy(model, ids):.1f} min {minutes:.1f}", flush=True)
+            print(
+                f"step {step} loss {running / 100:.3f} accuracy of 400 {accuracy(model, ids):.1f} min {minutes:.1f}",
+                flush=True,
+            )
             running = 0.0
             save(model, ids, args.out)
 

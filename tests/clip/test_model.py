@@ -36,7 +36,7 @@ def test_logits_are_temperature_times_cosine(weights, clip64):
 
 
 def test_prefix_and_suffixes_are_the_whole_prompts(clip64, weights):
-    """encode_prompts with two prefixes and deep prompts, against each class whole, 77 tokens, in nn.MultiheadAttention."""
+    """encode_prompts with two prefixes and deep prompts, against every class whole in nn.MultiheadAttention."""
     plain = PlainCLIP(weights, torch.float64)
     generator = torch.Generator().manual_seed(0)
     tokens = tokenize(["a photo of a dog.", "a photo of a very small striped cat.", "a photo of it"])
@@ -104,6 +104,9 @@ def test_half_precision_stays_near(weights):
     convert_weights(half, torch.bfloat16)
     assert half.visual.conv1.weight.dtype == half.text_projection.dtype == half.visual.proj.dtype == torch.bfloat16
     with torch.no_grad():
-        for a, b in ((full.encode_image(image), half.encode_image(image)), (full.encode_text(tokens), half.encode_text(tokens))):
+        for a, b in (
+            (full.encode_image(image), half.encode_image(image)),
+            (full.encode_text(tokens), half.encode_text(tokens)),
+        ):
             assert b.dtype == torch.bfloat16
             assert error(b.float(), a) < 0.05

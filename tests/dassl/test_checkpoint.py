@@ -33,9 +33,7 @@ def truncate(path):
 
 def flip_a_bit(path):
     data = bytearray(path.read_bytes())
-    data[data.index(torch.ones(3).numpy().tobytes())] ^= (
-        1  # in the weights, where torch.load would not notice
-    )
+    data[data.index(torch.ones(3).numpy().tobytes())] ^= 1  # in the weights, where torch.load would not notice
     path.write_bytes(data)
 
 
@@ -148,9 +146,7 @@ class Evil:
 def test_pickles_that_name_anything_else_are_refused(tmp_path, monkeypatch, call, named, zipped):
     monkeypatch.chdir(tmp_path)
     save_checkpoint(state(1), str(tmp_path))
-    torch.save(
-        state(2) | {"x": Evil(call)}, tmp_path / "model.pth.tar-2", _use_new_zipfile_serialization=zipped
-    )
+    torch.save(state(2) | {"x": Evil(call)}, tmp_path / "model.pth.tar-2", _use_new_zipfile_serialization=zipped)
     (tmp_path / "checkpoint").write_text("model.pth.tar-2\n")
     for load in (
         lambda: load_checkpoint(str(tmp_path / "model.pth.tar-2")),

@@ -23,9 +23,7 @@ from dassl.utils import Failure, UsageError, read_image
 
 def datums(labels, domains=None):
     domains = domains or [0] * len(labels)
-    return [
-        Datum(f"{i}.png", y, d, f"class {y}") for i, (y, d) in enumerate(zip(labels, domains, strict=True))
-    ]
+    return [Datum(f"{i}.png", y, d, f"class {y}") for i, (y, d) in enumerate(zip(labels, domains, strict=True))]
 
 
 def paths(items):
@@ -186,9 +184,7 @@ def test_wrapper_options(cfg, image_root):
     weak, strong = build_transform(cfg), build_transform(cfg, choices=("random_flip",))
     item = DatasetWrapper(cfg, source, transform=[weak, strong], is_train=True)[0]
     assert [image.shape for image in item["img"] + item["img2"]] == [(3, 8, 8)] * 4
-    plain = v1.Compose(
-        [v1.Resize((8, 8)), v1.ToTensor(), v1.Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)]
-    )
+    plain = v1.Compose([v1.Resize((8, 8)), v1.ToTensor(), v1.Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)])
     assert torch.equal(item["img0"], plain(read_image(source[0].impath)))
 
 

@@ -50,9 +50,7 @@ def test_other_schedules(cfg):
     c.WARMUP_EPOCH, c.WARMUP_TYPE, c.WARMUP_MIN_LR = 3, "linear", 0.2
     assert rates(c, 6) == pytest.approx([0.2, 1 / 3, 2 / 3, 1, 0.1, 0.1])
     c.LR_SCHEDULER, c.STEPSIZE, c.WARMUP_RECOUNT = "single_step", (4,), False
-    assert rates(c, 6) == pytest.approx(
-        [0.2, 1 / 3, 2 / 3, 1, 0.1, 0.1]
-    )  # the step counts the warm-up's epochs
+    assert rates(c, 6) == pytest.approx([0.2, 1 / 3, 2 / 3, 1, 0.1, 0.1])  # the step counts the warm-up's epochs
 
 
 def test_warmup_state_is_plain_data(cfg, tmp_path):

@@ -44,9 +44,7 @@ def test_two_runs_are_equal_to_the_bit_whatever_the_workers(make, whole):
     assert_same(saved(trainer, 5), saved(whole, 5))
     other = make("SEED", 2, "OUTPUT_DIR", trainer.output_dir + "2")
     other.train()
-    assert not torch.equal(
-        saved(other, 5)["state_dict"]["2.weight"], saved(whole, 5)["state_dict"]["2.weight"]
-    )
+    assert not torch.equal(saved(other, 5)["state_dict"]["2.weight"], saved(whole, 5)["state_dict"]["2.weight"])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -85,9 +83,7 @@ def test_resume_from_another_folder(make, whole, tmp_path):
     moved = make("OUTPUT_DIR", str(tmp_path / "moved"), "RESUME", trainer.output_dir)
     moved.train()
     assert_same(saved(moved, 5), saved(whole, 5))
-    with pytest.raises(
-        Failure, match="There is nothing to resume in /nowhere: it holds no checkpoint of linear"
-    ):
+    with pytest.raises(Failure, match="There is nothing to resume in /nowhere: it holds no checkpoint of linear"):
         make("RESUME", "/nowhere").train()
 
 
@@ -227,12 +223,24 @@ def test_load_model(make, whole):
     trainer.load_model(whole.output_dir, epoch=5)
     assert_same(dict(trainer.model.state_dict()), dict(saved(whole, 5)["state_dict"]))
     trainer.load_model("")  # nothing given, nothing done
-    for epoch, file in ((3, "model.pth.tar-3"), (None, "model-best.pth.tar")):
-        with pytest.raises(Failure) as caught:
-            trainer.load_model(whole.output_dir, epoch=epoch)
-        folder = f"{whole.output_dir}/linear"
-        told = f"No model at {folder}/{file}. The folder holds model.pth.tar-5 (--load-epoch 5)"
-        assert str(caught.value) == told
+    with pytest.raises(Failure) as caught:
+        trainer.load_model(whole.output_dir, epoch=3)
+    folder = f"{whole.output_dir}/linear"
+    told = f"No model at {folder}/model.pth.tar-3. The folder holds model.pth.tar-5 (--load-epoch 5)"
+    assert str(caught.value) == told
+    with pytest.raises(Failure, match="No model at .*model-best.pth.tar. The folder holds none"):
+        trainer.load_model(f"{whole.output_dir}/nowhere")
+
+
+def test_load_model_without_an_epoch_takes_the_best_else_the_newest(make, whole):
+    trainer = make()
+    trainer.load_model(whole.output_dir)
+    assert_same(dict(trainer.model.state_dict()), dict(saved(whole, 5)["state_dict"]))
+    best = saved(whole, 5)
+    best["state_dict"]["2.bias"] += 1
+    torch.save(best, f"{whole.output_dir}/linear/model-best.pth.tar")
+    trainer.load_model(whole.output_dir)
+    assert_same(dict(trainer.model.state_dict()), dict(best["state_dict"]))
 
 
 @pytest.mark.parametrize(
@@ -291,9 +299,7 @@ def test_resuming_with_anothers_scheduler_is_refused(make):
     checkpoint = saved(trainer, 2)
     checkpoint["scheduler"]["successor"] = torch.zeros(1)
     torch.save(checkpoint, f"{trainer.output_dir}/linear/model.pth.tar-2")
-    with pytest.raises(
-        Failure, match="Training cannot go on from .* the state of its scheduler is of another"
-    ):
+    with pytest.raises(Failure, match="Training cannot go on from .* the state of its scheduler is of another"):
         make().train()
 
 

@@ -108,9 +108,7 @@ def test_read_image_names_a_broken_file(tmp_path, damage, name):
 
 
 def test_failure_of_a_loader_worker_is_one_line_again():
-    text = (
-        "Caught Failure in DataLoader worker process 0.\nTraceback:\n  x\ndassl.utils.errors.Failure: a: b\n"
-    )
+    text = "Caught Failure in DataLoader worker process 0.\nTraceback:\n  x\ndassl.utils.errors.Failure: a: b\n"
     assert str(Failure(text)) == "a: b"
 
 

@@ -11,9 +11,7 @@ from torch import Tensor
 from .maple_plain import Prompts, as_leaves, gradients
 
 
-def lr_at_epoch(
-    epoch: int, base_lr: float, max_epoch: int, warmup_epochs: int = 1, warmup_lr: float = 1e-5
-) -> float:
+def lr_at_epoch(epoch: int, base_lr: float, max_epoch: int, warmup_epochs: int = 1, warmup_lr: float = 1e-5) -> float:
     """Constant warm-up, then a cosine from its own epoch 0 with length max_epoch; epoch from 0."""
     if epoch < warmup_epochs:
         return warmup_lr

@@ -84,9 +84,7 @@ def test_imports_nothing_of_the_project() -> None:
             if isinstance(node, ast.Import):
                 assert {alias.name.split(".")[0] for alias in node.names} <= allowed, file.name
             if isinstance(node, ast.ImportFrom):
-                assert node.level == 1 or (node.level == 0 and node.module.split(".")[0] in allowed), (
-                    file.name
-                )
+                assert node.level == 1 or (node.level == 0 and node.module.split(".")[0] in allowed), file.name
 
 
 # Weights
@@ -131,9 +129,7 @@ def test_plain_clip_equals_open_clip(arch: str) -> None:
 
 def test_features_tell_inputs_apart(clip: PlainCLIP) -> None:
     """Nearly equal features would hide mistakes in a comparison."""
-    text = nn.functional.normalize(
-        clip.encode_text(open_clip.tokenize([f"a photo of a {n}." for n in NAMES]))
-    )
+    text = nn.functional.normalize(clip.encode_text(open_clip.tokenize([f"a photo of a {n}." for n in NAMES])))
     image = nn.functional.normalize(clip.encode_image(images("tiny", 4, torch.float64)))
     for features in (text, image):
         assert (features @ features.T - torch.eye(4, dtype=torch.float64)).max() < 0.97
@@ -157,9 +153,7 @@ def test_maple_with_word_prompts_is_plain_clip(clip: PlainCLIP, tiny_weights: di
     assert relative_error(ours, theirs) < 1e-12
 
 
-def test_attributes_with_word_prompts_are_plain_clip(
-    clip: PlainCLIP, tiny_weights: dict[str, Tensor]
-) -> None:
+def test_attributes_with_word_prompts_are_plain_clip(clip: PlainCLIP, tiny_weights: dict[str, Tensor]) -> None:
     prompts = prompts_of_words(clip, ctx_att1="big old", ctx_att2="new bad odd", ctx="a photo")
     sentences = [f"big old color new bad odd playfulness a photo {n.replace('_', ' ')}." for n in NAMES]
     theirs = build_open_clip(tiny_weights, torch.float64).encode_text(open_clip.tokenize(sentences))
@@ -169,10 +163,7 @@ def test_attributes_with_word_prompts_are_plain_clip(
 def test_pieces_tokenise_like_the_sentence(clip: PlainCLIP) -> None:
     prompts = random_prompts(clip)
     name = "striped_red_hexagon"
-    assert (
-        placeholder_sentence(prompts, name, ["color", "shape"])
-        == "X X color X X shape X X striped red hexagon."
-    )
+    assert placeholder_sentence(prompts, name, ["color", "shape"]) == "X X color X X shape X X striped red hexagon."
     spaced = "X X color X X shape X X striped red hexagon ."
     assert tokenise(spaced) == tokenise(spaced.replace(" .", "."))
     # With every learnable vector set to the embedding of "X", the prompt must be the sentence.
@@ -413,9 +404,7 @@ def test_learning_rates() -> None:
 
 
 def test_sgd_by_hand() -> None:
-    params, momenta = sgd_step(
-        {"w": torch.tensor(2.0)}, {"w": torch.tensor(1.0)}, {}, lr=0.1, weight_decay=0.5
-    )
+    params, momenta = sgd_step({"w": torch.tensor(2.0)}, {"w": torch.tensor(1.0)}, {}, lr=0.1, weight_decay=0.5)
     assert params["w"].item() == pytest.approx(2 - 0.1 * 2)
     params, momenta = sgd_step(params, {"w": torch.tensor(1.0)}, momenta, lr=0.1, weight_decay=0.5)
     assert momenta["w"].item() == pytest.approx(0.9 * 2 + 1.9)

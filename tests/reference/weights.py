@@ -61,9 +61,7 @@ def openai_state_dict(arch: str, seed: int = 0, dtype: torch.dtype = torch.float
         for i in range(layers):
             block = f"{name}.resblocks.{i}"
             in_proj = normal(3 * width, width, std=1 / math.sqrt(width))
-            in_proj[: 2 * width] *= (
-                1.5  # queries and keys: attention that picks, so that texts and images differ
-            )
+            in_proj[: 2 * width] *= 1.5  # queries and keys: attention that picks, so that texts and images differ
             weights[f"{block}.attn.in_proj_weight"] = in_proj
             weights[f"{block}.attn.in_proj_bias"] = normal(3 * width, std=0.1)
             linear(f"{block}.attn.out_proj", width, width, into_residual)

@@ -15,7 +15,12 @@ from trainers.base import PromptedCLIP
 from trainers.maple import MultiModalPromptLearner
 from trainers.p2c import SCHEDULES, MixtureNoise, P2CPromptLearner, sigma_at
 
-CLASSNAMES = ["striped_red hexagon", "cat", "Boeing 737-200 (old)", "a name of many more words than the others"]
+CLASSNAMES = [
+    "striped_red hexagon",
+    "cat",
+    "Boeing 737-200 (old)",
+    "a name of many more words than the others",
+]
 ATTRIBUTES = ("color", "playfulness")
 SIGMA = 0.5  # far more than in use, so that noise at a wrong place would be seen
 
@@ -57,11 +62,15 @@ def check_gradients(learner: torch.nn.Module, reference: dict[str, torch.Tensor]
 
 
 def maple_learner(cfg, clip, attributes=()):
-    return MultiModalPromptLearner(cfg.TRAINER.MAPLE, cfg.TRAINER.ATPROMPT, clip, CLASSNAMES, attributes).to(clip.logit_scale.dtype)
+    return MultiModalPromptLearner(cfg.TRAINER.MAPLE, cfg.TRAINER.ATPROMPT, clip, CLASSNAMES, attributes).to(
+        clip.logit_scale.dtype
+    )
 
 
 def p2c_learner(cfg, clip):
-    return P2CPromptLearner(cfg.TRAINER.P2C, cfg.TRAINER.ATPROMPT, clip, CLASSNAMES, ATTRIBUTES).to(clip.logit_scale.dtype)
+    return P2CPromptLearner(cfg.TRAINER.P2C, cfg.TRAINER.ATPROMPT, clip, CLASSNAMES, ATTRIBUTES).to(
+        clip.logit_scale.dtype
+    )
 
 
 def check_maple(cfg, clip, plain, attributes, tolerance):
@@ -90,11 +99,12 @@ def check_p2c(cfg, clip, plain, tolerance):
     model = PromptedCLIP(clip, learner)
     drawn = {}
 
-    def noise(p):  # the reference is told what was drawn
-        drawn[next(n for n, q in learner.named_parameters() if q is p)] = n = torch.randn_like(p)
-        return n
+    class Recorded(torch.nn.Module):  # the reference is told what was drawn
+        def forward(self, p):
+            drawn[next(n for n, q in learner.named_parameters() if q is p)] = n = torch.randn_like(p)
+            return n
 
-    learner.noise, learner.sigma = noise, SIGMA
+    learner.noise, learner.sigma = Recorded(), SIGMA
     image, label = batch(clip)
     logits = model(image)
     torch.manual_seed(5)
@@ -151,7 +161,7 @@ def test_names_and_shapes_are_the_familys(cfg, clip64):
 
 
 def test_initial_values(cfg, clip64):
-    cfg.TRAINER.P2C.N_CTX = cfg.TRAINER.ATPROMPT.N_ATT1 = 30
+    cfg.TRAINER.P2C.N_CTX = cfg.TRAINER.ATPROMPT.N_ATT1 = 20
     learner = p2c_learner(cfg, clip64)
     assert learner.ctx.std().item() == pytest.approx(0.02, rel=0.1)
     assert learner.ctx_att1.std().item() == pytest.approx(0.01, rel=0.1)
@@ -164,8 +174,7 @@ def test_maple_starts_from_a_photo(cfg, clip64):
     learner = maple_learner(cfg, clip64)
     a, photo, of = 320, 1125, 539
     assert torch.equal(learner.ctx.data, clip64.token_embedding.weight[[a, photo]])
-    assert torch.equal(learner.text.words2, clip64.token_embedding.weight[[of, a]]) if hasattr(learner.text, "words2") else True
-    # The whole prompt is then the hand-crafted one.
+    # With "of a" frozen behind them the whole prompt is the hand-crafted one.
     prefix = learner.text.prefix(learner.vectors())[0]
     assert torch.equal(prefix, clip64.token_embedding.weight[[49406, a, photo, of, a]])
 
@@ -267,9 +276,9 @@ def test_features_are_kept_in_eval_until_something_changes(cfg, clip64):
     with torch.no_grad():
         first = model.text_features()
         assert model.text_features() is first
-        state = {k: v + 0.1 for k, v in model.state_dict().items()}
+        state = {k: v + 0.1 * torch.randn_like(v) for k, v in model.state_dict().items()}
         model.load_state_dict(state)
         second = model.text_features()
         assert not torch.allclose(second, first)
-        model.prompt_learner.ctx += 1.0
+        model.prompt_learner.ctx += torch.randn_like(model.prompt_learner.ctx)
         assert not torch.allclose(model.train().eval().text_features(), second)

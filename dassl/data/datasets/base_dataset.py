@@ -52,9 +52,7 @@ class DatasetBase:
     ):
         """Raises Failure if labels and class names do not agree within or between the splits."""
         if not train_x:
-            raise Failure(
-                f"{type(self).__name__} has no training images: check DATASET.ROOT and the split file"
-            )
+            raise Failure(f"{type(self).__name__} has no training images: check DATASET.ROOT and the split file")
         self.train_x, self.train_u, self.val, self.test = train_x, train_u, val, test
         self.num_classes = self.get_num_classes(train_x)
         self.lab2cname, self.classnames = self.get_lab2cname(train_x)
@@ -74,9 +72,7 @@ class DatasetBase:
         labels = sorted(lab2cname)
         if labels != list(range(len(labels))):
             gap = next(i for i, label in enumerate(labels) if i != label)
-            raise Failure(
-                f"{type(self).__name__}: no training image has label {gap}, but some have {labels[-1]}"
-            )
+            raise Failure(f"{type(self).__name__}: no training image has label {gap}, but some have {labels[-1]}")
         return lab2cname, [lab2cname[label] for label in labels]
 
     def _check_names(self, data_source: Iterable[Datum], lab2cname: dict[int, str]) -> None:
@@ -84,9 +80,7 @@ class DatasetBase:
             if lab2cname.get(item.label) != item.classname:
                 trained = lab2cname.get(item.label, "no training image")
                 where = f"{type(self).__name__}: label/class-name mismatch at {item.impath}"
-                raise Failure(
-                    f'{where}: label {item.label} is "{item.classname}" here, but "{trained}" in training'
-                )
+                raise Failure(f'{where}: label {item.label} is "{item.classname}" here, but "{trained}" in training')
 
     def check_input_domains(self, source_domains: Iterable[str], target_domains: Iterable[str]) -> None:
         """Raises UsageError for a domain this dataset does not have."""

@@ -49,9 +49,7 @@ def _on_pil(cfg: CfgNode) -> dict[str, Callable]:
     return {
         "random_translation": v2.RandomChoice([translate, v2.Resize(c.SIZE, interpolation)]),
         "random_crop": v2.RandomCrop(c.SIZE, padding=c.CROP_PADDING),
-        "random_resized_crop": v2.RandomResizedCrop(
-            c.SIZE, scale=c.RRCROP_SCALE, interpolation=interpolation
-        ),
+        "random_resized_crop": v2.RandomResizedCrop(c.SIZE, scale=c.RRCROP_SCALE, interpolation=interpolation),
         "random_flip": v2.RandomHorizontalFlip(),
         "randaugment": v2.RandAugment(c.RANDAUGMENT_N, c.RANDAUGMENT_M),
         "colorjitter": v2.ColorJitter(c.COLORJITTER_B, c.COLORJITTER_C, c.COLORJITTER_S, c.COLORJITTER_H),
@@ -71,9 +69,7 @@ def _on_tensor(cfg: CfgNode) -> dict[str, Callable]:
     }
 
 
-def build_transform(
-    cfg: CfgNode, is_train: bool = True, choices: Sequence[str] | None = None
-) -> Callable | None:
+def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] | None = None) -> Callable | None:
     """PIL image -> float tensor (3, *INPUT.SIZE). `choices` replaces cfg.INPUT.TRANSFORMS.
 
     For testing only "normalize" and "instance_norm" count, after resizing the shorter edge and a centre crop.

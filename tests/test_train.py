@@ -1,0 +1,277 @@
+"""Whole runs through train.py, on a small drawing of the bundled benchmark."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from clip.clip import BUNDLED, read_state_dict
+from clip.model import build_model
+from dassl.engine import build_trainer
+from datasets.shapes import Shapes
+from parse_test_res import read_log
+from tests.reference.clip_plain import PlainCLIP
+from tests.reference.maple_plain import maple_forward, prompts_from_checkpoint
+from tests.reference.optim_plain import lr_at_epoch
+from tests.reference.optim_plain import train as train_plainly
+from trainers.base import PromptTrainer
+
+REPO = Path(__file__).resolve().parents[1]
+CONFIGS = {"MaPLe": "vit_tiny_c2_ep5_batch4_2ctx", "P2C": "vit_tiny_ep5_batch4", "ZeroshotCLIP": "vit_tiny"}
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """The data folder, with the benchmark's classes but few images."""
+    folder = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Shapes, "parts", {"train": 4, "val": 1, "test": 4})
+        run("ZeroshotCLIP", folder, folder / "first", "--no-train")
+    return folder
+
+
+def arguments(trainer: str, data: Path, out: Path, *more: str) -> list[str]:
+    flags = ["--root", str(data), "--seed", "1", "--trainer", trainer, "--output-dir", str(out)]
+    flags += ["--dataset-config-file", f"{REPO}/configs/datasets/shapes.yaml"]
+    flags += ["--config-file", f"{REPO}/configs/trainers/{trainer}/{CONFIGS[trainer]}.yaml"]
+    keys = [
+        "DATASET.NUM_SHOTS",
+        "2",
+        "DATASET.SUBSAMPLE_CLASSES",
+        "base",
+        "OPTIM.MAX_EPOCH",
+        "3",
+        "TRAIN.PRINT_FREQ",
+        "2",
+    ]
+    return [
+        *flags,
+        *(m for m in more if m.startswith("--") or "/" in m),
+        *keys,
+        *(m for m in more if not (m.startswith("--") or "/" in m)),
+    ]
+
+
+def run(trainer: str, data: Path, out: Path, *more: str) -> int:
+    """train.py's main; `more` are flags and paths, or config keys and values."""
+    stdout = sys.stdout
+    try:
+        return train.main(arguments(trainer, data, out, *more))
+    finally:
+        sys.stdout = stdout
+
+
+def checkpoint(out: Path, epoch: int = 3) -> dict:
+    return torch.load(out / "MultiModalPromptLearner" / f"model.pth.tar-{epoch}", weights_only=True)
+
+
+def same(a, b) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize("trainer", ["MaPLe", "P2C"])
+def test_a_seed_gives_one_result_whether_or_not_it_is_interrupted(trainer, data, tmp_path, monkeypatch, capsys):
+    assert run(trainer, data, tmp_path / "a") == 0
+    assert run(trainer, data, tmp_path / "b") == 0
+    assert same(checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b"))
+
+    forward_backward = PromptTrainer.forward_backward
+
+    def interrupted(self, batch):
+        if (self.epoch, self.batch_idx) == (1, 3):
+            raise KeyboardInterrupt
+        return forward_backward(self, batch)
+
+    monkeypatch.setattr(PromptTrainer, "forward_backward", interrupted)
+    assert run(trainer, data, tmp_path / "c") == 130
+    assert "run the same command again to go on" in capsys.readouterr().err
+    monkeypatch.setattr(PromptTrainer, "forward_backward", forward_backward)
+    assert run(trainer, data, tmp_path / "c") == 0
+    assert "will resume training" in capsys.readouterr().out
+    assert same(checkpoint(tmp_path / "a"), checkpoint(tmp_path / "c"))
+
+    assert run(trainer, data, tmp_path / "d", "SEED", "2") == 0
+    assert not same(checkpoint(tmp_path / "a")["state_dict"], checkpoint(tmp_path / "d")["state_dict"])
+
+
+def test_the_log_and_the_test_of_what_was_saved(data, tmp_path):
+    out = tmp_path / "train"
+    assert run("P2C", data, out) == 0
+    log = (out / "log.txt").read_text()
+    rates = [float(r) for r in re.findall(r"batch \[2/8\] .* lr (\S+) eta", log)]
+    assert rates == pytest.approx([lr_at_epoch(e, 0.0035, 3) for e in range(3)], rel=1e-4)
+    assert re.search(r"^epoch \[1/3\] batch \[2/8\] time \S+ \(\S+\) data \S+ \(\S+\) loss \S+ \(\S+\) aux ", log, re.M)
+    assert "Finish training" in log and "* total: 64\n" in log
+    trained = read_log(out / "log.txt").metrics
+
+    assert run("P2C", data, tmp_path / "test", "--eval-only", "--model-dir", str(out)) == 0
+    assert read_log(tmp_path / "test" / "log.txt").metrics == trained
+    assert (
+        run(
+            "P2C",
+            data,
+            tmp_path / "new",
+            "--eval-only",
+            "--model-dir",
+            str(out),
+            "DATASET.SUBSAMPLE_CLASSES",
+            "new",
+        )
+        == 0
+    )
+    assert read_log(tmp_path / "new" / "log.txt").metrics != trained
+
+
+def small_cfg(trainer: str, data: Path, out: Path, *more: str):
+    return train.setup_cfg(train.parse_args(arguments(trainer, data, out, *more)))
+
+
+@pytest.mark.parametrize("trainer", ["MaPLe", "P2C"])
+def test_only_prompts_learn_and_all_of_them_do(trainer, data, tmp_path):
+    cfg = small_cfg(trainer, data, tmp_path)
+    built = build_trainer(cfg)
+    clip = built.model.clip
+    before = {k: v.clone() for k, v in clip.state_dict().items()}
+    built.train()
+    after = clip.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert not any(p.requires_grad for p in clip.parameters())
+    for name, p in built.model.named_parameters():
+        if name == "prompt_learner.ctx_att3" or trainer == "MaPLe" and "att" in name:
+            assert p.grad is None  # shapes have two attributes; the third's vectors exist for the file's sake
+        else:
+            assert p.grad.norm() > 0, name
+
+
+def test_training_steps_are_the_plain_optimizers(data, tmp_path):
+    """MaPLe's first 6 steps, with its own batches, against hand-written SGD on the reference model."""
+    built = build_trainer(small_cfg("MaPLe", data, tmp_path))
+    initial = {k: v.clone() for k, v in prompts_from_checkpoint(built.model.state_dict()).items()}
+    plain = PlainCLIP(read_state_dict(BUNDLED / "vit_tiny_8.safetensors"), torch.float32)
+    steps, losses = [], []
+    forward_backward = built.forward_backward
+
+    def recorded(batch):
+        image, label = batch["img"], batch["label"]
+
+        def loss(prompts):
+            return maple_forward(plain, prompts, built.dm.dataset.classnames, image, label, frozen_words="of a").loss
+
+        if len(steps) < 6:
+            steps.append((built.get_current_lr(), loss))
+            losses.append(forward_backward(batch)["loss"])
+            if len(steps) == 6:
+                recorded.state = {k: v.clone() for k, v in prompts_from_checkpoint(built.model.state_dict()).items()}
+            return {"loss": losses[-1]}
+        return forward_backward(batch)
+
+    built.forward_backward = recorded
+    built.optim.step(), built.sched.step()  # past the warm-up's tiny rate; there are no gradients yet
+    built.train()
+    expected, expected_losses = train_plainly(initial, steps)
+    assert steps[0][0] == 0.0035
+    assert torch.stack(losses).tolist() == pytest.approx([float(x) for x in expected_losses], rel=1e-5)
+    for name, value in expected.items():
+        moved = (value - initial[name]).norm()
+        assert moved > 0, name
+        assert (recorded.state[name] - value).norm() < 1e-4 * moved, name
+
+
+def test_zero_shot_is_the_reference_with_one_template(data, tmp_path):
+    assert run("ZeroshotCLIP", data, tmp_path) == 0
+    ours = read_log(tmp_path / "log.txt").metrics["accuracy"]
+    built = build_trainer(small_cfg("ZeroshotCLIP", data, tmp_path / "again"))
+    plain = PlainCLIP(read_state_dict(BUNDLED / "vit_tiny_8.safetensors"), torch.float32)
+    from clip import tokenize
+
+    text = plain.encode_text(tokenize([f"a photo of a {name}." for name in built.dm.dataset.classnames]))
+    right = total = 0
+    for batch in built.test_loader:
+        logits = plain.logits(plain.encode_image(batch["img"]), text)
+        torch.testing.assert_close(built.model_inference(batch["img"]), logits, rtol=1e-4, atol=1e-4)
+        right += int((logits.argmax(1) == batch["label"]).sum())
+        total += len(logits)
+    assert ours == pytest.approx(100 * right / total, abs=0.05)
+
+
+def test_bf16_runs_on_a_cpu(data, tmp_path):
+    assert run("P2C", data, tmp_path, "OPTIM.MAX_EPOCH", "2", "TRAINER.P2C.PREC", "bf16") == 0
+    state = checkpoint(tmp_path, 2)["state_dict"]
+    assert all(v.dtype == torch.float32 for v in state.values())  # the masters
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "sigmoid", "sigmoid_rising"])
+def test_the_noise_of_each_epoch(schedule, data, tmp_path, monkeypatch):
+    from tests.reference.p2c_plain import sigma_at_epoch
+
+    built = build_trainer(small_cfg("P2C", data, tmp_path, "TRAINER.P2C.DPD.SCHEDULE", schedule))
+    built.max_epoch, seen = 3, []
+    for built.epoch in range(3):
+        built.before_epoch()
+        seen.append(built.model.prompt_learner.sigma)
+    assert seen == pytest.approx([sigma_at_epoch(schedule, e, 3, 0.015) for e in range(3)], abs=1e-12)
+
+
+ERRORS = [
+    (
+        ("TRAINER.P2C.DPD.SCHEDULE", "sigmoidal"),
+        "TRAINER.P2C.DPD.SCHEDULE 'sigmoidal': choose from constant, linear",
+    ),
+    (("TRAINER.P2C.DPD.NOISE", "gauss"), "TRAINER.P2C.DPD.NOISE 'gauss': choose from gaussian, gmm"),
+    (
+        ("TRAINER.P2C.DPD.WARMUP_EPOCHS", "3"),
+        "DPD.WARMUP_EPOCHS 3: must be 0 or more and less than OPTIM.MAX_EPOCH 3",
+    ),
+    (("TRAINER.P2C.DPD.GMM_STDS", "(1.0,)"), "need one value for each component"),
+    (("TRAINER.P2C.PROMPT_DEPTH", "5"), "PROMPT_DEPTH 5: this CLIP's towers allow 1 to 4"),
+    (("TRAINER.P2C.PREC", "fp8"), "PREC 'fp8': choose from fp32, fp16, bf16, amp"),
+    (("TRAINER.P2C.N_CTX", "70"), "shorten the name, or the context"),
+    (("TRAINER.ATPROMPT.ATT_NUM", "2"), "give ATT_NUM 1 to 3 and that many of ATT1_TEXT"),
+    (
+        ("TRAINER.P2C.DPD.SIGMA", "1"),
+        "there is no config key TRAINER.P2C.DPD.SIGMA; did you mean TRAINER.P2C.DPD.SIGMA_MAX?",
+    ),
+    (("OPTIM.LR", "fast"), "OPTIM.LR fast: "),
+    (("INPUT.SIZE", "(224,224)"), "takes images of (32, 32)"),
+    (("--eval-only",), "--eval-only needs --model-dir"),
+    (("MODEL.BACKBONE.NAME", "ViT-B/17"), "unknown CLIP model 'ViT-B/17'"),
+]
+
+
+@pytest.mark.parametrize("more, line", ERRORS)
+def test_wrong_usage_is_one_line_and_exit_code_2(more, line, data, tmp_path, capsys):
+    more = [m for m in more if "ViT" not in m and m != "MODEL.BACKBONE.NAME"] + (
+        ["--backbone=ViT-B/17"] if "ViT-B/17" in more else []
+    )
+    assert run("P2C", data, tmp_path, *more) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and line in error and error.count("\n") == 1
+
+
+def test_a_model_of_another_length_is_refused(data, tmp_path, capsys):
+    assert run("P2C", data, tmp_path / "a", "OPTIM.MAX_EPOCH", "2") == 0
+    more = ("TRAINER.P2C.N_CTX", "4")
+    assert run("P2C", data, tmp_path / "b", "--eval-only", "--model-dir", str(tmp_path / "a"), *more) == 1
+    assert "prompt_learner.ctx has shape (2, 128) in the file, (4, 128) in the model" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_stops_the_run(data, tmp_path, capsys):
+    assert run("P2C", data, tmp_path, "OPTIM.LR", "1e30") == 1
+    error = capsys.readouterr().err
+    assert "NaN or infinite" in error and error.count("\n") == 1
+    assert torch.isfinite(checkpoint(tmp_path, 1)["state_dict"]["prompt_learner.ctx"]).all()
+
+
+def test_weights_that_build_no_prompt_learner_leave_clip_usable():
+    """The bundled file is a whole CLIP in half precision."""
+    model = build_model(read_state_dict(BUNDLED / "vit_tiny_8.safetensors"))
+    assert model.dtype == torch.float16 and model.transformer.layers == 4
