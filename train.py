@@ -9,7 +9,7 @@ from yacs.config import CfgNode
 
 import datasets  # noqa: F401  registers the datasets
 import trainers  # registers the methods
-from dassl.config import get_cfg_default, merge_checked
+from dassl.config import get_cfg_default, merge_checked, record_config
 from dassl.engine import build_trainer
 from dassl.utils import Failure, UsageError, collect_env_info, print_error, set_random_seed, setup_logger
 
@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
+    record_config(cfg)
     setup_logger(cfg.OUTPUT_DIR)
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True

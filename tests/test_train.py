@@ -257,6 +257,22 @@ def test_wrong_usage_is_one_line_and_exit_code_2(more, line, data, tmp_path, cap
     assert error.startswith("error: ") and line in error and error.count("\n") == 1
 
 
+def test_an_output_folder_of_another_run_is_left_alone(data, tmp_path, capsys):
+    assert run("MaPLe", data, tmp_path, "OPTIM.MAX_EPOCH", "2") == 0
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for trainer, more, line in (
+        ("P2C", (), "(TRAINER.NAME MaPLe; now P2C)"),
+        ("MaPLe", ("DATASET.SUBSAMPLE_CLASSES", "new"), "(DATASET.SUBSAMPLE_CLASSES base; now new)"),
+        ("MaPLe", ("OPTIM.LR", "0.1"), "(OPTIM.LR 0.0035; now 0.1)"),
+    ):
+        assert run(trainer, data, tmp_path, "OPTIM.MAX_EPOCH", "2", *more) == 2
+        error = capsys.readouterr().err
+        assert "holds another run" in error and error.count("\n") == 1
+        assert line in error
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert run("MaPLe", data, tmp_path, "OPTIM.MAX_EPOCH", "2", "TRAIN.PRINT_FREQ", "1") == 0
+
+
 def test_a_model_of_another_length_is_refused(data, tmp_path, capsys):
     assert run("P2C", data, tmp_path / "a", "OPTIM.MAX_EPOCH", "2") == 0
     more = ("TRAINER.P2C.N_CTX", "4")

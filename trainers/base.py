@@ -1,5 +1,6 @@
 """What all prompt-learning methods share: the frozen CLIP, its precision, and a trainer around a prompted CLIP."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 
 import torch
@@ -108,6 +109,10 @@ class PromptTrainer(TrainerX):
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.prec == "amp" else None
         self.register_model(self.model_name, self.model, self.optim, self.sched)
+
+    def clean_state_dict(self, name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The prompt learner's part of a file; MaPLe's and ATPrompt's own files hold the whole CLIP too."""
+        return {k: v for k, v in state_dict.items() if k.startswith("prompt_learner.")}
 
     def autocast(self):
         return torch.autocast(self.device.type, torch.float16) if self.prec == "amp" else nullcontext()

@@ -15,7 +15,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import UsageError
 
 from .base import PromptTrainer
-from .prompt_text import Gap, PromptText, attribute_words
+from .prompt_text import Gap, PromptText, attribute_layout, attribute_words, sliced_as_upstream
 
 
 def add_config(cfg: CfgNode) -> None:
@@ -24,11 +24,6 @@ def add_config(cfg: CfgNode) -> None:
     cfg.TRAINER.MAPLE.CTX_INIT = "a photo of a"  # "": random
     cfg.TRAINER.MAPLE.PREC = "fp16"  # fp16, bf16, fp32, amp
     cfg.TRAINER.MAPLE.PROMPT_DEPTH = 9  # blocks that get prompts, the input counted as the first
-    node = cfg.TRAINER.ATPROMPT = CfgNode()
-    node.USE_ATPROMPT = False
-    node.N_ATT1 = node.N_ATT2 = node.N_ATT3 = 4  # vectors before each attribute word
-    node.ATT_NUM = 0  # 0: the dataset's own attributes
-    node.ATT1_TEXT = node.ATT2_TEXT = node.ATT3_TEXT = "none"
 
 
 class MultiModalPromptLearner(nn.Module):
@@ -53,23 +48,16 @@ class MultiModalPromptLearner(nn.Module):
         if not 1 <= node.PROMPT_DEPTH <= layers:
             raise UsageError(f"PROMPT_DEPTH {node.PROMPT_DEPTH}: this CLIP's towers allow 1 to {layers}")
         width, vision_width = clip_model.transformer.width, clip_model.visual.transformer.width
-        words = _tokenizer.encode(node.CTX_INIT.replace("_", " "))
-        self.ctx = nn.Parameter(torch.empty(node.N_CTX, width).normal_(std=0.02))
-        if words:
-            if len(words) < node.N_CTX:
-                raise UsageError(f"CTX_INIT {node.CTX_INIT!r} has {len(words)} tokens, fewer than N_CTX {node.N_CTX}")
-            start = clip_model.token_embedding(torch.tensor(words[: node.N_CTX], device=clip_model.logit_scale.device))
-            self.ctx.data = start.detach().float().cpu()
-        layout: list[str | Gap] = []
+        init = _tokenizer.encode(node.CTX_INIT.replace("_", " "))
+        self.ctx = nn.Parameter(initial_ctx(node, init, clip_model))
         if attributes:
             for i, length in enumerate((att.N_ATT1, att.N_ATT2, att.N_ATT3), start=1):
                 setattr(self, f"ctx_att{i}", nn.Parameter(torch.empty(length, width).normal_(std=0.01)))
-            for i, word in enumerate(attributes, start=1):
-                layout += [Gap(f"ctx_att{i}", len(getattr(self, f"ctx_att{i}"))), word]
+        layout = [*attribute_layout(att, attributes), Gap("ctx", node.N_CTX)]
+        if att.UPSTREAM_SLICING:
+            layout = sliced_as_upstream(layout)
         # What CTX_INIT says beyond N_CTX tokens stays, frozen, before the name.
-        self.text = PromptText(
-            clip_model, classnames, [*layout, Gap("ctx", node.N_CTX), _tokenizer.decode(words[node.N_CTX :])]
-        )
+        self.text = PromptText(clip_model, classnames, [*layout, init[node.N_CTX :]])
 
         self.proj = self.build_mapper(width, vision_width)
         deep = node.PROMPT_DEPTH - 1
@@ -100,6 +88,16 @@ class MultiModalPromptLearner(nn.Module):
         return clip_model.encode_image(image, self.proj(self.ctx)[None], deep)
 
 
+def initial_ctx(node: CfgNode, words: list[int], clip_model: CLIP) -> Tensor:
+    """(N_CTX, W) float32: the embeddings of CTX_INIT's first tokens, random without CTX_INIT."""
+    if not words:
+        return torch.empty(node.N_CTX, clip_model.transformer.width).normal_(std=0.02)
+    if len(words) < node.N_CTX:
+        raise UsageError(f"CTX_INIT {node.CTX_INIT!r} has {len(words)} tokens, fewer than N_CTX {node.N_CTX}")
+    embedding = clip_model.token_embedding.weight
+    return embedding[words[: node.N_CTX]].detach().float().cpu()
+
+
 @TRAINER_REGISTRY.register()
 class MaPLe(PromptTrainer):
     model_name = "MultiModalPromptLearner"
@@ -111,5 +109,4 @@ class MaPLe(PromptTrainer):
 
     def build_prompt_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
         att = self.cfg.TRAINER.ATPROMPT
-        attributes = attribute_words(self.cfg) if att.USE_ATPROMPT else ()
-        return self.learner(self.node, att, clip_model, classnames, attributes)
+        return self.learner(self.node, att, clip_model, classnames, attribute_words(self.cfg))

@@ -4,11 +4,12 @@
 runs it once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from clip.clip import _tokenizer
 from clip.model import CLIP
@@ -60,23 +61,62 @@ def spoken(classname: str) -> str:
     return classname.replace("_", " ")
 
 
-def attribute_words(cfg) -> tuple[str, ...]:
-    """The attribute words of the run, 1 to 3: TRAINER.ATPROMPT's own, or the dataset's (ATT_NUM 0).
+def add_config(cfg: CfgNode) -> None:
+    node = cfg.TRAINER.ATPROMPT = CfgNode()
+    node.USE_ATPROMPT = False
+    node.N_ATT1 = node.N_ATT2 = node.N_ATT3 = 4  # vectors before each attribute word
+    node.ATT_NUM = 0  # 0: the dataset's own attributes
+    node.ATT1_TEXT = node.ATT2_TEXT = node.ATT3_TEXT = "none"
+    # With ATT_NUM 0: whose attributes. "" is the run's own dataset, so a model tested elsewhere takes the target's
+    # words, as upstream; the name of the dataset it was trained on keeps the source's.
+    node.DATASET = ""
+    node.UPSTREAM_SLICING = False  # the prompts of ATPrompt's published code, see sliced_as_upstream
 
-    Raises: UsageError if there are none.
+
+def attribute_words(cfg: CfgNode) -> tuple[str, ...]:
+    """The attribute words of the run: none without ATPrompt, else 1 to 3, given (ATT_NUM) or a dataset's.
+
+    Raises: UsageError if there are none to take.
     """
     node = cfg.TRAINER.ATPROMPT
+    if not node.USE_ATPROMPT:
+        return ()
+    name = node.DATASET or cfg.DATASET.NAME
     if node.ATT_NUM == 0:
-        name = cfg.DATASET.NAME
         words = SHAPES_ATTRIBUTES if name.startswith("Shapes") else ATTRIBUTES.get(name, ())
     else:
         words = (node.ATT1_TEXT, node.ATT2_TEXT, node.ATT3_TEXT)[: node.ATT_NUM]
     if not words or "none" in words or not 0 <= node.ATT_NUM <= 3:
         raise UsageError(
-            f"TRAINER.ATPROMPT.ATT_NUM {node.ATT_NUM}: {cfg.DATASET.NAME} has no attributes of its own here; "
+            f"TRAINER.ATPROMPT.ATT_NUM {node.ATT_NUM}: {name} has no attributes here; "
             "give ATT_NUM 1 to 3 and that many of ATT1_TEXT, ATT2_TEXT, ATT3_TEXT"
         )
     return tuple(words)
+
+
+def attribute_layout(node: CfgNode, words: Iterable[str]) -> list["Gap | list[int]"]:
+    """A gap, named ctx_att1…3, before each attribute word."""
+    layout: list[Gap | list[int]] = []
+    for i, word in enumerate(words, start=1):
+        layout += [Gap(f"ctx_att{i}", node[f"N_ATT{i}"]), _tokenizer.encode(word)]
+    return layout
+
+
+def sliced_as_upstream(layout: Sequence["Gap | list[int]"]) -> list["Gap | list[int]"]:
+    """The layout that ATPrompt's published code really makes, which takes every attribute word for one token.
+
+    It cuts the words out of the sentence with an "x" for each learned vector, at the places they would have then.
+    Behind a word of several tokens it is off by the rest: it takes an "x" for the next word, and what is left over at
+    the end goes before the name.
+    """
+    [x] = _tokenizer.encode("x")
+    sentence = [t for piece in layout for t in ([x] * piece.length if isinstance(piece, Gap) else piece)]
+    result: list[Gap | list[int]] = []
+    at = 0
+    for piece in layout:
+        result.append(piece if isinstance(piece, Gap) else sentence[at : at + 1])
+        at += piece.length if isinstance(piece, Gap) else 1
+    return [*result, sentence[at:]]
 
 
 class PromptText(nn.Module):
@@ -85,7 +125,7 @@ class PromptText(nn.Module):
     Args:
         clip_model: whose token embedding is used.
         classnames: C names.
-        layout: the prefix behind SOS, words and gaps in order.
+        layout: the prefix behind SOS: gaps, and words as token ids, in order.
 
     Attributes:
         eot: (C,) index of the end token in the suffix.
@@ -94,7 +134,7 @@ class PromptText(nn.Module):
     Raises: UsageError if a prompt has more tokens than the text tower takes.
     """
 
-    def __init__(self, clip_model: CLIP, classnames: Sequence[str], layout: Sequence[str | Gap]):
+    def __init__(self, clip_model: CLIP, classnames: Sequence[str], layout: Sequence[Gap | list[int]]):
         super().__init__()
         self.layout = list(layout)
         self.where: dict[str, slice] = {}
@@ -110,8 +150,8 @@ class PromptText(nn.Module):
             if isinstance(piece, Gap):
                 self.where[piece.name] = slice(length, length + piece.length)
                 length += piece.length
-            elif tokens := _tokenizer.encode(piece):
-                length = self._add_words(f"words{i}", embedded(tokens), length)
+            elif piece:
+                length = self._add_words(f"words{i}", embedded(piece), length)
 
         suffixes = [[*_tokenizer.encode(spoken(name) + "."), _tokenizer.eot_token_id] for name in classnames]
         longest = max(map(len, suffixes))

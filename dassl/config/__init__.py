@@ -1,13 +1,14 @@
 from collections.abc import Callable
 from difflib import get_close_matches
+from pathlib import Path
 
 from yacs.config import CfgNode
 
-from dassl.utils.errors import UsageError
+from dassl.utils import UsageError, atomic_write, mkdir_if_missing
 
 from .defaults import _C
 
-__all__ = ["clean_cfg", "get_cfg_default", "merge_checked"]
+__all__ = ["clean_cfg", "get_cfg_default", "merge_checked", "record_config"]
 
 
 def get_cfg_default() -> CfgNode:
@@ -46,3 +47,34 @@ def _all_keys(node: CfgNode, prefix: str = "") -> list[str]:
     for key, value in node.items():
         keys += _all_keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
     return keys
+
+
+# What may differ between two runs that share an output folder: it changes no result.
+_FREE = ("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "TRAIN.", "TEST.")
+
+
+def record_config(cfg: CfgNode) -> None:
+    """Writes cfg to config.yaml in its output folder.
+
+    Raises UsageError, naming the first key that differs, if the folder holds the results of another config.
+    """
+    file = Path(cfg.OUTPUT_DIR) / "config.yaml"
+    if file.exists():
+        before = CfgNode.load_cfg(file.read_text())
+        for key in _all_keys(cfg):
+            was, now = _get(before, key), _get(cfg, key)
+            if was != now and was is not None and not key.startswith(_FREE):
+                line = f"{cfg.OUTPUT_DIR} holds another run ({key} {was}; now {now})"
+                raise UsageError(f"{line}: choose another --output-dir, or remove that folder")
+    mkdir_if_missing(cfg.OUTPUT_DIR)
+    with atomic_write(str(file), "w") as f:
+        f.write(cfg.dump())
+
+
+def _get(node: CfgNode, key: str) -> object:
+    """The value of a dotted key, sequences as lists, None if there is none."""
+    for part in key.split("."):
+        if not isinstance(node, CfgNode) or part not in node:
+            return None
+        node = node[part]
+    return list(node) if isinstance(node, tuple) else node

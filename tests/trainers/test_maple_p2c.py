@@ -7,13 +7,15 @@ from yacs.config import CfgNode
 import trainers
 from clip.model import CLIP, build_model
 from dassl.config import get_cfg_default
+from dassl.engine import TrainerBase
 from tests.reference import p2c_plain
 from tests.reference.clip_plain import PlainCLIP
 from tests.reference.maple_plain import as_leaves, gradients, maple_forward, prompts_from_checkpoint
 from tests.reference.weights import openai_state_dict
 from trainers.base import PromptedCLIP
-from trainers.maple import MultiModalPromptLearner
+from trainers.maple import MaPLe, MultiModalPromptLearner
 from trainers.p2c import SCHEDULES, MixtureNoise, P2CPromptLearner, sigma_at
+from trainers.prompt_text import Gap, attribute_layout, attribute_words, sliced_as_upstream
 
 CLASSNAMES = [
     "striped_red hexagon",
@@ -73,9 +75,10 @@ def p2c_learner(cfg, clip):
     )
 
 
-def check_maple(cfg, clip, plain, attributes, tolerance):
+def check_maple(cfg, clip, plain, attributes, tolerance, upstream_slicing=False):
     if attributes:
         cfg.TRAINER.MAPLE.CTX_INIT = ""
+    cfg.TRAINER.ATPROMPT.UPSTREAM_SLICING = upstream_slicing
     learner = maple_learner(cfg, clip, attributes)
     shake(learner)
     model = PromptedCLIP(clip, learner)
@@ -83,7 +86,8 @@ def check_maple(cfg, clip, plain, attributes, tolerance):
     loss = torch.nn.functional.cross_entropy(model(image), label)
     loss.backward()
     prompts = as_leaves(prompts_from_checkpoint(model.state_dict()))
-    expected = maple_forward(plain, prompts, CLASSNAMES, image, label, attributes, "" if attributes else "of a")
+    words = "" if attributes else "of a"
+    expected = maple_forward(plain, prompts, CLASSNAMES, image, label, attributes, words, upstream_slicing)
     assert abs(loss - expected.loss) <= tolerance * expected.loss
     check_gradients(learner, gradients(expected.loss, prompts), tolerance)
 
@@ -91,6 +95,21 @@ def check_maple(cfg, clip, plain, attributes, tolerance):
 @pytest.mark.parametrize("attributes", [(), ATTRIBUTES])
 def test_maple_equals_the_reference(cfg, clip64, weights, attributes):
     check_maple(cfg, clip64, PlainCLIP(weights, torch.float64), attributes, 1e-10)
+
+
+@pytest.mark.parametrize("attributes", [("playfulness", "energy"), ("color", "shape"), ("playfulness", "playfulness")])
+def test_upstreams_slicing_equals_the_reference(cfg, clip64, weights, attributes):
+    check_maple(cfg, clip64, PlainCLIP(weights, torch.float64), attributes, 1e-10, upstream_slicing=True)
+
+
+def test_upstreams_oxford_pets_never_says_energy():
+    """Its prompt, from facts/p2c.md: att1 "play" att2 "x" ctx "x" name."""
+    node = CfgNode({"N_ATT1": 2, "N_ATT2": 2})
+    play, x = 1222, 343
+    expected = [Gap("ctx_att1", 2), [play], Gap("ctx_att2", 2), [x], Gap("ctx", 2), [x]]
+    assert sliced_as_upstream([*attribute_layout(node, ("playfulness", "energy")), Gap("ctx", 2)]) == expected
+    short = [*attribute_layout(node, ("color", "shape")), Gap("ctx", 2)]
+    assert sliced_as_upstream(short) == [*short, []]
 
 
 def check_p2c(cfg, clip, plain, tolerance):
@@ -177,6 +196,48 @@ def test_maple_starts_from_a_photo(cfg, clip64):
     # With "of a" frozen behind them the whole prompt is the hand-crafted one.
     prefix = learner.text.prefix(learner.vectors())[0]
     assert torch.equal(prefix, clip64.token_embedding.weight[[49406, a, photo, of, a]])
+
+
+def test_upstreams_checkpoint_evaluates_to_the_references_logits(cfg, weights, tmp_path):
+    """A file as ATPrompt's MaPLe writes it: the whole CLIP, half and single precision, buffers, a pickled scheduler."""
+    cfg.TRAINER.MAPLE.CTX_INIT = ""
+    clip = build_model(weights).requires_grad_(False)
+    model = PromptedCLIP(clip, maple_learner(cfg, clip, ATTRIBUTES))
+    learned = {k: v + 0.05 * torch.randn_like(v) for k, v in model.state_dict().items()}
+    half = {k: v.half() if "compound_prompt_projections" in k or "ctx" in k else v for k, v in learned.items()}
+    whole = {f"image_encoder.{k.removeprefix('visual.')}": v.half() for k, v in weights.items() if "visual" in k}
+    whole |= {f"text_encoder.{k}": v.half() for k, v in weights.items() if k.startswith("transformer")}
+    buffers = {
+        f"prompt_learner.token_{n}": torch.randn(4, 5, 64).half() for n in ("prefix", "middle1", "middle2", "suffix")
+    }
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0035)
+    successor = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 5)
+    file = {"state_dict": half | whole | buffers, "epoch": 5, "optimizer": optimizer.state_dict(), "val_result": None}
+    file["scheduler"] = {"successor": successor, "last_epoch": 5}  # upstream pickles the object
+    folder = tmp_path / "MultiModalPromptLearner"
+    folder.mkdir()
+    torch.save(file, folder / "model.pth.tar-5")
+
+    trainer = MaPLe.__new__(MaPLe)
+    TrainerBase.__init__(trainer)
+    trainer.register_model("MultiModalPromptLearner", model)
+    trainer.load_model(str(tmp_path), epoch=5)
+    image, _ = batch(clip)
+    prompts = {k: v.float() for k, v in prompts_from_checkpoint(half).items()}
+    expected = maple_forward(PlainCLIP(weights), prompts, CLASSNAMES, image, attributes=ATTRIBUTES)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(image), expected.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_attributes_of_target_source_or_ones_own(cfg):
+    node, cfg.DATASET.NAME = cfg.TRAINER.ATPROMPT, "OxfordFlowers"
+    assert attribute_words(cfg) == ()
+    node.USE_ATPROMPT = True
+    assert attribute_words(cfg) == ("color", "habitat", "growth")
+    node.DATASET = "ImageNet"
+    assert attribute_words(cfg) == ("color", "shape")
+    node.ATT_NUM, node.ATT1_TEXT = 1, "petals"
+    assert attribute_words(cfg) == ("petals",)
 
 
 # Noise
