@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # P2C, MaPLe and zero-shot CLIP through the base-to-new protocol on the bundled benchmark and the bundled small CLIP.
-# Makes the environment on first use. Full logs are in output/quickstart (OUTPUT). Finished runs are not repeated.
+# Makes the environment on first use. Finished runs are not repeated: remove output/quickstart (OUTPUT) to begin anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/make_env.sh
+python=$(bash scripts/python.sh)
 export OUTPUT=${OUTPUT:-output/quickstart}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the small CLIP gains nothing from more
 methods=(zsclip maple p2c)
@@ -15,13 +16,13 @@ for seed in "${seeds[@]}"; do
     for part in train test; do
       step=$((step + 1))
       echo "[$step/$steps] $method, seed $seed, $part"
-      done_file=$OUTPUT/.done-$method-$seed-$part
-      [ -e "$done_file" ] && continue
-      # The run's own log goes to its log.txt; its progress bars are shown.
-      bash "scripts/$method/base2new_$part.sh" shapes "$seed" "$@" >/dev/null
-      touch "$done_file"
+      finished=$OUTPUT/.$method-$seed-$part
+      [ -e "$finished" ] && continue
+      # The run's own lines go to its log.txt; here its progress bars are shown.
+      bash "scripts/$method/base2new_$part.sh" shapes "$seed" >/dev/null
+      touch "$finished"
     done
   done
 done
 echo
-"$(bash scripts/python.sh)" parse_test_res.py "$OUTPUT/base2new" --hm
+"$python" parse_test_res.py "$OUTPUT/base2new" --hm

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from clip.model import CLIP, build_model
+from datasets.shapes import Shapes
 
 from .reference.weights import openai_state_dict
-
-REPO = Path(__file__).resolve().parents[1]
+from .runs import run
 
 
 @pytest.fixture(autouse=True)
@@ -30,3 +30,13 @@ def weights() -> dict[str, torch.Tensor]:
 def clip64(weights: dict[str, torch.Tensor]) -> CLIP:
     """Our model with these weights, frozen, in double precision."""
     return build_model(weights).double().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the bundled benchmark's classes but few images of each."""
+    folder = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Shapes, "parts", {"train": 4, "val": 1, "test": 4})
+        run("ZeroshotCLIP", folder, folder / "first", flags=("--no-train",))
+    return folder

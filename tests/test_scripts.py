@@ -1,0 +1,82 @@
+"""The shell scripts as a user types them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from parse_test_res import read_log
+
+REPO = Path(__file__).resolve().parents[1]
+FAST = ("OPTIM.MAX_EPOCH", "2")
+
+
+def bash(script: str, *args: str, **env: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"VENV": sys.prefix, "OMP_NUM_THREADS": "1"} | env
+    command = ["bash", f"scripts/{script}.sh", *args]
+    return subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def ok(done: subprocess.CompletedProcess) -> subprocess.CompletedProcess:
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done
+
+
+def test_base_to_new_ends_in_a_table(data, tmp_path):
+    env = {"DATA": str(data), "OUTPUT": str(tmp_path), "SHOTS": "2"}
+    for method in ("p2c", "zsclip"):
+        ok(bash(f"{method}/base2new_train", "shapes", "1", *FAST, **env))
+        ok(bash(f"{method}/base2new_test", "shapes", "1", *FAST, **env))
+    below = "shapes/shots_2/P2C/vit_tiny_ep5_batch4"
+    base, new = (tmp_path / "base2new" / part / below / "seed1" / "log.txt" for part in ("train_base", "test_new"))
+    assert "Finish training" in base.read_text() and "Finish training" not in new.read_text()
+    assert (base.parent / "MultiModalPromptLearner" / "model.pth.tar-2").is_file()
+
+    def parse(*args):
+        command = [sys.executable, "parse_test_res.py", *map(str, args)]
+        return subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout
+
+    accuracy = read_log(base).metrics["accuracy"]
+    assert f"* accuracy: {accuracy:.2f}% +- 0.00%" in parse(base.parents[1])
+    table = parse(tmp_path / "base2new", "--hm")
+    assert "P2C" in table and "ZeroshotCLIP" in table and f"{read_log(new).metrics['accuracy']:.1f}" in table
+
+
+def test_cross_dataset_and_few_shot(data, tmp_path):
+    env = {"DATA": str(data), "OUTPUT": str(tmp_path), "SHOTS": "1"}
+    ok(bash("maple/xd_train", "shapes", "1", *FAST, **env))
+    # Another data folder entry with the same images stands for a target; its classes are all the classes.
+    ok(bash("maple/xd_test", "shapes", "1", *FAST, **env))
+    cfg = "vit_tiny_c2_ep5_batch4_2ctx_1shots"
+    trained = read_log(tmp_path / "shapes" / "MaPLe" / cfg / "seed1" / "log.txt").metrics
+    assert read_log(tmp_path / "evaluation" / "MaPLe" / cfg / "shapes" / "seed1" / "log.txt").metrics == trained
+    ok(bash("p2c/few_shot", "shapes", "1", "3", *FAST, **env))
+    assert (tmp_path / "shapes" / "P2C" / "vit_tiny_ep5_batch4_1shots" / "seed3" / "log.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("script", "args", "env", "line"),
+    [
+        ("p2c/base2new_train", (), {}, "usage: bash scripts/<method>/base2new_train.sh DATASET SEED"),
+        ("p2c/base2new_train", ("eurosatt", "1"), {}, "DATASET is one of: "),
+        ("p2c/base2new_train", ("shapes", "one"), {}, "usage: "),
+        ("p2c/few_shot", ("shapes", "4"), {}, "few_shot.sh DATASET SHOTS SEED"),
+        (
+            "p2c/base2new_train",
+            ("shapes", "1"),
+            {"CFG": "vit"},
+            "no config configs/trainers/P2C/vit.yaml; CFG names one",
+        ),
+    ],
+)
+def test_wrong_usage(script, args, env, line):
+    done = bash(script, *args, **env)
+    assert done.returncode == 2 and line in done.stderr and done.stdout == ""
+
+
+def test_testing_what_was_not_trained(data, tmp_path):
+    done = bash("p2c/base2new_test", "shapes", "7", DATA=str(data), OUTPUT=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: No model at") and done.stderr.count("\n") == 1
