@@ -3,8 +3,12 @@
 A name of `available_models()` is downloaded on first use, checked against its SHA-256 and kept in ~/.cache/clip.
 """
 
+import difflib
 import hashlib
 import os
+import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +16,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dassl.utils import atomic_write
 from dassl.utils.errors import Failure, UsageError
 from dassl.utils.lock import locked
 
-from .download import fetch
+from .download import fetch, sha256_of
 from .model import CLIP, build_model
 from .simple_tokenizer import SimpleTokenizer
 
 __all__ = ["available_models", "load", "tokenize"]
 
 OPENAI = "https://openaipublic.azureedge.net/clip/models"
+HTTP = ("http://", "https://")
+CACHE = "~/.cache/clip"
 BUNDLED = Path(__file__).parent / "weights"
 # The part of an address before the file's name is the file's SHA-256.
 _MODELS = {
@@ -34,8 +41,16 @@ _MODELS = {
     "ViT-B/16": f"{OPENAI}/5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f/ViT-B-16.pt",
     "ViT-L/14": f"{OPENAI}/b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836/ViT-L-14.pt",
     "ViT-L/14@336px": f"{OPENAI}/3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02/ViT-L-14-336px.pt",
-    "ViT-Tiny/8": (BUNDLED / "vit_tiny_8.safetensors").as_uri(),
+    "ViT-Tiny/8": f"file://{BUNDLED / 'vit_tiny_8.safetensors'}",
 }
+# What every CLIP has: a prompt learner's checkpoint, say, has not.
+REQUIRED = (
+    "visual.conv1.weight",
+    "token_embedding.weight",
+    "positional_embedding",
+    "ln_final.weight",
+    "text_projection",
+)
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -47,34 +62,68 @@ def available_models() -> list[str]:
     return list(_MODELS)
 
 
-def _download(url: str, root: str = os.path.expanduser("~/.cache/clip")) -> str:
-    """The local file of an address of `_MODELS`: an archive for torch.jit.load, or a state dict for torch.load.
+def _download(url: str, root: str | None = None) -> str:
+    """OpenAI's: the local file of an address of `_MODELS`, for code that opens it with torch.jit.load or torch.load.
 
-    Raises: Failure if it can neither be found nor downloaded, or is not what its SHA-256 says.
+    Raises: as `find_weights`.
     """
-    if url.startswith("file://"):
-        return str(_unpack_bundled(Path(url.removeprefix("file://")), Path(root)))
-    sha256, name = url.rsplit("/", 2)[1:]
-    mirror = os.environ.get("CLIP_MIRROR")
-    return str(fetch(url.replace(OPENAI, mirror.rstrip("/")) if mirror else url, Path(root) / name, sha256))
+    path = find_weights(url, root=root or CACHE)
+    if path.suffix != ".safetensors":
+        return str(path)
+    # Such code does not read safetensors: the small CLIP is unpacked as a state dict.
+    target = Path(root or CACHE).expanduser() / f"{path.stem}-{sha256_of(path)[:12]}.pt"
+    if not target.exists():
+        with locked(target), atomic_write(target) as f:
+            torch.save(read_state_dict(path), f)
+    return str(target)
 
 
-def _unpack_bundled(source: Path, root: Path) -> Path:
-    """The small CLIP as a state dict file, since that is what code written for OpenAI's clip can read."""
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()
-    target = root / f"{source.stem}-{digest[:12]}.pt"
-    with locked(target):
-        if not target.exists():
-            part = target.with_suffix(".part")
-            torch.save(read_state_dict(source), part)
-            os.replace(part, target)
-    return target
+def find_weights(name: str, weights: str = "", mirror: str = "", root: str = CACHE) -> Path:
+    """The file with the weights of a model, downloaded if need be. One that is in root is found without the network.
+
+    Args:
+        name: one of `available_models()`, or the path or http(s) address of a file.
+        weights: a path or address to take instead. The environment's CLIP_WEIGHTS stands in for what would be
+            downloaded only: not for a path, nor for the small CLIP, which is bundled.
+        mirror: the address to take the place of OpenAI's, up to the SHA-256 (else the environment's CLIP_MIRROR).
+        root: folder of the downloads.
+
+    Raises: UsageError for a name, path or address that is none; Failure if a download fails.
+    """
+    source = weights or _MODELS.get(name, name)
+    if not weights and source.startswith(HTTP):
+        source = os.environ.get("CLIP_WEIGHTS") or source
+    if source.startswith(HTTP):
+        return _fetch(source, mirror or os.environ.get("CLIP_MIRROR", ""), Path(root).expanduser())
+    path = Path(source.removeprefix("file://")).expanduser()
+    if path.is_file():
+        return path
+    if source != name or path.suffix or path.is_absolute():
+        folder = " (a folder)" if path.is_dir() else ""
+        raise UsageError(f"no CLIP weights at {path}{folder}; give a file or the name of a model")
+    by_lower = {known.lower(): known for known in _MODELS}
+    nearest = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    hint = f"did you mean {by_lower[nearest[0]]}? " if nearest else ""
+    raise UsageError(f"unknown CLIP model {name!r}: {hint}choose from {', '.join(_MODELS)}, or give a file")
+
+
+def _fetch(url: str, mirror: str, root: Path) -> Path:
+    if mirror and not mirror.startswith(HTTP):
+        raise UsageError(f"CLIP mirror {mirror!r}: not an http:// or https:// address")
+    sha256, file = url.partition("?")[0].rsplit("/", 2)[1:]
+    if not re.fullmatch("[0-9a-f]{64}", sha256):  # an address of the user's, whose file may be called as OpenAI's
+        sha256, file = "", f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{file}"
+    if mirror and url.startswith(OPENAI):
+        url = mirror.rstrip("/") + url.removeprefix(OPENAI)
+    return fetch(url, root / file, sha256)
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The weights in a file: safetensors, a state dict of torch.save, or one of OpenAI's TorchScript archives.
 
-    A TorchScript archive is a program, so only OpenAI's own, known by their SHA-256, are opened.
+    A state dict may lie in {"state_dict": ...} and its keys begin with "module."; it is mapped into memory, not read,
+    where its format allows. A TorchScript archive is a program, so only OpenAI's own, known by their SHA-256, are
+    opened.
 
     Raises: Failure naming the file and what is wrong with it.
     """
@@ -83,19 +132,41 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return _restore_vocabulary(load_file(path))
-        if _is_torchscript(path):
+            state_dict = _restore_vocabulary(load_file(path))
+        elif _is_torchscript(path):
             _require_openai(path)
-            return torch.jit.load(path, map_location="cpu").state_dict()
-        state_dict = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            with warnings.catch_warnings(action="ignore"):  # torch deprecates the format; OpenAI's files stay in it
+                state_dict = torch.jit.load(path, map_location="cpu").state_dict()
+        else:
+            # Files of before torch 1.6 are no zip archives and cannot be mapped.
+            mmap = zipfile.is_zipfile(path)
+            state_dict = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Failure:
         raise
-    except Exception as e:  # the three readers raise many kinds; the first line says what is wrong
-        raise Failure(f"{path}: not readable as CLIP weights ({str(e).splitlines()[0]})") from e
-    state_dict = state_dict.get("state_dict", state_dict)
-    if "visual.conv1.weight" not in state_dict:
-        raise Failure(f"{path}: holds no CLIP weights (there is no visual.conv1.weight)")
-    return state_dict
+    except Exception as e:  # the three readers raise many kinds
+        raise Failure(f"{path}: not readable as CLIP weights: {_why_unreadable(path, e)}") from e
+    if isinstance(state_dict, dict):
+        state_dict = state_dict.get("state_dict", state_dict)
+    keys = {str(key).removeprefix("module."): key for key in state_dict} if isinstance(state_dict, dict) else {}
+    if missing := [key for key in REQUIRED if key not in keys]:
+        raise Failure(f"{path}: holds no CLIP weights under OpenAI's names (there is no {missing[0]})")
+    return {key: state_dict[original] for key, original in keys.items()}
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    with open(path, "rb") as f:
+        start = f.read(64).lstrip()
+    if not start:
+        return "the file is empty; get it again"
+    if start.startswith(b"<"):
+        return "it is a web page; get the file itself"
+    if named := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"refused, since its pickle names {named[1]} and could run code; weights hold tensors only"
+    if isinstance(error, pickle.UnpicklingError):  # its text advises to turn the safety off
+        return "it is no file of torch.save"
+    return f"truncated or damaged, get it again ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -106,9 +177,7 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _require_openai(path: Path) -> None:
-    with open(path, "rb") as f:
-        digest = hashlib.file_digest(f, "sha256").hexdigest()
-    if not any(digest in url for url in _MODELS.values()):
+    if not any(f"/{sha256_of(path)}/" in url for url in _MODELS.values()):
         raise Failure(f"{path}: a TorchScript archive whose SHA-256 is none of OpenAI's; give a state dict instead")
 
 
@@ -124,40 +193,21 @@ def _restore_vocabulary(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     return state_dict
 
 
-def find_weights(name: str, weights: str = "") -> Path:
-    """The file with the weights of a model.
-
-    Args:
-        name: one of `available_models()`, or the path of a file.
-        weights: a file to take instead (or the environment's CLIP_WEIGHTS).
-    """
-    if weights := weights or os.environ.get("CLIP_WEIGHTS", ""):
-        name = weights
-    elif name in _MODELS:
-        url = _MODELS[name]
-        # The bundled file is read where it is; only code written for OpenAI's clip needs it unpacked.
-        return Path(url.removeprefix("file://") if url.startswith("file://") else _download(url))
-    if Path(name).is_file():
-        return Path(name)
-    if os.sep in name and Path(name).parent.is_dir() or weights:
-        raise UsageError(f"no CLIP weights at {name}")
-    raise UsageError(f"unknown CLIP model {name!r}: choose from {', '.join(_MODELS)}, or give a file")
-
-
 def load(
     name: str, device: str | torch.device | None = None, jit: bool = False, download_root: str | None = None
 ) -> tuple[CLIP, object]:
     """A model by name or path, in eval mode, and the transform that makes its input of a PIL image.
 
     As OpenAI's: in the weights' own precision on CUDA, in float32 on a CPU.
+
+    Raises: as `find_weights` and `read_state_dict`.
     """
     from torchvision.transforms import v2
 
     if jit:
         raise UsageError("clip.load(jit=True) is not supported; the model is a plain module here")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    path = _download(_MODELS[name], download_root) if name in _MODELS and download_root else find_weights(name)
-    model = build_model(read_state_dict(path)).to(device)
+    model = build_model(read_state_dict(find_weights(name, root=download_root or CACHE))).to(device)
     if device.type == "cpu":
         model.float()
     size = model.visual.input_resolution

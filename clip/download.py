@@ -1,9 +1,12 @@
 """Download one file, checked, resumed where it was cut off, and safe when several processes want it at once."""
 
 import hashlib
+import http.client
 import os
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 from tqdm import tqdm
@@ -12,70 +15,107 @@ from dassl.utils.errors import Failure
 from dassl.utils.lock import locked
 
 CHUNK = 1 << 20
-TRIES = 5
+TIMEOUT = 30  # seconds without a byte
+NETWORK_ERRORS = (OSError, http.client.HTTPException)
+HINT = "set CLIP_MIRROR to an address that has it or CLIP_WEIGHTS to a file of yours"
 
 
 def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file. One that has not changed is read once per process: OpenAI's are large."""
+    stat = path.stat()
+    return _sha256_of_version(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _sha256_of_version(path: Path, *version: int) -> str:
+    return _digest(path)
+
+
+def _digest(path: Path) -> str:
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def fetch(url: str, target: Path, sha256: str) -> Path:
-    """target, downloaded from url unless it is there already, once its SHA-256 is the one given.
+def fetch(url: str, target: Path, sha256: str = "") -> Path:
+    """target, downloaded from url unless it is there already with the SHA-256 given ("": any).
 
-    A download that was cut off leaves `<target>.part` and goes on from there.
+    A download that was cut off leaves `<target>.part`, and the next one goes on from there.
 
-    Raises: Failure if the address does not answer, the file is another one (it is removed) or the disk is full.
+    Raises: Failure if the address does not answer, what comes is another file (it is removed), or it cannot be written.
     """
-    with locked(target):
-        if target.is_file():
-            if sha256_of(target) == sha256:
-                return target
-            target.unlink()
-        part = target.with_name(target.name + ".part")
-        for attempt in range(TRIES):
-            before = part.stat().st_size if part.exists() else 0
-            error = _continue(url, part)
-            if error is None:
-                break
-            # Only a connection that brings something is worth another try at once.
-            if (part.stat().st_size if part.exists() else 0) == before and attempt:
-                raise Failure(
-                    f"cannot download {url} ({error}); put the file at {target}, or set CLIP_MIRROR or CLIP_WEIGHTS"
-                )
-        else:
-            raise Failure(f"{url} was cut off {TRIES} times; run again to go on from {part.stat().st_size >> 20} MB")
-        if sha256_of(part) != sha256:
-            part.unlink()
-            raise Failure(f"{url}: not the expected file (its SHA-256 is wrong); removed, try again or set CLIP_MIRROR")
-        os.replace(part, target)
+
+    def is_there() -> bool:
+        return target.is_file() and (not sha256 or sha256_of(target) == sha256)
+
+    if is_there():  # before locking, which a read-only folder does not allow
+        return target
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(target))
+        except Failure as e:
+            raise Failure(f"{e}, or set CLIP_WEIGHTS to a file of yours") from e
+        try:
+            if not is_there():  # no other process has been faster
+                _download(url, target, sha256)
+        except OSError as e:
+            hint = "free some space and run again, or set CLIP_WEIGHTS to a file of yours"
+            raise Failure(f"cannot write {target}: {e.strerror}; {hint}") from e
     return target
 
 
-def _continue(url: str, part: Path) -> str | None:
-    """Append what is missing to part; None when all is there, else why it stopped."""
-    have = part.stat().st_size if part.exists() else 0
+def _download(url: str, target: Path, sha256: str) -> None:
+    part = target.with_name(target.name + ".part")
+    if not sha256:  # nothing would tell that the two pieces belong together
+        part.unlink(missing_ok=True)
+    while True:
+        begun = _size(part)
+        while error := _continue(url, part, have := _size(part)):
+            if _size(part) <= have:  # else the connection was only cut
+                kept = f"; {have:,} bytes are kept, run again to go on" if have else ""
+                wrong = " (the file there is another, its SHA-256 is wrong)" if target.is_file() else ""
+                raise Failure(f"cannot download {url} ({error}){kept}; put the file at {target}{wrong}, or {HINT}")
+        if not sha256 or _digest(part) == sha256:
+            os.replace(part, target)
+            return
+        part.unlink()
+        if not begun:  # else what an earlier run left may be to blame: once more from the beginning
+            raise Failure(f"{url}: not the file expected (its SHA-256 is wrong), removed; run again, or {HINT}")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _continue(url: str, part: Path, have: int) -> str:
+    """Append to part what is missing after its `have` bytes; "" when all is there, else why it stopped."""
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:
-            resumed = response.status == 206
-            total = int(response.headers.get("Content-Length", 0)) + (have if resumed else 0)
-            with (
-                open(part, "ab" if resumed else "wb") as f,
-                tqdm(total=total, initial=f.tell(), unit="B", unit_scale=True, desc=part.stem, disable=None) as bar,
-            ):
-                while chunk := response.read(CHUNK):
-                    f.write(chunk)
-                    bar.update(len(chunk))
-        size = part.stat().st_size
-        return None if size >= total else f"{size} of {total} bytes came"
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as e:
-        return None if e.code == 416 else f"the server says {e.code} {e.reason}"  # 416: all of it is there
-    except OSError as e:
-        if (
-            e.errno is not None
-            and e.filename is None
-            and not isinstance(e, urllib.error.URLError | TimeoutError | ConnectionError)
-        ):
-            raise Failure(f"{part}: {e.strerror}; free some space and run again") from e
-        return str(getattr(e, "reason", e))
+        # 416: nothing is missing
+        return "" if e.code == 416 else f"the server says {e.code} {e.reason}"
+    except NETWORK_ERRORS as e:
+        return _words(e)
+    resumed = response.status == 206  # else the server sends all of it again
+    total = int(response.headers.get("Content-Length", 0)) + resumed * have
+    with (
+        response,
+        open(part, "ab" if resumed else "wb") as f,
+        tqdm(total=total, initial=f.tell(), unit="B", unit_scale=True, desc=part.stem, disable=None) as bar,
+    ):
+        while True:
+            try:
+                chunk = response.read(CHUNK)
+            except NETWORK_ERRORS as e:
+                return _words(e)
+            if not chunk:
+                break
+            f.write(chunk)
+            bar.update(len(chunk))
+        size = f.tell()
+    return "" if size >= total else f"{size:,} of {total:,} bytes came"
+
+
+def _words(error: Exception) -> str:
+    cause = getattr(error, "reason", error)  # URLError wraps the error that tells
+    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dassl.utils.errors import Failure
+
 # (block index, ln_1 of the block's input) -> what is added to the block's output, position by position.
 Adapt = Callable[[int, Tensor], Tensor]
 NO_DEEP: Mapping = {}
@@ -182,15 +184,18 @@ def at_block(adapt: Adapt | None, i: int) -> Callable[[Tensor], Tensor] | None:
 
 
 class CLIP(nn.Module):
-    """The two towers and the temperature. Arguments are named as in OpenAI's code; head width is 64 in both towers."""
+    """The two towers and the temperature. Arguments are named as in OpenAI's code; head width is 64 in both towers.
+
+    Four numbers of vision_layers make the image tower a ResNet (vision_patch_size is None then).
+    """
 
     def __init__(
         self,
         embed_dim: int,
         image_resolution: int,
-        vision_layers: int,
+        vision_layers: int | tuple[int, int, int, int],
         vision_width: int,
-        vision_patch_size: int,
+        vision_patch_size: int | None,
         context_length: int,
         vocab_size: int,
         transformer_width: int,
@@ -199,9 +204,14 @@ class CLIP(nn.Module):
     ):
         super().__init__()
         self.context_length, self.vocab_size = context_length, vocab_size
-        self.visual = VisionTransformer(
-            image_resolution, vision_patch_size, vision_width, vision_layers, vision_width // 64, embed_dim
-        )
+        if isinstance(vision_layers, int):
+            self.visual = VisionTransformer(
+                image_resolution, vision_patch_size, vision_width, vision_layers, vision_width // 64, embed_dim
+            )
+        else:
+            with torch.device("cpu"):  # whatever the device CLIP is built on, open_clip is imported as usual
+                from .resnet import ResNet  # only now, since importing open_clip takes seconds
+            self.visual = ResNet(vision_layers, embed_dim, vision_width * 32 // 64, image_resolution, vision_width)
         self.transformer = Transformer(transformer_width, transformer_layers, transformer_heads, causal=True)
         self.token_embedding = nn.Embedding(vocab_size, transformer_width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, transformer_width))
@@ -321,30 +331,47 @@ def build_model(state_dict: Mapping[str, Tensor]) -> CLIP:
     It computes in the type of `visual.conv1.weight`: half for OpenAI's archives, float32 for a float32 state dict.
     The tensors are used as they are where the type is right, not copied.
 
-    Raises: KeyError or RuntimeError for weights that are no CLIP's.
+    Raises: Failure for weights that make no CLIP.
     """
 
     def count(prefix: str) -> int:
         return len({k.removeprefix(prefix).split(".")[0] for k in state_dict if k.startswith(prefix)})
 
-    conv1 = state_dict["visual.conv1.weight"]
-    grid = math.isqrt(state_dict["visual.positional_embedding"].shape[0] - 1)
-    transformer_width = state_dict["ln_final.weight"].shape[0]
-    with torch.device("meta"):
-        model = CLIP(
-            embed_dim=state_dict["text_projection"].shape[1],
-            image_resolution=grid * conv1.shape[-1],
-            vision_layers=count("visual.transformer.resblocks."),
-            vision_width=conv1.shape[0],
-            vision_patch_size=conv1.shape[-1],
-            context_length=state_dict["positional_embedding"].shape[0],
-            vocab_size=state_dict["token_embedding.weight"].shape[0],
-            transformer_width=transformer_width,
-            transformer_heads=transformer_width // 64,
-            transformer_layers=count("transformer.resblocks."),
-        )
-    # OpenAI's archives carry these three numbers beside the weights.
-    about = {"input_resolution", "context_length", "vocab_size"}
-    model.load_state_dict({k: v for k, v in state_dict.items() if k not in about}, assign=True)
+    try:
+        conv1 = state_dict["visual.conv1.weight"]
+        if "visual.proj" in state_dict:
+            grid = math.isqrt(state_dict["visual.positional_embedding"].shape[0] - 1)
+            vision = {
+                "image_resolution": grid * conv1.shape[-1],
+                "vision_layers": count("visual.transformer.resblocks."),
+                "vision_width": conv1.shape[0],
+                "vision_patch_size": conv1.shape[-1],
+            }
+        else:
+            grid = math.isqrt(state_dict["visual.attnpool.positional_embedding"].shape[0] - 1)
+            vision = {
+                "image_resolution": grid * 32,
+                "vision_layers": tuple(count(f"visual.layer{i}.") for i in (1, 2, 3, 4)),
+                "vision_width": state_dict["visual.layer1.0.conv1.weight"].shape[0],
+                "vision_patch_size": None,
+            }
+        transformer_width = state_dict["ln_final.weight"].shape[0]
+        with torch.device("meta"):
+            model = CLIP(
+                embed_dim=state_dict["text_projection"].shape[1],
+                **vision,
+                context_length=state_dict["positional_embedding"].shape[0],
+                vocab_size=state_dict["token_embedding.weight"].shape[0],
+                transformer_width=transformer_width,
+                transformer_heads=transformer_width // 64,
+                transformer_layers=count("transformer.resblocks."),
+            )
+        # OpenAI's archives carry these three numbers beside the weights.
+        about = {"input_resolution", "context_length", "vocab_size"}
+        model.load_state_dict({k: v for k, v in state_dict.items() if k not in about}, assign=True)
+    except KeyError as e:
+        raise Failure(f"these weights make no CLIP: there is no {e.args[0]}") from e
+    except RuntimeError as e:
+        raise Failure(f"these weights make no CLIP: {' '.join(str(e).split())[:300]}") from e
     convert_weights(model, conv1.dtype)
     return model.eval()

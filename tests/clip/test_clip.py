@@ -1,15 +1,22 @@
 """Names, files and tokens: OpenAI's API."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer as OpenClipTokenizer
 from PIL import Image
+from safetensors.torch import save_file
+from torchvision import transforms as v1
 
 import clip
 from clip import clip as clip_module
 from clip.model import build_model
 from clip.simple_tokenizer import SimpleTokenizer
-from tests.reference.weights import openai_state_dict
+from tests.reference.weights import openai_state_dict, save_torchscript
 
 
 def test_tokens_are_open_clips():
@@ -58,41 +65,71 @@ def test_the_small_clip_loads_as_third_party_code_does(tmp_path):
     assert torch.equal(model.visual.proj.float(), ours.visual.proj)
 
 
-def test_a_file_can_stand_for_a_model(tmp_path, monkeypatch):
-    torch.save(openai_state_dict("tiny", seed=3), tmp_path / "mine.pt")
-    model, _ = clip.load(str(tmp_path / "mine.pt"), device="cpu")
-    monkeypatch.setenv("CLIP_WEIGHTS", str(tmp_path / "mine.pt"))
-    other, _ = clip.load("ViT-B/16", device="cpu")
-    assert torch.equal(model.visual.proj, other.visual.proj)
+def test_the_small_clip_is_unpacked_into_the_cache_once(tmp_path):
+    url = clip_module._MODELS["ViT-Tiny/8"]
+    path = clip_module._download(url)
+    written = os.stat(path).st_mtime_ns
+    assert Path(path).parent == tmp_path / "home/.cache/clip"
+    assert clip_module._download(url) == path and os.stat(path).st_mtime_ns == written
 
 
-@pytest.mark.parametrize(
-    "name, line",
-    [
-        ("ViT-B/17", "unknown CLIP model 'ViT-B/17': choose from RN50"),
-        ("/tmp/there-is-no-such-file.pt", "no CLIP weights at /tmp/there-is-no-such-file.pt"),
-    ],
-)
-def test_an_unknown_model_is_one_line(name, line):
-    with pytest.raises(clip_module.UsageError, match=line):
-        clip.load(name)
+def test_a_full_disk_while_unpacking_is_one_line(tmp_path):
+    url = clip_module._MODELS["ViT-Tiny/8"]
+    path = Path(clip_module._download(url, str(tmp_path)))
+    path.unlink()
+    path.with_name(path.name + ".tmp").symlink_to("/dev/full")
+    with pytest.raises(clip_module.Failure, match="No space left on device") as caught:
+        clip_module._download(url, str(tmp_path))
+    assert "\n" not in str(caught.value) and not path.exists()
 
 
-def test_files_that_are_no_weights_are_one_line(tmp_path):
-    (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04 nothing more")
-    (tmp_path / "cut.safetensors").write_bytes(b"\x10")
-    torch.save({"state_dict": {"ctx": torch.zeros(2)}}, tmp_path / "prompt.pt")
-    for name, line in (
-        ("cut.pt", "not readable as CLIP weights"),
-        ("cut.safetensors", "not readable as CLIP weights"),
-        ("prompt.pt", "holds no CLIP weights"),
-    ):
-        with pytest.raises(clip_module.Failure, match=line) as caught:
-            clip_module.read_state_dict(tmp_path / name)
-        assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
+def test_an_archive_loads_as_third_party_code_does(tmp_path, monkeypatch, server):
+    save_torchscript(openai_state_dict("tiny", dtype=torch.float16), tmp_path / "made.pt")
+    server.add_model(monkeypatch, "ViT-B/16", (tmp_path / "made.pt").read_bytes())
+    monkeypatch.setenv("CLIP_MIRROR", server.address)
+    path = clip_module._download(clip_module._MODELS["ViT-B/16"])
+    model = clip_module.build_model(torch.jit.load(path, map_location="cpu").eval().state_dict())
+    assert model.dtype == torch.float16 and model.visual.input_resolution == 32
 
 
-def test_only_openais_archives_are_run(tmp_path):
-    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "other.pt")
-    with pytest.raises(clip_module.Failure, match="TorchScript archive whose SHA-256 is none of OpenAI's"):
-        clip_module.read_state_dict(tmp_path / "other.pt")
+def test_weights_of_the_users_serve_third_party_code_too(tmp_path, monkeypatch):
+    save_file(openai_state_dict("tiny"), tmp_path / "mine.safetensors")
+    monkeypatch.setenv("CLIP_WEIGHTS", str(tmp_path / "mine.safetensors"))
+    path = clip_module._download(clip_module._MODELS["ViT-B/16"], str(tmp_path / "cache"))
+    assert Path(path).parent == tmp_path / "cache"
+    assert clip_module.build_model(torch.load(path)).visual.input_resolution == 32
+
+
+def test_a_download_root_is_the_cache(tmp_path, monkeypatch, server):
+    save_torchscript(openai_state_dict("tiny", dtype=torch.float16), tmp_path / "made.pt")
+    server.add_model(monkeypatch, "ViT-B/32", (tmp_path / "made.pt").read_bytes())
+    monkeypatch.setenv("CLIP_MIRROR", server.address)
+    for _ in range(2):
+        model, _ = clip.load("ViT-B/32", device="cpu", download_root=str(tmp_path / "here"))
+        assert model.dtype == torch.float32
+    assert (tmp_path / "here/ViT-B-32.pt").is_file() and len(server.requests) == 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "CMYK", "1"])
+@pytest.mark.parametrize("size", [(80, 61), (20, 300), (32, 32), (7, 9)])
+def test_the_transform_is_openais(mode, size):
+    noise = torch.randint(0, 256, (size[1], size[0], 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    image = Image.fromarray(noise.numpy()).convert(mode)
+    openais = v1.Compose(
+        [
+            v1.Resize(32, interpolation=v1.InterpolationMode.BICUBIC),
+            v1.CenterCrop(32),
+            lambda image: image.convert("RGB"),
+            v1.ToTensor(),
+            v1.Normalize((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+        ]
+    )
+    ours = clip.load("ViT-Tiny/8", device="cpu")[1]
+    torch.testing.assert_close(ours(image), openais(image), rtol=0, atol=1e-6)
+
+
+def test_importing_clip_imports_no_other_towers():
+    code = (
+        "import sys, clip; print([m for m in ('open_clip', 'torchvision', 'timm', 'safetensors') if m in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"

@@ -1,13 +1,19 @@
 """The towers against open_clip and the plain references, on the same random weights."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from clip import tokenize
+from clip import clip as clip_module
+from clip import load, tokenize
+from clip.download import sha256_of
 from clip.model import build_model, convert_weights
 from tests.reference.clip_open import build_open_clip
 from tests.reference.clip_plain import PlainCLIP
-from tests.reference.weights import openai_state_dict, save_torchscript
+from tests.reference.weights import ARCHS, openai_state_dict, save_torchscript
+
+from .resnets import rn50_state_dict
 
 TEXTS = ["a photo of a dog.", "Aérospatiale SA-330 helicopter, in the sky!", "x"]
 
@@ -17,14 +23,40 @@ def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float(((ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)).max())
 
 
-@pytest.mark.parametrize("arch", ["ViT-B/16", "ViT-B/32"])
-def test_features_are_open_clips(arch):
-    state_dict = openai_state_dict(arch)
-    ours, theirs = build_model(state_dict), build_open_clip(state_dict)
-    image = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("arch", ["ViT-B/16", "ViT-B/32", "ViT-L/14", "RN50"])
+def test_features_are_open_clips(arch, tmp_path, monkeypatch):
+    """From a state dict in single precision, and from an archive of OpenAI's: TorchScript, half, known by its hash."""
+    # The ViT-L/14's width with fewer of its blocks: this takes seconds as it is.
+    monkeypatch.setitem(ARCHS, "ViT-L/14", replace(ARCHS["ViT-L/14"], vision_layers=3, text_layers=2))
+    state_dict = rn50_state_dict() if arch == "RN50" else openai_state_dict(arch)
+    tokens, image = tokenize(TEXTS), torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    theirs = build_open_clip(state_dict)
+    ours = build_model(state_dict)
     with torch.no_grad():
+        assert ours.visual.input_resolution == 224 and ours.visual.output_dim == state_dict["text_projection"].shape[1]
         assert error(ours.encode_image(image), theirs.encode_image(image)) < 1e-5
-        assert error(ours.encode_text(tokenize(TEXTS)), theirs.encode_text(tokenize(TEXTS))) < 1e-5
+        assert error(ours.encode_text(tokens), theirs.encode_text(tokens)) < 1e-5
+        del ours
+
+        state_dict = as_in_archives(state_dict)
+        save_torchscript(state_dict, tmp_path / "archive.pt")
+        url = f"{clip_module.OPENAI}/{sha256_of(tmp_path / 'archive.pt')}/archive.pt"
+        monkeypatch.setitem(clip_module._MODELS, arch, url)
+        ours = load(arch, device="cpu", download_root=str(tmp_path))[0]
+        (tmp_path / "archive.pt").unlink()  # pytest would keep hundreds of MB
+        theirs.load_state_dict({k: w for k, w in state_dict.items() if k in theirs.state_dict()})
+        assert ours.dtype == torch.float32
+        assert error(ours.encode_image(image), theirs.encode_image(image)) < 1e-5
+        assert error(ours.encode_text(tokens), theirs.encode_text(tokens)) < 1e-5
+
+
+def as_in_archives(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The types OpenAI's archives have: half, but for norms, embeddings, classes, the temperature and whole numbers."""
+    kept = ("ln_", "bn", "downsample.1", "embedding", "logit_scale")
+    return {
+        key: w if any(name in key for name in kept) or not w.is_floating_point() else w.half()
+        for key, w in state_dict.items()
+    }
 
 
 def test_logits_are_temperature_times_cosine(weights, clip64):

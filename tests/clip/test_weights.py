@@ -1,0 +1,141 @@
+"""Files of weights: the formats that are read, and one line for each that is not."""
+
+import argparse
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import clip
+from clip import clip as clip_module
+from clip.clip import find_weights, read_state_dict
+from clip.download import sha256_of
+from dassl.utils.errors import Failure, UsageError
+from tests.reference.weights import openai_state_dict, save_torchscript
+
+
+def line_of(kind: type[Failure], call, *args, **kwargs) -> str:
+    with pytest.raises(kind) as caught:
+        call(*args, **kwargs)
+    assert type(caught.value) is kind and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def save_old(state_dict, path):
+    torch.save(state_dict, path, _use_new_zipfile_serialization=False)
+
+
+FORMATS = {
+    "plain.pt": torch.save,
+    "old.pth": save_old,
+    "x.safetensors": save_file,
+    "wrapped.pt": lambda w, path: torch.save({"epoch": 3, "state_dict": w}, path),
+    "parallel.pt": lambda w, path: torch.save({"state_dict": {f"module.{k}": v for k, v in w.items()}}, path),
+    "archive.pt": save_torchscript,
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_formats(name, weights, tmp_path, monkeypatch):
+    path = tmp_path / name
+    FORMATS[name](weights, path)
+    if name == "archive.pt":
+        monkeypatch.setitem(clip_module._MODELS, "RN50", f"{clip_module.OPENAI}/{sha256_of(path)}/RN50.pt")
+    read = read_state_dict(path)
+    assert read.keys() == weights.keys()
+    assert all(torch.equal(read[key], weights[key]) for key in weights)
+
+
+def test_a_state_dict_is_mapped_and_the_model_uses_it_where_it_is(weights, tmp_path):
+    torch.save(weights, tmp_path / "x.pt")
+    read = read_state_dict(tmp_path / "x.pt")
+    assert str(tmp_path / "x.pt") in Path("/proc/self/maps").read_text()
+    assert clip_module.build_model(read).visual.proj.data_ptr() == read["visual.proj"].data_ptr()
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/clip-was-here",)
+
+
+def cut(save):
+    def save_and_cut(weights, path):
+        save(weights, path)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    return save_and_cut
+
+
+BAD = {
+    "empty.pt": (lambda w, path: path.touch(), "the file is empty"),
+    "empty.safetensors": (lambda w, path: path.touch(), "the file is empty"),
+    "page.pt": (lambda w, path: path.write_text("\n<!DOCTYPE html>\n<html>404</html>"), "it is a web page"),
+    "text.pt": (lambda w, path: path.write_text("version https://git-lfs"), "it is no file of torch.save"),
+    "cut.pt": (cut(torch.save), "truncated or damaged, get it again"),
+    "cut_old.pt": (cut(save_old), "truncated or damaged, get it again"),
+    "cut.safetensors": (cut(save_file), "truncated or damaged, get it again"),
+    "prompts.pt": (
+        lambda w, path: torch.save({"state_dict": {"prompt_learner.ctx": torch.zeros(2)}, "epoch": 5}, path),
+        "holds no CLIP weights under OpenAI's names (there is no visual.conv1.weight)",
+    ),
+    "tensor.pt": (lambda w, path: torch.save(torch.zeros(2), path), "holds no CLIP weights"),
+    "evil.pt": (
+        lambda w, path: torch.save({"state_dict": Evil()}, path),
+        "its pickle names posix.system and could run",
+    ),
+    "evil_old.pt": (lambda w, path: save_old(Evil(), path), "its pickle names posix.system and could run"),
+    "evil.pkl": (lambda w, path: path.write_bytes(pickle.dumps(Evil(), protocol=2)), "posix.system"),
+    "other.pt": (lambda w, path: torch.save(argparse.Namespace(), path), "its pickle names argparse.Namespace"),
+    "archive.pt": (save_torchscript, "a TorchScript archive whose SHA-256 is none of OpenAI's"),
+    "missing.pt": (lambda w, path: None, "No such file"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_not_weights_is_one_line(name, weights, tmp_path):
+    save, what = BAD[name]
+    save(weights, tmp_path / name)
+    line = line_of(Failure, read_state_dict, tmp_path / name)
+    assert line.startswith(f"{tmp_path / name}: ") and what in line and "weights_only" not in line
+    assert not os.path.exists("/tmp/clip-was-here")
+
+
+def test_which_file_stands_for_a_model(tmp_path, monkeypatch):
+    """Config before environment; the environment only instead of a download."""
+    for i, name in enumerate(("config.pt", "environment.pt", "named.pt")):
+        torch.save(openai_state_dict("tiny", seed=i), tmp_path / name)
+    config, environment, named = (str(tmp_path / name) for name in ("config.pt", "environment.pt", "named.pt"))
+    monkeypatch.setenv("CLIP_WEIGHTS", environment)
+    assert str(find_weights("ViT-B/16", weights=config)) == config
+    assert str(find_weights("ViT-Tiny/8", weights=config)) == config
+    assert str(find_weights("ViT-B/16")) == environment
+    assert str(find_weights(named)) == named
+    assert find_weights("ViT-Tiny/8").name == "vit_tiny_8.safetensors"
+    assert torch.equal(clip.load("ViT-B/16", "cpu")[0].visual.proj, read_state_dict(environment)["visual.proj"])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert str(find_weights("~/named.pt")) == named
+
+
+@pytest.mark.parametrize(
+    "name, line",
+    [
+        ("ViT-B/17", "unknown CLIP model 'ViT-B/17': did you mean ViT-B/16? choose from RN50, RN101,"),
+        ("vitb32", "unknown CLIP model 'vitb32': did you mean ViT-B/32? choose from"),
+        ("BERT", "unknown CLIP model 'BERT': choose from"),
+        ("", "unknown CLIP model '': choose from"),
+        ("/no/such/file", "no CLIP weights at /no/such/file; give a file or"),
+        ("no/such/file.pt", "no CLIP weights at no/such/file.pt; give a file or"),
+        ("/tmp", "no CLIP weights at /tmp (a folder); give a file or"),
+    ],
+)
+def test_an_unknown_model_is_one_line(name, line):
+    assert line_of(UsageError, find_weights, name).startswith(line)
+
+
+def test_a_given_file_that_is_missing_is_one_line(monkeypatch):
+    assert "no CLIP weights at mine" in line_of(UsageError, find_weights, "ViT-B/16", weights="mine")
+    monkeypatch.setenv("CLIP_WEIGHTS", "theirs")
+    assert "no CLIP weights at theirs" in line_of(UsageError, find_weights, "ViT-B/16")

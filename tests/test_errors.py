@@ -1,0 +1,146 @@
+"""What a user can cause ends in one clear line and the right exit code, and loses nothing that was saved.
+
+Whole runs; what has no run of its own here is tested beside its code (weights in tests/clip, data in tests/datasets).
+"""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from dassl.utils import checkpoint, tools
+from tests.runs import REPO, run
+
+EPOCHS = ("OPTIM.MAX_EPOCH", "2")
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory) -> Path:
+    """The output folder of a P2C run of two epochs."""
+    out = tmp_path_factory.mktemp("trained")
+    assert run("P2C", data, out, *EPOCHS) == 0
+    return out
+
+
+def model(out: Path, epoch: int = 2) -> Path:
+    return out / "MultiModalPromptLearner" / f"model.pth.tar-{epoch}"
+
+
+def the_line(capsys) -> str:
+    """The one line on stderr."""
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    return error
+
+
+@pytest.mark.parametrize(
+    ("flags", "opts", "line"),
+    [
+        (("--trainer", "P2D"), (), 'Unknown trainer "P2D": did you mean P2C?'),
+        (("--dataset-config-file", "eurosat"), (), "no config file eurosat"),
+        ((), ("DATASET.NAME", "Shape"), 'Unknown dataset "Shape": did you mean Shapes?'),
+        ((), ("DATASET.SUBSAMPLE_CLASSES", "nwe"), 'Unknown DATASET.SUBSAMPLE_CLASSES "nwe": did you mean new?'),
+        ((), ("OPTIM.MAX_EPOCH", "1"), "the warm-up leaves no epoch to train in"),
+        ((), ("OPTIM.NAME", "sdg"), 'Unknown optimizer "sdg": did you mean sgd?'),
+        ((), ("TRAINER.P2C.CTX_INIT", "a"), "CTX_INIT 'a' has 1 tokens, fewer than N_CTX 2"),
+        ((), ("TRAINER.P2C",), "config keys and values come in pairs"),
+        (("--seed=1", "--resume", "/nowhere/at/all"), (), "There is nothing to resume in /nowhere/at/all"),
+    ],
+)
+def test_wrong_names_and_values(flags, opts, line, data, tmp_path, capsys):
+    code = run("P2C", data, tmp_path, *opts, flags=flags)
+    assert line in the_line(capsys)
+    assert code == (1 if "resume" in str(flags) else 2)
+
+
+def test_no_data_folder(tmp_path, capsys):
+    flags = ("--dataset-config-file", f"{REPO}/configs/datasets/eurosat.yaml")
+    assert run("P2C", tmp_path / "nowhere", tmp_path / "out", flags=flags) == 1
+    line = the_line(capsys)
+    assert str(tmp_path / "nowhere" / "eurosat") in line and "`shapes` needs no data" in line
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_damaged_image_is_named(data, tmp_path, capsys, workers, size):
+    shutil.copytree(data, tmp_path / "data")
+    for image in (tmp_path / "data" / "shapes" / "images").rglob("0000.png"):
+        os.truncate(image, size)
+    assert run("P2C", tmp_path / "data", tmp_path / "out", "DATALOADER.NUM_WORKERS", workers) == 1
+    line = the_line(capsys)
+    assert "Cannot read the image" in line and "0000.png" in line and "Replace or remove it" in line
+
+
+def test_a_truncated_checkpoint(data, trained, tmp_path, capsys):
+    """Testing it is refused; a run goes on from the whole one before."""
+    out = tmp_path / "out"
+    assert run("P2C", data, out, *EPOCHS, "TRAIN.CHECKPOINT_FREQ", "1") == 0
+    os.truncate(model(out), 1000)
+    flags = ("--eval-only", "--model-dir", str(out))
+    capsys.readouterr()
+    assert run("P2C", data, tmp_path / "test", *EPOCHS, flags=flags) == 1
+    assert f"{model(out)} is truncated" in the_line(capsys)
+    assert run("P2C", data, out, *EPOCHS, "TRAIN.CHECKPOINT_FREQ", "1") == 0
+    assert f"{model(out)} is truncated, damaged or no checkpoint: going back" in capsys.readouterr().out
+    whole = (torch.load(model(o), weights_only=True)["state_dict"] for o in (trained, out))
+    assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in whole), strict=True))
+
+
+def test_a_checkpoint_that_is_another_methods_or_clips(data, trained, tmp_path, capsys):
+    flags = ("--eval-only", "--model-dir", str(trained))
+    assert run("MaPLe", data, tmp_path / "a", flags=flags) == 1
+    assert "is of another method, architecture or config: " in the_line(capsys)
+    state = torch.load(model(trained), weights_only=True)
+    state["state_dict"] = {k: torch.cat([v, v], dim=-1) for k, v in state["state_dict"].items()}
+    model(tmp_path / "wide").parent.mkdir(parents=True)
+    torch.save(state, model(tmp_path / "wide"))
+    assert run("P2C", data, tmp_path / "b", flags=("--eval-only", "--model-dir", str(tmp_path / "wide"))) == 1
+    assert "prompt_learner.ctx has shape (2, 256) in the file, (2, 128) in the model" in the_line(capsys)
+
+
+def test_a_checkpoint_that_would_run_code(data, trained, tmp_path, capsys):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    model(tmp_path / "evil").parent.mkdir(parents=True)
+    torch.save({"state_dict": Evil()}, model(tmp_path / "evil"))
+    assert run("P2C", data, tmp_path / "out", flags=("--eval-only", "--model-dir", str(tmp_path / "evil"))) == 1
+    assert "mkdir" in the_line(capsys) and not (tmp_path / "owned").exists()
+
+
+def test_no_space_while_saving(data, trained, tmp_path, capsys, monkeypatch):
+    """The second epoch's checkpoint does not fit: the first one stays, and the run goes on from there."""
+    save, calls = torch.save, []
+
+    def full(state, file):
+        calls.append(state["epoch"])
+        if len(calls) == 2:
+            file.write(b"half of it")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(state, file)
+
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    assert run("P2C", data, tmp_path, *EPOCHS) == 1
+    line = the_line(capsys)
+    assert "No space left on device" in line and str(model(tmp_path)) in line
+    assert sorted(p.name for p in model(tmp_path).parent.iterdir()) == ["checkpoint", "model.pth.tar-1"]
+    assert run("P2C", data, tmp_path, *EPOCHS) == 0
+    a, b = (torch.load(model(o), weights_only=True)["state_dict"] for o in (trained, tmp_path))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_an_output_folder_that_cannot_be_written(data, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").touch()
+    assert run("P2C", data, tmp_path / "file" / "out") == 1
+    assert str(tmp_path / "file" / "out") in the_line(capsys)
+
+    def read_only(*args, **kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(tools.os, "makedirs", read_only)  # tests may run as root, who can write everywhere
+    assert run("P2C", data, tmp_path / "out") == 1
+    assert "Permission denied" in the_line(capsys)
