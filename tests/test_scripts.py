@@ -5,9 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from parse_test_res import read_log
+from tests.reference.weights import openai_state_dict
 
 REPO = Path(__file__).resolve().parents[1]
 FAST = ("OPTIM.MAX_EPOCH", "2")
@@ -80,3 +84,32 @@ def test_testing_what_was_not_trained(data, tmp_path):
     done = bash("p2c/base2new_test", "shapes", "7", DATA=str(data), OUTPUT=str(tmp_path))
     assert done.returncode == 1
     assert done.stderr.startswith("error: No model at") and done.stderr.count("\n") == 1
+
+
+EUROSAT = (
+    "AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture", "PermanentCrop", "Residential",
+    "River", "SeaLake",
+)  # fmt: skip
+
+
+def test_eurosat_with_vit_b16_as_a_coop_user_types_it(tmp_path):
+    """The real layout and class names, the real architecture and file form; images and weights are random."""
+    rng = np.random.default_rng(0)
+    for name in EUROSAT:
+        folder = tmp_path / "data" / "eurosat" / "2750" / name
+        folder.mkdir(parents=True)
+        for i in range(1, 7):
+            Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / f"{name}_{i}.jpg")
+    weights = tmp_path / "ViT-B-16.pt"
+    torch.save(openai_state_dict("ViT-B/16", dtype=torch.float16), weights)
+    env = {"DATA": str(tmp_path / "data"), "OUTPUT": str(tmp_path / "out"), "CLIP_WEIGHTS": str(weights), "SHOTS": "1"}
+    try:
+        ok(bash("p2c/base2new_train", "eurosat", "1", *FAST, **env))
+        ok(bash("p2c/base2new_test", "eurosat", "1", *FAST, **env))
+    finally:
+        weights.unlink()  # pytest keeps the folders of its last runs
+    below = "eurosat/shots_1/P2C/vit_b16_ep5_batch4/seed1"
+    log = (tmp_path / "out" / "base2new" / "train_base" / below / "log.txt").read_text()
+    assert "epoch [2/2] batch [1/1]" in log and "* total: 10\n" in log and "Precision: fp32" in log
+    assert "* total: 10\n" in (tmp_path / "out" / "base2new" / "test_new" / below / "log.txt").read_text()
+    assert (tmp_path / "data" / "eurosat" / "split_zhou_EuroSAT.json").is_file()

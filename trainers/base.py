@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from clip.clip import find_weights, read_state_dict
 from clip.model import CLIP, build_model, convert_weights
@@ -15,6 +16,11 @@ from dassl.utils import load_pretrained_weights
 from dassl.utils.errors import UsageError
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "amp": torch.float32}
+
+
+def add_config(cfg: CfgNode) -> None:
+    cfg.MODEL.BACKBONE.WEIGHTS = ""  # a file or address to take instead of OpenAI's (or the environment's CLIP_WEIGHTS)
+    cfg.MODEL.BACKBONE.MIRROR = ""  # an address with copies of OpenAI's files (or the environment's CLIP_MIRROR)
 
 
 def choose_precision(prec: str, device: torch.device) -> str:
@@ -30,15 +36,14 @@ def choose_precision(prec: str, device: torch.device) -> str:
     return prec
 
 
-def load_clip(cfg, dtype: torch.dtype, device: torch.device) -> CLIP:
+def load_clip(cfg: CfgNode, dtype: torch.dtype, device: torch.device) -> CLIP:
     """The CLIP that MODEL.BACKBONE names, frozen, its large weights in dtype, on the device."""
-    model = build_model(read_state_dict(find_weights(cfg.MODEL.BACKBONE.NAME)))
+    backbone = cfg.MODEL.BACKBONE
+    model = build_model(read_state_dict(find_weights(backbone.NAME, backbone.WEIGHTS, backbone.MIRROR)))
     convert_weights(model, dtype)
     size = model.visual.input_resolution
     if tuple(cfg.INPUT.SIZE) != (size, size):
-        raise UsageError(
-            f"INPUT.SIZE {tuple(cfg.INPUT.SIZE)}: {cfg.MODEL.BACKBONE.NAME} takes images of ({size}, {size})"
-        )
+        raise UsageError(f"INPUT.SIZE {tuple(cfg.INPUT.SIZE)}: {backbone.NAME} takes images of ({size}, {size})")
     return model.requires_grad_(False).to(device)
 
 
@@ -90,7 +95,7 @@ class PromptTrainer(TrainerX):
     model_name = "prompt_learner"  # the checkpoint's folder
 
     @property
-    def node(self):
+    def node(self) -> CfgNode:
         """The method's own node of cfg.TRAINER, which has PREC."""
         raise NotImplementedError
 
