@@ -146,7 +146,7 @@ def draw_objects(rng, pattern, shape, count, size, style) -> tuple[np.ndarray, n
                 d = distance(SHAPES[k[0]], x[pick], y[pick])
                 inside = coverage(d, s[pick] * size / 2)
                 if style.drawing:
-                    inside = np.maximum(coverage(np.abs(d + 0.06) - 0.06, s[pick] * size / 2), 0.35 * inside)
+                    inside = np.maximum(coverage(np.abs(d + 0.06) - 0.06, s[pick] * size / 2), 0.5 * inside)
                 first = fill(PATTERNS[k[1]], x[pick], y[pick], d)
                 cover[rows[pick]] = np.maximum(cover[rows[pick]], inside)
                 tone[rows[pick]] = np.where(inside > 0, first, tone[rows[pick]])

@@ -27,7 +27,7 @@ from clip.model import CLIP  # noqa: E402
 from datasets.shapes_render import COLORS, COUNTS, GRAY, PATTERNS, SHAPES, render  # noqa: E402
 
 OUT = REPO / "clip/weights/vit_tiny_8.safetensors"
-WIDTH, CONTEXT, VOCAB, RESOLUTION = 128, 77, 49408, 32
+WIDTH, LAYERS, CONTEXT, RESOLUTION, PATCH = 128, 4, 77, 32, 8
 COLOR_NAMES = tuple(COLORS)
 TEMPLATES = (
     "a photo of {}.",
@@ -108,7 +108,10 @@ def known_tokens() -> torch.Tensor:
 def reduced(texts: list[str], ids: torch.Tensor) -> torch.Tensor:
     """Tokens as numbers of the reduced vocabulary, in which EOT is the largest too, cut behind the longest text."""
     tokens = tokenize(texts)
-    return torch.searchsorted(ids, tokens[:, : int((tokens > 0).sum(1).max())].contiguous())
+    tokens = tokens[:, : int((tokens > 0).sum(1).max())].contiguous()
+    numbers = torch.searchsorted(ids, tokens)
+    assert torch.equal(ids[numbers], tokens), "a caption has a word that known_tokens lacks"
+    return numbers
 
 
 def soft_loss(logits: torch.Tensor, match: torch.Tensor) -> torch.Tensor:
@@ -155,8 +158,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--patch", type=int, default=8)
-    parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
 
@@ -164,7 +165,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     rng = np.random.RandomState(args.seed)
     ids = known_tokens()
-    model = CLIP(128, RESOLUTION, args.layers, WIDTH, args.patch, CONTEXT, len(ids), WIDTH, WIDTH // 64, 4)
+    model = CLIP(WIDTH, RESOLUTION, LAYERS, WIDTH, PATCH, CONTEXT, len(ids), WIDTH, WIDTH // 64, LAYERS)
     model.initialize_parameters()
     decay = [p for p in model.parameters() if p.ndim >= 2]
     rest = [p for p in model.parameters() if p.ndim < 2]

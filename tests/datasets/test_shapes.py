@@ -60,7 +60,7 @@ def test_the_relatives(monkeypatch, tmp_path):
         monkeypatch.setattr(kind, "parts", FEW)
     assert "red star on yellow background" not in combinations()
     background, count, blur = (make(k, tmp_path) for k in (ShapesBackground, ShapesCount, ShapesBlur))
-    assert all(" on " in n and n.endswith("background") for n in background.classnames) and background.num_classes == 16
+    assert all(" on " in n and n.endswith("background") for n in background.classnames) and background.num_classes == 24
     assert count.num_classes == 18 and "two red circles" in count.classnames
     assert blur.classnames == list(combinations())
     assert {"ShapesNight", "ShapesSketch"} < set(DATASET_REGISTRY.registered_names())
