@@ -7,7 +7,7 @@ import sys
 import torch
 from yacs.config import CfgNode
 
-import datasets  # noqa: F401  registers the datasets
+import datasets  # registers the datasets
 import trainers  # registers the methods
 from dassl.config import get_cfg_default, merge_checked, record_config
 from dassl.engine import build_trainer
@@ -56,6 +56,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     Raises: UsageError for a file that is missing or wrong, an unknown key or a value of the wrong type.
     """
     cfg = get_cfg_default()
+    datasets.add_config(cfg)
     trainers.add_configs(cfg)
     for path in filter(None, (args.dataset_config_file, args.config_file)):
         if not os.path.isfile(path):

@@ -1,30 +1,57 @@
 """What the benchmarks share: split files, few-shot files, base and new classes."""
 
+import gc
 import math
 import os
 import random
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DatasetBase, Datum
-from dassl.utils import UsageError, check_availability, listdir_nohidden, read_json, write_json
+from dassl.utils import check_availability, read_json, write_json
 from dassl.utils.errors import Failure
 
+from .pickles import read_pickle
+from .readers import check_present, class_folders, read_class_folders, save_cache
+
 SPLIT_SEED = 1  # a made split is the same for all runs' seeds, so that they share a test set
+SPLITS = ("train", "val", "test")
 Splits = tuple[list[Datum], list[Datum], list[Datum]]
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Inside, nothing looks for cycles again and again among a million objects that all stay: twice as fast."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Benchmark(DatasetBase):
     """A dataset with a split file in the family's form, few-shot training, and base and new classes.
 
     A subclass names its folder (`dataset_dir`) and the folder below it that paths in its split file start from
-    (`image_dir`), and says in `make_split` how its images are split when there is no split file.
+    (`image_dir`), and says in `classes` or in `make_split` what its images are when there is no split file.
     """
 
     image_dir = ""
+    needed: Collection[str] = ("",)  # folders below image_dir without which nothing works
+    new_names: Mapping[str, str] = {}  # class names that are not those of their folders
+    no_classes: Collection[str] = ()  # folders among the class folders that are none
+    few_shot_splits = ("train", "val")  # what is picked from
+    remedy = (
+        "Put the dataset there or set DATA (--root) to the folder that holds all datasets. "
+        "The bundled `shapes` needs no data"
+    )
 
+    @collector_paused()
     def __init__(self, cfg: CfgNode):
         """Raises Failure or UsageError with one line for a folder that is missing or wrong."""
         check_availability(cfg.DATASET.SUBSAMPLE_CLASSES, SUBSETS, "DATASET.SUBSAMPLE_CLASSES")
@@ -32,19 +59,21 @@ class Benchmark(DatasetBase):
         self.folder = self.root / self.dataset_dir
         self.images = self.folder / self.image_dir
         self.prepare()
-        train, val, test = self.read_or_make_split()
-        if cfg.DATASET.NUM_SHOTS >= 1:
-            train, val = self.few_shots(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
-        train, val, test = subsample_classes(train, val, test, subset=cfg.DATASET.SUBSAMPLE_CLASSES)
+        train, val, test = self.load(cfg)
         super().__init__(train_x=train, val=val, test=test)
 
     def prepare(self) -> None:
         """Make sure that the images are there."""
-        if not self.images.is_dir():
-            raise Failure(
-                f"{type(self).__name__}: no folder {self.images}. Put the dataset there or set DATA (--root) to the "
-                "folder that holds all datasets. The bundled `shapes` needs no data"
-            )
+        for folder in (self.images / name for name in self.needed):
+            if not folder.is_dir():
+                raise Failure(f"{type(self).__name__}: no folder {folder}. {self.remedy}")
+
+    def load(self, cfg: CfgNode) -> Splits:
+        """The images of this run."""
+        train, val, test = self.read_or_make_split()
+        if cfg.DATASET.NUM_SHOTS >= 1:
+            train, val = self.few_shots(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
+        return subsample_classes(train, val, test, subset=cfg.DATASET.SUBSAMPLE_CLASSES)
 
     @property
     def split_file(self) -> Path:
@@ -52,31 +81,52 @@ class Benchmark(DatasetBase):
 
     def read_or_make_split(self) -> Splits:
         """(train, val, test) from the split file; made and saved if there is none."""
-        if not self.split_file.exists():
-            write_split(self.split_file, self.make_split(random.Random(SPLIT_SEED)), self.images)
-        return read_split(self.split_file, self.images)
+        if self.split_file.exists():
+            return read_split(self.split_file, self.images)
+        try:
+            splits = self.make_split(random.Random(SPLIT_SEED))
+        except (LookupError, ValueError) as e:
+            raise Failure(f"The annotation files in {self.folder} do not fit together ({e!r}): get them again") from e
+        for split in splits:
+            check_present(split, f"The annotation of {self.folder}")
+        save_cache(to_lists(SPLITS, splits, self.images), self.split_file)
+        return splits
 
     def make_split(self, rng: random.Random) -> Splits:
         """By default 50/20/30 of each class folder of `images`."""
-        return split_50_20_30(read_class_folders(self.images), rng)
+        return split_50_20_30(read_class_folders(self.images, self.classes()), rng)
+
+    def classes(self) -> dict[str, str]:
+        """{class folder: class name} in the order of the labels."""
+        return {c: self.new_names.get(c, c) for c in class_folders(self.images) if c not in self.no_classes}
+
+    def datum(self, path: str, label: int, classname: str) -> Datum:
+        """An image by its path below `images`."""
+        return Datum(f"{self.images}/{path}", label, classname=classname)
 
     def few_shots(self, train: list[Datum], val: list[Datum], shots: int, seed: int) -> tuple[list[Datum], list[Datum]]:
-        """The run's few-shot training and validation images, the same for a seed."""
-        cached = self.folder / "split_fewshot" / f"shot_{shots}-seed_{seed}.json"
-        if cached.exists():
-            return read_lists(cached, ("train", "val"), self.images)
-        train = self.generate_fewshot_dataset(train, num_shots=shots)
-        val = self.generate_fewshot_dataset(val, num_shots=min(shots, 4))
-        if seed >= 0:
-            write_json({"train": to_rows(train, self.images), "val": to_rows(val, self.images)}, str(cached))
-        return train, val
+        """The run's few-shot training and validation images, the same for a seed: upstream's if it has picked some."""
+        whole = dict(zip(self.few_shot_splits, (train, val), strict=False))
+        source = self.folder / "split_fewshot" / f"shot_{shots}-seed_{seed}.pkl"
+        cached = source.with_suffix(".json")
+        if source.exists():
+            picks = read_pickle(source, whole, self.folder)
+        elif cached.exists():
+            source, picks = cached, read_lists(cached, whole, self.images)
+        else:
+            numbers = {"train": shots, "val": min(shots, 4)}
+            picks = [self.generate_fewshot_dataset(split, num_shots=numbers[name]) for name, split in whole.items()]
+            if seed >= 0:
+                save_cache(to_lists(whole, picks, self.images), cached)
+        few = {name: find(items, whole[name], source) for name, items in zip(whole, picks, strict=True)}
+        return few["train"], few.get("val", val)
 
 
 SUBSETS = ("all", "base", "new")
 
 
 def subsample_classes(*splits: list[Datum], subset: str = "all") -> list[list[Datum]]:
-    """Of the labels in the first split, sorted, the first half (rounded up: base) or the rest (new), numbered from 0."""
+    """Of the first split's labels, sorted, the first half (rounded up: base) or the rest (new), numbered from 0."""
     if subset == "all":
         return list(splits)
     labels = sorted({item.label for item in splits[0]})
@@ -89,16 +139,30 @@ def subsample_classes(*splits: list[Datum], subset: str = "all") -> list[list[Da
     ]
 
 
-def to_rows(items: Iterable[Datum], images: Path) -> list[list]:
-    """[path below images, label, class name] of each item."""
-    return [[Path(d.impath).relative_to(images).as_posix(), d.label, d.classname] for d in items]
+def find(picks: Iterable[Datum], split: Iterable[Datum], source: Path) -> list[Datum]:
+    """The split's own items that were picked, in the order of the picks.
+
+    Raises: Failure, naming `source`, for an image that the split does not have, or has under another label. Picks
+    from another split are among this one's test images.
+    """
+    items = {item.impath: item for item in split}
+    for pick in picks:
+        if pick.impath not in items or items[pick.impath].label != pick.label:
+            line = f"{source} picks {pick.impath} for class {pick.label}, which is no such image of this split"
+            raise Failure(f"{line}. Put the split file back that it was made with, or remove it for new picks")
+    return [items[pick.impath] for pick in picks]
+
+
+def to_lists(names: Iterable[str], splits: Iterable[list[Datum]], images: Path) -> dict[str, list[list]]:
+    """{name: [[path below images, label, class name], …]}, the family's form."""
+    return {
+        name: [[os.path.relpath(d.impath, images), d.label, d.classname] for d in split]
+        for name, split in zip(names, splits, strict=True)
+    }
 
 
 def write_split(path: Path, splits: Splits, images: Path) -> None:
-    write_json(
-        {name: to_rows(s, images) for name, s in zip(("train", "val", "test"), splits, strict=True)},
-        str(path),
-    )
+    write_json(to_lists(SPLITS, splits, images), str(path))
 
 
 def read_lists(path: Path, names: Iterable[str], images: Path) -> tuple[list[Datum], ...]:
@@ -125,39 +189,38 @@ def read_split(path: Path, images: Path) -> Splits:
 
     Raises: Failure naming the first missing image.
     """
-    splits = read_lists(path, ("train", "val", "test"), images)
-    present: dict[str, set[str]] = {}
-    for item in (item for split in splits for item in split):
-        folder, name = os.path.split(item.impath)
-        if folder not in present:  # one listing a folder, not one look-up an image
-            present[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if name not in present[folder]:
-            raise Failure(
-                f"{path} names {item.impath}, which is not there: extract the images again, or remove the file"
-            )
+    splits = read_lists(path, SPLITS, images)
+    for split in splits:
+        check_present(split, path)
     return splits
-
-
-def read_class_folders(images: Path) -> list[Datum]:
-    """All images of a folder of class folders, both sorted; class names are the folders'."""
-    classes = [c for c in listdir_nohidden(str(images), sort=True) if (images / c).is_dir()]
-    items = [
-        Datum(str(images / c / name), label, classname=c)
-        for label, c in enumerate(classes)
-        for name in listdir_nohidden(str(images / c), sort=True)
-    ]
-    if not items:
-        raise UsageError(f"{images} holds no class folders with images")
-    return items
 
 
 def split_50_20_30(items: list[Datum], rng: random.Random) -> Splits:
-    """Per class after a shuffle: round(.5n) train, round(.2n) val, the rest test."""
-    splits: Splits = ([], [], [])
+    """Per class after a shuffle: round(.5n) train, round(.2n) val, the rest test.
+
+    Raises: Failure for a class that has none to train on.
+    """
+    train, val, test = cut(items, rng, 0.5, 0.2)
+    if without := {d.label: d for d in items}.keys() - {d.label for d in train}:
+        alone = next(d for d in items if d.label in without)
+        raise Failure(f'The class "{alone.classname}" has only the image {alone.impath}, a split needs 2: add some')
+    return train, val, test
+
+
+def split_80_20(items: list[Datum], rng: random.Random) -> tuple[list[Datum], list[Datum]]:
+    """(train, val). Per class after a shuffle the first round(.2n) are val."""
+    val, train = cut(items, rng, 0.2)
+    return train, val
+
+
+def cut(items: list[Datum], rng: random.Random, *shares: float) -> tuple[list[Datum], ...]:
+    """Parts with these rounded shares of each class after a shuffle, and a last one with what is left."""
+    parts = tuple([] for _ in (*shares, None))
     for group in DatasetBase.split_dataset_by_label(items).values():
-        group = rng.sample(group, len(group))
-        a = round(0.5 * len(group))
-        b = a + round(0.2 * len(group))
-        for split, part in zip(splits, (group[:a], group[a:b], group[b:]), strict=True):
-            split.extend(part)
-    return splits
+        left = rng.sample(group, len(group))
+        for part, share in zip(parts, shares, strict=False):
+            n = round(share * len(group))
+            part.extend(left[:n])
+            left = left[n:]
+        parts[-1].extend(left)
+    return parts

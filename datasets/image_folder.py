@@ -1,0 +1,54 @@
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import Failure
+
+from .benchmark import SPLITS, Benchmark, Splits
+from .readers import class_folders, list_images, name_folders, read_class_folders
+
+
+@DATASET_REGISTRY.register()
+class ImageFolder(Benchmark):
+    """Your own images: DATASET.ROOT, or DATASET.FOLDER below it, is a folder of class folders.
+
+    They are split 50/20/30 once, or lie in folders train, val and test (of the last two one is enough and serves as
+    the other). A class is called like its folder, or as `classnames.txt` says in lines `folder name with spaces`.
+    """
+
+    remedy = "DATASET.ROOT (--root), or DATASET.FOLDER below it, must be the folder of your class folders"
+
+    def __init__(self, cfg: CfgNode):
+        self.dataset_dir = cfg.DATASET.get("FOLDER", "")
+        super().__init__(cfg)
+
+    def read_or_make_split(self) -> Splits:
+        parts = set(class_folders(self.images))
+        if "train" not in parts or not parts <= set(SPLITS):  # a class may be called "train"
+            splits = super().read_or_make_split()
+            self.say_if_outdated(sum(map(len, splits)))
+            return splits
+        if parts == {"train"}:
+            whole = self.images / "train"
+            raise Failure(f"{self.images} holds train, but neither val nor test. To have {whole} split, set it as root")
+        classes = self.classes(self.images / "train")
+        read = {}
+        for part in parts:
+            folder = self.images / part
+            if unknown := set(class_folders(folder)) - set(classes):
+                raise Failure(
+                    f"{folder / min(unknown)} has no counterpart in train: add images to learn from, or remove it"
+                )
+            read[part] = read_class_folders(folder, classes, complete=part == "train")
+        return read["train"], read.get("val") or read["test"], read.get("test") or read["val"]
+
+    def classes(self, images: Path | None = None) -> dict[str, str]:
+        images = images or self.images
+        file = self.folder / "classnames.txt"
+        return name_folders(images, file) if file.exists() else {c: c for c in class_folders(images)}
+
+    def say_if_outdated(self, split: int) -> None:
+        there = sum(len(list_images(self.images / c)) for c in class_folders(self.images))
+        if split != there:
+            print(f"{self.images} holds {there:,} images, {self.split_file.name} {split:,}: remove it for a new split")

@@ -1,0 +1,51 @@
+import time
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from .benchmark import Benchmark, Splits
+from .pickles import read_pickle
+from .readers import ListingCache, check_present, name_folders, read_class_folders
+
+
+@DATASET_REGISTRY.register()
+class ImageNet(Benchmark):
+    """Its validation images are the test set, and the validation set too."""
+
+    dataset_dir = "imagenet"
+    image_dir = "images"
+    needed = ("train", "val")
+    few_shot_splits = ("train",)
+
+    def read_or_make_split(self) -> Splits:
+        listed = self.folder / "preprocessed.pkl"  # upstream's; its order decides which images are picked
+        if listed.exists():
+            train, test = read_pickle(listed, ("train", "test"), self.folder)
+            check_present(train, listed)
+            check_present(test, listed)
+        else:
+            now = time.time_ns()
+            cache = ListingCache(self.folder / "listing.json")
+            classes = name_folders(self.images / "train", classnames_file(self.folder))
+            train, test = (read_class_folders(self.images / name, classes, cache) for name in ("train", "val"))
+            cache.save(now)
+        return train, test, test
+
+
+class ImageNetVariant(Benchmark):
+    """Test only: all images, for whatever shots and classes, which stand in for training images too."""
+
+    def load(self, cfg: CfgNode) -> Splits:
+        items = read_class_folders(self.images, self.classes())
+        return items, [], items
+
+    def classes(self) -> dict[str, str]:
+        return name_folders(self.images, classnames_file(self.folder))
+
+
+def classnames_file(folder: Path) -> Path:
+    """The folder's own class names, or those of the imagenet folder beside it."""
+    own, other = folder / "classnames.txt", folder.parent / ImageNet.dataset_dir / "classnames.txt"
+    return other if other.exists() and not own.exists() else own

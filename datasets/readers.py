@@ -1,0 +1,149 @@
+"""Readers of what the benchmarks' folders hold: class folders, annotation files, lists of images."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dassl.data.datasets import Datum
+from dassl.utils import Failure, listdir_nohidden, read_json
+from dassl.utils.lock import locked
+from dassl.utils.tools import write_json
+
+T = TypeVar("T")
+NO_CLASSES = ("__MACOSX", "split_fewshot")  # what a Mac's archive has, and where picks are kept
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+
+
+def class_folders(images: Path) -> list[str]:
+    """The names of the class folders, sorted. Raises Failure if there are none."""
+    names = [n for n in listdir_nohidden(str(images), sort=True) if n not in NO_CLASSES and (images / n).is_dir()]
+    if not names:
+        raise Failure(f"{images} holds no class folders: extract the archive again, or make one folder for each class")
+    return names
+
+
+def list_images(folder: Path) -> list[str]:
+    """The names of the images in a folder, sorted, whatever else lies there. Raises Failure if there are none."""
+    names = [n for n in listdir_nohidden(str(folder)) if n.lower().endswith(IMAGE_SUFFIXES)] if folder.is_dir() else []
+    if not names:
+        raise Failure(f"{folder} holds no images: extract the archive again, or remove the folder if it is no class")
+    return sorted(names)
+
+
+class ListingCache:
+    """`list_images`, remembered in a JSON file for as long as a folder's modification time stays the same."""
+
+    def __init__(self, file: Path):
+        self.file = file
+        try:
+            self.old = read_json(str(file)) if file.exists() else {}
+        except Failure:  # damaged: it is written anew
+            self.old = {}
+        self.new: dict[str, list] = {}
+
+    def __call__(self, folder: Path) -> list[str]:
+        key = folder.relative_to(self.file.parent).as_posix()
+        changed = folder.stat().st_mtime_ns if folder.is_dir() else 0
+        entry = self.old.get(key)
+        if not entry or entry[0] != changed:
+            # One string a folder, not one an image: the file is small and read in no time.
+            entry = [changed, "/".join(list_images(folder))]
+        self.new[key] = entry
+        return entry[1].split("/")
+
+    def save(self, now: int) -> None:
+        """Writes the file if anything has changed. `now`, in ns, is when the first folder was listed."""
+        # A folder changed in the clock's last ticks can change again unseen: it is listed again next time.
+        kept = {key: entry for key, entry in self.new.items() if now - entry[0] > 2e9}
+        if kept != self.old:
+            save_cache(kept, self.file)
+
+
+def read_class_folders(
+    images: Path,
+    classes: Mapping[str, str],
+    lister: Callable[[Path], list[str]] = list_images,
+    complete: bool = True,
+) -> list[Datum]:
+    """All images of class folders; `classes` are {folder: class name} in the order of the labels.
+
+    Raises: Failure for a class without images, unless not `complete`: then its folder may be missing.
+    """
+    return [
+        Datum(f"{images}/{folder}/{name}", label, classname=classname)
+        for label, (folder, classname) in enumerate(classes.items())
+        if complete or (images / folder).is_dir()
+        for name in lister(images / folder)
+    ]
+
+
+def read_annotations(path: Path, form: str, parse: Callable[..., T]) -> list[T]:
+    """`parse(field, …)` of each line, blank ones left out.
+
+    A line has as many fields as `form` has words, the last of which may hold spaces.
+    Raises: Failure naming the file and, if the form is wrong or `parse` cannot do with it, the line.
+    """
+    items = []
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError as e:
+        raise Failure(f"{path} is missing: docs/DATASETS.md says where to get it") from e
+    except (OSError, UnicodeError) as e:
+        raise Failure(f"Cannot read {path}: {e}. Extract or download it again") from e
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if line:
+            try:
+                items.append(parse(*line.split(maxsplit=form.count(" "))))
+            except (TypeError, ValueError, LookupError) as e:
+                raise Failure(f'{path}, line {number} is not "{form}": {line[:80]!r}. Get the file again') from e
+    return items
+
+
+def read_mat(path: Path, variable: str, *fields: str) -> list[Any]:
+    """The elements of a MATLAB file's vector; of a struct array tuples of the fields. Raises Failure."""
+    from scipy.io import loadmat  # slow to import, and only two datasets need it
+
+    if not path.exists():
+        raise Failure(f"{path} is missing: docs/DATASETS.md says where to get it")
+    try:
+        values = loadmat(path, squeeze_me=True)[variable].reshape(-1)
+        return (values[list(fields)] if fields else values).tolist()
+    except Exception as e:  # a damaged file can raise anything
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise Failure(f"{path} is not the dataset's annotation file ({reason}): get it again") from e
+
+
+def read_classnames(path: Path) -> dict[str, str]:
+    """{folder: class name} of a file with lines `folder name with spaces`, in its order."""
+    return dict(read_annotations(path, "folder name", lambda folder, name: (folder, name)))
+
+
+def name_folders(images: Path, file: Path) -> dict[str, str]:
+    """{class folder: its name in a class-name file}, sorted. Raises Failure for a folder it has no name for."""
+    names = read_classnames(file)
+    folders = class_folders(images)
+    if unnamed := [folder for folder in folders if folder not in names]:
+        raise Failure(f"{file} has no name for the folder {images / unnamed[0]}: add a line, or remove the folder")
+    return {folder: names[folder] for folder in folders}
+
+
+def check_present(items: Iterable[Datum], source: object) -> None:
+    """Raises Failure naming the first image that is not there; `source` is what says it should be."""
+    present: dict[str, set[str]] = {}
+    for item in items:
+        folder, _, name = item.impath.rpartition("/")
+        if folder not in present:  # one listing a folder, not one look-up an image
+            present[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if name not in present[folder]:
+            line = f"{source} names {item.impath}, which is not there"
+            raise Failure(f"{line}: extract the images again, or get the file that belongs to them")
+
+
+def save_cache(content: object, path: Path) -> None:
+    """Writes JSON for later runs. Safe when many start at once; where it cannot be done, it is said and no error."""
+    try:
+        with locked(path.parent / ".p2c"):
+            write_json(content, str(path))
+    except (Failure, OSError) as e:  # some network file systems have no locks
+        print(f"Not saved for later runs: {e}")

@@ -1,0 +1,29 @@
+import random
+
+from dassl.data.datasets import DATASET_REGISTRY, Datum
+
+from .benchmark import Benchmark, Splits, split_80_20
+from .readers import read_annotations
+
+
+@DATASET_REGISTRY.register()
+class SUN397(Benchmark):
+    """Folders are /a/abbey or /c/church/indoor, which is "indoor church"."""
+
+    dataset_dir = "sun397"
+    image_dir = "SUN397"
+
+    def make_split(self, rng: random.Random) -> Splits:
+        folders = read_annotations(self.folder / "ClassName.txt", "/letter/class", str)
+        labels = {folder: i for i, folder in enumerate(folders)}
+
+        def datum(path: str) -> Datum:
+            folder = path.rpartition("/")[0]
+            return self.datum(path[1:], labels[folder], " ".join(reversed(folder.split("/")[2:])))
+
+        trainval, test = (
+            read_annotations(self.folder / file, "/letter/class/image", datum)
+            for file in ("Training_01.txt", "Testing_01.txt")
+        )
+        train, val = split_80_20(trainval, rng)
+        return train, val, test
