@@ -9,7 +9,7 @@ from yacs.config import CfgNode
 
 import datasets  # registers the datasets
 import trainers  # registers the methods
-from dassl.config import get_cfg_default, merge_checked, record_config
+from dassl.config import check_output_dir, get_cfg_default, merge_checked, record_config
 from dassl.engine import build_trainer
 from dassl.utils import Failure, UsageError, collect_env_info, print_error, set_random_seed, setup_logger
 
@@ -78,12 +78,13 @@ def run(args: argparse.Namespace) -> None:
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
-    record_config(cfg)
+    check_output_dir(cfg)
     setup_logger(cfg.OUTPUT_DIR)
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
     print(f"** Arguments **\n{vars(args)}\n** Config **\n{cfg}\n** System info **\n{collect_env_info()}\n")
     trainer = build_trainer(cfg)
+    record_config(cfg)
     if args.eval_only:
         if not args.model_dir and trainer.get_model_names():
             raise UsageError("--eval-only needs --model-dir, the output folder of the training run to test")

@@ -213,6 +213,11 @@ def test_an_output_folder_of_another_run_is_left_alone(data, tmp_path, capsys):
     assert run("MaPLe", data, tmp_path, "OPTIM.MAX_EPOCH", "2", "TRAIN.PRINT_FREQ", "1") == 0
 
 
+def test_a_run_that_never_began_claims_no_folder(data, tmp_path, capsys):
+    assert run("P2C", data, tmp_path, "TRAINER.P2C.N_CTX", "70") == 2
+    assert run("P2C", data, tmp_path, "TRAINER.P2C.N_CTX", "4") == 0
+
+
 def test_eval_only_needs_a_model(data, tmp_path, capsys):
     assert run("P2C", data, tmp_path, flags=("--eval-only",)) == 2
     assert capsys.readouterr().err.startswith("error: --eval-only needs --model-dir")

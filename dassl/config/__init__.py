@@ -8,7 +8,7 @@ from dassl.utils import UsageError, atomic_write, mkdir_if_missing
 
 from .defaults import _C
 
-__all__ = ["clean_cfg", "get_cfg_default", "merge_checked", "record_config"]
+__all__ = ["check_output_dir", "clean_cfg", "get_cfg_default", "merge_checked", "record_config"]
 
 
 def get_cfg_default() -> CfgNode:
@@ -49,26 +49,30 @@ def _all_keys(node: CfgNode, prefix: str = "") -> list[str]:
     return keys
 
 
+RECORD = "config.yaml"
 # What may differ between two runs that share an output folder: it changes no result.
 _FREE = ("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "TRAIN.", "TEST.")
 
 
-def record_config(cfg: CfgNode) -> None:
-    """Writes cfg to config.yaml in its output folder.
+def check_output_dir(cfg: CfgNode) -> None:
+    """Raises UsageError, naming the first key that differs, if the output folder holds a run of another config."""
+    file = Path(cfg.OUTPUT_DIR) / RECORD
+    if not file.exists():
+        return
+    before = CfgNode()
+    merge_checked(before, str(file), lambda: before.update(CfgNode.load_cfg(file.read_text())))
+    for key in _all_keys(cfg):
+        was, now = _get(before, key), _get(cfg, key)
+        if was != now and was is not None and not key.startswith(_FREE):
+            line = f"{cfg.OUTPUT_DIR} holds another run ({key} {was}; now {now})"
+            raise UsageError(f"{line}: choose another --output-dir, or remove that folder")
 
-    Raises UsageError, naming the first key that differs, if the folder holds the results of another config.
-    """
-    file = Path(cfg.OUTPUT_DIR) / "config.yaml"
-    if file.exists():
-        before = CfgNode.load_cfg(file.read_text())
-        for key in _all_keys(cfg):
-            was, now = _get(before, key), _get(cfg, key)
-            if was != now and was is not None and not key.startswith(_FREE):
-                line = f"{cfg.OUTPUT_DIR} holds another run ({key} {was}; now {now})"
-                raise UsageError(f"{line}: choose another --output-dir, or remove that folder")
+
+def record_config(cfg: CfgNode) -> None:
+    """Writes cfg to its output folder, for check_output_dir; to be called when the run really begins."""
     mkdir_if_missing(cfg.OUTPUT_DIR)
-    with atomic_write(str(file), "w") as f:
-        f.write(cfg.dump())
+    with atomic_write(f"{cfg.OUTPUT_DIR}/{RECORD}", "w") as file:
+        file.write(cfg.dump())
 
 
 def _get(node: CfgNode, key: str) -> object:
