@@ -10,6 +10,7 @@ import train
 from clip.clip import BUNDLED, read_state_dict
 from clip.model import build_model
 from dassl.engine import build_trainer
+from dassl.utils import set_random_seed
 from parse_test_res import read_log
 from tests.reference.clip_plain import PlainCLIP
 from tests.reference.maple_plain import maple_forward, prompts_from_checkpoint
@@ -163,6 +164,27 @@ def test_the_noise_of_each_epoch(schedule, data, tmp_path, monkeypatch):
         built.before_epoch()
         seen.append(built.model.prompt_learner.sigma)
     assert seen == pytest.approx([sigma_at_epoch(schedule, e, 3, 0.015) for e in range(3)], abs=1e-12)
+
+
+def test_the_trainers_loss_is_the_sum_of_both(data, tmp_path):
+    """L_cls + λ L_aux, with λ and both parts as configured; the log has L_aux itself."""
+
+    def parts(*opts):
+        set_random_seed(1)
+        built = build_trainer(small_cfg("P2C", data, tmp_path, *opts))
+        built.max_epoch = 3
+        built.before_epoch()
+        built.set_model_mode("train")
+        torch.manual_seed(3)
+        batch = next(iter(built.train_loader_x))
+        return built.loss(batch["img"], batch["label"]), built.model.prompt_learner.sigma
+
+    (cls, nothing), sigma = parts("TRAINER.P2C.AUX.ENABLED", "False")
+    assert nothing == {} and sigma == 0.015
+    (total, log), _ = parts("TRAINER.P2C.AUX.LAMBDA", "-300.0", "TRAINER.P2C.AUX.SIGMA", "0.5")
+    assert log["aux"] > 0
+    assert (total - cls).item() == pytest.approx(-300 * log["aux"].item(), rel=1e-3)
+    assert parts("TRAINER.P2C.DPD.ENABLED", "False")[1] == 0
 
 
 ERRORS = [
