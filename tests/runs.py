@@ -6,7 +6,12 @@ from pathlib import Path
 import train
 
 REPO = Path(__file__).resolve().parents[1]
-CONFIGS = {"MaPLe": "vit_tiny_c2_ep5_batch4_2ctx", "P2C": "vit_tiny_ep5_batch4", "ZeroshotCLIP": "vit_tiny"}
+CONFIGS = {
+    "CoOp": "vit_tiny_ctxv1",
+    "MaPLe": "vit_tiny_c2_ep5_batch4_2ctx",
+    "P2C": "vit_tiny_ep5_batch4",
+    "ZeroshotCLIP": "vit_tiny",
+}
 
 
 # Two shots of the base classes, a few epochs.

@@ -59,7 +59,7 @@ class PromptedCLIP(nn.Module):
         # In a tuple it is no submodule: nothing of CLIP is trained, saved or counted.
         self._clip = (clip_model,)
         self._cached_text: Tensor | None = None
-        self.register_load_state_dict_post_hook(lambda module, _: module._forget())
+        prompt_learner.register_load_state_dict_post_hook(lambda *_: self._forget())
 
     @property
     def clip(self) -> CLIP:
@@ -113,11 +113,18 @@ class PromptTrainer(TrainerX):
         self.optim = build_optimizer(learner, cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.prec == "amp" else None
-        self.register_model(self.model_name, self.model, self.optim, self.sched)
+        # The family's older methods save the prompt learner by itself, under its own name.
+        saved = learner if self.model_name == "prompt_learner" else self.model
+        self.register_model(self.model_name, saved, self.optim, self.sched)
+
+    def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
+        super().set_model_mode(mode, names)
+        self.model.train(mode == "train")
 
     def clean_state_dict(self, name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The prompt learner's part of a file; MaPLe's and ATPrompt's own files hold the whole CLIP too."""
-        return {k: v for k, v in state_dict.items() if k.startswith("prompt_learner.")}
+        whole = any(k.startswith("prompt_learner.") for k in state_dict)
+        return {k: v for k, v in state_dict.items() if k.startswith("prompt_learner.") or not whole}
 
     def autocast(self):
         return torch.autocast(self.device.type, torch.float16) if self.prec == "amp" else nullcontext()

@@ -15,7 +15,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import UsageError
 
 from .base import PromptTrainer
-from .prompt_text import Gap, PromptText, attribute_layout, attribute_words, sliced_as_upstream
+from .prompt_text import Gap, PromptText, attribute_layout, attribute_words, initial_ctx, sliced_as_upstream
 
 
 def add_config(cfg: CfgNode) -> None:
@@ -49,7 +49,7 @@ class MultiModalPromptLearner(nn.Module):
             raise UsageError(f"PROMPT_DEPTH {node.PROMPT_DEPTH}: this CLIP's towers allow 1 to {layers}")
         width, vision_width = clip_model.transformer.width, clip_model.visual.transformer.width
         init = _tokenizer.encode(node.CTX_INIT.replace("_", " "))
-        self.ctx = nn.Parameter(initial_ctx(node, init, clip_model))
+        self.ctx = nn.Parameter(initial_ctx(node.N_CTX, init, clip_model))
         if attributes:
             for i, length in enumerate((att.N_ATT1, att.N_ATT2, att.N_ATT3), start=1):
                 setattr(self, f"ctx_att{i}", nn.Parameter(torch.empty(length, width).normal_(std=0.01)))
@@ -73,29 +73,20 @@ class MultiModalPromptLearner(nn.Module):
 
     def vectors(self) -> dict[str, Tensor]:
         """What fills the gaps of the text prompt."""
-        return {piece.name: getattr(self, piece.name) for piece in self.text.layout if isinstance(piece, Gap)}
+        return {name: getattr(self, name) for name in self.text.where}
 
     def text_features(self, clip_model: CLIP) -> Tensor:
         """(C, D), not normalised."""
         where = self.text.where["ctx"]
         deep = {i: (where, p[None, None]) for i, p in enumerate(self.compound_prompts_text, start=1)}
-        return clip_model.encode_prompts(self.text.prefix(self.vectors()), self.text.suffix, self.text.eot, deep)[0]
+        vectors = self.vectors()
+        return clip_model.encode_prompts(self.text.prefix(vectors), self.text.suffix(vectors), self.text.eot, deep)[0]
 
     def image_features(self, clip_model: CLIP, image: Tensor) -> Tensor:
         """(B, D), not normalised."""
         pairs = zip(self.compound_prompt_projections, self.compound_prompts_text, strict=True)
         deep = {i: project(p)[None] for i, (project, p) in enumerate(pairs, start=1)}
         return clip_model.encode_image(image, self.proj(self.ctx)[None], deep)
-
-
-def initial_ctx(node: CfgNode, words: list[int], clip_model: CLIP) -> Tensor:
-    """(N_CTX, W) float32: the embeddings of CTX_INIT's first tokens, random without CTX_INIT."""
-    if not words:
-        return torch.empty(node.N_CTX, clip_model.transformer.width).normal_(std=0.02)
-    if len(words) < node.N_CTX:
-        raise UsageError(f"CTX_INIT {node.CTX_INIT!r} has {len(words)} tokens, fewer than N_CTX {node.N_CTX}")
-    embedding = clip_model.token_embedding.weight
-    return embedding[words[: node.N_CTX]].detach().float().cpu()
 
 
 @TRAINER_REGISTRY.register()

@@ -32,6 +32,7 @@ ATTRIBUTES = {
     "DescribableTextures": ("pattern", "color", "design"),
     "EuroSAT": ("habitat",),
     "UCF101": ("precision",),
+    "ImageFolder": ("color", "shape"),  # one's own images: ImageNet's, the most general, until others are given
 }
 SHAPES_ATTRIBUTES = ("color", "shape")
 
@@ -48,12 +49,26 @@ TEMPLATES = {
 DEFAULT_TEMPLATE = "a photo of a {}."
 
 
+NAME = "name"  # where a class's name goes
+
+
 @dataclass(frozen=True)
 class Gap:
     """A place in the prompt for `length` learned vectors."""
 
     name: str
     length: int
+
+
+def zero_shot_template(cfg: CfgNode) -> str:
+    """The run's hand-crafted prompt with {} for the class: DATASET.TEMPLATE, or if it is empty the dataset's own.
+
+    Raises: UsageError for a template without its one {}.
+    """
+    template = cfg.DATASET.get("TEMPLATE", "") or TEMPLATES.get(cfg.DATASET.NAME, DEFAULT_TEMPLATE)
+    if template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):
+        raise UsageError(f'DATASET.TEMPLATE "{template}" must have one {{}} for the class, as in "{DEFAULT_TEMPLATE}"')
+    return template
 
 
 def spoken(classname: str) -> str:
@@ -119,59 +134,105 @@ def sliced_as_upstream(layout: Sequence["Gap | list[int]"]) -> list["Gap | list[
     return [*result, sentence[at:]]
 
 
+def initial_ctx(n_ctx: int, words: Sequence[int], clip_model: CLIP) -> Tensor:
+    """(n_ctx, W) float32: the embeddings of the first tokens of CTX_INIT, random where it is empty.
+
+    Raises: UsageError if it has fewer tokens.
+    """
+    if not words:
+        return torch.empty(n_ctx, clip_model.transformer.width).normal_(std=0.02)
+    if len(words) < n_ctx:
+        raise UsageError(
+            f"CTX_INIT {_tokenizer.decode(words).strip()!r} has {len(words)} tokens, fewer than N_CTX {n_ctx}"
+        )
+    return clip_model.token_embedding.weight[words[:n_ctx]].detach().float().cpu()
+
+
 class PromptText(nn.Module):
-    """Tokenised prompts of C classes.
+    """Tokenised prompts of C classes: SOS and `before` for all of them, then `behind`, a full stop and EOT for each.
 
     Args:
         clip_model: whose token embedding is used.
         classnames: C names.
-        layout: the prefix behind SOS: gaps, and words as token ids, in order.
+        before: gaps, and words as token ids, in order.
+        behind: gaps and NAME, in order.
 
     Attributes:
         eot: (C,) index of the end token in the suffix.
-        where: name of a gap -> its slice of the prefix, SOS at 0.
+        where: name of a gap in the prefix -> its slice, SOS at 0.
+        places: name of a gap in the suffix -> its (C, length) positions there, which differ where it follows the name.
 
     Raises: UsageError if a prompt has more tokens than the text tower takes.
     """
 
-    def __init__(self, clip_model: CLIP, classnames: Sequence[str], layout: Sequence[Gap | list[int]]):
+    def __init__(
+        self,
+        clip_model: CLIP,
+        classnames: Sequence[str],
+        before: Sequence[Gap | list[int]],
+        behind: Sequence[Gap | str] = (NAME,),
+    ):
         super().__init__()
-        self.layout = list(layout)
         self.where: dict[str, slice] = {}
-        self.words: list[str] = []
-        embed = clip_model.token_embedding
-        device = embed.weight.device
-
-        def embedded(tokens: list[int]) -> Tensor:
-            return embed(torch.tensor(tokens, device=device)).detach()
-
-        length = self._add_words("sos", embedded([_tokenizer.sot_token_id]), 0)
-        for i, piece in enumerate(layout):
+        prefix = [_tokenizer.sot_token_id]
+        for piece in before:
             if isinstance(piece, Gap):
-                self.where[piece.name] = slice(length, length + piece.length)
-                length += piece.length
-            elif piece:
-                length = self._add_words(f"words{i}", embedded(piece), length)
+                self.where[piece.name] = slice(len(prefix), len(prefix) + piece.length)
+            prefix += [0] * piece.length if isinstance(piece, Gap) else piece
 
-        suffixes = [[*_tokenizer.encode(spoken(name) + "."), _tokenizer.eot_token_id] for name in classnames]
+        suffixes, starts = zip(*(suffix_tokens(name, behind) for name in classnames), strict=True)
         longest = max(map(len, suffixes))
-        if length + longest > clip_model.context_length:
+        if len(prefix) + longest > clip_model.context_length:
             name = classnames[[len(s) for s in suffixes].index(longest)]
             raise UsageError(
-                f"the prompt of class {name!r} has {length + longest} tokens ({length} of them before the name) and "
-                f"CLIP reads {clip_model.context_length}: shorten the name, or the context (N_CTX, N_ATT, CTX_INIT)"
+                f"the prompt of class {name!r} has {len(prefix) + longest} tokens and CLIP reads "
+                f"{clip_model.context_length}: shorten the name, or the context (N_CTX, N_ATT, CTX_INIT)"
             )
-        padded = [s + [0] * (longest - len(s)) for s in suffixes]
-        self.register_buffer("suffix", embedded(padded), persistent=False)
-        self.register_buffer("eot", torch.tensor([len(s) - 1 for s in suffixes], device=device), persistent=False)
+        device = clip_model.token_embedding.weight.device
 
-    def _add_words(self, name: str, vectors: Tensor, start: int) -> int:
-        self.register_buffer(name, vectors, persistent=False)
-        self.words.append(name)
-        self.where[name] = slice(start, start + len(vectors))
-        return start + len(vectors)
+        def constant(rows: list) -> Tensor:
+            return torch.tensor(rows, device=device)
+
+        embed = clip_model.token_embedding
+        self.register_buffer("prefix_words", embed(constant(prefix)).detach(), persistent=False)
+        padded = [[*s, *[0] * (longest - len(s))] for s in suffixes]
+        self.register_buffer("suffix_words", embed(constant(padded)).detach(), persistent=False)
+        self.register_buffer("eot", constant([len(s) - 1 for s in suffixes]), persistent=False)
+        lengths = {piece.name: piece.length for piece in behind if isinstance(piece, Gap) and piece.length}
+        for name, length in lengths.items():
+            positions = [[start[name] + i for i in range(length)] for start in starts]
+            self.register_buffer(f"places_{name}", constant(positions), persistent=False)
+        self.places = {name: f"places_{name}" for name in lengths}
 
     def prefix(self, vectors: Mapping[str, Tensor]) -> Tensor:
         """(1, P, W): the words, and in the gaps the given vectors, each (length, W)."""
-        pieces = sorted(self.where.items(), key=lambda item: item[1].start)
-        return torch.cat([getattr(self, n) if n in self.words else vectors[n] for n, _ in pieces]).unsqueeze(0)
+        prefix = self.prefix_words.clone()
+        for name, where in self.where.items():
+            prefix[where] = vectors[name]
+        return prefix[None]
+
+    def suffix(self, vectors: Mapping[str, Tensor]) -> Tensor:
+        """(C, S, W): the words, and in the gaps the given vectors, each (length, W) or one for each class."""
+        if not self.places:
+            return self.suffix_words
+        suffix, rows = self.suffix_words.clone(), torch.arange(len(self.eot), device=self.eot.device)[:, None]
+        for name, places in self.places.items():
+            suffix[rows, getattr(self, places)] = vectors[name]
+        return suffix
+
+
+def suffix_tokens(classname: str, behind: Sequence[Gap | str]) -> tuple[list[int], dict[str, int]]:
+    """Token ids of a class's suffix, 0 in its gaps, and where the gaps begin.
+
+    Name and full stop are tokenised together, as the family does: a name that ends in ")" gives the one token ").",
+    which then stands before a gap behind the name.
+    """
+    tokens = _tokenizer.encode(spoken(classname) + ".")
+    length = len(_tokenizer.encode(spoken(classname)))
+    result: list[int] = []
+    starts: dict[str, int] = {}
+    for piece in behind:
+        if isinstance(piece, Gap):
+            starts[piece.name] = len(result)
+        result += [0] * piece.length if isinstance(piece, Gap) else tokens[:length]
+    return [*result, *tokens[length:], _tokenizer.eot_token_id], starts
