@@ -4,6 +4,7 @@ Whole runs; what has no run of its own here is tested beside its code (weights i
 """
 
 import errno
+import json
 import os
 import shutil
 from pathlib import Path
@@ -144,3 +145,37 @@ def test_an_output_folder_that_cannot_be_written(data, tmp_path, capsys, monkeyp
     monkeypatch.setattr(tools.os, "makedirs", read_only)  # tests may run as root, who can write everywhere
     assert run("P2C", data, tmp_path / "out") == 1
     assert "Permission denied" in the_line(capsys)
+
+
+def test_weights_that_cannot_be_had(data, tmp_path, capsys, monkeypatch):
+    """Offline with nothing in the cache; a file in the cache that is another than its SHA-256 says is not taken."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CLIP_MIRROR", "http://127.0.0.1:9/nobody")  # refused at once
+    opts = ("INPUT.SIZE", "(224,224)")
+    assert run("P2C", data, tmp_path / "out", *opts, flags=("--backbone", "ViT-B/16")) == 1
+    line = the_line(capsys)
+    cached = tmp_path / ".cache" / "clip" / "ViT-B-16.pt"
+    assert "cannot download http://127.0.0.1:9" in line and f"put the file at {cached}" in line
+    cached.write_bytes(b"another file")
+    assert run("P2C", data, tmp_path / "out", *opts, flags=("--backbone", "ViT-B/16")) == 1
+    assert "the file there is another, its SHA-256 is wrong" in the_line(capsys)
+    assert cached.read_bytes() == b"another file"
+
+
+def test_a_context_or_class_name_too_long(data, tmp_path, capsys):
+    assert run("P2C", data, tmp_path, "TRAINER.P2C.N_CTX", "70") == 2
+    line = the_line(capsys)
+    assert "and CLIP reads 77: shorten the name, or the context" in line and "the prompt of class '" in line
+
+
+def test_labels_and_names_that_do_not_fit(data, tmp_path, capsys):
+    shutil.copytree(data, tmp_path / "data")
+    split = tmp_path / "data" / "shapes" / "split_zhou_Shapes.json"
+    content = json.loads(split.read_text())
+    content["test"][0][2] = "solid pink elephant"
+    split.write_text(json.dumps(content))
+    assert run("P2C", tmp_path / "data", tmp_path / "out") == 1
+    assert "label/class-name mismatch" in the_line(capsys)
+    (tmp_path / "data" / "shapes" / "images" / content["train"][0][0]).unlink()
+    assert run("P2C", tmp_path / "data", tmp_path / "out") == 1
+    assert content["train"][0][0] in the_line(capsys)

@@ -263,3 +263,16 @@ def test_weights_that_build_no_prompt_learner_leave_clip_usable():
     """The bundled file is a whole CLIP in half precision."""
     model = build_model(read_state_dict(BUNDLED / "vit_tiny_8.safetensors"))
     assert model.dtype == torch.float16 and model.transformer.layers == 4
+
+
+def test_weights_and_mirror_by_config(data, tmp_path, monkeypatch, capsys):
+    for name in ("CLIP_WEIGHTS", "CLIP_MIRROR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    small, opts = str(BUNDLED / "vit_tiny_8.safetensors"), ("MODEL.BACKBONE.NAME", "ViT-B/16")
+    assert run("ZeroshotCLIP", data, tmp_path / "a", *opts, "MODEL.BACKBONE.WEIGHTS", small) == 0
+    assert run("ZeroshotCLIP", data, tmp_path / "b") == 0
+    assert read_log(tmp_path / "a" / "log.txt").metrics == read_log(tmp_path / "b" / "log.txt").metrics
+    mirror = "http://127.0.0.1:9/copies"  # refused at once
+    assert run("ZeroshotCLIP", data, tmp_path / "c", *opts, "MODEL.BACKBONE.MIRROR", mirror) == 1
+    assert f"cannot download {mirror}/5806e77c" in capsys.readouterr().err

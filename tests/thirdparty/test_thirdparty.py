@@ -339,3 +339,19 @@ def test_the_models_attributes():
     assert model.visual.conv1.weight.dtype == torch.float32
     with pytest.raises(RuntimeError, match="too long"):
         clip.tokenize("word " * 80)
+
+
+def test_files_go_both_ways(data, tmp_path):
+    """What CoOp here trained, the third party's CoOp tests with the same result, and the reverse."""
+    import tests.runs
+
+    opts = ("TRAINER.COOP.CTX_INIT", "", "TRAINER.COOP.N_CTX", "4", "DATASET.NUM_SHOTS", "4")
+    keys = BASE | COOP | {"TRAINER.COOP.N_CTX": 4}
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    assert tests.runs.run("CoOp", data, ours, *opts) == 0
+    run("ThirdPartyCoOp", data, theirs, keys=keys)
+    run("ThirdPartyCoOp", data, tmp_path / "a", "--eval-only", "--model-dir", ours, "--load-epoch", 3, keys=keys)
+    assert accuracy(tmp_path / "a") == accuracy(ours)
+    flags = ("--eval-only", "--model-dir", str(theirs))
+    assert tests.runs.run("CoOp", data, tmp_path / "b", *opts, flags=flags) == 0
+    assert accuracy(tmp_path / "b") == accuracy(theirs) != accuracy(ours)
