@@ -4,25 +4,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/make_env.sh
-python=$(bash scripts/python.sh)
 export OUTPUT=${OUTPUT:-output/quickstart}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the small CLIP gains nothing from more
-methods=(zsclip maple p2c)
-seeds=(1 2 3)
-step=0 steps=$((${#methods[@]} * ${#seeds[@]} * 2))
-mkdir -p "$OUTPUT"
-for seed in "${seeds[@]}"; do
-  for method in "${methods[@]}"; do
-    for part in train test; do
-      step=$((step + 1))
-      echo "[$step/$steps] $method, seed $seed, $part"
-      finished=$OUTPUT/.$method-$seed-$part
-      [ -e "$finished" ] && continue
-      # The run's own lines go to its log.txt; here its progress bars are shown.
-      bash "scripts/$method/base2new_$part.sh" shapes "$seed" >/dev/null
-      touch "$finished"
-    done
-  done
-done
-echo
-"$python" parse_test_res.py "$OUTPUT/base2new" --hm
+exec bash scripts/protocol.sh base2new --methods zsclip maple p2c --datasets shapes --seeds 1 2 3

@@ -3,7 +3,7 @@
 # The scripts in the methods' folders are this one with the first two words filled in.
 # Environment: DATA (folder of the datasets, default data), OUTPUT (default output), CFG (a file's name in
 # configs/trainers/TRAINER), SHOTS (16), SOURCE (dataset a cross-dataset model was trained on), LOADEP (epoch to test),
-# VENV (Python environment).
+# VENV (Python environment); SHOW_DIR=1 only prints the folder of the run's log and checkpoints.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -56,6 +56,7 @@ case $protocol in
     ;;
   *) echo "error: unknown protocol $protocol" >&2 && exit 2 ;;
 esac
+[ -z "${SHOW_DIR:-}" ] || { echo "$dir" && exit; }
 
 exec "$(bash scripts/python.sh)" train.py \
   --root "${DATA:-data}" --seed "$seed" --trainer "$trainer" \

@@ -80,6 +80,13 @@ def test_wrong_usage(script, args, env, line):
     assert done.returncode == 2 and line in done.stderr and done.stdout == ""
 
 
+@pytest.mark.parametrize("name", ["base2new_train", "base2new_test", "xd_train", "xd_test"])
+def test_maples_own_names(name):
+    """They are the same scripts: SHOW_DIR prints the folder of a run and does nothing."""
+    shown = [ok(bash(f"maple/{script}", "shapes", "2", SHOW_DIR="1")).stdout for script in (name, f"{name}_maple")]
+    assert shown[0] == shown[1] and shown[0].endswith("seed2\n") and "/MaPLe/vit_tiny_c2_ep5_batch4_2ctx" in shown[0]
+
+
 def test_testing_what_was_not_trained(data, tmp_path):
     done = bash("p2c/base2new_test", "shapes", "7", DATA=str(data), OUTPUT=str(tmp_path))
     assert done.returncode == 1

@@ -9,7 +9,7 @@ from dassl.engine import TRAINER_REGISTRY, TrainerX
 from dassl.utils.errors import UsageError
 
 from .base import PRECISIONS, choose_precision, load_clip
-from .prompt_text import DEFAULT_TEMPLATE, TEMPLATES, spoken
+from .prompt_text import spoken, zero_shot_template
 
 
 @TRAINER_REGISTRY.register()
@@ -17,7 +17,7 @@ class ZeroshotCLIP(TrainerX):
     """One template per dataset."""
 
     def templates(self) -> list[str]:
-        return [TEMPLATES.get(self.cfg.DATASET.NAME, DEFAULT_TEMPLATE)]
+        return [zero_shot_template(self.cfg)]
 
     def build_model(self) -> None:
         self.clip_model = load_clip(self.cfg, PRECISIONS[choose_precision("fp16", self.device)], self.device)

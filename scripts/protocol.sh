@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# A whole protocol with its table: scripts/protocol.sh PROTOCOL --methods … --datasets … --seeds …; --help says all.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+exec "$(bash scripts/python.sh)" -m scripts.protocol "$@"

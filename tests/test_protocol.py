@@ -1,0 +1,243 @@
+"""scripts/protocol.sh: which runs there are, which are still to be done, and the tables; expected numbers by hand."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scripts import protocol
+
+from .test_parse import EPOCH, block, trained
+
+REPO = Path(__file__).resolve().parents[1]
+P2C, MAPLE, ZERO = "P2C/vit_tiny_ep5_batch4", "MaPLe/vit_tiny_c2_ep5_batch4_2ctx", "ZeroshotCLIP/vit_tiny"
+
+
+@pytest.fixture(autouse=True)
+def out(tmp_path, monkeypatch) -> Path:
+    """The output folder of the runs, which are asked for as from the repository's folder."""
+    monkeypatch.chdir(REPO)
+    monkeypatch.setenv("OUTPUT", str(tmp_path))
+    for name in ("CFG", "SHOTS", "SOURCE", "SHOW_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def write(folder: Path, text: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "log.txt").write_text(text)
+
+
+def main(words: str) -> int:
+    return protocol.main(words.split())
+
+
+def dry(words: str, capsys) -> list[str]:
+    assert main(words.replace(" ", " --dry-run ", 1)) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_plain_commands(capsys):
+    assert dry("base2new --methods p2c maple --datasets shapes dtd --seeds 2 -- OPTIM.LR 0.1", capsys) == [
+        f"bash scripts/{method}/base2new_{part}.sh {dataset} 2 OPTIM.LR 0.1"
+        for dataset in ("shapes", "dtd")
+        for method in ("p2c", "maple")
+        for part in ("train", "test")
+    ]
+    assert dry("few_shot --methods zsclip --datasets eurosat --seeds 1 1 --shots 4 8", capsys) == [
+        "bash scripts/zsclip/few_shot.sh eurosat 4 1",
+        "bash scripts/zsclip/few_shot.sh eurosat 8 1",
+    ]
+    assert dry("xd --methods p2c --datasets shapes --seeds 1", capsys) == [
+        "bash scripts/p2c/xd_train.sh shapes 1",
+        "SOURCE=shapes bash scripts/p2c/xd_test.sh shapes_background 1",
+        "SOURCE=shapes bash scripts/p2c/xd_test.sh shapes_count 1",
+    ]
+    assert dry("dg --methods p2c --datasets image_folder dtd --seeds 1", capsys)[1:] == [
+        "SOURCE=image_folder bash scripts/p2c/xd_test.sh dtd 1",
+    ]
+
+
+def test_the_usual_datasets_methods_and_seeds(capsys):
+    assert len(dry("base2new --methods zsclip --seeds 1", capsys)) == 11 * 2
+    assert len(dry("few_shot --datasets shapes", capsys)) == 3 * 3 * 5
+    assert len(dry("xd --methods p2c --seeds 1", capsys)) == 1 + 10
+    assert [line.split()[3] for line in dry("dg --methods p2c --seeds 1", capsys)[1:]] == list(protocol.VARIANTS)
+
+
+def test_a_log_says_whether_a_run_is_finished(out, capsys):
+    train, test = (out / f"base2new/{side}/shapes/shots_16/{P2C}/seed1" for side in ("train_base", "test_new"))
+    words = "base2new --methods p2c --datasets shapes --seeds 1"
+    both = dry(words, capsys)
+    write(test, block(50.0))
+    assert dry(words, capsys) == both  # an older model's result
+    write(train, f"{EPOCH}\n")
+    assert dry(words, capsys) == both
+    write(train, trained(60.0))
+    assert dry(words, capsys) == []
+    write(test, "Evaluate on the *test* set\n")
+    assert dry(words, capsys) == both[1:]
+
+
+def test_base_to_new_table(out, capsys):
+    for seed, base, new in ((1, 80, 40), (2, 60, 60)):  # HM 53.3, 60.0
+        write(out / f"base2new/train_base/shapes/shots_16/{P2C}/seed{seed}", trained(base))
+        write(out / f"base2new/test_new/shapes/shots_16/{P2C}/seed{seed}", block(new))
+    assert main("base2new --methods p2c --datasets shapes --seeds 1 2 --format markdown") == 0
+    done = capsys.readouterr()
+    assert "| shapes    | P2C      | 70.0 ± 10.0 | 50.0 ± 10.0 | 56.7 ± 3.3 | 2       |" in done.out
+    assert done.err == "4 of 4 runs are finished\n"
+
+
+def test_cross_dataset_table(out, capsys):
+    for seed, source, one, other in ((1, 50, 40, 20), (2, 70, 50, 30)):
+        write(out / f"shapes/{MAPLE}_16shots/seed{seed}", trained(source))
+        for target, accuracy in (("shapes_background", one), ("shapes_count", other)):
+            write(out / f"evaluation/{MAPLE}_16shots/{target}/seed{seed}", block(accuracy))
+    words = "xd --methods maple --datasets shapes --seeds 1 2"
+    assert main(words) == 0
+    text = capsys.readouterr().out.splitlines()
+    assert text[1].split() == ["dataset", "method", "shapes", "shapes_background", "shapes_count", "average"]
+    assert text[3].split(maxsplit=2)[2].split("  ")[0] == "60.0 ± 10.0"
+    assert main(f"{words} --format csv") == 0
+    header, row = capsys.readouterr().out.splitlines()[1:]
+    names = ("shapes", "shapes_background", "shapes_count", "average")
+    assert header == ",".join(["dataset,method", *(f"{n}_{p}" for n in names for p in ("mean", "std", "seeds"))])
+    assert row == "shapes,MaPLe,60.0000,10.0000,2,45.0000,5.0000,2,25.0000,5.0000,2,35.0000,5.0000,2"
+
+
+def test_a_missing_seed_is_said(out, capsys, monkeypatch):
+    monkeypatch.setattr(protocol, "execute", lambda run: (1, ["error: no luck"]))
+    for seed, targets in ((1, ("shapes_background", "shapes_count")), (2, ("shapes_count",))):
+        write(out / f"shapes/{ZERO}_16shots/seed{seed}", block(50))
+        for target in targets:
+            write(out / f"evaluation/{ZERO}_16shots/{target}/seed{seed}", block(20 * seed))
+    assert main("xd --methods zsclip --datasets shapes --seeds 1 2 --format markdown") == 1
+    row = capsys.readouterr().out.splitlines()[3]
+    assert [cell.strip() for cell in row.split("|")[3:-1]] == [
+        "50.0 ± 0.0", "20.0 ± 0.0 (1 of 2 seeds)", "30.0 ± 10.0", "20.0 ± 0.0 (1 of 2 seeds)",
+    ]  # fmt: skip
+
+
+def test_few_shot_table_and_its_average(out, capsys, monkeypatch):
+    monkeypatch.setattr(protocol, "execute", lambda run: (1, ["error: no luck"]))
+    for dataset, shots, accuracy in (("shapes", 1, 30), ("shapes", 2, 50), ("shapes_count", 1, 50)):
+        write(out / f"{dataset}/{ZERO}_{shots}shots/seed1", block(accuracy))
+    assert main("few_shot --methods zsclip --datasets shapes shapes_count --seeds 1 --shots 1 2 --format latex") == 1
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert r"shapes & ZeroshotCLIP & 30.0 $\pm$ 0.0 & 50.0 $\pm$ 0.0 \\" in lines
+    assert r"shapes\_count & ZeroshotCLIP & 50.0 $\pm$ 0.0 & -- \\" in lines
+    assert r"Average & ZeroshotCLIP & 40.0 $\pm$ 0.0 & -- \\" in lines
+
+
+def test_a_failing_run_stops_nothing_else(out, capsys, monkeypatch):
+    started = []
+
+    def execute(run: protocol.Run) -> tuple[int, list[str]]:
+        started.append(str(run))
+        if run.method == "p2c":
+            return 1, ["a line before", "error: no luck"]
+        write(run.folder, block(40.0))
+        return 0, []
+
+    monkeypatch.setattr(protocol, "execute", execute)
+    assert main("base2new --methods p2c zsclip --datasets shapes --seeds 7") == 1
+    assert started == [f"{what}, shapes, seed 7: {part}" for what, part in (
+        ("p2c", "train"), ("zsclip", "train"), ("zsclip", "test"))]  # fmt: skip
+    done = capsys.readouterr()
+    assert "ZeroshotCLIP" in done.out and "P2C" not in done.out
+    assert done.err.splitlines() == [
+        "[1/4] p2c, shapes, seed 7: train",
+        "[3/4] zsclip, shapes, seed 7: train",
+        "[4/4] zsclip, shapes, seed 7: test (about 0:00:00 left)",
+        "",
+        "2 of 4 runs failed:",
+        "p2c, shapes, seed 7: train: bash scripts/p2c/base2new_train.sh shapes 7",
+        "  a line before",
+        "  error: no luck",
+        "1 of them were not run, as their training failed",
+    ]
+    monkeypatch.setattr(protocol, "execute", lambda run: (0, []))
+    assert main("base2new --methods p2c --datasets shapes --seeds 7") == 1  # it must have left a result
+    assert f"exit code 0 and no result in {out}/base2new/train_base" in capsys.readouterr().err
+
+
+def test_the_time_left():
+    clock = protocol.Clock()
+    run = protocol.Run("p2c", "shapes", 1, "train", "base", [], {}, Path())
+    other = protocol.Run("p2c", "shapes", 1, "test", "new", [], {}, Path())
+    assert clock.left([run]) == ""
+    clock.took["p2c", "train"] += [10.0, 20.0]
+    assert clock.left([run, run, other]) == " (about 0:00:45 left)"
+    clock.took["p2c", "test"] += [3.0]
+    assert clock.left([run, run, other]) == " (about 0:00:33 left)"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("base2knew", "invalid choice: 'base2knew' (choose from 'base2new', 'xd', 'dg', 'few_shot')"),
+        ("xd --methods p2c coopp", "invalid choice: 'coopp' (choose from "),
+        ("xd --datasets eurosatt", "invalid choice: 'eurosatt' (choose from "),
+        ("xd --datasets dtd", "error: dtd has no usual targets: give --datasets dtd TARGET …"),
+        ("few_shot --seeds -1", "error: --seeds are 0 or more, --shots 1 or more"),
+        ("base2new --seeds one", "invalid int value: 'one'"),
+    ],
+)
+def test_wrong_words_are_one_line(words, line, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    err = capsys.readouterr().err
+    # from Python 3.12 on names are listed without quotation marks
+    assert caught.value.code == 2 and line.replace("'", "") in err.replace("'", "") and err.count("\n") == 1
+
+
+def test_a_config_that_a_method_does_not_have_is_found_first(monkeypatch, capsys):
+    monkeypatch.setenv("CFG", "vit_tiny_ep5_batch4")
+    with pytest.raises(SystemExit) as caught:
+        main("base2new --methods p2c maple --datasets shapes")
+    err = capsys.readouterr().err
+    assert caught.value.code == 2 and err.startswith("error: no config configs/trainers/MaPLe/vit_tiny_ep5_batch4.yaml")
+    assert err.count("\n") == 1
+
+
+# -- as typed
+
+
+def start(data: Path, out: Path, *words: str) -> subprocess.Popen:
+    env = os.environ | {"VENV": sys.prefix, "OMP_NUM_THREADS": "1", "DATA": str(data), "OUTPUT": str(out)}
+    command = ["bash", "scripts/protocol.sh", *words]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=REPO, env=env, stdout=pipe, stderr=pipe, text=True, encoding="utf-8", start_new_session=True
+    )
+
+
+def test_real_runs_one_of_which_fails(data, out):
+    words = ["few_shot", "--methods", "zsclip", "--datasets", "dtd", "shapes", "--seeds", "1", "--shots", "2"]
+    process = start(data, out, *words)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 1 and "shapes     ZeroshotCLIP" in stdout
+    assert stderr.count(f"error: DescribableTextures: no folder {data}/dtd") == 2  # at once, and at the end
+    assert "1 of 2 runs failed" in stderr and "Traceback" not in stderr
+    words.remove("dtd")
+    process = start(data, out, *words)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0 and stderr == "1 of 1 runs are finished\n" and "ZeroshotCLIP" in stdout
+
+
+def test_ctrl_c_ends_it_with_one_line(data, out):
+    process = start(data, out, "base2new", "--methods", "p2c", "--datasets", "shapes", "--seeds", "1")
+    assert process.stderr.readline() == "[1/2] p2c, shapes, seed 1: train\n"
+    folder = out / "base2new" / "train_base"
+    deadline = time.monotonic() + 60
+    while not list(folder.rglob("log.txt")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130 and stdout == ""
+    assert stderr == "\nstopped; run the same command again to go on\n"
