@@ -3,6 +3,7 @@
 import hashlib
 import http.client
 import os
+import shutil
 import urllib.error
 import urllib.request
 from contextlib import ExitStack
@@ -31,21 +32,27 @@ def _sha256_of_version(path: Path, *version: int) -> str:
     return _digest(path)
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Path, algorithm: str = "sha256") -> str:
     with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+        return hashlib.file_digest(f, algorithm).hexdigest()
 
 
-def fetch(url: str, target: Path, sha256: str = "") -> Path:
-    """target, downloaded from url unless it is there already with the SHA-256 given ("": any).
+def _matches(path: Path, checksum: str) -> bool:
+    """Whether a file has this SHA-256, or if it has 32 digits MD5; "" is any file's."""
+    return not checksum or (_digest(path, "md5") if len(checksum) == 32 else sha256_of(path)) == checksum
 
-    A download that was cut off leaves `<target>.part`, and the next one goes on from there.
+
+def fetch(url: str, target: Path, checksum: str = "", hint: str = HINT) -> Path:
+    """target, downloaded from url unless it is there already with the SHA-256 or MD5 given ("": any).
+
+    A download that was cut off leaves `<target>.part`, and the next one goes on from there. `hint` is what an error
+    says can be done.
 
     Raises: Failure if the address does not answer, what comes is another file (it is removed), or it cannot be written.
     """
 
     def is_there() -> bool:
-        return target.is_file() and (not sha256 or sha256_of(target) == sha256)
+        return target.is_file() and _matches(target, checksum)
 
     if is_there():  # before locking, which a read-only folder does not allow
         return target
@@ -53,33 +60,32 @@ def fetch(url: str, target: Path, sha256: str = "") -> Path:
         try:
             stack.enter_context(locked(target))
         except Failure as e:
-            raise Failure(f"{e}, or set CLIP_WEIGHTS to a file of yours") from e
+            raise Failure(f"{e}, or {hint}") from e
         try:
             if not is_there():  # no other process has been faster
-                _download(url, target, sha256)
+                _download(url, target, checksum, hint)
         except OSError as e:
-            hint = "free some space and run again, or set CLIP_WEIGHTS to a file of yours"
-            raise Failure(f"cannot write {target}: {e.strerror}; {hint}") from e
+            raise Failure(f"cannot write {target}: {e.strerror}; free some space and run again, or {hint}") from e
     return target
 
 
-def _download(url: str, target: Path, sha256: str) -> None:
-    part = target.with_name(target.name + ".part")
-    if not sha256:  # nothing would tell that the two pieces belong together
+def _download(url: str, target: Path, checksum: str, hint: str) -> None:
+    part, kind = target.with_name(target.name + ".part"), "MD5" if len(checksum) == 32 else "SHA-256"
+    if not checksum:  # nothing would tell that the two pieces belong together
         part.unlink(missing_ok=True)
     while True:
         begun = _size(part)
         while error := _continue(url, part, have := _size(part)):
             if _size(part) <= have:  # else the connection was only cut
                 kept = f"; {have:,} bytes are kept, run again to go on" if have else ""
-                wrong = " (the file there is another, its SHA-256 is wrong)" if target.is_file() else ""
-                raise Failure(f"cannot download {url} ({error}){kept}; put the file at {target}{wrong}, or {HINT}")
-        if not sha256 or _digest(part) == sha256:
+                wrong = f" (the file there is another, its {kind} is wrong)" if target.is_file() else ""
+                raise Failure(f"cannot download {url} ({error}){kept}; put the file at {target}{wrong}, or {hint}")
+        if _matches(part, checksum):
             os.replace(part, target)
             return
         part.unlink()
         if not begun:  # else what an earlier run left may be to blame: once more from the beginning
-            raise Failure(f"{url}: not the file expected (its SHA-256 is wrong), removed; run again, or {HINT}")
+            raise Failure(f"{url}: not the file expected (its {kind} is wrong), removed; run again, or {hint}")
 
 
 def _size(path: Path) -> int:
@@ -98,6 +104,7 @@ def _continue(url: str, part: Path, have: int) -> str:
         return _words(e)
     resumed = response.status == 206  # else the server sends all of it again
     total = int(response.headers.get("Content-Length", 0)) + resumed * have
+    check_space(part.parent, total - resumed * have, url)
     with (
         response,
         open(part, "ab" if resumed else "wb") as f,
@@ -114,6 +121,14 @@ def _continue(url: str, part: Path, have: int) -> str:
             bar.update(len(chunk))
         size = f.tell()
     return "" if size >= total else f"{size:,} of {total:,} bytes came"
+
+
+def check_space(folder: Path, size: int, what: object) -> None:
+    """Raises Failure if so many bytes do not fit on the folder's disk."""
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        line = f"no space in {folder} for {what}: it takes {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
+        raise Failure(f"{line}; free some, or choose a folder on another disk")
 
 
 def _words(error: Exception) -> str:

@@ -1,7 +1,9 @@
 """Readers of what the benchmarks' folders hold: class folders, annotation files, lists of images."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -128,20 +130,41 @@ def name_folders(images: Path, file: Path) -> dict[str, str]:
     return {folder: names[folder] for folder in folders}
 
 
-def check_present(items: Iterable[Datum], source: object) -> None:
-    """Raises Failure naming the first image that is not there; `source` is what says it should be."""
+def absent(items: Iterable[Datum]) -> Iterator[str]:
+    """The paths of images that are not there."""
     present: dict[str, set[str]] = {}
     for item in items:
         folder, _, name = item.impath.rpartition("/")
         if folder not in present:  # one listing a folder, not one look-up an image
             present[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
         if name not in present[folder]:
-            line = f"{source} names {item.impath}, which is not there"
-            raise Failure(f"{line}: extract the images again, or get the file that belongs to them")
+            yield item.impath
+
+
+def check_present(items: Iterable[Datum], source: object) -> None:
+    """Raises Failure naming the first image that is not there; `source` is what says it should be."""
+    for path in absent(items):
+        line = f"{source} names {path}, which is not there"
+        raise Failure(f"{line}: extract the images again, or get the file that belongs to them")
+
+
+_saving = ContextVar("saving", default=True)
+
+
+@contextmanager
+def nothing_saved() -> Iterator[None]:
+    """Inside, splits, picks and listings are made and not kept: whoever only looks writes nothing."""
+    before = _saving.set(False)
+    try:
+        yield
+    finally:
+        _saving.reset(before)
 
 
 def save_cache(content: object, path: Path) -> None:
     """Writes JSON for later runs. Safe when many start at once; where it cannot be done, it is said and no error."""
+    if not _saving.get():
+        return
     try:
         with locked(path.parent / ".p2c"):
             write_json(content, str(path))

@@ -8,7 +8,7 @@ stamp=$venv/requirements.sha256 # written by this script alone, so it tells whos
 wanted=$(sha256sum requirements.txt | cut -c1-64)
 if [ -e "$stamp" ]; then
   [ "$(cat "$stamp")" = "$wanted" ] && exit 0
-elif python=$(bash scripts/python.sh) && "$python" scripts/check_env.py; then
+elif python=$(bash scripts/python.sh) && [ -x "$python" ] && "$python" scripts/check_env.py; then
   exit 0
 fi
 
