@@ -1,0 +1,240 @@
+"""The doctor's findings on trees in the real layouts; the published counts are replaced by the trees' own."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dassl.data.datasets import DATASET_REGISTRY
+from datasets import doctor
+
+from ..runs import REPO
+from . import trees
+from .test_fifteen import ALL, load, make_tree
+
+NAMES = {doctor.module_name(name): name for name in doctor.PUBLISHED}
+
+
+@pytest.fixture(autouse=True)
+def counts(monkeypatch) -> None:
+    monkeypatch.delenv("DATA", raising=False)
+    for config, known in ALL.items():
+        train, val, test = known.counts
+        if config.startswith("imagenet"):  # one list serves as two splits
+            train, val = (train if config == "imagenet" else 0), 0
+        monkeypatch.setitem(doctor.PUBLISHED, NAMES[config], (len(known.classnames), train, val, test))
+
+
+def listing(root: Path) -> dict[Path, tuple[int, int]]:
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in root.rglob("*")}
+
+
+@pytest.fixture
+def diagnose(tmp_path, capsys):
+    """Runs the doctor on `tmp_path`; returns exit code and output, having checked that it has written nothing."""
+
+    def run(*args: str) -> tuple[int, str]:
+        before = listing(tmp_path)
+        code = doctor.main([*args, "--root", str(tmp_path)])
+        assert listing(tmp_path) == before
+        return code, capsys.readouterr().out
+
+    return run
+
+
+def mend(out: str) -> str:
+    """The command, the last line."""
+    return out.splitlines()[-1].strip()
+
+
+def shell(line: str) -> None:
+    assert os.system(line) == 0
+
+
+def test_the_counts_are_those_of_the_fifteen():
+    assert set(NAMES) == set(ALL)
+    assert all(issubclass(DATASET_REGISTRY.get(name), doctor.Benchmark) for name in doctor.PUBLISHED)
+
+
+@pytest.mark.parametrize("config", ALL)
+def test_whole(config, tmp_path, diagnose):
+    make_tree(config, tmp_path)
+    code, out = diagnose(config)
+    classes, *splits = doctor.PUBLISHED[NAMES[config]]
+    n = str(sum(splits))
+    assert code == 0
+    assert out.splitlines()[-1].split() == [NAMES[config], "found", n, n, str(classes), str(classes)]
+
+
+def test_all_fifteen_unless_named(tmp_path, diagnose):
+    make_tree("eurosat", tmp_path)
+    code, out = diagnose()
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()[2:17]] == list(doctor.PUBLISHED)
+    assert out.count(" missing ") == 14 and out.count(" found ") == 1
+    assert f"Food101: There is no folder {tmp_path}/food-101\n  python -m datasets.prepare Food101 --root" in out
+    assert diagnose("EUROSAT", "oxford_flowers")[0] == 1
+    assert diagnose("EUROSAT")[0] == 0
+
+
+def test_as_a_command(tmp_path):
+    line = [sys.executable, "-W", "error::RuntimeWarning", "-m", "datasets.doctor", "--root", str(tmp_path)]
+    done = subprocess.run(line, cwd=REPO, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.count(" missing ") == 15
+    assert "datasets.prepare" in done.stdout
+
+
+def test_an_unknown_name(capsys):
+    assert doctor.main(["eurosta"]) == 2
+    assert 'error: Unknown dataset "eurosta": did you mean EuroSAT?' in capsys.readouterr().err
+
+
+def test_half_extracted(tmp_path, diagnose):
+    images = make_tree("eurosat", tmp_path) / "2750"
+    shutil.rmtree(images / "SeaLake")
+    for i in range(3, 11):
+        (images / "River" / f"River_{i}.jpg").unlink()
+    code, out = diagnose("eurosat")
+    assert code == 1 and " incomplete " in out
+    assert "EuroSAT: 18 images and 1 whole classes are missing: an archive was extracted only in part" in out
+    assert mend(out) == f"python -m datasets.prepare EuroSAT --root {tmp_path}"
+    for file in (images / "River").iterdir():
+        file.unlink()
+    code, out = diagnose("eurosat")
+    assert code == 1 and f"EuroSAT: {images}/River holds no images: extract the archive again" in out
+
+
+def test_a_split_made_of_half_a_folder(tmp_path, diagnose):
+    """The images have been mended since, but a run has kept its split."""
+    folder = make_tree("dtd", tmp_path)
+    (folder / "images" / "banded" / "banded_0000.jpg").rename(tmp_path / "aside.jpg")
+    load("dtd", tmp_path)
+    (tmp_path / "aside.jpg").rename(folder / "images" / "banded" / "banded_0000.jpg")
+    code, out = diagnose("dtd")
+    assert code == 1
+    assert (
+        f"{folder}/split_zhou_DescribableTextures.json lacks 1 images: it was made of a folder that was not whole"
+        in out
+    )
+
+
+def test_a_split_file_that_names_absent_images(tmp_path, diagnose):
+    folder = make_tree("food101", tmp_path)
+    load("food101", tmp_path)
+    gone = json.loads((folder / "split_zhou_Food101.json").read_text())["val"][:2]
+    for path, *_ in gone:
+        (folder / "images" / path).unlink()
+    code, out = diagnose("food101")
+    line = f"split_zhou_Food101.json names 2 images that are not there, the first is {folder}/images/{gone[0][0]}"
+    assert code == 1 and " incomplete " in out and line in out
+
+
+def test_a_folder_of_images_is_missing(tmp_path, diagnose):
+    shutil.rmtree(make_tree("imagenet", tmp_path) / "images" / "val")
+    code, out = diagnose("imagenet")
+    assert code == 1 and f"ImageNet: There is no folder {tmp_path}/imagenet/images/val" in out
+
+
+@pytest.mark.parametrize("config", ["imagenet", "imagenetv2", "imagenet_a"])
+def test_no_classnames(config, tmp_path, diagnose):
+    (make_tree(config, tmp_path) / "classnames.txt").unlink()
+    code, out = diagnose(config)
+    assert code == 1 and " incomplete " in out
+    assert "classnames.txt is missing" in out
+    assert mend(out) == f"python -m datasets.prepare {NAMES[config]} --root {tmp_path}"
+
+
+def test_the_annotation_is_missing(tmp_path, diagnose):
+    (make_tree("oxford_flowers", tmp_path) / "imagelabels.mat").unlink()
+    code, out = diagnose("oxford_flowers")
+    assert code == 1 and f"{tmp_path}/oxford_flowers/imagelabels.mat is missing" in out
+
+
+def nest_below(folder: Path, below: str) -> None:
+    aside = folder.with_name("aside")
+    folder.rename(aside)
+    (folder / below).parent.mkdir(parents=True)
+    aside.rename(folder / below)
+
+
+def nest_images(folder: Path, below: str) -> None:
+    nest_below(folder / below, Path(below).name)
+
+
+@pytest.mark.parametrize(
+    ("config", "nest", "below"),
+    [
+        ("eurosat", nest_below, "eurosat"),
+        ("eurosat", nest_below, "Euro SAT"),
+        ("eurosat", nest_images, "2750"),
+        ("oxford_pets", nest_below, "oxford-iiit-pet"),
+        ("fgvc_aircraft", nest_below, "fgvc-aircraft-2013b/data"),
+        ("imagenet_a", nest_images, "imagenet-a"),
+    ],
+)
+def test_wrong_nesting(config, nest, below, tmp_path, diagnose):
+    nest(make_tree(config, tmp_path), below)
+    code, out = diagnose(config)
+    assert code == 1 and "has to hold the images, but they lie in" in out
+    assert mend(out).startswith("mv ")
+    shell(mend(out))
+    assert diagnose(config)[0] == 0
+
+
+def test_imagenet_without_its_images_folder(tmp_path, diagnose):
+    folder = make_tree("imagenet", tmp_path)
+    for part in ("train", "val"):
+        (folder / "images" / part).rename(folder / part)
+    (folder / "images").rmdir()
+    for _ in range(2):
+        shell(mend(diagnose("imagenet")[1]))
+    assert diagnose("imagenet")[0] == 0
+
+
+def test_a_folder_with_another_name(tmp_path, diagnose):
+    make_tree("eurosat", tmp_path).rename(tmp_path / "EuroSAT")
+    code, out = diagnose("eurosat")
+    assert code == 1 and " missing " in out
+    shell(mend(out))
+    assert diagnose("eurosat")[0] == 0
+
+
+def test_root_is_the_datasets_own_folder(tmp_path, capsys):
+    folder = make_tree("dtd", tmp_path)
+    assert doctor.main(["dtd", "--root", str(folder)]) == 1
+    out = capsys.readouterr().out
+    assert f"{folder} is the dataset's own folder, the data folder is above it" in out
+    assert mend(out) == f"python -m datasets.doctor DescribableTextures --root {tmp_path}"
+
+
+def test_more_than_published(tmp_path, diagnose):
+    trees.image(make_tree("eurosat", tmp_path) / "2750" / "River" / "mine.jpg")
+    code, out = diagnose("eurosat")
+    assert code == 0 and "1 images more than published" in out
+
+
+def test_deep(tmp_path, diagnose, monkeypatch):
+    monkeypatch.setattr(doctor, "NAMED", 1)
+    images = make_tree("ucf101", tmp_path) / "UCF-101-midframes"
+    assert diagnose("ucf101", "--deep")[0] == 0
+    for i in (1, 5):
+        cut = images / "Yo_Yo" / f"v_YoYo_g0{i}_c01.jpg"
+        cut.write_bytes(cut.read_bytes()[:-200])
+    assert diagnose("ucf101")[0] == 0
+    code, out = diagnose("ucf101", "--deep")
+    assert code == 1 and " incomplete " in out
+    assert f"UCF101: 2 images cannot be opened: {images}/Yo_Yo/v_YoYo_g0" in out and ".jpg, …\n" in out
+    assert mend(out) == f"python -m datasets.prepare UCF101 --root {tmp_path} --again"
+
+
+def test_the_data_folder_is_that_of_the_scripts(tmp_path, monkeypatch, capsys):
+    make_tree("eurosat", tmp_path)
+    monkeypatch.setenv("DATA", str(tmp_path))
+    assert doctor.main(["eurosat"]) == 0
+    shutil.rmtree(tmp_path / "eurosat" / "2750" / "River")
+    assert doctor.main(["eurosat"]) == 1
+    assert mend(capsys.readouterr().out) == "python -m datasets.prepare EuroSAT"
