@@ -152,7 +152,8 @@ def test_pickles_that_name_anything_else_are_refused(tmp_path, monkeypatch, call
         lambda: load_checkpoint(str(tmp_path / "model.pth.tar-2")),
         lambda: resume_from_checkpoint(str(tmp_path), model()),  # no quiet fall back from this one
     ):
-        with pytest.raises(Failure, match=f"^Refused to load .*model.pth.tar-2: it names (builtins.)?{named},") as caught:
+        line = f"^Refused to load .*model.pth.tar-2: it names (builtins.)?{named},"
+        with pytest.raises(Failure, match=line) as caught:
             load()
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "pwned").exists()
