@@ -121,6 +121,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         setattr(args, name, list(dict.fromkeys(getattr(args, name))))
     if min(args.seeds) < 0 or min(args.shots) < 1:
         parser.error("--seeds are 0 or more, --shots 1 or more")
+    if args.opts and "OUTPUT" not in os.environ:
+        parser.error(
+            "settings after -- give other results: set OUTPUT to a folder of their own, as OUTPUT=output/other"
+        )
     set_datasets(args, parser)
     return args
 

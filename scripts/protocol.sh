@@ -2,4 +2,5 @@
 # A whole protocol with its table: scripts/protocol.sh PROTOCOL --methods … --datasets … --seeds …; --help says all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-exec "$(bash scripts/python.sh)" -m scripts.protocol "$@"
+python=$(bash scripts/python.sh ready)
+exec "$python" -m scripts.protocol "$@"

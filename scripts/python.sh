@@ -1,10 +1,16 @@
 #!/usr/bin/env bash
-# Print the Python that the scripts use: $VENV's, else .venv's, else the active one.
-cd "$(dirname "$0")/.."
+# Print the Python that the scripts use: $VENV's, else .venv's, else the active one. `ready`: it must have the packages.
+cd "$(dirname "$0")/.." || exit
 if [ -n "${VENV:-}" ]; then
-  echo "$VENV/bin/python"
+  python=$VENV/bin/python
 elif [ -x .venv/bin/python ]; then
-  echo "$PWD/.venv/bin/python"
+  python=$PWD/.venv/bin/python
 else
-  command -v python || command -v python3
+  python=$(command -v python || command -v python3)
 fi
+has="import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ('torch', 'yacs', 'tabulate'))))"
+if [ "${1:-}" = ready ] && ! "$python" -c "$has" 2>/dev/null; then
+  echo "error: $python lacks the packages (or is not there): run bash scripts/make_env.sh first" >&2
+  exit 1
+fi
+echo "$python"

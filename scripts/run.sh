@@ -27,20 +27,21 @@ fi
 seed=$2
 shift 2
 
-# The bundled benchmark is for the bundled CLIP; cross-dataset runs have settings of their own where a method publishes them.
+# The bundled benchmark is for the bundled CLIP. Where a method publishes settings of their own for cross-dataset or
+# few-shot runs, those have them.
 size=vit_b16
 [[ $dataset == shapes* ]] && size=vit_tiny
-default=$(cd "configs/trainers/$trainer" && ls "$size"*.yaml 2>/dev/null | grep -v cross_datasets | head -n 1) || true
-if [[ $protocol == xd_* ]]; then
-  cross=$(cd "configs/trainers/$trainer" && ls "$size"*cross_datasets.yaml 2>/dev/null | head -n 1) || true
-  default=${cross:-$default}
-fi
+names=$(cd "configs/trainers/$trainer" && ls "$size"*.yaml 2>/dev/null) || true
+default=$(grep -v -e cross_datasets -e few_shot <<<"$names" | head -n 1) || true
+special=$(case $protocol in xd_*) grep cross_datasets ;; few_shot) grep few_shot ;; esac <<<"$names" | head -n 1) || true
+default=${special:-$default}
 cfg=${CFG:-${default%.yaml}}
 if [ ! -f "configs/trainers/$trainer/$cfg.yaml" ]; then
   echo "error: no config configs/trainers/$trainer/$cfg.yaml; CFG names one of: $(ls "configs/trainers/$trainer" | sed 's/.yaml//' | tr '\n' ' ')" >&2
   exit 2
 fi
 
+python=$(bash scripts/python.sh ready)
 out=${OUTPUT:-output}
 below=$dataset/shots_$shots/$trainer/$cfg/seed$seed
 source=imagenet
@@ -58,7 +59,10 @@ case $protocol in
 esac
 [ -z "${SHOW_DIR:-}" ] || { echo "$dir" && exit; }
 
-exec "$(bash scripts/python.sh)" train.py \
+# A line is to be seen when it is printed. The small CLIP gains nothing from threads and loses much when they have to wait.
+export PYTHONUNBUFFERED=1
+if [ "$size" = vit_tiny ]; then export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}; fi
+exec "$python" train.py \
   --root "${DATA:-data}" --seed "$seed" --trainer "$trainer" \
   --dataset-config-file "configs/datasets/$dataset.yaml" --config-file "configs/trainers/$trainer/$cfg.yaml" \
   --output-dir "$dir" ${model:+--eval-only --model-dir "$model" ${LOADEP:+--load-epoch "$LOADEP"}} "$@" \

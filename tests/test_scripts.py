@@ -90,7 +90,7 @@ def test_maples_own_names(name):
 def test_testing_what_was_not_trained(data, tmp_path):
     done = bash("p2c/base2new_test", "shapes", "7", DATA=str(data), OUTPUT=str(tmp_path))
     assert done.returncode == 1
-    assert done.stderr.startswith("error: No model at") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: No model in") and done.stderr.count("\n") == 1
 
 
 EUROSAT = (

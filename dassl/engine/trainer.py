@@ -180,8 +180,10 @@ class TrainerBase:
                 file = BEST
             path = os.path.join(folder, file)
             if not os.path.isfile(path):
+                if not have:
+                    raise Failure(f"No model in {folder}: train it first, or load from another folder (--model-dir)")
                 listed = ", ".join(f"{f} (--load-epoch {f.split('-')[1]})" for f in have)
-                raise Failure(f"No model at {path}. The folder holds {listed or 'none'}")
+                raise Failure(f"No model at {path}. The folder holds {listed}")
             checkpoint = load_checkpoint(path)
             self._load(name, checkpoint, path)
             about = ", ".join(f"{key}={checkpoint.get(key)}" for key in ("epoch", "val_result"))

@@ -46,4 +46,9 @@ class MetricMeter:
             self.meters[name].update(value)
 
     def __str__(self) -> str:
-        return self.delimiter.join(f"{name} {m.val:.4f} ({m.avg:.4f})" for name, m in self.meters.items())
+        return self.delimiter.join(f"{name} {_four(m.val)} ({_four(m.avg)})" for name, m in self.meters.items())
+
+
+def _four(x: float) -> str:
+    """Four decimals, or where these would show nothing, two digits."""
+    return f"{x:.4f}" if x == 0 or not abs(x) < 5e-5 else f"{x:.1e}"

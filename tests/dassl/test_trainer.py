@@ -228,7 +228,7 @@ def test_load_model(make, whole):
     folder = f"{whole.output_dir}/linear"
     told = f"No model at {folder}/model.pth.tar-3. The folder holds model.pth.tar-5 (--load-epoch 5)"
     assert str(caught.value) == told
-    with pytest.raises(Failure, match="No model at .*model-best.pth.tar. The folder holds none"):
+    with pytest.raises(Failure, match="No model in .*nowhere/linear: train it first"):
         trainer.load_model(f"{whole.output_dir}/nowhere")
 
 
