@@ -148,6 +148,16 @@ def test_zero_shot_is_the_reference_with_one_template(data, tmp_path):
     assert ours == pytest.approx(100 * right / total, abs=0.05)
 
 
+@pytest.mark.parametrize("trainer", ["P2C", "CoOp"])
+def test_a_run_can_start_from_another_ones_weights(trainer, data, tmp_path):
+    first = build_trainer(small_cfg(trainer, data, tmp_path))
+    first.save_model(0, str(tmp_path))
+    [name] = first.get_model_names()
+    file = str(tmp_path / name / "model.pth.tar-1")
+    second = build_trainer(small_cfg(trainer, data, tmp_path, "SEED", "5", "MODEL.INIT_WEIGHTS", file))
+    assert same(dict(first.model.state_dict()), dict(second.model.state_dict()))
+
+
 def test_bf16_runs_on_a_cpu(data, tmp_path):
     assert run("P2C", data, tmp_path, "OPTIM.MAX_EPOCH", "2", "TRAINER.P2C.PREC", "bf16") == 0
     state = checkpoint(tmp_path, 2)["state_dict"]
@@ -197,6 +207,11 @@ ERRORS = [
         ("TRAINER.P2C.DPD.WARMUP_EPOCHS", "3"),
         "DPD.WARMUP_EPOCHS 3: must be 0 or more and less than OPTIM.MAX_EPOCH 3",
     ),
+    (("TRAINER.P2C.DPD.SIGMOID_K", "0.0"), "TRAINER.P2C.DPD.SIGMOID_K 0.0: must be above 0 and at most 1000"),
+    (("TRAINER.P2C.DPD.SIGMOID_K", "5000.0"), "TRAINER.P2C.DPD.SIGMOID_K 5000.0: must be above 0"),
+    (("TRAINER.P2C.DPD.SIGMA_MAX", "-1.0"), "DPD.SIGMA_MAX and AUX.SIGMA: must be 0 or more"),
+    (("TRAINER.P2C.MAPPER.HIDDEN_SCALE", "0"), "TRAINER.P2C.MAPPER.HIDDEN_SCALE 0: must be 1 or more"),
+    (("TRAINER.P2C.N_CTX", "0"), "N_CTX 0: must be 1 or more"),
     (("TRAINER.P2C.DPD.GMM_STDS", "(1.0,)"), "need one value for each component"),
     (("TRAINER.P2C.PROMPT_DEPTH", "5"), "PROMPT_DEPTH 5: this CLIP's towers allow 1 to 4"),
     (("TRAINER.P2C.PREC", "fp8"), "PREC 'fp8': choose from fp32, fp16, bf16, amp"),

@@ -108,13 +108,13 @@ class PromptTrainer(TrainerX):
         clip_model = load_clip(cfg, PRECISIONS[self.prec], self.device)
         learner = self.build_prompt_learner(clip_model, self.dm.dataset.classnames)
         self.model = PromptedCLIP(clip_model, learner).to(self.device)
+        # The family's older methods save the prompt learner by itself, under its own name.
+        saved = learner if self.model_name == "prompt_learner" else self.model
         if cfg.MODEL.INIT_WEIGHTS:
-            load_pretrained_weights(learner, cfg.MODEL.INIT_WEIGHTS)
+            load_pretrained_weights(saved, cfg.MODEL.INIT_WEIGHTS)
         self.optim = build_optimizer(learner, cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.prec == "amp" else None
-        # The family's older methods save the prompt learner by itself, under its own name.
-        saved = learner if self.model_name == "prompt_learner" else self.model
         self.register_model(self.model_name, saved, self.optim, self.sched)
 
     def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:

@@ -135,20 +135,28 @@ class P2C(MaPLe):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        dpd, mixture = (
-            cfg.TRAINER.P2C.DPD,
-            [cfg.TRAINER.P2C.DPD[k] for k in ("GMM_MEANS", "GMM_STDS", "GMM_WEIGHTS")],
-        )
-        wrong = {
-            f"DPD.SCHEDULE {dpd.SCHEDULE!r}: choose from {', '.join(SCHEDULES)}": dpd.SCHEDULE not in SCHEDULES,
-            f"DPD.NOISE {dpd.NOISE!r}: choose from gaussian, gmm": dpd.NOISE not in ("gaussian", "gmm"),
-            f"DPD.WARMUP_EPOCHS {dpd.WARMUP_EPOCHS}: must be 0 or more and less than OPTIM.MAX_EPOCH "
-            f"{cfg.OPTIM.MAX_EPOCH}": not 0 <= dpd.WARMUP_EPOCHS < cfg.OPTIM.MAX_EPOCH,
-            "DPD.GMM_MEANS, GMM_STDS and GMM_WEIGHTS need one value for each component": len({*map(len, mixture)}) != 1,
-            "DPD.GMM_STDS and GMM_WEIGHTS must be positive": min((*mixture[1], *mixture[2]), default=0) <= 0,
-        }
-        for message in (m for m, bad in wrong.items() if bad):
-            raise UsageError(f"TRAINER.P2C.{message}")
+        node, epochs = cfg.TRAINER.P2C, cfg.OPTIM.MAX_EPOCH
+        dpd = node.DPD
+        mixture = dpd.GMM_MEANS, dpd.GMM_STDS, dpd.GMM_WEIGHTS
+        for fine, message in (
+            (node.MAPPER.HIDDEN_SCALE >= 1, f"MAPPER.HIDDEN_SCALE {node.MAPPER.HIDDEN_SCALE}: must be 1 or more"),
+            (dpd.SCHEDULE in SCHEDULES, f"DPD.SCHEDULE {dpd.SCHEDULE!r}: choose from {', '.join(SCHEDULES)}"),
+            (dpd.NOISE in ("gaussian", "gmm"), f"DPD.NOISE {dpd.NOISE!r}: choose from gaussian, gmm"),
+            (min(dpd.SIGMA_MAX, node.AUX.SIGMA) >= 0, "DPD.SIGMA_MAX and AUX.SIGMA: must be 0 or more"),
+            # Beyond, e^k is no float any more; at 100 the sigmoid is a step already.
+            (0 < dpd.SIGMOID_K <= 1000, f"DPD.SIGMOID_K {dpd.SIGMOID_K}: must be above 0 and at most 1000"),
+            (
+                0 <= dpd.WARMUP_EPOCHS < epochs,
+                f"DPD.WARMUP_EPOCHS {dpd.WARMUP_EPOCHS}: must be 0 or more and less than OPTIM.MAX_EPOCH {epochs}",
+            ),
+            (
+                len({*map(len, mixture)}) == 1,
+                "DPD.GMM_MEANS, GMM_STDS and GMM_WEIGHTS need one value for each component",
+            ),
+            (min((*mixture[1], *mixture[2]), default=0) > 0, "DPD.GMM_STDS and GMM_WEIGHTS must be positive"),
+        ):
+            if not fine:
+                raise UsageError(f"TRAINER.P2C.{message}")
 
     def before_epoch(self) -> None:
         super().before_epoch()

@@ -137,8 +137,10 @@ def sliced_as_upstream(layout: Sequence["Gap | list[int]"]) -> list["Gap | list[
 def initial_ctx(n_ctx: int, words: Sequence[int], clip_model: CLIP) -> Tensor:
     """(n_ctx, W) float32: the embeddings of the first tokens of CTX_INIT, random where it is empty.
 
-    Raises: UsageError if it has fewer tokens.
+    Raises: UsageError if it has fewer tokens, or n_ctx is below 1.
     """
+    if n_ctx < 1:
+        raise UsageError(f"N_CTX {n_ctx}: must be 1 or more")
     if not words:
         return torch.empty(n_ctx, clip_model.transformer.width).normal_(std=0.02)
     if len(words) < n_ctx:
