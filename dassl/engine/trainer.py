@@ -121,6 +121,13 @@ class TrainerBase:
         """Drops or renames what a file holds beyond `weights_to_save`, e.g. upstream's frozen weights."""
         return state_dict
 
+    def state_to_resume(self) -> dict[str, Any]:
+        """What a resumed run needs beyond models, optimizers and schedulers: tensors and plain data."""
+        return {}
+
+    def resume_state(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_to_resume` gave."""
+
     def save_model(
         self,
         epoch: int,
@@ -147,6 +154,8 @@ class TrainerBase:
                 "scheduler": None if sched is None else sched.state_dict(),
                 "val_result": val_result,
             }
+            if extra := self.state_to_resume():
+                state["trainer"] = extra
             save_checkpoint(state, os.path.join(directory, name), is_best=is_best, model_name=model_name)
 
     def resume_model_if_exist(self, directory: str) -> int:
@@ -161,6 +170,7 @@ class TrainerBase:
         for name, folder, checkpoint in zip(names, folders, checkpoints, strict=True):
             self._load(name, checkpoint, folder)
             load_optim(checkpoint, self._optims[name], self._scheds[name], folder)
+        self.resume_state(checkpoints[0].get("trainer", {}))
         print(f"Epochs done: {checkpoints[0]['epoch']}")
         return checkpoints[0]["epoch"]
 
