@@ -6,7 +6,7 @@ prompt-learning method is known. Shapes: B images, C classes, W width of a tower
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from dassl.utils.errors import Failure
 
-# (block index, ln_1 of the block's input) -> what is added to the block's output, position by position.
-Adapt = Callable[[int, Tensor], Tensor]
-NO_DEEP: Mapping = {}
+# Block -> token-wise function: what it makes of ln_1 of that block's input is added to the block's output.
+Adapt = Mapping[int, Callable[[Tensor], Tensor]]
+# Queries, keys and values, each (N, L, heads, W/heads) -> their attention; says who sees whom.
+Look = Callable[[Tensor, Tensor, Tensor], Tensor]
+NOTHING: Mapping = {}
 
 
 class LayerNorm(nn.LayerNorm):
@@ -33,8 +35,28 @@ class QuickGELU(nn.Module):
         return x * torch.sigmoid(1.702 * x)
 
 
+def look_everywhere(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention of every position to every position; all (N, L, heads, W/heads)."""
+    return _attend(q, k, v)
+
+
+def look_back(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention of each position to itself and what is before it; all (N, L, heads, W/heads)."""
+    return _attend(q, k, v, is_causal=True)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, **options) -> Tensor:
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, **options).transpose(1, 2)
+
+
+def pick(x: Tensor, at: slice | Tensor) -> Tensor:
+    """Some positions, the same in each row: (N, L, W) -> (N, len(at), W)."""
+    return x[:, at] if isinstance(at, slice) else x.index_select(1, at)
+
+
 class Attention(nn.Module):
-    """Multi-head attention under nn.MultiheadAttention's parameter names, with its keys and values in the open."""
+    """Multi-head attention under nn.MultiheadAttention's parameter names; who sees whom is the caller's to say."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -43,20 +65,19 @@ class Attention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
 
-    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, L, W) -> keys and values, each (N, heads, L, W/heads)."""
-        width = x.shape[-1]
-        kv = F.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:])
-        k, v = kv.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return k, v
+    def forward(self, x: Tensor, look: Look, at: slice | Tensor | None = None) -> Tensor:
+        """(N, L, W) -> (N, L, W), or the positions `at` of it alone, which are then the only queries."""
+        if at is None:
+            q, k, v = self.project(x, 0, 3)
+        else:
+            [q], (k, v) = self.project(pick(x, at), 0, 1), self.project(x, 1, 3)
+        return self.out_proj(look(q, k, v).flatten(2))
 
-    def forward(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Queries from x (N, L, W) over the given keys and values; mask is True where a query may look."""
-        width = x.shape[-1]
-        q = F.linear(x, self.in_proj_weight[:width], self.in_proj_bias[:width])
-        q = q.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+    def project(self, x: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
+        """Some of queries (0), keys (1) and values (2), each (N, L, heads, W/heads)."""
+        rows = slice(first * x.shape[-1], last * x.shape[-1])
+        y = F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
+        return y.unflatten(-1, (last - first, self.heads, -1)).unbind(2)
 
 
 class ResidualAttentionBlock(nn.Module):
@@ -72,47 +93,27 @@ class ResidualAttentionBlock(nn.Module):
         self.mlp.add_module("c_proj", nn.Linear(4 * width, width))
         self.ln_2 = LayerNorm(width)
 
-    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values that the positions of x offer to positions behind them."""
-        return self.attn.keys_values(self.ln_1(x))
-
     def forward(
         self,
         x: Tensor,
-        mask: Tensor | None = None,
-        past: tuple[Tensor, Tensor] | None = None,
-        at: Tensor | int | None = None,
+        look: Look = look_everywhere,
+        at: slice | Tensor | None = None,
         adapt: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Transform x (N, L, W).
 
         Args:
-            mask: bool, broadcast to (N, heads, L, past + L), True where a position may look; None: everywhere.
-            past: keys and values, (N, heads, P, W/heads), of positions before x.
-            at: compute only this position of each row, an index or (N,) indices; the result is then (N, 1, W).
+            look: (queries, keys, values) -> their attention, each (N, L, heads, W/heads).
+            at: positions, the same in each row; only they are computed, (N, len(at), W).
             adapt: token-wise; what it makes of ln_1(x) is added to the result.
         """
         h = self.ln_1(x)
-        k, v = self.attn.keys_values(h)
-        if past is not None:
-            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        y = self.attn(h, look, at)
         if at is not None:
             x, h = pick(x, at), pick(h, at)
-        x = x + self.attn(h, k, v, mask)
+        x = x + y
         x = x + self.mlp(self.ln_2(x))
         return x if adapt is None else x + adapt(h)
-
-
-def pick(x: Tensor, at: Tensor | int) -> Tensor:
-    """One position of each row: (N, L, W), index or (N,) indices -> (N, 1, W)."""
-    if isinstance(at, int):
-        return x[:, at : at + 1]
-    return x[torch.arange(len(x), device=x.device), at].unsqueeze(1)
-
-
-def causal_mask(length: int, device: torch.device) -> Tensor:
-    """(L, L) bool: each position sees itself and what is before it."""
-    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
 
 
 class Transformer(nn.Module):
@@ -120,15 +121,81 @@ class Transformer(nn.Module):
 
     def __init__(self, width: int, layers: int, heads: int, causal: bool = False):
         super().__init__()
-        self.width, self.layers, self.causal = width, layers, causal
+        self.width, self.layers, self.look = width, layers, look_back if causal else look_everywhere
         self.resblocks = nn.Sequential(*[ResidualAttentionBlock(width, heads) for _ in range(layers)])
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.transpose(0, 1)
-        mask = causal_mask(x.shape[1], x.device) if self.causal else None
         for block in self.resblocks:
-            x = block(x, mask)
+            x = block(x, self.look)
         return x.transpose(0, 1)
+
+
+class Suffixes(nn.Module):
+    """Where the tokens of C suffixes of different lengths are when they stand one behind the other: T in all.
+
+    Nothing is padded, so no token is computed that is not read; only the attention needs them as rows of one length.
+
+    Attributes:
+        longest: S, of the longest suffix.
+        offset: (T,) place of each token in its suffix.
+        last: (C,) index of each suffix's last token, its EOT.
+    """
+
+    def __init__(self, lengths: Sequence[int], device: torch.device | None = None):
+        super().__init__()
+        lengths = torch.tensor(lengths)
+        self.classes, self.longest, total = len(lengths), int(lengths.max()), int(lengths.sum())
+        inside = torch.arange(self.longest) < lengths[:, None]
+        # Behind a suffix's end the rows have its first token again: nobody looks there.
+        first = (lengths.cumsum(0) - lengths)[:, None]
+        rows = torch.where(inside, first + torch.arange(self.longest), first)
+        buffers = {
+            "offset": inside.nonzero()[:, 1],
+            "last": lengths.cumsum(0) - 1,
+            "_inside": inside,
+            "_to_rows": rows.flatten(),
+            "_from_rows": inside.flatten().nonzero()[:, 0],
+        }
+        for name, value in buffers.items():
+            self.register_buffer(name, value.to(device), persistent=False)
+        self._even = total == len(rows) * self.longest
+
+    def to_rows(self, x: Tensor) -> Tensor:
+        """(G, T, …) -> (G, C, S, …)."""
+        x = x if self._even else x.index_select(1, self._to_rows)
+        return x.unflatten(1, (self.classes, self.longest))
+
+    def from_rows(self, x: Tensor) -> Tensor:
+        """(G, C, S, …) -> (G, T, …)."""
+        x = x.flatten(1, 2)
+        return x if self._even else x.index_select(1, self._from_rows)
+
+    def look(self, copies: int, prefix_length: int, last_only: bool = False) -> Look:
+        """The attention of `copies` (1 or C) prefixes of P tokens and the T tokens of the suffixes behind them.
+
+        A prefix looks back, and so does a suffix, with the whole prefix before it. With `last_only` the queries are
+        the last tokens of the suffixes.
+        """
+        n, p, c, s = copies * prefix_length, prefix_length, self.classes, self.longest
+        see = torch.ones(s, p + s, dtype=torch.bool, device=self.last.device).tril(p)
+        see_last = F.pad(self._inside, (p, 0), value=True)[:, None, None]
+
+        def rows(x: Tensor) -> Tensor:
+            before = x[:, :n].unflatten(1, (copies, p)).expand(-1, c, -1, -1, -1)
+            return torch.cat([before, self.to_rows(x[:, n:])], dim=2).flatten(0, 1)
+
+        def look(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            groups, heads = len(q), q.shape[2:]
+            before = look_back(*(t[:, :n].reshape(-1, p, *heads) for t in (q, k, v))).reshape(groups, n, *heads)
+            behind = _attend(self.to_rows(q[:, n:]).flatten(0, 1), rows(k), rows(v), attn_mask=see)
+            return torch.cat([before, self.from_rows(behind.unflatten(0, (groups, c)))], dim=1)
+
+        def look_last(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            last = q.reshape(-1, 1, *q.shape[2:])
+            return _attend(last, rows(k), rows(v), attn_mask=see_last.repeat(len(q), 1, 1, 1)).view_as(q)
+
+        return look_last if last_only else look
 
 
 class VisionTransformer(nn.Module):
@@ -150,8 +217,8 @@ class VisionTransformer(nn.Module):
         self,
         image: Tensor,
         prompts: Tensor | None = None,
-        deep: Mapping[int, Tensor] = NO_DEEP,
-        adapt: Adapt | None = None,
+        deep: Mapping[int, Tensor] = NOTHING,
+        adapt: Adapt = NOTHING,
     ) -> Tensor:
         """Image features, not normalised.
 
@@ -159,7 +226,7 @@ class VisionTransformer(nn.Module):
             image: (B, 3, R, R), normalised pixels, of the weights' type.
             prompts: (1 or B, N, W) vectors appended after the patches, without position and before ln_pre (MaPLe).
             deep: {block: (1 or B, N, W)} replaces the last N tokens at that block's input.
-            adapt: added to the output of every block.
+            adapt: {block: function}, see Adapt.
 
         Returns: (B, D).
         """
@@ -174,13 +241,9 @@ class VisionTransformer(nn.Module):
                 vectors = deep[i].to(x.dtype).expand(len(x), -1, -1)
                 x = torch.cat([x[:, : -vectors.shape[1]], vectors], dim=1)
             # Only the class token is read in the end, so the last block computes nothing else.
-            at = 0 if i == self.transformer.layers - 1 else None
-            x = block(x, at=at, adapt=at_block(adapt, i))
+            at = slice(0, 1) if i == self.transformer.layers - 1 else None
+            x = block(x, look_everywhere, at, adapt.get(i))
         return self.ln_post(x[:, 0]) @ self.proj
-
-
-def at_block(adapt: Adapt | None, i: int) -> Callable[[Tensor], Tensor] | None:
-    return None if adapt is None else lambda h: adapt(i, h)
 
 
 class CLIP(nn.Module):
@@ -242,8 +305,8 @@ class CLIP(nn.Module):
         self,
         image: Tensor,
         prompts: Tensor | None = None,
-        deep: Mapping[int, Tensor] = NO_DEEP,
-        adapt: Adapt | None = None,
+        deep: Mapping[int, Tensor] = NOTHING,
+        adapt: Adapt = NOTHING,
     ) -> Tensor:
         """(B, 3, R, R) -> (B, D), not normalised; the arguments are VisionTransformer.forward's."""
         return self.visual(image.type(self.dtype), prompts, deep, adapt)
@@ -253,16 +316,16 @@ class CLIP(nn.Module):
         x = self.token_embedding(text).type(self.dtype) + self.positional_embedding[: text.shape[1]].type(self.dtype)
         x = self.transformer(x.transpose(0, 1)).transpose(0, 1)
         # EOT has the highest id of all tokens.
-        x = pick(x, text.argmax(dim=-1)).squeeze(1)
+        x = x[torch.arange(len(x), device=x.device), text.argmax(dim=-1)]
         return self.ln_final(x) @ self.text_projection
 
     def encode_prompts(
         self,
         prefix: Tensor,
         suffix: Tensor,
-        eot: Tensor,
-        deep: Mapping[int, tuple[slice, Tensor]] = NO_DEEP,
-        adapt: Adapt | None = None,
+        suffixes: Suffixes,
+        deep: Mapping[int, tuple[slice, Tensor]] = NOTHING,
+        adapt: Adapt = NOTHING,
     ) -> Tensor:
         """Text features of C classes whose prompts begin alike.
 
@@ -272,35 +335,35 @@ class CLIP(nn.Module):
 
         Args:
             prefix: (G, P, W) embeddings before positions are added, SOS first; G prefixes, each with every class.
-            suffix: (C, S, W) embeddings of the rest of each class's prompt; what is behind its EOT is not read.
-            eot: (C,) index of EOT within the suffix.
-            deep: {block: (positions of the prefix, (1 or G, 1, N, W))} replaces them at that block's input.
-            adapt: added to the output of every block.
+            suffix: (T, W) embeddings of the rest of each class's prompt, EOT last, one class behind the other.
+            suffixes: says which are whose.
+            deep: {block: (positions of the prefix, (1 or G, 1 or C, N, W))} replaces them at that block's input. From
+                a block on where they are each class's own, every class has a prefix of its own.
+            adapt: {block: function}, see Adapt.
 
         Returns: (G, C, D), not normalised.
         """
-        (groups, p, _), (classes, s, _) = prefix.shape, suffix.shape
-        if p + s > self.context_length:
-            raise ValueError(f"prompts of {p + s} tokens; the text tower takes {self.context_length}")
+        groups, p, _ = prefix.shape
+        if p + suffixes.longest > self.context_length:
+            raise ValueError(f"prompts of {p + suffixes.longest} tokens; the text tower takes {self.context_length}")
         position = self.positional_embedding.type(self.dtype)
-        prefix = prefix.type(self.dtype) + position[:p]
-        x = (suffix.type(self.dtype) + position[p : p + s]).repeat(groups, 1, 1)
-        eot = eot.repeat(groups)
-        mask = causal_mask(p + s, x.device)
-        prefix_mask, suffix_mask = mask[:p, :p], mask[p:]
+        suffix = suffix.type(self.dtype) + position[p + suffixes.offset]
+        x = torch.cat([prefix.type(self.dtype) + position[:p], suffix.expand(groups, -1, -1)], dim=1)
+        copies = 1
         for i, block in enumerate(self.transformer.resblocks):
             if i in deep:
                 where, vectors = deep[i]
-                vectors = vectors.squeeze(1).to(prefix.dtype).expand(groups, -1, -1)
-                prefix = torch.cat([prefix[:, : where.start], vectors, prefix[:, where.stop :]], dim=1)
-            past = [t.repeat_interleave(classes, dim=0) for t in block.keys_values(prefix)]
-            adapt_i = at_block(adapt, i)
-            if i < self.transformer.layers - 1:
-                prefix = block(prefix, prefix_mask, adapt=adapt_i)
-                x = block(x, suffix_mask, past, adapt=adapt_i)
-            else:  # only the EOT of each class is read in the end
-                x = block(x, suffix_mask[eot][:, None, None], past, at=eot, adapt=adapt_i)
-        return (self.ln_final(x[:, 0]) @ self.text_projection).unflatten(0, (groups, classes))
+                before, behind = x[:, : copies * p].unflatten(1, (copies, p)), x[:, copies * p :]
+                copies = max(copies, vectors.shape[1])
+                before = before.expand(-1, copies, -1, -1)
+                vectors = vectors.to(x.dtype).expand(groups, copies, -1, -1)
+                before = torch.cat([before[:, :, : where.start], vectors, before[:, :, where.stop :]], dim=2)
+                x = torch.cat([before.flatten(1, 2), behind], dim=1)
+            # Only the EOT of each class is read in the end, so the last block computes nothing else.
+            last = i == self.transformer.layers - 1
+            at = copies * p + suffixes.last if last else None
+            x = block(x, suffixes.look(copies, p, last), at, adapt.get(i))
+        return self.ln_final(x) @ self.text_projection
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Scaled cosines of images and texts: (B, N) and its transpose."""

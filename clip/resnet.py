@@ -24,12 +24,12 @@ class ResNet(ModifiedResNet):
         raise UsageError(NEEDS_VIT)
 
     def forward(
-        self, image: Tensor, prompts: None = None, deep: Mapping[int, Tensor] | None = None, adapt: None = None
+        self, image: Tensor, prompts: None = None, deep: Mapping | None = None, adapt: Mapping | None = None
     ) -> Tensor:
         """Image features, not normalised: (B, 3, R, R) -> (B, D).
 
         Raises: UsageError for prompts, deep prompts or adapters, which need a ViT.
         """
-        if prompts is not None or deep or adapt is not None:
+        if prompts is not None or deep or adapt:
             raise UsageError(NEEDS_VIT)
         return super().forward(image)

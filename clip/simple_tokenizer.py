@@ -2,21 +2,19 @@
 
 import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 
-def _tokenizer_module():
-    # Importing open_clip itself would import all of its models; its tokenizer stands alone.
+def open_clip_file(name: str) -> ModuleType:
+    """A module of open_clip that stands alone; importing open_clip itself would import all of its models."""
     folder = Path(importlib.util.find_spec("open_clip").submodule_search_locations[0])
-    spec = importlib.util.spec_from_file_location("open_clip_tokenizer", folder / "tokenizer.py")
+    spec = importlib.util.spec_from_file_location(f"open_clip_{name}", folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-_module = _tokenizer_module()
-
-
-class SimpleTokenizer(_module.SimpleTokenizer):
+class SimpleTokenizer(open_clip_file("tokenizer").SimpleTokenizer):
     """`encode(text) -> ids` and `decode(ids) -> text`, without the start and end tokens.
 
     open_clip calls those two `<start_of_text>` and `<end_of_text>`; `encoder` and `decoder` have them under OpenAI's

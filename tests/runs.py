@@ -7,10 +7,20 @@ import train
 
 REPO = Path(__file__).resolve().parents[1]
 CONFIGS = {
+    "CoCoOp": "vit_tiny_c4_ep10_batch1_ctxv1",
+    "CoCoOp_ATP": "vit_tiny_c2_ep10_batch1",
     "CoOp": "vit_tiny_ctxv1",
+    "CoOp_ATP": "vit_tiny_ep50_2ctx",
+    "KgCoOp": "vit_tiny_ep50_ctxv1",
     "MaPLe": "vit_tiny_c2_ep5_batch4_2ctx",
+    "MaPLe_ATP": "vit_tiny_c2_ep5_batch4_2ctx",
+    "MultiModalAdapter": "vit_tiny_ep5",
     "P2C": "vit_tiny_ep5_batch4",
+    "ProGrad": "vit_tiny_ep50_ctx",
+    "PromptSRC": "vit_tiny_ep20_batch4_4+4ctx",
+    "TCP": "vit_tiny_ep50_ctxv1",
     "ZeroshotCLIP": "vit_tiny",
+    "ZeroshotCLIP2": "vit_tiny",
 }
 
 

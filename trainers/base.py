@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from clip.clip import find_weights, read_state_dict
-from clip.model import CLIP, build_model, convert_weights
+from clip.model import CLIP, Transformer, build_model, convert_weights
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_pretrained_weights
@@ -47,6 +47,13 @@ def load_clip(cfg: CfgNode, dtype: torch.dtype, device: torch.device) -> CLIP:
     return model.requires_grad_(False).to(device)
 
 
+def check_depth(key: str, depth: int, *towers: Transformer) -> None:
+    """Raises UsageError if a depth is not one that all towers have."""
+    layers = min(tower.layers for tower in towers)
+    if not 1 <= depth <= layers:
+        raise UsageError(f"{key} {depth}: this CLIP's towers allow 1 to {layers}")
+
+
 class PromptedCLIP(nn.Module):
     """A frozen CLIP seen through a prompt learner; its state dict is the prompt learner's alone.
 
@@ -76,23 +83,39 @@ class PromptedCLIP(nn.Module):
         """(C, D), unit length, float32. Computed once in eval mode, until a mode change or new weights."""
         if self._cached_text is not None:
             return self._cached_text
-        features = F.normalize(self.prompt_learner.text_features(self.clip).to(self.clip.logit_scale.dtype), dim=-1)
+        features = self.unit(self.prompt_learner.text_features(self.clip))
         if not self.training and not features.requires_grad:
             self._cached_text = features
         return features
 
+    def image_features(self, image: Tensor) -> Tensor:
+        """(B, 3, R, R) -> (B, D), unit length, float32."""
+        return self.unit(self.prompt_learner.image_features(self.clip, image))
+
+    def frozen_image_features(self, image: Tensor) -> Tensor:
+        """(B, 3, R, R) -> (B, D), unit length, float32, of CLIP without prompts."""
+        with torch.no_grad():
+            return self.unit(self.clip.encode_image(image))
+
+    def unit(self, features: Tensor) -> Tensor:
+        return F.normalize(features.to(self.clip.logit_scale.dtype), dim=-1)
+
+    def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
+        """(B, D) and (C, D), unit length -> (B, C), float32: the cosines times CLIP's temperature."""
+        return self.clip.logit_scale.exp() * image_features @ text_features.t()
+
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, R, R) -> logits (B, C), float32: the cosines times CLIP's temperature."""
-        image_features = F.normalize(
-            self.prompt_learner.image_features(self.clip, image).to(self.clip.logit_scale.dtype), dim=-1
-        )
-        return self.clip.logit_scale.exp() * image_features @ self.text_features().t()
+        """(B, 3, R, R) -> logits (B, C)."""
+        return self.logits(self.image_features(image), self.text_features())
 
 
 class PromptTrainer(TrainerX):
     """Trains a prompt learner. A method gives `node`, `build_prompt_learner` and, where they are its own, the rest."""
 
     model_name = "prompt_learner"  # the checkpoint's folder
+    saves_prefixed = False  # the family's older methods save the prompt learner by itself
+    takes_attributes = True
+    prompted = PromptedCLIP
 
     @property
     def node(self) -> CfgNode:
@@ -102,20 +125,31 @@ class PromptTrainer(TrainerX):
     def build_prompt_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
         raise NotImplementedError
 
+    def build_optimizer(self, learner: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(learner, self.cfg.OPTIM)
+
     def build_model(self) -> None:
-        cfg = self.cfg
+        cfg, name = self.cfg, type(self).__name__
         self.prec = choose_precision(self.node.PREC, self.device)
         clip_model = load_clip(cfg, PRECISIONS[self.prec], self.device)
+        if cfg.TRAINER.ATPROMPT.USE_ATPROMPT and not self.takes_attributes:
+            raise UsageError(f"TRAINER.ATPROMPT.USE_ATPROMPT True: {name} has no place for attributes")
         learner = self.build_prompt_learner(clip_model, self.dm.dataset.classnames)
-        self.model = PromptedCLIP(clip_model, learner).to(self.device)
-        # The family's older methods save the prompt learner by itself, under its own name.
-        saved = learner if self.model_name == "prompt_learner" else self.model
+        self.model = self.prompted(clip_model, learner).to(self.device)
+        saved = self.model if self.saves_prefixed else learner
         if cfg.MODEL.INIT_WEIGHTS:
             load_pretrained_weights(saved, cfg.MODEL.INIT_WEIGHTS)
-        self.optim = build_optimizer(learner, cfg.OPTIM)
+        self.optim = self.build_optimizer(learner)
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.prec == "amp" else None
         self.register_model(self.model_name, saved, self.optim, self.sched)
+
+    def state_to_resume(self) -> dict:
+        return {"scaler": self.scaler.state_dict()} if self.scaler else {}
+
+    def resume_state(self, state: dict) -> None:
+        if self.scaler and "scaler" in state:
+            self.scaler.load_state_dict(state["scaler"])
 
     def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
         super().set_model_mode(mode, names)
@@ -138,16 +172,23 @@ class PromptTrainer(TrainerX):
         with self.autocast():
             loss, log = self.loss(image, label)
         self.model_zero_grad()
+        self.scaled(loss).backward()
+        self.step()
+        return {"loss": loss.detach(), **log}
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss to take gradients of; amp's is larger, for small gradients to survive in half precision."""
+        return self.scaler.scale(loss) if self.scaler else loss
+
+    def step(self) -> None:
+        """One step of the optimizer with the gradients there are, and after an epoch's last one of the scheduler."""
         if self.scaler:
-            self.scaler.scale(loss).backward()
             self.scaler.step(self.optim)
             self.scaler.update()
         else:
-            self.model_backward(loss)
             self.model_update()
         if (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
-        return {"loss": loss.detach(), **log}
 
     def model_inference(self, input: Tensor) -> Tensor:
         with self.autocast():

@@ -1,69 +1,70 @@
 """CoOp (Zhou et al., IJCV 2022): the words around a class's name are learned vectors, shared or each class's own."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from clip.clip import _tokenizer
 from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import UsageError
+from dassl.utils.errors import UsageError
 
-from .base import PromptTrainer
-from .prompt_text import NAME, Gap, PromptText, initial_ctx
-
-
-def add_config(cfg: CfgNode) -> None:
-    node = cfg.TRAINER.COOP = CfgNode()
-    node.N_CTX = 16
-    node.CSC = False  # class-specific context
-    node.CTX_INIT = ""  # words to start from, which then also set N_CTX and make the context shared; "": random
-    node.PREC = "fp16"  # fp16, bf16, fp32, amp
-    node.CLASS_TOKEN_POSITION = "end"  # end, middle, front
+from .atprompt import attribute_layout
+from .context import ContextLearner, ContextTrainer
+from .prompt_text import NAME, Gap, PromptText
 
 
-class PromptLearner(nn.Module):
-    """`ctx` (N_CTX, W), or (C, N_CTX, W) with CSC, under upstream's name.
+class AroundTheName(ContextLearner):
+    """ctx (N_CTX, W), or (C, N_CTX, W) with CSC, of which the first n_first are before the name.
 
-    The part of ctx before the name is the same for all classes unless it is class-specific: then it is in the suffix.
+    What is before the name is the same for all classes unless it is class-specific: then it is in the suffix.
     """
 
-    def __init__(self, node: CfgNode, clip_model: CLIP, classnames: list[str]):
-        super().__init__()
-        words = _tokenizer.encode(node.CTX_INIT.replace("_", " "))
-        n_ctx, own = len(words) or node.N_CTX, node.CSC and not words
-        ctx = initial_ctx(n_ctx, words, clip_model)
+    def __init__(
+        self,
+        own: bool,
+        n_first: int,
+        clip_model: CLIP,
+        classnames: Sequence[str],
+        n_ctx: int,
+        words: Sequence[int],
+        att: CfgNode,
+        attributes: Sequence[str],
+    ):
+        super().__init__(clip_model, classnames, n_ctx, words, att, attributes)
         if own:
-            ctx = torch.empty(len(classnames), *ctx.shape).normal_(std=0.02)
-        self.ctx = nn.Parameter(ctx)
-        self.n_first = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[node.CLASS_TOKEN_POSITION]
-        first, rest = Gap("first", self.n_first), Gap("rest", n_ctx - self.n_first)
+            self.ctx = nn.Parameter(torch.empty(len(classnames), *self.ctx.shape).normal_(std=0.02))
+        self.n_first = n_first
+        first, rest = Gap("first", n_first), Gap("rest", n_ctx - n_first)
         before, behind = ([], [first, NAME, rest]) if own else ([first], [NAME, rest])
-        self.text = PromptText(clip_model, classnames, before, behind)
+        self.text = PromptText(clip_model, classnames, [*attribute_layout(att, attributes), *before], behind)
 
-    def text_features(self, clip_model: CLIP) -> Tensor:
-        """(C, D), not normalised."""
-        vectors = {"first": self.ctx[..., : self.n_first, :], "rest": self.ctx[..., self.n_first :, :]}
-        return clip_model.encode_prompts(self.text.prefix(vectors), self.text.suffix(vectors), self.text.eot)[0]
-
-    def image_features(self, clip_model: CLIP, image: Tensor) -> Tensor:
-        """(B, D), not normalised."""
-        with torch.no_grad():
-            return clip_model.encode_image(image)
+    def vectors(self) -> dict[str, Tensor]:
+        parts = {"first": self.ctx[..., : self.n_first, :], "rest": self.ctx[..., self.n_first :, :]}
+        return parts | {name: getattr(self, name) for name in self.text.where if name not in parts}
 
 
 @TRAINER_REGISTRY.register()
-class CoOp(PromptTrainer):
-    model_name = "prompt_learner"
-
-    @property
-    def node(self) -> CfgNode:
-        return self.cfg.TRAINER.COOP
-
+class CoOp(ContextTrainer):
     def check_cfg(self, cfg: CfgNode) -> None:
-        position = cfg.TRAINER.COOP.CLASS_TOKEN_POSITION
-        if position not in ("end", "middle", "front"):
-            raise UsageError(f"TRAINER.COOP.CLASS_TOKEN_POSITION {position!r}: choose from end, middle, front")
+        node = cfg.TRAINER.COOP
+        if node.CLASS_TOKEN_POSITION not in ("end", "middle", "front"):
+            raise UsageError(
+                f"TRAINER.COOP.CLASS_TOKEN_POSITION {node.CLASS_TOKEN_POSITION!r}: choose from end, middle, front"
+            )
 
     def build_prompt_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
-        return PromptLearner(self.node, clip_model, classnames)
+        n_ctx, words = self.start()
+        own = self.node.CSC and not words  # as upstream: words to start from are shared
+        n_first = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[self.node.CLASS_TOKEN_POSITION]
+        if n_first == n_ctx and not own:
+            return super().build_prompt_learner(clip_model, classnames)
+        return AroundTheName(own, n_first, clip_model, classnames, n_ctx, words, *self.attributes())
+
+
+@TRAINER_REGISTRY.register()
+class CoOp_ATP(CoOp):
+    """CoOp with ATPrompt's attributes (Li et al., 2024)."""
+
+    always_attributes = True

@@ -14,7 +14,7 @@ from yacs.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import UsageError
 
-from .maple import MaPLe, MultiModalPromptLearner
+from .multimodal import MultiModalPromptLearner, MultiModalTrainer
 
 
 def add_config(cfg: CfgNode) -> None:
@@ -126,7 +126,7 @@ class P2CPromptLearner(MultiModalPromptLearner):
 
 
 @TRAINER_REGISTRY.register()
-class P2C(MaPLe):
+class P2C(MultiModalTrainer):
     learner = P2CPromptLearner
 
     @property

@@ -4,37 +4,17 @@
 runs it once.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from clip.clip import _tokenizer
-from clip.model import CLIP
+from clip.model import CLIP, Adapt, Suffixes
 from dassl.utils.errors import UsageError
-
-# What ATPrompt (Li et al., 2024) found for each dataset; DATASET.NAME -> attribute words.
-ATTRIBUTES = {
-    "ImageNet": ("color", "shape"),
-    "ImageNetV2": ("color", "shape"),
-    "ImageNetSketch": ("color", "shape"),
-    "ImageNetA": ("color", "shape"),
-    "ImageNetR": ("color", "shape"),
-    "Caltech101": ("shape", "size"),
-    "OxfordPets": ("playfulness", "energy"),
-    "StanfordCars": ("luxury",),
-    "OxfordFlowers": ("color", "habitat", "growth"),
-    "Food101": ("flavor", "preparation"),
-    "FGVCAircraft": ("design", "range"),
-    "SUN397": ("function",),
-    "DescribableTextures": ("pattern", "color", "design"),
-    "EuroSAT": ("habitat",),
-    "UCF101": ("precision",),
-    "ImageFolder": ("color", "shape"),  # one's own images: ImageNet's, the most general, until others are given
-}
-SHAPES_ATTRIBUTES = ("color", "shape")
 
 # The hand-crafted prompts of zero-shot CLIP; every other dataset has DEFAULT_TEMPLATE.
 TEMPLATES = {
@@ -47,6 +27,7 @@ TEMPLATES = {
     "UCF101": "a photo of a person doing {}.",
 }
 DEFAULT_TEMPLATE = "a photo of a {}."
+NOTHING: Mapping = {}
 
 
 NAME = "name"  # where a class's name goes
@@ -60,12 +41,14 @@ class Gap:
     length: int
 
 
-def zero_shot_template(cfg: CfgNode) -> str:
+def zero_shot_template(cfg: CfgNode, instead: Mapping[str, str] = NOTHING) -> str:
     """The run's hand-crafted prompt with {} for the class: DATASET.TEMPLATE, or if it is empty the dataset's own.
+
+    `instead` has the templates of a method that differ from zero-shot CLIP's.
 
     Raises: UsageError for a template without its one {}.
     """
-    template = cfg.DATASET.get("TEMPLATE", "") or TEMPLATES.get(cfg.DATASET.NAME, DEFAULT_TEMPLATE)
+    template = cfg.DATASET.get("TEMPLATE", "") or {**TEMPLATES, **instead}.get(cfg.DATASET.NAME, DEFAULT_TEMPLATE)
     if template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):
         raise UsageError(f'DATASET.TEMPLATE "{template}" must have one {{}} for the class, as in "{DEFAULT_TEMPLATE}"')
     return template
@@ -76,73 +59,24 @@ def spoken(classname: str) -> str:
     return classname.replace("_", " ")
 
 
-def add_config(cfg: CfgNode) -> None:
-    node = cfg.TRAINER.ATPROMPT = CfgNode()
-    node.USE_ATPROMPT = False
-    node.N_ATT1 = node.N_ATT2 = node.N_ATT3 = 4  # vectors before each attribute word
-    node.ATT_NUM = 0  # 0: the dataset's own attributes
-    node.ATT1_TEXT = node.ATT2_TEXT = node.ATT3_TEXT = "none"
-    # With ATT_NUM 0: whose attributes. "" is the run's own dataset, so a model tested elsewhere takes the target's
-    # words, as upstream; the name of the dataset it was trained on keeps the source's.
-    node.DATASET = ""
-    node.UPSTREAM_SLICING = False  # the prompts of ATPrompt's published code, see sliced_as_upstream
+def ctx_words(ctx_init: str | bool | None) -> list[int]:
+    """Token ids of CTX_INIT; none for a random start.
 
-
-def attribute_words(cfg: CfgNode) -> tuple[str, ...]:
-    """The attribute words of the run: none without ATPrompt, else 1 to 3, given (ATT_NUM) or a dataset's.
-
-    Raises: UsageError if there are none to take.
+    The family's forks write True for "a photo of a" and False for random.
     """
-    node = cfg.TRAINER.ATPROMPT
-    if not node.USE_ATPROMPT:
-        return ()
-    name = node.DATASET or cfg.DATASET.NAME
-    if node.ATT_NUM == 0:
-        words = SHAPES_ATTRIBUTES if name.startswith("Shapes") else ATTRIBUTES.get(name, ())
-    else:
-        words = (node.ATT1_TEXT, node.ATT2_TEXT, node.ATT3_TEXT)[: node.ATT_NUM]
-    if not words or "none" in words or not 0 <= node.ATT_NUM <= 3:
-        raise UsageError(
-            f"TRAINER.ATPROMPT.ATT_NUM {node.ATT_NUM}: {name} has no attributes here; "
-            "give ATT_NUM 1 to 3 and that many of ATT1_TEXT, ATT2_TEXT, ATT3_TEXT"
-        )
-    return tuple(words)
-
-
-def attribute_layout(node: CfgNode, words: Iterable[str]) -> list["Gap | list[int]"]:
-    """A gap, named ctx_att1…3, before each attribute word."""
-    layout: list[Gap | list[int]] = []
-    for i, word in enumerate(words, start=1):
-        layout += [Gap(f"ctx_att{i}", node[f"N_ATT{i}"]), _tokenizer.encode(word)]
-    return layout
-
-
-def sliced_as_upstream(layout: Sequence["Gap | list[int]"]) -> list["Gap | list[int]"]:
-    """The layout that ATPrompt's published code really makes, which takes every attribute word for one token.
-
-    It cuts the words out of the sentence with an "x" for each learned vector, at the places they would have then.
-    Behind a word of several tokens it is off by the rest: it takes an "x" for the next word, and what is left over at
-    the end goes before the name.
-    """
-    [x] = _tokenizer.encode("x")
-    sentence = [t for piece in layout for t in ([x] * piece.length if isinstance(piece, Gap) else piece)]
-    result: list[Gap | list[int]] = []
-    at = 0
-    for piece in layout:
-        result.append(piece if isinstance(piece, Gap) else sentence[at : at + 1])
-        at += piece.length if isinstance(piece, Gap) else 1
-    return [*result, sentence[at:]]
+    text = {True: "a photo of a", False: "", None: ""}.get(ctx_init, ctx_init)
+    return _tokenizer.encode(text.replace("_", " "))
 
 
 def initial_ctx(n_ctx: int, words: Sequence[int], clip_model: CLIP) -> Tensor:
-    """(n_ctx, W) float32: the embeddings of the first tokens of CTX_INIT, random where it is empty.
+    """(n_ctx, W) float32: the embeddings of the first of CTX_INIT's tokens, random where there are none.
 
-    Raises: UsageError if it has fewer tokens, or n_ctx is below 1.
+    Raises: UsageError if there are fewer, or n_ctx is below 1.
     """
     if n_ctx < 1:
         raise UsageError(f"N_CTX {n_ctx}: must be 1 or more")
     if not words:
-        return torch.empty(n_ctx, clip_model.transformer.width).normal_(std=0.02)
+        return random_vectors(n_ctx, clip_model, 0.02)
     if len(words) < n_ctx:
         raise UsageError(
             f"CTX_INIT {_tokenizer.decode(words).strip()!r} has {len(words)} tokens, fewer than N_CTX {n_ctx}"
@@ -150,19 +84,24 @@ def initial_ctx(n_ctx: int, words: Sequence[int], clip_model: CLIP) -> Tensor:
     return clip_model.token_embedding.weight[words[:n_ctx]].detach().float().cpu()
 
 
+def random_vectors(length: int, clip_model: CLIP, std: float) -> Tensor:
+    """(length, W) float32 from N(0, std²), W the text tower's width."""
+    return torch.empty(length, clip_model.transformer.width).normal_(std=std)
+
+
 class PromptText(nn.Module):
-    """Tokenised prompts of C classes: SOS and `before` for all of them, then `behind`, a full stop and EOT for each.
+    """Tokenised prompts of C classes: SOS and `before` for all of them, then `behind`, `ending` and EOT for each.
 
     Args:
         clip_model: whose token embedding is used.
         classnames: C names.
         before: gaps, and words as token ids, in order.
         behind: gaps and NAME, in order.
+        ending: what a template says after the name.
 
     Attributes:
-        eot: (C,) index of the end token in the suffix.
+        suffixes: which of the T suffix tokens are whose.
         where: name of a gap in the prefix -> its slice, SOS at 0.
-        places: name of a gap in the suffix -> its (C, length) positions there, which differ where it follows the name.
 
     Raises: UsageError if a prompt has more tokens than the text tower takes.
     """
@@ -173,6 +112,7 @@ class PromptText(nn.Module):
         classnames: Sequence[str],
         before: Sequence[Gap | list[int]],
         behind: Sequence[Gap | str] = (NAME,),
+        ending: str = ".",
     ):
         super().__init__()
         self.where: dict[str, slice] = {}
@@ -182,54 +122,64 @@ class PromptText(nn.Module):
                 self.where[piece.name] = slice(len(prefix), len(prefix) + piece.length)
             prefix += [0] * piece.length if isinstance(piece, Gap) else piece
 
-        suffixes, starts = zip(*(suffix_tokens(name, behind) for name in classnames), strict=True)
-        longest = max(map(len, suffixes))
-        if len(prefix) + longest > clip_model.context_length:
-            name = classnames[[len(s) for s in suffixes].index(longest)]
+        tokens, starts = zip(*(suffix_tokens(name, behind, ending) for name in classnames), strict=True)
+        lengths = [len(t) for t in tokens]
+        if len(prefix) + max(lengths) > clip_model.context_length:
+            name = classnames[lengths.index(max(lengths))]
             raise UsageError(
-                f"the prompt of class {name!r} has {len(prefix) + longest} tokens and CLIP reads "
+                f"the prompt of class {name!r} has {len(prefix) + max(lengths)} tokens and CLIP reads "
                 f"{clip_model.context_length}: shorten the name, or the context (N_CTX, N_ATT, CTX_INIT)"
             )
-        device = clip_model.token_embedding.weight.device
-
-        def constant(rows: list) -> Tensor:
-            return torch.tensor(rows, device=device)
-
-        embed = clip_model.token_embedding
-        self.register_buffer("prefix_words", embed(constant(prefix)).detach(), persistent=False)
-        padded = [[*s, *[0] * (longest - len(s))] for s in suffixes]
-        self.register_buffer("suffix_words", embed(constant(padded)).detach(), persistent=False)
-        self.register_buffer("eot", constant([len(s) - 1 for s in suffixes]), persistent=False)
-        lengths = {piece.name: piece.length for piece in behind if isinstance(piece, Gap) and piece.length}
-        for name, length in lengths.items():
-            positions = [[start[name] + i for i in range(length)] for start in starts]
-            self.register_buffer(f"places_{name}", constant(positions), persistent=False)
-        self.places = {name: f"places_{name}" for name in lengths}
+        device, embed = clip_model.token_embedding.weight.device, clip_model.token_embedding
+        self.suffixes = Suffixes(lengths, device)
+        suffix = [token for of_class in tokens for token in of_class]
+        self.register_buffer("prefix_words", embed(torch.tensor(prefix, device=device)).detach(), persistent=False)
+        self.register_buffer("suffix_words", embed(torch.tensor(suffix, device=device)).detach(), persistent=False)
+        first = (self.suffixes.last + 1 - torch.tensor(lengths, device=device)).tolist()
+        self.in_suffix = [piece.name for piece in behind if isinstance(piece, Gap) and piece.length]
+        for piece in behind:
+            if isinstance(piece, Gap) and piece.length:
+                at = [
+                    [f + start[piece.name] + i for i in range(piece.length)]
+                    for f, start in zip(first, starts, strict=True)
+                ]
+                self.register_buffer(f"places_{piece.name}", torch.tensor(at, device=device), persistent=False)
 
     def prefix(self, vectors: Mapping[str, Tensor]) -> Tensor:
-        """(1, P, W): the words, and in the gaps the given vectors, each (length, W)."""
-        prefix = self.prefix_words.clone()
+        """(G, P, W): the words, and in the gaps the given vectors, each (length, W), or (G, length, W)."""
+        groups = max((len(vectors[name]) for name in self.where if vectors[name].dim() == 3), default=1)
+        prefix = self.prefix_words.repeat(groups, 1, 1)
         for name, where in self.where.items():
-            prefix[where] = vectors[name]
-        return prefix[None]
+            prefix[:, where] = vectors[name]
+        return prefix
 
     def suffix(self, vectors: Mapping[str, Tensor]) -> Tensor:
-        """(C, S, W): the words, and in the gaps the given vectors, each (length, W) or one for each class."""
-        if not self.places:
+        """(T, W): the words, and in the gaps the given vectors, each (length, W), or (C, length, W)."""
+        if not self.in_suffix:
             return self.suffix_words
-        suffix, rows = self.suffix_words.clone(), torch.arange(len(self.eot), device=self.eot.device)[:, None]
-        for name, places in self.places.items():
-            suffix[rows, getattr(self, places)] = vectors[name]
+        suffix = self.suffix_words.clone()
+        for name in self.in_suffix:
+            suffix[getattr(self, f"places_{name}")] = vectors[name]
         return suffix
 
+    def encode(
+        self,
+        clip_model: CLIP,
+        vectors: Mapping[str, Tensor] = NOTHING,
+        deep: Mapping[int, tuple[slice, Tensor]] = NOTHING,
+        adapt: Adapt = NOTHING,
+    ) -> Tensor:
+        """(G, C, D), not normalised: CLIP.encode_prompts of the prompts with these vectors in their gaps."""
+        return clip_model.encode_prompts(self.prefix(vectors), self.suffix(vectors), self.suffixes, deep, adapt)
 
-def suffix_tokens(classname: str, behind: Sequence[Gap | str]) -> tuple[list[int], dict[str, int]]:
+
+def suffix_tokens(classname: str, behind: Sequence[Gap | str], ending: str) -> tuple[list[int], dict[str, int]]:
     """Token ids of a class's suffix, 0 in its gaps, and where the gaps begin.
 
-    Name and full stop are tokenised together, as the family does: a name that ends in ")" gives the one token ").",
+    Name and ending are tokenised together, as the family does: a name that ends in ")" gives the one token ").",
     which then stands before a gap behind the name.
     """
-    tokens = _tokenizer.encode(spoken(classname) + ".")
+    tokens = _tokenizer.encode(spoken(classname) + ending)
     length = len(_tokenizer.encode(spoken(classname)))
     result: list[int] = []
     starts: dict[str, int] = {}
@@ -238,3 +188,22 @@ def suffix_tokens(classname: str, behind: Sequence[Gap | str]) -> tuple[list[int
             starts[piece.name] = len(result)
         result += [0] * piece.length if isinstance(piece, Gap) else tokens[:length]
     return [*result, *tokens[length:], _tokenizer.eot_token_id], starts
+
+
+@torch.no_grad()
+def hand_crafted_features(
+    clip_model: CLIP, classnames: Sequence[str], templates: Sequence[str], each_normalized: bool = True
+) -> Tensor:
+    """(C, D) float32, unit length: frozen CLIP's text features of the classes, averaged over templates.
+
+    Args:
+        templates: each with one {} for the class.
+        each_normalized: False averages the features as they are.
+    """
+    total = 0
+    for template in templates:
+        before, ending = template.split("{}")
+        text = PromptText(clip_model, classnames, [_tokenizer.encode(before)], ending=ending)
+        features = text.encode(clip_model)[0].float()
+        total = total + (F.normalize(features, dim=-1) if each_normalized else features)
+    return F.normalize(total, dim=-1)

@@ -1,37 +1,34 @@
 """Zero-shot CLIP (Radford et al., 2021): hand-crafted prompts, nothing learned."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clip import tokenize
 from dassl.engine import TRAINER_REGISTRY, TrainerX
-from dassl.utils.errors import UsageError
 
 from .base import PRECISIONS, choose_precision, load_clip
-from .prompt_text import spoken, zero_shot_template
+from .prompt_text import hand_crafted_features, zero_shot_template
+
+SEVEN = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
 
 
 @TRAINER_REGISTRY.register()
 class ZeroshotCLIP(TrainerX):
     """One template per dataset."""
 
-    def templates(self) -> list[str]:
-        return [zero_shot_template(self.cfg)]
+    def templates(self) -> tuple[str, ...]:
+        return (zero_shot_template(self.cfg),)
 
     def build_model(self) -> None:
         self.clip_model = load_clip(self.cfg, PRECISIONS[choose_precision("fp16", self.device)], self.device)
-        self.text_features = F.normalize(sum(map(self.encode, self.templates())), dim=-1)
-
-    @torch.no_grad()
-    def encode(self, template: str) -> Tensor:
-        """(C, D) text features of all classes under one template, unit length, float32."""
-        names = [spoken(name) for name in self.dm.dataset.classnames]
-        try:
-            tokens = tokenize([template.format(name) for name in names]).to(self.device)
-        except RuntimeError as e:
-            raise UsageError(f"{e}: shorten the class name") from e
-        return F.normalize(self.clip_model.encode_text(tokens).float(), dim=-1)
+        self.text_features = hand_crafted_features(self.clip_model, self.dm.dataset.classnames, self.templates())
 
     def model_inference(self, image: Tensor) -> Tensor:
         image_features = F.normalize(self.clip_model.encode_image(image).float(), dim=-1)
@@ -43,3 +40,11 @@ class ZeroshotCLIP(TrainerX):
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Nothing to load."""
+
+
+@TRAINER_REGISTRY.register()
+class ZeroshotCLIP2(ZeroshotCLIP):
+    """Seven templates that suit ImageNet, and the dataset's own: their mean feature."""
+
+    def templates(self) -> tuple[str, ...]:
+        return SEVEN if self.cfg.DATASET.NAME == "ImageNet" else (*SEVEN, *super().templates())

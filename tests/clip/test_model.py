@@ -8,7 +8,7 @@ import torch
 from clip import clip as clip_module
 from clip import load, tokenize
 from clip.download import sha256_of
-from clip.model import build_model, convert_weights
+from clip.model import Suffixes, build_model, convert_weights
 from tests.reference.clip_open import build_open_clip
 from tests.reference.clip_plain import PlainCLIP
 from tests.reference.weights import ARCHS, openai_state_dict, save_torchscript
@@ -75,10 +75,10 @@ def test_prefix_and_suffixes_are_the_whole_prompts(clip64, weights):
     embedded = clip64.token_embedding(tokens)
     p, where = 4, slice(2, 4)
     eot = tokens.argmax(-1)
-    longest = int(eot.max()) + 1
+    suffix = torch.cat([row[p : last + 1] for row, last in zip(embedded, eot, strict=True)])
     prefixes = torch.stack([embedded[0, :p], torch.randn(p, 64, generator=generator, dtype=torch.float64)])
     deep = {i: (where, torch.randn(1, 1, 2, 64, generator=generator, dtype=torch.float64)) for i in (1, 2)}
-    features = clip64.encode_prompts(prefixes, embedded[:, p:longest], eot - p, deep)
+    features = clip64.encode_prompts(prefixes, suffix, Suffixes((eot - p + 1).tolist()), deep)
     for prefix, ours in zip(prefixes, features, strict=True):
         whole = torch.cat([prefix.expand(3, -1, -1), embedded[:, p:]], dim=1)
         theirs = plain.text_tower(whole, eot, {i: (2, v[0, 0]) for i, (_, v) in deep.items()})
@@ -87,7 +87,7 @@ def test_prefix_and_suffixes_are_the_whole_prompts(clip64, weights):
 
 def test_a_prompt_too_long_for_the_tower_is_refused(clip64):
     with pytest.raises(ValueError, match="78 tokens; the text tower takes 77"):
-        clip64.encode_prompts(torch.zeros(1, 70, 64), torch.zeros(1, 8, 64), torch.tensor([7]))
+        clip64.encode_prompts(torch.zeros(1, 70, 64), torch.zeros(8, 64), Suffixes([8]))
 
 
 def test_adapters_are_added_after_each_block_from_its_normalised_input(clip64):
@@ -95,9 +95,12 @@ def test_adapters_are_added_after_each_block_from_its_normalised_input(clip64):
     image = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     seen = []
 
-    def adapt(i, h):
-        seen.append(i)
-        return h
+    def adapter(i):
+        def adapt(h):
+            seen.append(i)
+            return h
+
+        return adapt
 
     x = clip64.visual.conv1(image).flatten(2).transpose(1, 2)
     x = torch.cat([clip64.visual.class_embedding.expand(2, 1, -1), x], 1) + clip64.visual.positional_embedding
@@ -105,7 +108,7 @@ def test_adapters_are_added_after_each_block_from_its_normalised_input(clip64):
     for block in clip64.visual.transformer.resblocks:
         x = block(x) + block.ln_1(x)
     expected = clip64.visual.ln_post(x[:, 0]) @ clip64.visual.proj
-    torch.testing.assert_close(clip64.encode_image(image, adapt=adapt), expected)
+    torch.testing.assert_close(clip64.encode_image(image, adapt={i: adapter(i) for i in range(3)}), expected)
     assert seen == [0, 1, 2]
 
 

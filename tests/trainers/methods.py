@@ -1,0 +1,117 @@
+"""A method built as train.py builds it, on random CLIP weights, and its loss and gradients beside a reference's."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import train
+import trainers.base
+from dassl.data.datasets import Datum
+from dassl.engine import TrainerX, build_trainer
+from tests.reference.maple_plain import Prompts, as_leaves, gradients
+from tests.runs import arguments, run
+
+UNEVEN = ["cat", "striped_red hexagon", "Boeing 737-200 (old)", "a name of many more words than the others"]
+
+
+def build(trainer: str, data: Path, out: Path, weights: Mapping[str, Tensor], *opts: str) -> TrainerX:
+    """The trainer of a run on the bundled benchmark's 16 base classes, its CLIP made of `weights`, in fp32."""
+    size = weights["input_resolution"].item()
+    cfg = train.setup_cfg(train.parse_args(arguments(trainer, data, out, "INPUT.SIZE", f"({size},{size})", *opts)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainers.base, "find_weights", lambda *_: None)
+        patch.setattr(trainers.base, "read_state_dict", lambda _: dict(weights))
+        made = build_trainer(cfg)
+    made.set_model_mode("train")
+    made.epoch = made.batch_idx = 0
+    return made
+
+
+def shake(module: torch.nn.Module, by: float = 0.05) -> None:
+    """Random parameters, so that what starts equal or at zero differs."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for p in module.parameters():
+            p += by * torch.randn(p.shape, generator=generator).to(p)
+
+
+def batch(weights: Mapping[str, Tensor], classes: int) -> tuple[Tensor, Tensor]:
+    """Three random images and labels."""
+    size = weights["input_resolution"].item()
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(3, 3, size, size, generator=generator), torch.tensor([0, classes - 1, 2])
+
+
+def assert_gradients(module: torch.nn.Module, expected: Mapping[str, Tensor | None], tolerance: float = 1e-5) -> None:
+    """Every parameter's gradient is the reference's, relative to its length; None where the reference has none."""
+    named = dict(module.named_parameters())
+    assert named.keys() == expected.keys()
+    for name, p in named.items():
+        if expected[name] is None:
+            assert p.grad is None or not p.grad.any(), name
+            continue
+        assert expected[name].norm() > 0, name
+        assert (p.grad - expected[name]).norm() <= tolerance * expected[name].norm(), name
+
+
+def uneven_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainers built from here on have a benchmark whose first classes have names of very different lengths."""
+    names = dict(enumerate(UNEVEN))
+    monkeypatch.setattr(Datum, "classname", property(lambda datum: names.get(datum.label, datum._classname)))
+
+
+def class_names(trainer: TrainerX) -> list[str]:
+    return [trainer.lab2cname[label] for label in range(trainer.num_classes)]
+
+
+def parameters(trainer: TrainerX) -> Prompts:
+    """What the trainer learns, copied for a reference, under the checkpoint's keys."""
+    return as_leaves(dict(trainer.model.prompt_learner.named_parameters()))
+
+
+def assert_loss(trainer: TrainerX, image: Tensor, label: Tensor, expected: Tensor, prompts: Prompts) -> None:
+    """The trainer's loss and gradients are a reference's, whose loss `expected` is of `prompts`, within 1e-5."""
+    loss, _ = trainer.loss(image, label)
+    loss.backward()
+    assert abs(loss - expected) <= 1e-5 * abs(expected)
+    assert_gradients(trainer.model.prompt_learner, gradients(expected, prompts))
+
+
+def assert_logits(trainer: TrainerX, image: Tensor, expected: Tensor) -> None:
+    """The logits (B, C) of a test are a reference's, within 1e-5 of the largest."""
+    trainer.set_model_mode("eval")
+    with torch.no_grad():
+        logits = trainer.model_inference(image)
+    assert logits.shape == expected.shape
+    assert (logits - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def upstream_file(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Writes a prompt learner's file of epoch 50 with random half-precision tensors; returns them in single."""
+    generator = torch.Generator().manual_seed(3)
+    state = {key: (0.05 * torch.randn(shape, generator=generator)).half() for key, shape in shapes.items()}
+    (folder / "prompt_learner").mkdir(parents=True)
+    torch.save({"state_dict": state, "epoch": 50}, folder / "prompt_learner" / "model.pth.tar-50")
+    return {key: value.float() for key, value in state.items()}
+
+
+def train_and_test(trainer: str, data: Path, out: Path, capsys: pytest.CaptureFixture, *opts: str) -> dict[str, Tensor]:
+    """A run, and a test of its file that gives the same accuracy; returns the file's state dict."""
+    assert run(trainer, data, out / "train", *opts) == 0
+    accuracy = [line for line in capsys.readouterr().out.splitlines() if line.startswith("* accuracy")]
+    flags = ("--eval-only", "--model-dir", str(out / "train"))
+    assert run(trainer, data, out / "test", *opts, flags=flags) == 0
+    again = [line for line in capsys.readouterr().out.splitlines() if line.startswith("* accuracy")]
+    assert len(accuracy) == 1 and again == accuracy
+    file = out / "train" / "prompt_learner" / "model.pth.tar-3"
+    return torch.load(file, weights_only=True)["state_dict"]
+
+
+def assert_refused(trainer: str, data: Path, out: Path, capsys: pytest.CaptureFixture, line: str, *opts: str) -> None:
+    """The run ends with exit code 2 and one line that has `line` in it."""
+    assert run(trainer, data, out, *opts) == 2
+    err = capsys.readouterr().err
+    assert line in err and len(err.strip().splitlines()) == 1

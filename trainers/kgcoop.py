@@ -1,0 +1,32 @@
+"""KgCoOp (Yao et al., CVPR 2023): CoOp whose text features are kept near those of hand-crafted prompts."""
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clip.model import CLIP
+from dassl.engine import TRAINER_REGISTRY
+
+from .context import ContextTrainer
+from .prompt_text import hand_crafted_features, zero_shot_template
+
+TEACHER = {"DescribableTextures": "a photo of a {}, a type of texture."}
+
+
+@TRAINER_REGISTRY.register()
+class KgCoOp(ContextTrainer):
+    def build_prompt_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
+        self.teacher = hand_crafted_features(clip_model, classnames, [zero_shot_template(self.cfg, TEACHER)])
+        return super().build_prompt_learner(clip_model, classnames)
+
+    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy + W · (1 − mean over classes of cos(text, teacher)), eq. 4 and 5 for unit vectors."""
+        text = self.model.text_features()
+        logits = self.model.logits(self.model.image_features(image), text)
+        away = 1 - (text * self.teacher).sum(dim=-1).mean()
+        return F.cross_entropy(logits, label) + self.node.W * away, {"away": away.detach()}
+
+    def clean_state_dict(self, name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Without what upstream's files hold and nothing uses."""
+        return {k: v for k, v in state_dict.items() if k != "bias_vectors" and not k.startswith("meta_net.")}

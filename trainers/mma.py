@@ -1,0 +1,114 @@
+"""MMA (Yang et al., CVPR 2024): adapters beside the upper blocks of both towers, with a layer that the two share."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from clip.model import CLIP, Adapt
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils.errors import UsageError
+
+from .base import PromptTrainer
+from .prompt_text import PromptText, ctx_words
+
+
+def add_config(cfg: CfgNode) -> None:
+    node = cfg.TRAINER.MMADAPTER = CfgNode()
+    node.TEXT_CTX_INIT = "a photo of a"
+    node.PREC = "amp"  # fp16, bf16, fp32, amp
+    node.ADAPTER_START = 5  # first and last block with an adapter, counted from 1
+    node.ADAPTER_END = 12
+    node.ADAPTER_DIM = 32
+    node.ADAPTER_SCALE = 0.001
+
+
+class Scaled(torch.autograd.Function):
+    """Multiplies by one factor forward and by another backward."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, forward: float, backward: float) -> Tensor:
+        ctx.factor = backward
+        return x * forward
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad * ctx.factor, None, None
+
+
+class Adapters(nn.Module):
+    """`text_adapter`, `visual_adapter` and `shared_adapter`, each {block counted from 1: layers}."""
+
+    def __init__(self, node: CfgNode, clip_model: CLIP, classnames: list[str]):
+        super().__init__()
+        text, vision = clip_model.transformer, clip_model.visual.transformer
+        first, last, dim = node.ADAPTER_START, node.ADAPTER_END, node.ADAPTER_DIM
+        if not 1 <= first <= last <= min(text.layers, vision.layers):
+            raise UsageError(
+                f"TRAINER.MMADAPTER.ADAPTER_START {first}, ADAPTER_END {last}: this CLIP's towers have blocks 1 to "
+                f"{min(text.layers, vision.layers)}"
+            )
+        self.scale = node.ADAPTER_SCALE
+        self.text_adapter = nn.ModuleDict({str(i): around(text.width, dim) for i in range(first, last + 1)})
+        self.visual_adapter = nn.ModuleDict({str(i): around(vision.width, dim) for i in range(first, last + 1)})
+        self.shared_adapter = nn.ModuleDict({str(i): narrow(dim, dim) for i in range(first, last + 1)})
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
+        self.text = PromptText(clip_model, classnames, [ctx_words(node.TEXT_CTX_INIT)])
+
+    def beside(self, tower: nn.ModuleDict) -> Adapt:
+        """What is added to a tower's blocks (eq. 3 to 5).
+
+        Scaled by s, the adapters' own gradients would be too small to train them, so they are divided by s again; those
+        that go on to earlier blocks are not.
+        """
+
+        def adapter(name: str) -> Callable[[Tensor], Tensor]:
+            def adapt(h: Tensor) -> Tensor:
+                x = Scaled.apply(h.to(tower[name].up.weight.dtype), 1.0, self.scale)
+                y = tower[name].up(self.shared_adapter[name](tower[name].down(x)))
+                return Scaled.apply(y, self.scale, 1.0).to(h.dtype)
+
+            return adapt
+
+        return {int(name) - 1: adapter(name) for name in tower}
+
+    def text_features(self, clip_model: CLIP) -> Tensor:
+        """(C, D), not normalised."""
+        return self.text.encode(clip_model, adapt=self.beside(self.text_adapter))[0]
+
+    def image_features(self, clip_model: CLIP, image: Tensor) -> Tensor:
+        """(B, D), not normalised."""
+        return clip_model.encode_image(image, adapt=self.beside(self.visual_adapter))
+
+
+def narrow(width: int, dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, dim), nn.ReLU())
+
+
+def around(width: int, dim: int) -> nn.Sequential:
+    """Down to dim; the shared layer comes between; up again."""
+    layers = nn.Sequential()
+    layers.add_module("down", narrow(width, dim))
+    layers.add_module("up", nn.Linear(dim, width))
+    return layers
+
+
+@TRAINER_REGISTRY.register()
+class MultiModalAdapter(PromptTrainer):
+    model_name = "adapter_learner"
+    takes_attributes = False
+
+    @property
+    def node(self) -> CfgNode:
+        return self.cfg.TRAINER.MMADAPTER
+
+    def build_prompt_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
+        return Adapters(self.node, clip_model, classnames)
+
+    def clean_state_dict(self, name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Without upstream's copies of the class names' tokens."""
+        return {k: v for k, v in state_dict.items() if k not in ("token_embedding", "tokenized_prompts")}

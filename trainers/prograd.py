@@ -1,0 +1,60 @@
+"""ProGrad (Zhu et al., ICCV 2023): CoOp that takes no step against what zero-shot CLIP knows."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from clip.model import CLIP
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils.errors import UsageError
+
+from .context import ContextTrainer
+from .prompt_text import hand_crafted_features, zero_shot_template
+
+
+def add_config(cfg: CfgNode) -> None:
+    cfg.LOSS = CfgNode()
+    cfg.LOSS.NAME = "prograd"
+    cfg.LOSS.T = 1.0  # temperature of the KL divergence
+    cfg.LOSS.LAMBDA = 1.0  # how much of the conflicting part is removed
+
+
+def without_conflict(task: Tensor, general: Tensor, amount: float) -> Tensor:
+    """The gradient of the task, without its part against the general direction (eq. 5)."""
+    along = (task * general).sum()
+    against = along.clamp(max=0) / (general * general).sum().clamp_min(torch.finfo(general.dtype).tiny)
+    return task - amount * against * general
+
+
+@TRAINER_REGISTRY.register()
+class ProGrad(ContextTrainer):
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        if cfg.LOSS.NAME != "prograd":
+            raise UsageError(f"LOSS.NAME {cfg.LOSS.NAME!r}: ProGrad has prograd only")
+        if cfg.LOSS.T <= 0:
+            raise UsageError(f"LOSS.T {cfg.LOSS.T}: must be above 0")
+
+    def build_prompt_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
+        self.teacher = hand_crafted_features(clip_model, classnames, [zero_shot_template(self.cfg)])
+        return super().build_prompt_learner(clip_model, classnames)
+
+    def losses(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy, and the cross-entropy to zero-shot CLIP, whose gradient is that of KL(zero-shot ‖ prompt)."""
+        features, t = self.model.image_features(image), self.cfg.LOSS.T
+        logits = self.model.logits(features, self.model.text_features())
+        zero_shot = F.softmax(self.model.logits(features, self.teacher) / t, dim=-1)
+        return F.cross_entropy(logits, label), t * t * F.cross_entropy(logits / t, zero_shot)
+
+    def forward_backward(self, batch: dict) -> dict[str, Tensor]:
+        image, label = self.parse_batch_train(batch)[:2]
+        with self.autocast():
+            xe_loss, kl_loss = self.losses(image, label)
+        params = [p for p in self.model.parameters() if p.requires_grad]
+        general = torch.autograd.grad(self.scaled(kl_loss), params, retain_graph=True, allow_unused=True)
+        task = torch.autograd.grad(self.scaled(xe_loss), params, allow_unused=True)
+        for p, a, b in zip(params, task, general, strict=True):
+            p.grad = None if a is None else without_conflict(a, b, self.cfg.LOSS.LAMBDA)
+        self.step()
+        return {"xe_loss": xe_loss.detach(), "kl_loss": kl_loss.detach()}
