@@ -41,7 +41,6 @@ if [ ! -f "configs/trainers/$trainer/$cfg.yaml" ]; then
   exit 2
 fi
 
-python=$(bash scripts/python.sh ready)
 out=${OUTPUT:-output}
 below=$dataset/shots_$shots/$trainer/$cfg/seed$seed
 source=imagenet
@@ -58,6 +57,7 @@ case $protocol in
   *) echo "error: unknown protocol $protocol" >&2 && exit 2 ;;
 esac
 [ -z "${SHOW_DIR:-}" ] || { echo "$dir" && exit; }
+python=$(bash scripts/python.sh ready)
 
 # A line is to be seen when it is printed. The small CLIP gains nothing from threads and loses much when they have to wait.
 export PYTHONUNBUFFERED=1

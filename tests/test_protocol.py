@@ -5,15 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from scripts import protocol
+from scripts import protocol, runner
 
 from .test_parse import EPOCH, block, trained
 
 REPO = Path(__file__).resolve().parents[1]
+JOB = runner.Job
 P2C, MAPLE, ZERO = "P2C/vit_tiny_ep5_batch4", "MaPLe/vit_tiny_c2_ep5_batch4_2ctx", "ZeroshotCLIP/vit_tiny"
 
 
@@ -41,6 +43,25 @@ def dry(words: str, capsys) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
+def instead(monkeypatch: pytest.MonkeyPatch, script: Callable[[runner.Run], str]) -> list[str]:
+    """Runs do this, in bash, in place of their commands; returns their names as they start."""
+    started = []
+
+    class Job(JOB):
+        def __init__(self, run: runner.Run, *rest):
+            started.append(str(run))
+            real, run.command = run.command, ["bash", "-c", script(run)]
+            super().__init__(run, *rest)
+            run.command = real
+
+    monkeypatch.setattr(runner, "Job", Job)
+    return started
+
+
+def no_luck(run: runner.Run) -> str:
+    return "echo a line before >&2; echo error: no luck >&2; exit 1"
+
+
 def test_the_plain_commands(capsys):
     assert dry("base2new --methods p2c maple --datasets shapes dtd --seeds 2 -- OPTIM.LR 0.1", capsys) == [
         f"bash scripts/{method}/base2new_{part}.sh {dataset} 2 OPTIM.LR 0.1"
@@ -66,7 +87,7 @@ def test_the_usual_datasets_methods_and_seeds(capsys):
     assert len(dry("base2new --methods zsclip --seeds 1", capsys)) == 11 * 2
     assert len(dry("few_shot --datasets shapes", capsys)) == 3 * 3 * 5
     assert len(dry("xd --methods p2c --seeds 1", capsys)) == 1 + 10
-    assert [line.split()[3] for line in dry("dg --methods p2c --seeds 1", capsys)[1:]] == list(protocol.VARIANTS)
+    assert [line.split()[3] for line in dry("dg --methods p2c --seeds 1", capsys)[1:]] == list(runner.VARIANTS)
 
 
 def test_a_log_says_whether_a_run_is_finished(out, capsys):
@@ -111,7 +132,7 @@ def test_cross_dataset_table(out, capsys):
 
 
 def test_a_missing_seed_is_said(out, capsys, monkeypatch):
-    monkeypatch.setattr(protocol, "execute", lambda run: (1, ["error: no luck"]))
+    instead(monkeypatch, no_luck)
     for seed, targets in ((1, ("shapes_background", "shapes_count")), (2, ("shapes_count",))):
         write(out / f"shapes/{ZERO}_16shots/seed{seed}", block(50))
         for target in targets:
@@ -124,7 +145,7 @@ def test_a_missing_seed_is_said(out, capsys, monkeypatch):
 
 
 def test_few_shot_table_and_its_average(out, capsys, monkeypatch):
-    monkeypatch.setattr(protocol, "execute", lambda run: (1, ["error: no luck"]))
+    instead(monkeypatch, no_luck)
     for dataset, shots, accuracy in (("shapes", 1, 30), ("shapes", 2, 50), ("shapes_count", 1, 50)):
         write(out / f"{dataset}/{ZERO}_{shots}shots/seed1", block(accuracy))
     assert main("few_shot --methods zsclip --datasets shapes shapes_count --seeds 1 --shots 1 2 --format latex") == 1
@@ -135,16 +156,10 @@ def test_few_shot_table_and_its_average(out, capsys, monkeypatch):
 
 
 def test_a_failing_run_stops_nothing_else(out, capsys, monkeypatch):
-    started = []
-
-    def execute(run: protocol.Run) -> tuple[int, list[str]]:
-        started.append(str(run))
-        if run.method == "p2c":
-            return 1, ["a line before", "error: no luck"]
-        write(run.folder, block(40.0))
-        return 0, []
-
-    monkeypatch.setattr(protocol, "execute", execute)
+    log = f"'{block(40.0)}'"
+    started = instead(
+        monkeypatch, lambda run: no_luck(run) if run.method == "p2c" else f"echo {log} > {run.folder}/log.txt"
+    )
     assert main("base2new --methods p2c zsclip --datasets shapes --seeds 7") == 1
     assert started == [f"{what}, shapes, seed 7: {part}" for what, part in (
         ("p2c", "train"), ("zsclip", "train"), ("zsclip", "test"))]  # fmt: skip
@@ -152,6 +167,8 @@ def test_a_failing_run_stops_nothing_else(out, capsys, monkeypatch):
     assert "ZeroshotCLIP" in done.out and "P2C" not in done.out
     assert done.err.splitlines() == [
         "[1/4] p2c, shapes, seed 7: train",
+        "a line before",
+        "error: no luck",
         "[3/4] zsclip, shapes, seed 7: train",
         "[4/4] zsclip, shapes, seed 7: test (about 0:00:00 left)",
         "",
@@ -161,20 +178,23 @@ def test_a_failing_run_stops_nothing_else(out, capsys, monkeypatch):
         "  error: no luck",
         "1 of them were not run, as their training failed",
     ]
-    monkeypatch.setattr(protocol, "execute", lambda run: (0, []))
+    instead(monkeypatch, lambda run: "true")
     assert main("base2new --methods p2c --datasets shapes --seeds 7") == 1  # it must have left a result
     assert f"exit code 0 and no result in {out}/base2new/train_base" in capsys.readouterr().err
 
 
-def test_the_time_left():
-    clock = protocol.Clock()
-    run = protocol.Run("p2c", "shapes", 1, "train", "base", [], {}, Path())
-    other = protocol.Run("p2c", "shapes", 1, "test", "new", [], {}, Path())
-    assert clock.left([run]) == ""
-    clock.took["p2c", "train"] += [10.0, 20.0]
-    assert clock.left([run, run, other]) == " (about 0:00:45 left)"
-    clock.took["p2c", "test"] += [3.0]
-    assert clock.left([run, run, other]) == " (about 0:00:33 left)"
+def test_the_time_left(out):
+    train, train_too, test = (
+        runner.Run("p2c", "shapes", 1, part, "", [], {}, out) for part in ("train", "train", "test")
+    )
+    pool = runner.Pool([train, train_too, test], [{}], runner.View())
+    assert pool.left() == ""
+    pool.took["p2c", "train"] += [10.0, 20.0]
+    assert pool.left() == " (about 0:00:45 left)"
+    pool.took["p2c", "test"] += [3.0]
+    assert pool.left() == " (about 0:00:33 left)"
+    pool.slots = [{}, {}, {}]
+    assert pool.left() == " (about 0:00:11 left)"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# The runs of a sweep, several at once: scripts/sweep.sh FILE; ready ones are in configs/sweeps/; --help says all.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=$(bash scripts/python.sh ready)
+exec "$python" -m scripts.sweep "$@"
