@@ -30,6 +30,8 @@ TRAINING_ENDS = ("Finish training", "Finished training")  # the second is Dassl 
 METRIC = re.compile(r"\* (\w+): (\d+(?:\.\d+)?)%")
 LOG_NAME = re.compile(r"log\.txt(-[\d-]+)?")
 TABLE_FORMATS = {"text": "simple", "markdown": "github", "latex": "latex_booktabs"}  # our names -> tabulate's
+LATEX_SIGNS = {"±": r"$\pm$", "Δ": r"$\Delta$", "−": "$-$", "–": "--"}
+AVERAGE = "Average"  # in the place of a dataset's name
 
 Cells = dict[str, dict[int, tuple[float, float]]]  # one method's dataset -> seed -> (base, new)
 
@@ -69,6 +71,7 @@ class Row(NamedTuple):
     new: Stat
     hm: Stat
     seeds: int | None
+    note: str = ""  # behind the method's name
 
 
 def read_log(path: Path) -> Result | None:
@@ -188,17 +191,17 @@ def average_row(method: str, cells: Cells, total: int, ci95: bool) -> Row:
     if len({frozenset(seeds) for seeds in cells.values()}) == 1:  # else a seed has no average over datasets
         per_seed = np.mean([[seeds[s] for s in sorted(seeds)] for seeds in cells.values()], axis=0)
         spreads = [stat.spread for stat in base_new_hm(per_seed, ci95)]
-    if len(cells) < total:
-        method += f" (over {len(cells)} of {total} datasets)"
+    note = f" (over {len(cells)} of {total} datasets)" if len(cells) < total else ""
     stats = (Stat(float(mean), spread) for mean, spread in zip(means, spreads, strict=True))
-    return Row("Average", method, *stats, seeds=None)
+    return Row(AVERAGE, method, *stats, seeds=None, note=note)
 
 
 def hm_table(base: dict[Run, float], new: dict[Run, float], ci95: bool = False) -> list[Row]:
     """Rows by dataset, then method, then the averages over datasets. Only seeds with both results count."""
     for run in sorted(base.keys() ^ new.keys()):
         missing = "new" if run in base else "base"
-        log.warning("%s, %s %s, seed %d: no %s result, seed not counted", *run, missing)
+        method = f"{run.trainer} {run.variant}".rstrip()
+        log.warning("%s, %s, seed %d: no %s result, seed not counted", run.dataset, method, run.seed, missing)
     names = method_names(sorted(base.keys() & new.keys()))
     scores: dict[str, Cells] = {}
     for run, method in names.items():
@@ -216,6 +219,28 @@ def hm_table(base: dict[Run, float], new: dict[Run, float], ci95: bool = False) 
     return rows
 
 
+def to_csv(table: Sequence[Sequence[object]]) -> str:
+    """Lines of comma-separated values; the first line is the headers."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(table)
+    return out.getvalue().rstrip("\n")
+
+
+def lay_out(headers: Sequence[str], blocks: Sequence[Sequence[Sequence[str]]], caption: Sequence[str], fmt: str) -> str:
+    """Lay out blocks of lines, with rules between them, as text, markdown or latex with a caption."""
+    lines: list = []
+    for block in blocks:
+        if lines and fmt != "markdown":  # which has no rules between rows
+            lines.append(SEPARATING_LINE)
+        lines += block
+    table = tabulate(lines, headers, TABLE_FORMATS[fmt], disable_numparse=True)
+    if fmt != "latex":
+        return table + "\n\n" + "\n".join(caption)
+    for sign, command in LATEX_SIGNS.items():
+        table = table.replace(sign, command)
+    return "\n".join(f"% {line}" for line in caption) + "\n" + table
+
+
 def render(rows: Sequence[Row], fmt: str = "text", keyword: str = "accuracy", ci95: bool = False) -> str:
     """Lay out at least one row: text, markdown or latex with a caption, or csv with a column per number."""
     if fmt == "csv":
@@ -223,28 +248,24 @@ def render(rows: Sequence[Row], fmt: str = "text", keyword: str = "accuracy", ci
         table = [["dataset", "method", *(f"{c}_{p}" for c in ("base", "new", "hm") for p in parts), "seeds"]]
         for row in rows:
             numbers = ["" if np.isnan(x) else f"{x:.4f}" for x in (*row.base, *row.new, *row.hm)]
-            table.append([row.dataset, row.method, *numbers, row.seeds])
-        out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows(table)
-        return out.getvalue().rstrip("\n")
+            table.append([row.dataset, row.method + row.note, *numbers, row.seeds])
+        return to_csv(table)
 
-    lines, dataset = [], rows[0].dataset
+    blocks: dict[str, list] = {}
     for row in rows:
-        if row.dataset != dataset and fmt != "markdown":  # which has no rules between rows
-            lines.append(SEPARATING_LINE)
-        dataset = row.dataset
-        cells = [f"{m:.1f}" if np.isnan(s) else f"{m:.1f} ± {s:.1f}" for m, s in (row.base, row.new, row.hm)]
-        lines.append([row.dataset, row.method, *cells, row.seeds])
-    headers = ["dataset", "method", "base", "new", "HM", "seeds"]
-    table = tabulate(lines, headers, TABLE_FORMATS[fmt], disable_numparse=True)
+        cells = map(show_stat, (row.base, row.new, row.hm))
+        blocks.setdefault(row.dataset, []).append([row.dataset, row.method + row.note, *cells, row.seeds])
     spread = "95% interval" if ci95 else "population std"
     caption = [f"{keyword} in %: mean ± {spread} over seeds; HM is taken per seed."]
     if any(row.seeds is None for row in rows):
         caption.append("Average: HM of the average base and the average new (not the average of the HMs); ±")
         caption.append("over the seeds' own averages, given where all its datasets have the same seeds.")
-    if fmt == "latex":
-        return "\n".join(f"% {line}" for line in caption) + "\n" + table.replace("±", r"$\pm$")
-    return table + "\n\n" + "\n".join(caption)
+    return lay_out(["dataset", "method", "base", "new", "HM", "seeds"], list(blocks.values()), caption, fmt)
+
+
+def show_stat(stat: Stat) -> str:
+    """With one decimal, and without a spread that is undefined."""
+    return f"{stat.mean:.1f}" if np.isnan(stat.spread) else f"{stat.mean:.1f} ± {stat.spread:.1f}"
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -37,6 +37,8 @@ from dassl.utils import (
 )
 from dassl.utils.checkpoint import BEST, epoch_file, load_optim, load_weights, newest_whole, resumable
 
+from .record import Recorder
+
 NOT_FINITE = "Lower OPTIM.LR or compute in a wider precision, then run again: it goes on from the last checkpoint"
 # Buffers of prompt learners that follow from the class names, so they say nothing about what was learned.
 DERIVED_BUFFERS = ("token_prefix", "token_suffix", "token_middle")
@@ -84,6 +86,7 @@ class TrainerBase:
         self._optims: OrderedDict[str, Any] = OrderedDict()
         self._scheds: OrderedDict[str, Any] = OrderedDict()
         self._writer = None
+        self.recorder = Recorder()
 
     def register_model(self, name: str = "model", model: Any = None, optim: Any = None, sched: Any = None) -> None:
         """Makes a model known for modes, steps and checkpoints; its files go to <output-dir>/<name>/."""
@@ -235,12 +238,16 @@ class TrainerBase:
         self.max_epoch = max_epoch
         try:
             self.before_train()
+            self.recorder.training_begins(self.start_epoch)
             for epoch in range(self.start_epoch, self.max_epoch):
                 self.epoch = epoch
                 self.seed_epoch()
                 self.before_epoch()
+                self.recorder.epoch_begins()
                 self.run_epoch()
+                self.recorder.epoch_ends()
                 self.after_epoch()
+            self.recorder.training_ends()
             self.after_train()
         finally:
             self.close_writer()
@@ -328,6 +335,8 @@ class SimpleTrainer(TrainerBase):
         self.build_data_loader()
         self.build_model()
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
+        self.recorder = Recorder(self)
+        self.evaluator.when_done = self.recorder.tested
         self.best_result = -math.inf
 
     def check_cfg(self, cfg: CfgNode) -> None:
@@ -459,6 +468,7 @@ class SimpleTrainer(TrainerBase):
             self.batch_idx = batch_idx
             data_time.update(time.time() - end)
             losses.update(self.forward_backward(*batch))
+            self.recorder.batch(batch)
             batch_time.update(time.time() - end)
             last = self.batch_idx + 1 == self.num_batches
             printed = (self.batch_idx + 1) % print_freq == 0 or self.num_batches < print_freq
@@ -479,9 +489,12 @@ class SimpleTrainer(TrainerBase):
         step = self.epoch * self.num_batches + self.batch_idx
         for name, meter in losses.meters.items():
             # the average is as good as the value: once NaN or infinite it stays so
-            if "loss" in name and not math.isfinite(meter.avg):
+            mean = meter.avg
+            if "loss" in name and not math.isfinite(mean):
                 raise Failure(f"The {name} is NaN or infinite by {self.position()}. {NOT_FINITE}")
-            self.write_scalar(f"train/{name}", meter.avg, step)
+            self.write_scalar(f"train/{name}", mean, step)
+            if name == "loss":
+                self.recorder.loss = mean
         self.write_scalar("train/lr", self.get_current_lr(), step)
 
 

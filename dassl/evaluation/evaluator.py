@@ -1,5 +1,7 @@
 import os
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -21,6 +23,9 @@ def build_evaluator(cfg: CfgNode, **kwargs) -> "EvaluatorBase":
 
 class EvaluatorBase:
     """reset(), then process() per batch, then evaluate()."""
+
+    # Told by evaluate() its metrics, {class name: accuracy} and the seconds since reset().
+    when_done: Callable[[dict[str, float], dict[str, float], float], None] | None = None
 
     def __init__(self, cfg: CfgNode):
         self.cfg = cfg
@@ -45,61 +50,82 @@ class Classification(EvaluatorBase):
         self.reset()
 
     def reset(self) -> None:
-        self._pred: list[Tensor] = []
-        self._true: list[Tensor] = []
+        self._counts: Tensor | None = None  # (3, C): images of each class, predictions of it, right ones
+        self._cmat: Tensor | None = None  # (C · C,): label times C plus prediction
+        self._start = time.monotonic()
 
     def process(self, mo: Tensor, gt: Tensor) -> None:
-        """mo: (B, C) scores; gt: (B,) labels. Both stay on their device, so no batch waits for the last."""
-        self._pred.append(mo.argmax(dim=1))
-        self._true.append(gt)
+        """mo: (B, C) scores; gt: (B,) labels below C. Only counts are kept, on mo's device; nothing waits for it."""
+        classes, pred = mo.shape[1], mo.argmax(dim=1)
+        gt = gt.to(pred)
+        if self._counts is None:
+            self._counts = torch.zeros(3, classes, dtype=torch.int64, device=mo.device)
+            if self.cfg.TEST.COMPUTE_CMAT:
+                self._cmat = torch.zeros(classes * classes, dtype=torch.int32, device=mo.device)
+        images, predicted, right = self._counts
+        ones = torch.ones_like(gt)  # added by scatter_add_, since bincount would wait for the device
+        images.scatter_add_(0, gt, ones)
+        predicted.scatter_add_(0, pred, ones)
+        right.scatter_add_(0, gt, (pred == gt).long())
+        if self._cmat is not None:
+            self._cmat.scatter_add_(0, gt * classes + pred, ones.int())
 
     def evaluate(self) -> OrderedDict[str, float]:
         """Prints the results and returns accuracy, error_rate, macro_f1 (and perclass_accuracy) in percent.
 
-        Raises Failure if nothing was processed.
+        Macro F1 is the mean over the classes that occur. Raises Failure if nothing was processed.
         """
-        if not self._true:
+        if self._counts is None:
             raise Failure("There is nothing to evaluate: the test split is empty")
-        from sklearn.metrics import f1_score  # takes a second to import
-
-        pred, true = torch.cat(self._pred).cpu().numpy(), torch.cat(self._true).cpu().numpy()
-        correct = int((pred == true).sum())
-        accuracy = 100.0 * correct / len(true)
-        macro_f1 = 100.0 * f1_score(true, pred, average="macro", labels=np.unique(true))
-        results = OrderedDict(accuracy=accuracy, error_rate=100.0 - accuracy, macro_f1=float(macro_f1))
+        images, predicted, right = self._counts.cpu().numpy()
+        seconds = time.monotonic() - self._start  # here the last batch has come from its device
+        total, correct = int(images.sum()), int(right.sum())
+        accuracy = 100.0 * correct / total
+        occurs = images > 0
+        macro_f1 = 100.0 * float(np.mean(2.0 * right[occurs] / (images + predicted)[occurs]))
+        results = OrderedDict(accuracy=accuracy, error_rate=100.0 - accuracy, macro_f1=macro_f1)
         print(
             "=> result\n"
-            f"* total: {len(true):,}\n"
+            f"* total: {total:,}\n"
             f"* correct: {correct:,}\n"
             f"* accuracy: {accuracy:.1f}%\n"
             f"* error: {100.0 - accuracy:.1f}%\n"
             f"* macro_f1: {macro_f1:.1f}%"
         )
+        per_class = self._per_class(images, right)
         if self.cfg.TEST.PER_CLASS_RESULT:
-            results["perclass_accuracy"] = self._per_class(pred, true)
-        if self.cfg.TEST.COMPUTE_CMAT:
-            self._save_confusion(pred, true)
+            results["perclass_accuracy"] = self._print_per_class(per_class)
+        if self._cmat is not None:
+            self._save_confusion(occurs | (predicted > 0))
+        if self.when_done:
+            by_name = {}
+            for label, name, of_class, hits in per_class:  # ImageNet has some names twice
+                by_name[f"{name} ({label})" if name in by_name else name] = 100.0 * hits / of_class
+            self.when_done(dict(results, total=total, correct=correct), by_name, seconds)
         return results
 
-    def _per_class(self, pred: np.ndarray, true: np.ndarray) -> float:
+    def _per_class(self, images: np.ndarray, right: np.ndarray) -> list[tuple[int, str, int, int]]:
+        """Label, name, number of images and number of right ones, of each class that occurs."""
+        rows = []
+        for label in np.flatnonzero(images).tolist():
+            name = self._lab2cname[label] if self._lab2cname else str(label)
+            rows.append((label, name, int(images[label]), int(right[label])))
+        return rows
+
+    def _print_per_class(self, per_class: list[tuple[int, str, int, int]]) -> float:
         print("=> per-class result")
-        accuracies = []
-        for label in np.unique(true).tolist():
-            of_class = true == label
-            total, correct = of_class.sum(), (pred[of_class] == label).sum()
-            accuracies.append(100.0 * correct / total)
-            name = self._lab2cname[label]
-            counts = f"total: {total:,}\tcorrect: {correct:,}"
-            print(f"* class: {label} ({name})\t{counts}\tacc: {accuracies[-1]:.1f}%")
+        accuracies = [100.0 * right / total for _, _, total, right in per_class]
+        for (label, name, total, right), accuracy in zip(per_class, accuracies, strict=True):
+            print(f"* class: {label} ({name})\ttotal: {total:,}\tcorrect: {right:,}\tacc: {accuracy:.1f}%")
         average = float(np.mean(accuracies))
         print(f"* average: {average:.1f}%")
         return average
 
-    def _save_confusion(self, pred: np.ndarray, true: np.ndarray) -> None:
-        from sklearn.metrics import confusion_matrix
-
+    def _save_confusion(self, kept: np.ndarray) -> None:
+        """(n, n) float64: the share of each label's images that got each prediction, for the n classes `kept`."""
+        counts = self._cmat.cpu().view(len(kept), -1)[kept][:, kept].double()
         path = os.path.join(self.cfg.OUTPUT_DIR, "cmat.pt")
         mkdir_if_missing(self.cfg.OUTPUT_DIR)
         with atomic_write(path) as file:
-            torch.save(torch.from_numpy(confusion_matrix(true, pred, normalize="true")), file)
+            torch.save(counts / counts.sum(dim=1, keepdim=True).clamp(min=1), file)
         print(f"Confusion matrix is saved to {path}")

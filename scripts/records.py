@@ -1,0 +1,174 @@
+"""Finds the results of runs: from a run's results.json where there is one, else from its log."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+
+import yaml
+
+from parse_test_res import LOG_NAME, newest_result, seed_of
+
+from .runner import TARGETS
+
+RECORD, FORMAT = "results.json", 1  # as dassl/engine/record.py writes it, which is slow to import
+METRICS = ("accuracy", "error_rate", "macro_f1")
+CONFIGS = Path(__file__).parents[1] / "configs" / "datasets"
+SIDES = {"train_base": "base", "test_new": "new", "base": "base", "new": "new"}
+# The folders of scripts/run.sh, which are those of MaPLe's and CoOp's scripts.
+SHOTS_FOLDER = r"(?P<trainer>[^/]+)/(?P<cfg>[^/]+)_(?P<shots>\d+)shots"
+LAYOUTS = (
+    r"(?P<root>.*?)(?:/base2new)?/(?P<side>train_base|test_new)/(?P<dataset>[^/]+)/shots_(?P<shots>\d+)"
+    r"/(?P<trainer>[^/]+)/(?P<cfg>[^/]+)/seed(?P<seed>\d+)",
+    rf"(?P<root>.*)/(?P<evaluation>evaluation)/{SHOTS_FOLDER}/(?P<dataset>[^/]+)/seed(?P<seed>\d+)",
+    rf"(?P<root>.*)/(?P<dataset>[^/]+)/{SHOTS_FOLDER}/seed(?P<seed>\d+)",
+)
+
+log = logging.getLogger("records")
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One finished run and its place among the others."""
+
+    dataset: str  # tested on, by its registered name (DescribableTextures) where the folder's (dtd) is known
+    trainer: str
+    cfg: str  # the config file's name; "" if not known
+    shots: int
+    seed: int
+    protocol: str  # base2new, xd (cross-dataset), dg (domain generalisation), few_shot (also an xd model's own dataset)
+    side: str  # base, new or all
+    root: Path  # where the protocol's folders begin: $OUTPUT, so a sweep's settings have one each
+    folder: Path  # the run's
+    metrics: dict[str, float]  # accuracy, error_rate, macro_f1 in percent
+    record: dict | None  # results.json
+
+
+def find_results(folders: Iterable[Path]) -> list[Result]:
+    """Read all runs in and below `folders`, each once; warns of what has no result."""
+    tops: dict[Path, Path] = {}
+    for top in map(Path.resolve, folders):  # the names of the folders above say what a run is
+        for folder in run_folders(top):
+            tops.setdefault(folder, top)
+    found: dict[tuple, Result] = {}
+    for folder, top in tops.items():
+        if r := read_run(folder, top):
+            key = r.dataset, r.trainer, r.cfg, r.shots, r.seed, r.protocol, r.side, r.root
+            if key in found:
+                log.warning("%s and %s hold the same run; the first counts", found[key].folder, folder)
+            found.setdefault(key, r)
+    return list(found.values())
+
+
+def run_folders(top: Path) -> Iterator[Path]:
+    """Folders called seed<N> or holding a results.json."""
+    for path, folders, files in os.walk(top):
+        if seed_of(Path(path)) is not None or RECORD in files:
+            folders.clear()  # its checkpoints
+            yield Path(path)
+        folders.sort(key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
+
+
+def read_run(folder: Path, top: Path) -> Result | None:
+    """Read the newest result in a run's folder; None, with a warning, if there is none."""
+    record = read_record(folder)
+    metrics = record and {k: v for k, v in record["metrics"].items() if k in METRICS}
+    if record is None or any(LOG_NAME.fullmatch(name) for name in os.listdir(folder)):
+        logged = newest_result(folder, "accuracy", eval_only=True)
+        if logged and (record is None or logged.path.name > (record["log"] or logged.path.name)):
+            if record:
+                log.warning("%s: %s is newer than %s and counts", folder, logged.path.name, RECORD)
+            record, metrics = None, {"error_rate" if k == "error" else k: v for k, v in logged.metrics.items()}
+    if metrics is None:
+        return None
+    place = place_of(folder) or (record and place_by_record(record, top))
+    if place is None:
+        log.warning("%s: what was run is not known: no %s, and no folders as of scripts/run.sh", folder, RECORD)
+        return None
+    return Result(**place, folder=folder, metrics=metrics, record=record)
+
+
+def read_record(folder: Path) -> dict | None:
+    """The folder's results.json; None if there is none, and with a warning if it cannot be used."""
+    path = folder / RECORD
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["format"] == FORMAT and float(record["metrics"]["accuracy"]) >= 0:
+            return record
+        log.warning("%s has format %s, not %d: not read", path, record["format"], FORMAT)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("%s cannot be read (%s)", path, " ".join(f"{type(error).__name__} {error}".split()))
+    return None
+
+
+def place_of(folder: Path) -> dict | None:
+    """What the names of a run's folders say about it."""
+    for layout in LAYOUTS:
+        if match := re.fullmatch(layout, folder.as_posix()):
+            place = match.groupdict()
+            break
+    else:
+        return None
+    dataset, tested = dataset_name(place.pop("dataset")), place.pop("evaluation", None)
+    side = SIDES.get(place.pop("side", ""), "all")
+    protocol = "base2new" if side != "all" else transfer_of(dataset)[0] if tested else "few_shot"
+    numbers = {key: int(place[key]) for key in ("shots", "seed")}
+    return place | numbers | {"dataset": dataset, "side": side, "protocol": protocol, "root": Path(place["root"])}
+
+
+def place_by_record(record: dict, root: Path) -> dict:
+    """What a record says about a run in folders of another layout."""
+    side, dataset = SIDES.get(record["subsample"], "all"), record["dataset"]
+    protocol = "base2new" if side != "all" else "few_shot"
+    if side == "all" and record["eval_only"] and dataset in transfers():
+        protocol = transfer_of(dataset)[0]
+    config = re.search(r"--config-file[= ](\S+)", record["command"])
+    place = {key: record[key] for key in ("trainer", "shots", "seed", "dataset")}
+    return place | {"cfg": Path(config[1]).stem if config else "", "side": side, "protocol": protocol, "root": root}
+
+
+@cache
+def dataset_names() -> dict[str, str]:
+    """Name of the yaml and of the folders -> registered name."""
+    return {p.stem: yaml.safe_load(p.read_text())["DATASET"]["NAME"] for p in sorted(CONFIGS.glob("*.yaml"))}
+
+
+def dataset_name(folder: str) -> str:
+    return dataset_names().get(folder, folder)
+
+
+@cache
+def transfers() -> dict[str, tuple[str, str]]:
+    """{target: (protocol, source)} of the usual ones, in the papers' order."""
+    usual = ((dataset_name(t), p, dataset_name(source)) for (p, source), targets in TARGETS.items() for t in targets)
+    return {target: (protocol, source) for target, protocol, source in usual}
+
+
+def transfer_of(target: str) -> tuple[str, str]:
+    """Protocol and source of a model's test on another dataset; the source as scripts/run.sh takes it by default."""
+    return transfers().get(target, ("xd", "Shapes" if target.startswith("Shapes") else "ImageNet"))
+
+
+def name_methods(results: Sequence[Result], by: Sequence[str] = ("cfg", "shots", "root")) -> dict[Result, str]:
+    """Name each result's method by its trainer, and where that occurs in several variants by what tells them apart:
+    the config's name, the shots, the output folder, or as many of these as it takes."""
+    trainers: dict[str, list[Result]] = {}
+    for result in results:
+        trainers.setdefault(result.trainer, []).append(result)
+    top = os.path.commonpath([r.root for r in results]) if results else ""
+    names = {}
+    for trainer, group in trainers.items():
+        variants = {r: {"cfg": r.cfg, "shots": f"shots_{r.shots}", "root": os.path.relpath(r.root, top)} for r in group}
+        choices = [c for size in range(len(by) + 1) for c in combinations(by, size)]
+        total = len({tuple(v[key] for key in by) for v in variants.values()})
+        tells = next(c for c in choices if len({tuple(v[k] for k in c) for v in variants.values()}) == total)
+        for result, variant in variants.items():
+            names[result] = " ".join([trainer, *(variant[key] for key in tells if variant[key] not in ("", "."))])
+    return names
