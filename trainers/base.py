@@ -47,11 +47,11 @@ def load_clip(cfg: CfgNode, dtype: torch.dtype, device: torch.device) -> CLIP:
     return model.requires_grad_(False).to(device)
 
 
-def check_depth(key: str, depth: int, *towers: Transformer) -> None:
-    """Raises UsageError if a depth is not one that all towers have."""
-    layers = min(tower.layers for tower in towers)
-    if not 1 <= depth <= layers:
-        raise UsageError(f"{key} {depth}: this CLIP's towers allow 1 to {layers}")
+def check_depth(key: str, depth: int, *towers: Transformer, first: int = 1) -> None:
+    """Raises UsageError if a number of blocks, counted from `first`, is not one that all towers have."""
+    last = min(tower.layers for tower in towers) - 1 + first
+    if not first <= depth <= last:
+        raise UsageError(f"{key} {depth}: this CLIP's towers allow {first} to {last}")
 
 
 class PromptedCLIP(nn.Module):
@@ -118,6 +118,10 @@ class PromptTrainer(TrainerX):
     prompted = PromptedCLIP
 
     @property
+    def classnames(self) -> list[str]:
+        return self.dm.dataset.classnames
+
+    @property
     def node(self) -> CfgNode:
         """The method's own node of cfg.TRAINER, which has PREC."""
         raise NotImplementedError
@@ -134,7 +138,7 @@ class PromptTrainer(TrainerX):
         clip_model = load_clip(cfg, PRECISIONS[self.prec], self.device)
         if cfg.TRAINER.ATPROMPT.USE_ATPROMPT and not self.takes_attributes:
             raise UsageError(f"TRAINER.ATPROMPT.USE_ATPROMPT True: {name} has no place for attributes")
-        learner = self.build_prompt_learner(clip_model, self.dm.dataset.classnames)
+        learner = self.build_prompt_learner(clip_model, self.classnames)
         self.model = self.prompted(clip_model, learner).to(self.device)
         saved = self.model if self.saves_prefixed else learner
         if cfg.MODEL.INIT_WEIGHTS:

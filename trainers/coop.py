@@ -53,6 +53,8 @@ class CoOp(ContextTrainer):
             raise UsageError(
                 f"TRAINER.COOP.CLASS_TOKEN_POSITION {node.CLASS_TOKEN_POSITION!r}: choose from end, middle, front"
             )
+        if cfg.TRAINER.ATPROMPT.UPSTREAM_SLICING and (node.CSC or node.CLASS_TOKEN_POSITION != "end"):
+            raise UsageError("TRAINER.ATPROMPT.UPSTREAM_SLICING: upstream has a shared context before the name only")
 
     def build_prompt_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
         n_ctx, words = self.start()

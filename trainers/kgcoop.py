@@ -1,11 +1,11 @@
 """KgCoOp (Yao et al., CVPR 2023): CoOp whose text features are kept near those of hand-crafted prompts."""
 
 from collections.abc import Mapping
+from functools import cached_property
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
 
 from .context import ContextTrainer
@@ -16,9 +16,10 @@ TEACHER = {"DescribableTextures": "a photo of a {}, a type of texture."}
 
 @TRAINER_REGISTRY.register()
 class KgCoOp(ContextTrainer):
-    def build_prompt_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
-        self.teacher = hand_crafted_features(clip_model, classnames, [zero_shot_template(self.cfg, TEACHER)])
-        return super().build_prompt_learner(clip_model, classnames)
+    @cached_property
+    def teacher(self) -> Tensor:
+        """(C, D), unit length, computed when training begins."""
+        return hand_crafted_features(self.model.clip, self.classnames, [zero_shot_template(self.cfg, TEACHER)])
 
     def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy + W · (1 − mean over classes of cos(text, teacher)), eq. 4 and 5 for unit vectors."""

@@ -106,6 +106,12 @@ class MultiModalAdapter(PromptTrainer):
     def node(self) -> CfgNode:
         return self.cfg.TRAINER.MMADAPTER
 
+    def check_cfg(self, cfg: CfgNode) -> None:
+        node = cfg.TRAINER.MMADAPTER
+        if node.ADAPTER_DIM < 1 or node.ADAPTER_SCALE <= 0:
+            given = f"ADAPTER_DIM {node.ADAPTER_DIM}, ADAPTER_SCALE {node.ADAPTER_SCALE}"
+            raise UsageError(f"TRAINER.MMADAPTER.{given}: must be 1 or more, and above 0")
+
     def build_prompt_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
         return Adapters(self.node, clip_model, classnames)
 

@@ -1,11 +1,12 @@
 """ProGrad (Zhu et al., ICCV 2023): CoOp that takes no step against what zero-shot CLIP knows."""
 
+from functools import cached_property
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from yacs.config import CfgNode
 
-from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import UsageError
 
@@ -36,9 +37,10 @@ class ProGrad(ContextTrainer):
         if cfg.LOSS.T <= 0:
             raise UsageError(f"LOSS.T {cfg.LOSS.T}: must be above 0")
 
-    def build_prompt_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
-        self.teacher = hand_crafted_features(clip_model, classnames, [zero_shot_template(self.cfg)])
-        return super().build_prompt_learner(clip_model, classnames)
+    @cached_property
+    def teacher(self) -> Tensor:
+        """(C, D), unit length, computed when training begins."""
+        return hand_crafted_features(self.model.clip, self.classnames, [zero_shot_template(self.cfg)])
 
     def losses(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy, and the cross-entropy to zero-shot CLIP, whose gradient is that of KL(zero-shot ‖ prompt)."""

@@ -1,6 +1,7 @@
 """PromptSRC (Khattak et al., ICCV 2023): independent prompts in both towers, held to what frozen CLIP knows."""
 
 from collections.abc import Mapping
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from yacs.config import CfgNode
 from clip.model import CLIP
 from clip.simple_tokenizer import open_clip_file
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils.errors import UsageError
+from dassl.utils.errors import Failure, UsageError
 
 from .base import PromptTrainer, check_depth
 from .context import ContextLearner
@@ -85,10 +86,14 @@ class PromptSRC(PromptTrainer):
             raise UsageError(f"TRAINER.PROMPTSRC.GPA_STD {cfg.TRAINER.PROMPTSRC.GPA_STD}: must be above 0")
 
     def build_prompt_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
-        templates = [t("{}") for t in open_clip_file("zero_shot_metadata").OPENAI_IMAGENET_TEMPLATES[:60]]
-        self.teacher = hand_crafted_features(clip_model, classnames, templates, each_normalized=False)
         self.average: dict[str, Tensor] = {}
         return VLPromptLearner(self.node, clip_model, classnames)
+
+    @cached_property
+    def teacher(self) -> Tensor:
+        """(C, D), unit length: the mean over 60 templates, computed when training begins."""
+        templates = [t("{}") for t in open_clip_file("zero_shot_metadata").OPENAI_IMAGENET_TEMPLATES[:60]]
+        return hand_crafted_features(self.model.clip, self.classnames, templates, each_normalized=False)
 
     def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """L_CE + λ₁ L_SCL-text + λ₂ L_SCL-image + L_SCL-logits (eq. 2 to 5)."""
@@ -118,6 +123,8 @@ class PromptSRC(PromptTrainer):
 
     def resume_state(self, state: dict) -> None:
         super().resume_state(state)
+        if "average" not in state:
+            raise Failure("The checkpoint has no average over its epochs, as upstream's have none: train from scratch")
         self.average = {key: value.to(self.device) for key, value in state["average"].items()}
 
     def clean_state_dict(self, name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

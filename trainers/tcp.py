@@ -84,7 +84,7 @@ class TCP(ContextTrainer):
 
     def build_prompt_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
         layer, name = self.cfg.TRAINER.TCP.LAYER, self.cfg.DATASET.NAME
-        check_depth("TRAINER.TCP.LAYER", layer + 1, clip_model.transformer)
+        check_depth("TRAINER.TCP.LAYER", layer, clip_model.transformer, first=0)
         self.teacher = hand_crafted_features(clip_model, classnames, [zero_shot_template(self.cfg, TEACHER)])
         template = TEMPLATES.get(name, "{}.")
         return ClassAwareLearner(layer, self.teacher, clip_model, classnames, *self.start(), template=template)

@@ -5,12 +5,15 @@ Shapes: B images, C texts (classes), L tokens, W text width, Wv vision width, D 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 HEAD_WIDTH = 64
+
+# (index of a block, ln_1 of its input (B, L, W)) -> what is added to its output (B, L, W)
+Adapt = Callable[[int, Tensor], Tensor]
 
 
 class QuickGELU(nn.Module):
@@ -118,29 +121,38 @@ class PlainCLIP(nn.Module):
         return self.token_embedding(tokens)
 
     def text_tower(
-        self, embeddings: Tensor, eot: Tensor, deep: Mapping[int, tuple[int, Tensor]] | None = None
+        self,
+        embeddings: Tensor,
+        eot: Tensor,
+        deep: Mapping[int, tuple[int, Tensor]] | None = None,
+        adapt: Adapt | None = None,
     ) -> Tensor:
         """Text features at the EOT positions.
 
-        embeddings: (C, 77, W) before positions are added
+        embeddings: (C, L, W) before positions are added; L is 77, or less where nothing but padding is cut off
         eot: (C,) the index of EOT in each text
-        deep: {block: (start, (N, W))}: at this block's input, tokens start ... start+N-1 are replaced
+        deep: {block: (start, (N, W) or (C, N, W))}: at this block's input, tokens start ... start+N-1 are replaced
         returns: (C, D), not normalised
         """
-        x = embeddings + self.positional_embedding
-        length = x.shape[1]
+        length = embeddings.shape[1]
+        x = embeddings + self.positional_embedding[:length]
         mask = torch.full((length, length), float("-inf"), dtype=self.dtype).triu(diagonal=1)
         for i, block in enumerate(self.transformer.resblocks):
             if deep and i in deep:
                 start, prompts = deep[i]
                 middle = prompts.to(self.dtype).expand(x.shape[0], -1, -1)
-                x = torch.cat([x[:, :start], middle, x[:, start + len(prompts) :]], dim=1)
-            x = block(x, mask)
+                x = torch.cat([x[:, :start], middle, x[:, start + middle.shape[1] :]], dim=1)
+            added = adapt(i, block.ln_1(x)) if adapt else 0
+            x = block(x, mask) + added
         x = self.ln_final(x)
         return x[torch.arange(len(x)), eot] @ self.text_projection
 
     def vision_tower(
-        self, image: Tensor, prompts: Tensor | None = None, deep: Mapping[int, Tensor] | None = None
+        self,
+        image: Tensor,
+        prompts: Tensor | None = None,
+        deep: Mapping[int, Tensor] | None = None,
+        adapt: Adapt | None = None,
     ) -> Tensor:
         """Image features at the class token.
 
@@ -161,7 +173,8 @@ class PlainCLIP(nn.Module):
             if deep and i in deep:
                 n = len(deep[i])
                 x = torch.cat([x[:, :-n], deep[i].to(self.dtype).expand(len(x), -1, -1)], dim=1)
-            x = block(x, mask=None)
+            added = adapt(i, block.ln_1(x)) if adapt else 0
+            x = block(x, mask=None) + added
         return v.ln_post(x[:, 0]) @ v.proj
 
 

@@ -98,18 +98,6 @@ def upstream_file(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[s
     return {key: value.float() for key, value in state.items()}
 
 
-def train_and_test(trainer: str, data: Path, out: Path, capsys: pytest.CaptureFixture, *opts: str) -> dict[str, Tensor]:
-    """A run, and a test of its file that gives the same accuracy; returns the file's state dict."""
-    assert run(trainer, data, out / "train", *opts) == 0
-    accuracy = [line for line in capsys.readouterr().out.splitlines() if line.startswith("* accuracy")]
-    flags = ("--eval-only", "--model-dir", str(out / "train"))
-    assert run(trainer, data, out / "test", *opts, flags=flags) == 0
-    again = [line for line in capsys.readouterr().out.splitlines() if line.startswith("* accuracy")]
-    assert len(accuracy) == 1 and again == accuracy
-    file = out / "train" / "prompt_learner" / "model.pth.tar-3"
-    return torch.load(file, weights_only=True)["state_dict"]
-
-
 def assert_refused(trainer: str, data: Path, out: Path, capsys: pytest.CaptureFixture, line: str, *opts: str) -> None:
     """The run ends with exit code 2 and one line that has `line` in it."""
     assert run(trainer, data, out, *opts) == 2

@@ -3,84 +3,167 @@
 import pytest
 import torch
 
-import trainers
-from clip.model import build_model
-from dassl.config import get_cfg_default
-from dassl.engine import TrainerBase
-from tests.reference import coop_plain
+from tests.reference import coop_plain, kgcoop_plain, maple_plain
 from tests.reference.clip_plain import PlainCLIP
+from tests.reference.weights import openai_state_dict
 from tests.runs import run
-from trainers.base import PromptedCLIP
-from trainers.coop import CoOp, PromptLearner
+from tests.trainers.files import read, three_classes, train_and_test
+from tests.trainers.methods import (
+    assert_logits,
+    assert_loss,
+    assert_refused,
+    batch,
+    build,
+    class_names,
+    parameters,
+    shake,
+    uneven_names,
+    upstream_file,
+)
 
-RANDOM = ("TRAINER.COOP.CTX_INIT", "", "TRAINER.COOP.N_CTX", "4")
-CLASSNAMES = ["striped_red hexagon", "cat", "Boeing 737-200 (old)", "a name of many more words than the others"]
+RANDOM = ("TRAINER.COOP.CTX_INIT", "", "TRAINER.COOP.N_CTX", "5")  # odd, so that the halves of "middle" differ
 
 
-@pytest.fixture
-def node():
-    cfg = get_cfg_default()
-    trainers.add_configs(cfg)
-    cfg.TRAINER.COOP.N_CTX = 5  # odd, so that the halves of "middle" differ
-    return cfg.TRAINER.COOP
+def check(trainer, weights, position="end", attributes=()):
+    """A fresh trainer's loss, gradients and logits."""
+    shake(trainer.model.prompt_learner)
+    image, label = batch(weights, trainer.num_classes)
+    plain, prompts, names = PlainCLIP(weights), parameters(trainer), class_names(trainer)
+    assert prompts.keys() == (ATP_LEARNED.keys() if attributes else {"ctx"})
+    expected = coop_plain.logits(plain, prompts, names, image, position, attributes)
+    assert_loss(trainer, image, label, torch.nn.functional.cross_entropy(expected, label), prompts)
+    assert_logits(trainer, image, expected)
 
 
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
-@pytest.mark.parametrize("csc", [False, True])
-def test_loss_and_gradient_are_the_references(node, clip64, weights, position, csc):
-    node.CLASS_TOKEN_POSITION, node.CSC = position, csc
-    learner = PromptLearner(node, clip64, CLASSNAMES).double()
-    assert learner.ctx.shape == ((4, 5, 64) if csc else (5, 64))
-    image, label = torch.randn(3, 3, 32, 32, dtype=torch.float64), torch.tensor([0, 3, 2])
-    loss = torch.nn.functional.cross_entropy(PromptedCLIP(clip64, learner)(image), label)
-    loss.backward()
-
-    plain, ctx = PlainCLIP(weights, torch.float64), learner.ctx.detach().clone().requires_grad_()
-    logits = plain.logits(plain.encode_image(image), coop_plain.text_features(plain, ctx, CLASSNAMES, position))
-    expected = torch.nn.functional.cross_entropy(logits, label)
-    expected.backward()
-    torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(learner.ctx.grad, ctx.grad)
-    assert ctx.grad.norm() > 0
+@pytest.mark.parametrize("csc", ["False", "True"])
+def test_equals_the_reference(data, tmp_path, weights, monkeypatch, position, csc):
+    uneven_names(monkeypatch)
+    opts = ("TRAINER.COOP.CLASS_TOKEN_POSITION", position, "TRAINER.COOP.CSC", csc)
+    trainer = build("CoOp", data, tmp_path, weights, *RANDOM, *opts)
+    assert trainer.model.prompt_learner.ctx.shape == ((16, 5, 64) if csc == "True" else (5, 64))
+    check(trainer, weights, position)
 
 
-def test_starting_from_words_is_the_hand_crafted_prompt(node, clip64, weights):
-    from clip import tokenize
-
-    node.CTX_INIT = "a photo of a"
-    for node.CSC in (False, True):  # as upstream, words are shared by all classes
-        learner = PromptLearner(node, clip64, ["cat", "sea_lion"])
-        assert learner.ctx.shape == (4, 64)
-        expected = clip64.encode_text(tokenize(["a photo of a cat.", "a photo of a sea lion."]))
-        torch.testing.assert_close(learner.double().text_features(clip64), expected)
+def test_on_vit_b16(tmp_path):
+    """The size in use; few classes."""
+    weights = openai_state_dict("ViT-B/16")
+    check(build("CoOp", tmp_path, tmp_path / "out", weights, *three_classes(tmp_path)), weights)
 
 
-def test_upstreams_file_loads(node, weights, tmp_path):
-    """Keys without prefix, half precision, token buffers of other classes."""
-    clip = build_model(weights).requires_grad_(False)
-    learner = PromptLearner(node, clip, CLASSNAMES)
-    ctx = torch.randn(5, 64).half()
-    state = {"ctx": ctx, "token_prefix": torch.randn(9, 1, 64), "token_suffix": torch.randn(9, 71, 64)}
-    (tmp_path / "prompt_learner").mkdir()
-    torch.save({"state_dict": state, "epoch": 50}, tmp_path / "prompt_learner" / "model.pth.tar-50")
-    trainer = CoOp.__new__(CoOp)
-    TrainerBase.__init__(trainer)
-    trainer.register_model("prompt_learner", learner)
-    model = PromptedCLIP(clip, learner).eval()
+@pytest.mark.parametrize("csc", ["False", "True"])
+def test_starting_from_words_is_the_hand_crafted_prompt(data, tmp_path, weights, csc):
+    """As upstream, words are shared by all classes whatever CSC says."""
+    trainer = build("CoOp", data, tmp_path, weights, "TRAINER.COOP.CSC", csc)
+    assert trainer.model.prompt_learner.ctx.shape == (4, 64)
+    image, _ = batch(weights, trainer.num_classes)
+    plain = PlainCLIP(weights)
+    text = kgcoop_plain.teacher_features(plain, class_names(trainer), "a photo of a {}.")
+    assert_logits(trainer, image, plain.logits(plain.encode_image(image), text))
+
+
+def test_upstreams_file_loads(data, tmp_path, weights):
+    """Keys without prefix, half precision, token buffers of other classes; after a test with other vectors."""
+    shapes = {"ctx": (5, 64), "token_prefix": (9, 1, 64), "token_suffix": (9, 71, 64)}
+    state = upstream_file(tmp_path / "upstream", shapes)
+    trainer = build("CoOp", data, tmp_path, weights, *RANDOM)
+    image, _ = batch(weights, trainer.num_classes)
+    trainer.set_model_mode("eval")
     with torch.no_grad():
-        before = model.text_features()
-        trainer.load_model(str(tmp_path), epoch=50)
-        assert torch.equal(learner.ctx, ctx.float())
-        assert not torch.equal(model.text_features(), before)  # the cached ones were forgotten
+        trainer.model_inference(image)
+        trainer.load_model(str(tmp_path / "upstream"), epoch=50)
+    assert torch.equal(trainer.model.prompt_learner.ctx, state["ctx"])
+    assert_logits(trainer, image, coop_plain.logits(PlainCLIP(weights), state, class_names(trainer), image))
 
 
 def test_a_run_and_its_file(data, tmp_path, capsys):
-    assert run("CoOp", data, tmp_path / "a", *RANDOM) == 0
-    file = torch.load(tmp_path / "a" / "prompt_learner" / "model.pth.tar-3", weights_only=True)
-    assert {k: tuple(v.shape) for k, v in file["state_dict"].items()} == {"ctx": (4, 128)}
-    accuracy = [line for line in capsys.readouterr().out.splitlines() if line.startswith("* accuracy")]
-    flags = ("--eval-only", "--model-dir", str(tmp_path / "a"))
-    assert run("CoOp", data, tmp_path / "b", *RANDOM, flags=flags) == 0
-    assert accuracy == [line for line in capsys.readouterr().out.splitlines() if line.startswith("* accuracy")]
-    assert run("CoOp", data, tmp_path / "c", "TRAINER.COOP.CLASS_TOKEN_POSITION", "back") == 2
-    assert "choose from end, middle, front" in capsys.readouterr().err
+    train_and_test("CoOp", data, tmp_path, capsys, *RANDOM)
+    state = read(tmp_path / "train", "prompt_learner")
+    assert {k: tuple(v.shape) for k, v in state.items()} == {"ctx": (5, 128)}
+    opts = ("TRAINER.COOP.CLASS_TOKEN_POSITION", "back")
+    assert_refused("CoOp", data, tmp_path / "c", capsys, "choose from end, middle, front", *opts)
+
+
+# With ATPrompt's attributes
+
+OWN = (
+    "TRAINER.ATPROMPT.ATT_NUM",
+    "2",
+    "TRAINER.ATPROMPT.ATT1_TEXT",
+    "playfulness",
+    "TRAINER.ATPROMPT.ATT2_TEXT",
+    "color",
+)
+ATP_LEARNED = {"ctx": (2, 64), "ctx_att1": (2, 64), "ctx_att2": (2, 64), "ctx_att3": (2, 64)}
+
+
+@pytest.mark.parametrize("opts", [(), (*OWN, "TRAINER.ATPROMPT.N_ATT2", "1")])
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+@pytest.mark.parametrize("csc", ["False", "True"])
+def test_atp_equals_the_reference(data, tmp_path, weights, monkeypatch, opts, position, csc):
+    uneven_names(monkeypatch)
+    settings = ("TRAINER.COOP.CLASS_TOKEN_POSITION", position, "TRAINER.COOP.CSC", csc, "TRAINER.COOP.N_CTX", "5")
+    trainer = build("CoOp_ATP", data, tmp_path, weights, *opts, *settings)
+    check(trainer, weights, position, ("playfulness", "color") if opts else ("color", "shape"))
+
+
+def test_atp_on_vit_b16(tmp_path):
+    """The size in use; few classes."""
+    weights = openai_state_dict("ViT-B/16")
+    check(
+        build("CoOp_ATP", tmp_path, tmp_path / "out", weights, *three_classes(tmp_path)),
+        weights,
+        attributes=("color", "shape"),
+    )
+
+
+def test_coop_takes_attributes_as_an_option(data, tmp_path, weights):
+    trainer = build("CoOp", data, tmp_path, weights, "TRAINER.ATPROMPT.USE_ATPROMPT", "True")
+    check(trainer, weights, attributes=("color", "shape"))
+
+
+def test_atp_sliced_as_upstream(data, tmp_path, weights):
+    trainer = build("CoOp_ATP", data, tmp_path, weights, *OWN, "TRAINER.ATPROMPT.UPSTREAM_SLICING", "True")
+    shake(trainer.model.prompt_learner)
+    image, _ = batch(weights, trainer.num_classes)
+    plain, prompts = PlainCLIP(weights), parameters(trainer)
+    both = [
+        maple_plain.text_features(plain, prompts, class_names(trainer), ("playfulness", "color"), upstream_slicing=cut)
+        for cut in (True, False)
+    ]
+    assert (both[0] - both[1]).norm() > 0.01 * both[0].norm()
+    assert_logits(trainer, image, plain.logits(plain.encode_image(image), both[0]))
+
+
+def test_atp_starts_at_random(data, tmp_path, weights):
+    many = ("TRAINER.COOP.N_CTX", "20", "TRAINER.ATPROMPT.N_ATT3", "20")
+    learner = build("CoOp_ATP", data, tmp_path, weights, *many).model.prompt_learner
+    assert learner.ctx.std().item() == pytest.approx(0.02, rel=0.1)
+    assert learner.ctx_att3.std().item() == pytest.approx(0.01, rel=0.1)
+
+
+def test_upstreams_atp_file_loads(data, tmp_path, weights):
+    """Half precision; token buffers of other classes."""
+    pieces = ("token_prefix", "token_middle1", "token_middle2", "token_middle3", "token_suffix")
+    state = upstream_file(tmp_path / "upstream", ATP_LEARNED | dict.fromkeys(pieces, (9, 5, 64)))
+    trainer = build("CoOp_ATP", data, tmp_path, weights)
+    image, _ = batch(weights, trainer.num_classes)
+    trainer.load_model(str(tmp_path / "upstream"), epoch=50)
+    names = class_names(trainer)
+    expected = coop_plain.logits(PlainCLIP(weights), state, names, image, attributes=("color", "shape"))
+    assert_logits(trainer, image, expected)
+
+
+def test_an_atp_run_and_its_file(data, tmp_path, capsys):
+    train_and_test("CoOp_ATP", data, tmp_path, capsys)
+    state = read(tmp_path / "train", "prompt_learner")
+    assert state.keys() == ATP_LEARNED.keys()
+    none = ("TRAINER.ATPROMPT.ATT_NUM", "2", "TRAINER.ATPROMPT.ATT1_TEXT", "color")
+    assert_refused("CoOp_ATP", data, tmp_path / "none", capsys, "ATT2_TEXT", *none)
+
+
+@pytest.mark.parametrize("option", [("CSC", "True"), ("CLASS_TOKEN_POSITION", "front")])
+def test_upstreams_slicing_goes_with_its_own_prompts_only(data, tmp_path, capsys, option):
+    slicing = ("TRAINER.ATPROMPT.UPSTREAM_SLICING", "True")
+    assert run("CoOp_ATP", data, tmp_path / "x", *slicing, f"TRAINER.COOP.{option[0]}", option[1]) == 2
+    assert "UPSTREAM_SLICING: upstream has a shared context" in capsys.readouterr().err

@@ -12,8 +12,8 @@ from tests.reference import p2c_plain
 from tests.reference.clip_plain import PlainCLIP
 from tests.reference.maple_plain import as_leaves, gradients, maple_forward, prompts_from_checkpoint
 from tests.reference.weights import openai_state_dict
-from trainers.base import PromptedCLIP
 from trainers.atprompt import attribute_layout, attribute_words, sliced_as_upstream
+from trainers.base import PromptedCLIP
 from trainers.maple import MaPLe
 from trainers.multimodal import MultiModalPromptLearner
 from trainers.p2c import SCHEDULES, MixtureNoise, P2CPromptLearner, sigma_at

@@ -1,0 +1,132 @@
+"""ProGrad's projected gradients against the plain reference, and its files."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.reference import coop_plain, kgcoop_plain, prograd_plain
+from tests.reference.clip_plain import PlainCLIP
+from tests.reference.maple_plain import as_leaves, gradients
+from tests.reference.weights import openai_state_dict
+from tests.trainers.files import read, three_classes, train_and_test
+from tests.trainers.methods import (
+    assert_gradients,
+    assert_logits,
+    assert_refused,
+    batch,
+    build,
+    class_names,
+    parameters,
+    shake,
+    uneven_names,
+    upstream_file,
+)
+
+
+def labels(plain: PlainCLIP, prompts, names: list[str], image: Tensor, conflict: bool) -> Tensor:
+    """(B,) The class that zero-shot CLIP would have more of, or, for a conflict, that it would have less of."""
+    with torch.no_grad():
+        zero_shot = plain.logits(plain.encode_image(image), kgcoop_plain.teacher_features(plain, names))
+        more = zero_shot.softmax(dim=-1) - coop_plain.logits(plain, prompts, names, image).softmax(dim=-1)
+    return more.argmin(dim=-1) if conflict else more.argmax(dim=-1)
+
+
+def step(trainer, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+    trainer.num_batches = 2  # not the epoch's last batch, so lr stays
+    return trainer.forward_backward({"img": image, "label": label, "domain": torch.zeros_like(label)})
+
+
+def check(trainer, weights, conflict: bool, temperature: float = 1.0, lam: float = 1.0, images: int = 3):
+    """One step: the gradients, and the parameters after it.
+
+    The reference is in double precision: the KL's gradient is a small difference of probabilities, of which the plain
+    computation in single precision loses more than the 1e-5 (the trainer, 4e-6 on ViT-B/16).
+    """
+    shake(trainer.model.prompt_learner)
+    plain, names = PlainCLIP(weights, torch.float64), class_names(trainer)
+    prompts = as_leaves(parameters(trainer), torch.float64)
+    assert set(prompts) == {"ctx"}
+    image = batch(weights, trainer.num_classes)[0][:images]
+    label = labels(plain, prompts, names, image, conflict)
+    xe, kl = prograd_plain.losses(plain, prompts, names, image, label, temperature)
+    g_xe, g_kl = gradients(xe, prompts)["ctx"], gradients(kl, prompts)["ctx"]
+    assert ((g_xe * g_kl).sum() < 0) == conflict
+    expected = prograd_plain.project(g_xe, g_kl, lam)
+
+    [group] = trainer.optim.param_groups
+    before, lr, decay = prompts["ctx"].detach(), group["lr"], group["weight_decay"]
+    step(trainer, image, label)
+    assert_gradients(trainer.model.prompt_learner, {"ctx": expected})
+    moved = before - trainer.model.prompt_learner.ctx.detach()
+    torch.testing.assert_close(moved, lr * (expected + decay * before), rtol=0, atol=1e-5 * moved.abs().max().item())
+
+
+FAST = ("OPTIM.LR", "0.1", "OPTIM.WARMUP_EPOCH", "-1")  # so that a step is seen in single precision
+
+
+@pytest.mark.parametrize("conflict", [True, False])
+@pytest.mark.parametrize(("temperature", "lam"), [(1.0, 1.0), (3.0, 0.4)])
+def test_equals_the_reference(data, tmp_path, weights, monkeypatch, conflict, temperature, lam):
+    uneven_names(monkeypatch)
+    trainer = build("ProGrad", data, tmp_path, weights, *FAST, "LOSS.T", str(temperature), "LOSS.LAMBDA", str(lam))
+    check(trainer, weights, conflict, temperature, lam)
+
+
+def test_logits(data, tmp_path, weights, monkeypatch):
+    uneven_names(monkeypatch)
+    trainer = build("ProGrad", data, tmp_path, weights)
+    shake(trainer.model.prompt_learner)
+    image, _ = batch(weights, trainer.num_classes)
+    assert_logits(
+        trainer, image, coop_plain.logits(PlainCLIP(weights), parameters(trainer), class_names(trainer), image)
+    )
+
+
+@pytest.mark.parametrize("conflict", [True, False])
+def test_on_vit_b16(tmp_path, conflict):
+    """The size in use; few classes and one image, for the double precision."""
+    weights = openai_state_dict("ViT-B/16")
+    check(
+        build("ProGrad", tmp_path, tmp_path / "out", weights, *three_classes(tmp_path), *FAST),
+        weights,
+        conflict,
+        images=1,
+    )
+
+
+def test_each_tensor_is_projected_on_its_own(data, tmp_path, weights):
+    """ctx and the vectors of two attributes; labels with which some of the three conflict and some do not."""
+    trainer = build("ProGrad", data, tmp_path, weights, "TRAINER.ATPROMPT.USE_ATPROMPT", "True")
+    learner = trainer.model.prompt_learner
+    shake(learner)
+    plain, prompts, names = PlainCLIP(weights), parameters(trainer), class_names(trainer)
+    image, _ = batch(weights, trainer.num_classes)
+    for seed in range(50):
+        label = torch.randint(trainer.num_classes, (3,), generator=torch.Generator().manual_seed(seed))
+        xe, kl = prograd_plain.losses(plain, prompts, names, image, label, attributes=("color", "shape"))
+        g_xe, g_kl = gradients(xe, prompts), gradients(kl, prompts)
+        conflicts = {bool((g_xe[name] * g_kl[name]).sum() < 0) for name in ("ctx", "ctx_att1", "ctx_att2")}
+        if conflicts == {True, False}:
+            break
+    assert conflicts == {True, False}
+    step(trainer, image, label)
+    assert_gradients(learner, prograd_plain.final_gradients(xe, kl, prompts))
+
+
+def test_upstreams_file_loads(data, tmp_path, weights):
+    shapes = {"ctx": (4, 64), "token_prefix": (9, 1, 64), "token_suffix": (9, 72, 64)}
+    state = upstream_file(tmp_path / "upstream", shapes)
+    trainer = build("ProGrad", data, tmp_path, weights)
+    image, _ = batch(weights, trainer.num_classes)
+    trainer.load_model(str(tmp_path / "upstream"), epoch=50)
+    assert_logits(trainer, image, coop_plain.logits(PlainCLIP(weights), state, class_names(trainer), image))
+
+
+def test_a_run_and_its_file(data, tmp_path, capsys):
+    train_and_test("ProGrad", data, tmp_path, capsys)
+    state = read(tmp_path / "train", "prompt_learner")
+    assert {k: tuple(v.shape) for k, v in state.items()} == {"ctx": (4, 128)}
+
+
+def test_a_setting_that_does_not_fit(data, tmp_path, capsys):
+    assert_refused("ProGrad", data, tmp_path, capsys, "LOSS.T 0.0: must be above 0", "LOSS.T", "0.0")
