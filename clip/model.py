@@ -35,6 +35,44 @@ class QuickGELU(nn.Module):
         return x * torch.sigmoid(1.702 * x)
 
 
+class _FrozenMLP(torch.autograd.Function):
+    """Linear, QuickGELU, linear, for weights that are not trained: only the hidden layer is kept for the gradient.
+
+    x · sigmoid(a x) is silu(a x) / a, and the matrix products take the factors along. So three passes over the hidden
+    layer, which is what is large here, are one.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+        h = torch.addmm(b1, x.flatten(0, -2), w1.t(), beta=1.702, alpha=1.702)
+        ctx.save_for_backward(h, w1, w2)
+        return torch.addmm(b2, F.silu(h), w2.t(), alpha=1 / 1.702).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        h, w1, w2 = ctx.saved_tensors
+        nothing = grad.new_zeros(())
+        g = torch.addmm(nothing, grad.flatten(0, -2), w2, beta=0, alpha=1 / 1.702)
+        g = torch.ops.aten.silu_backward(g, h)
+        return torch.addmm(nothing, g, w1, beta=0, alpha=1.702).view(*grad.shape[:-1], -1), None, None, None, None
+
+
+class MLP(nn.Sequential):
+    """Linear, QuickGELU, linear: (…, W) -> (…, W)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.add_module("c_fc", nn.Linear(width, 4 * width))
+        self.add_module("gelu", QuickGELU())
+        self.add_module("c_proj", nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        trained = any(p.requires_grad for p in self.parameters())
+        if trained or torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        return _FrozenMLP.apply(x, self.c_fc.weight, self.c_fc.bias, self.c_proj.weight, self.c_proj.bias)
+
+
 def look_everywhere(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention of every position to every position; all (N, L, heads, W/heads)."""
     return _attend(q, k, v)
@@ -87,10 +125,7 @@ class ResidualAttentionBlock(nn.Module):
         super().__init__()
         self.attn = Attention(width, heads)
         self.ln_1 = LayerNorm(width)
-        self.mlp = nn.Sequential()
-        self.mlp.add_module("c_fc", nn.Linear(width, 4 * width))
-        self.mlp.add_module("gelu", QuickGELU())
-        self.mlp.add_module("c_proj", nn.Linear(4 * width, width))
+        self.mlp = MLP(width)
         self.ln_2 = LayerNorm(width)
 
     def forward(
@@ -349,20 +384,22 @@ class CLIP(nn.Module):
         position = self.positional_embedding.type(self.dtype)
         suffix = suffix.type(self.dtype) + position[p + suffixes.offset]
         x = torch.cat([prefix.type(self.dtype) + position[:p], suffix.expand(groups, -1, -1)], dim=1)
-        copies = 1
+        copies, look = 1, suffixes.look(1, p)
         for i, block in enumerate(self.transformer.resblocks):
             if i in deep:
                 where, vectors = deep[i]
                 before, behind = x[:, : copies * p].unflatten(1, (copies, p)), x[:, copies * p :]
-                copies = max(copies, vectors.shape[1])
+                if vectors.shape[1] > copies:
+                    copies, look = vectors.shape[1], suffixes.look(vectors.shape[1], p)
                 before = before.expand(-1, copies, -1, -1)
                 vectors = vectors.to(x.dtype).expand(groups, copies, -1, -1)
                 before = torch.cat([before[:, :, : where.start], vectors, before[:, :, where.stop :]], dim=2)
                 x = torch.cat([before.flatten(1, 2), behind], dim=1)
             # Only the EOT of each class is read in the end, so the last block computes nothing else.
-            last = i == self.transformer.layers - 1
-            at = copies * p + suffixes.last if last else None
-            x = block(x, suffixes.look(copies, p, last), at, adapt.get(i))
+            if i < self.transformer.layers - 1:
+                x = block(x, look, None, adapt.get(i))
+            else:
+                x = block(x, suffixes.look(copies, p, last_only=True), copies * p + suffixes.last, adapt.get(i))
         return self.ln_final(x) @ self.text_projection
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:

@@ -172,7 +172,7 @@ def test_the_noise_of_each_epoch(schedule, data, tmp_path, monkeypatch):
     built.max_epoch, seen = 3, []
     for built.epoch in range(3):
         built.before_epoch()
-        seen.append(built.model.prompt_learner.sigma)
+        seen.append(built.model.prompt_learner.sigma.item())
     assert seen == pytest.approx([sigma_at_epoch(schedule, e, 3, 0.015) for e in range(3)], abs=1e-12)
 
 
@@ -187,7 +187,7 @@ def test_the_trainers_loss_is_the_sum_of_both(data, tmp_path):
         built.set_model_mode("train")
         torch.manual_seed(3)
         batch = next(iter(built.train_loader_x))
-        return built.loss(batch["img"], batch["label"]), built.model.prompt_learner.sigma
+        return built.loss(batch["img"], batch["label"]), built.model.prompt_learner.sigma.item()
 
     (cls, nothing), sigma = parts("TRAINER.P2C.AUX.ENABLED", "False")
     assert nothing == {} and sigma == 0.015

@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 from clip.clip import find_weights, read_state_dict
 from clip.model import CLIP, Transformer, build_model, convert_weights
 from dassl.engine import TrainerX
+from dassl.engine.capture import CapturedStep
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_pretrained_weights
 from dassl.utils.errors import UsageError
@@ -115,6 +116,7 @@ class PromptTrainer(TrainerX):
     model_name = "prompt_learner"  # the checkpoint's folder
     saves_prefixed = False  # the family's older methods save the prompt learner by itself
     takes_attributes = True
+    graphed = False  # whether `loss` may run as a CUDA graph: what changes from step to step is in tensors alone
     prompted = PromptedCLIP
 
     @property
@@ -147,6 +149,8 @@ class PromptTrainer(TrainerX):
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.prec == "amp" else None
         self.register_model(self.model_name, saved, self.optim, self.sched)
+        graphed = self.graphed and self.device.type == "cuda"
+        self.compute = CapturedStep(self.gradients, learner.parameters()) if graphed else self.gradients
 
     def state_to_resume(self) -> dict:
         return {"scaler": self.scaler.state_dict()} if self.scaler else {}
@@ -172,12 +176,16 @@ class PromptTrainer(TrainerX):
         return F.cross_entropy(self.model(image), label), {}
 
     def forward_backward(self, batch: dict) -> dict[str, Tensor]:
-        image, label = self.parse_batch_train(batch)[:2]
+        log = self.compute(*self.parse_batch_train(batch)[:2])
+        self.step()
+        return log
+
+    def gradients(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+        """Leaves the gradients of a batch in the parameters; returns what to log. May run as a CUDA graph."""
+        self.model_zero_grad()
         with self.autocast():
             loss, log = self.loss(image, label)
-        self.model_zero_grad()
         self.scaled(loss).backward()
-        self.step()
         return {"loss": loss.detach(), **log}
 
     def scaled(self, loss: Tensor) -> Tensor:

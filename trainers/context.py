@@ -73,6 +73,7 @@ class ContextLearner(nn.Module):
 class ContextTrainer(PromptTrainer):
     """Trains a shared context, TRAINER.COOP's."""
 
+    graphed = True
     always_attributes = False
 
     @property

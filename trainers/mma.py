@@ -101,6 +101,7 @@ def around(width: int, dim: int) -> nn.Sequential:
 class MultiModalAdapter(PromptTrainer):
     model_name = "adapter_learner"
     takes_attributes = False
+    graphed = True
 
     @property
     def node(self) -> CfgNode:

@@ -60,6 +60,7 @@ class MultiModalPromptLearner(ContextLearner):
 class MultiModalTrainer(PromptTrainer):
     model_name = "MultiModalPromptLearner"
     saves_prefixed = True
+    graphed = True
     learner = MultiModalPromptLearner
     always_attributes = False
 

@@ -100,7 +100,8 @@ class P2CPromptLearner(MultiModalPromptLearner):
         dpd = node.DPD
         mixture = (dpd.GMM_MEANS, dpd.GMM_STDS, dpd.GMM_WEIGHTS, dpd.GMM_STANDARDIZE)
         self.noise = MixtureNoise(*mixture) if dpd.NOISE == "gmm" else torch.randn_like
-        self.sigma = 0.0  # set for each epoch
+        # Set for each epoch. A tensor, for a captured step to see it change.
+        self.register_buffer("sigma", torch.zeros((), dtype=torch.float64), persistent=False)
 
     def build_mapper(self, width: int, vision_width: int) -> nn.Module:
         if not self.options.MAPPER.MLP:
@@ -115,7 +116,7 @@ class P2CPromptLearner(MultiModalPromptLearner):
     def vectors(self) -> dict[str, Tensor]:
         """P + ε (eq. 1), each tensor with noise of its own, the same for all classes; clean ones outside training."""
         clean = super().vectors()
-        if not self.training or self.sigma == 0:
+        if not (self.training and self.options.DPD.ENABLED):
             return clean
         return {name: p + self.sigma * self.noise(p) for name, p in clean.items()}
 
@@ -161,7 +162,7 @@ class P2C(MultiModalTrainer):
     def before_epoch(self) -> None:
         super().before_epoch()
         dpd = self.node.DPD
-        self.model.prompt_learner.sigma = sigma_at(dpd, self.epoch, self.max_epoch) if dpd.ENABLED else 0.0
+        self.model.prompt_learner.sigma.fill_(sigma_at(dpd, self.epoch, self.max_epoch) if dpd.ENABLED else 0.0)
 
     def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """L_cls + λ L_aux (eq. 8)."""

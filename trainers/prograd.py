@@ -30,6 +30,8 @@ def without_conflict(task: Tensor, general: Tensor, amount: float) -> Tensor:
 
 @TRAINER_REGISTRY.register()
 class ProGrad(ContextTrainer):
+    graphed = False  # two backward passes
+
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         if cfg.LOSS.NAME != "prograd":
@@ -49,8 +51,7 @@ class ProGrad(ContextTrainer):
         zero_shot = F.softmax(self.model.logits(features, self.teacher) / t, dim=-1)
         return F.cross_entropy(logits, label), t * t * F.cross_entropy(logits / t, zero_shot)
 
-    def forward_backward(self, batch: dict) -> dict[str, Tensor]:
-        image, label = self.parse_batch_train(batch)[:2]
+    def gradients(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
         with self.autocast():
             xe_loss, kl_loss = self.losses(image, label)
         params = [p for p in self.model.parameters() if p.requires_grad]
@@ -58,5 +59,4 @@ class ProGrad(ContextTrainer):
         task = torch.autograd.grad(self.scaled(xe_loss), params, allow_unused=True)
         for p, a, b in zip(params, task, general, strict=True):
             p.grad = None if a is None else without_conflict(a, b, self.cfg.LOSS.LAMBDA)
-        self.step()
         return {"xe_loss": xe_loss.detach(), "kl_loss": kl_loss.detach()}

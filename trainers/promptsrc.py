@@ -76,6 +76,7 @@ class VLPromptLearner(nn.Module):
 class PromptSRC(PromptTrainer):
     model_name = "VLPromptLearner"
     takes_attributes = False
+    graphed = True
 
     @property
     def node(self) -> CfgNode:

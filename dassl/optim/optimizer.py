@@ -1,7 +1,7 @@
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from dassl.utils import UsageError, check_availability
@@ -35,7 +35,17 @@ def build_optimizer(
     elif param_groups is None:
         param_groups = model.parameters() if isinstance(model, nn.Module) else model
     kind, options = kinds[c.NAME]
-    return kind(param_groups, lr=c.LR, weight_decay=c.WEIGHT_DECAY, **options)
+    groups = [_whole(group) for group in param_groups]
+    if kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
+        options["fused"] = all(p.is_cuda for group in groups for p in group["params"])
+    return kind(groups, lr=c.LR, weight_decay=c.WEIGHT_DECAY, **options)
+
+
+def _whole(group: dict | Tensor) -> dict:
+    """A group of parameters, in a list; they may have come as a generator, or one by itself."""
+    group = group if isinstance(group, dict) else {"params": group}
+    params = group["params"]
+    return {**group, "params": [params] if isinstance(params, Tensor) else list(params)}
 
 
 def _staged(model: nn.Module, c: CfgNode) -> list[dict]:

@@ -136,7 +136,7 @@ class PlainCLIP(nn.Module):
         """
         length = embeddings.shape[1]
         x = embeddings + self.positional_embedding[:length]
-        mask = torch.full((length, length), float("-inf"), dtype=self.dtype).triu(diagonal=1)
+        mask = torch.full((length, length), float("-inf"), dtype=self.dtype, device=x.device).triu(diagonal=1)
         for i, block in enumerate(self.transformer.resblocks):
             if deep and i in deep:
                 start, prompts = deep[i]
@@ -145,7 +145,7 @@ class PlainCLIP(nn.Module):
             added = adapt(i, block.ln_1(x)) if adapt else 0
             x = block(x, mask) + added
         x = self.ln_final(x)
-        return x[torch.arange(len(x)), eot] @ self.text_projection
+        return x[torch.arange(len(x), device=x.device), eot] @ self.text_projection
 
     def vision_tower(
         self,

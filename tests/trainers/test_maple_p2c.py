@@ -125,7 +125,8 @@ def check_p2c(cfg, clip, plain, tolerance):
             drawn[next(n for n, q in learner.named_parameters() if q is p)] = n = torch.randn_like(p)
             return n
 
-    learner.noise, learner.sigma = Recorded(), SIGMA
+    learner.noise = Recorded()
+    learner.sigma.fill_(SIGMA)
     image, label = batch(clip)
     logits = model(image)
     torch.manual_seed(5)
@@ -290,7 +291,7 @@ def test_noise_is_fresh_independent_and_of_size_sigma(cfg, clip64, noise):
     cfg.TRAINER.P2C.N_CTX = cfg.TRAINER.ATPROMPT.N_ATT1 = cfg.TRAINER.ATPROMPT.N_ATT2 = 20
     node(cfg, NOISE=noise)
     learner = p2c_learner(cfg, clip64).train()
-    learner.sigma = 0.3
+    learner.sigma.fill_(0.3)
     draws = [{k: v - getattr(learner, k) for k, v in learner.vectors().items()} for _ in range(20)]
     for name in ("ctx", "ctx_att1", "ctx_att2"):
         values = torch.stack([d[name].flatten() for d in draws])
@@ -303,7 +304,7 @@ def test_noise_is_fresh_independent_and_of_size_sigma(cfg, clip64, noise):
 
 def test_no_noise_outside_training(cfg, clip64):
     learner = p2c_learner(cfg, clip64)
-    learner.sigma = 0.3
+    learner.sigma.fill_(0.3)
     learner.eval()
     assert all(v is getattr(learner, k) for k, v in learner.vectors().items())
     image, _ = batch(clip64)
@@ -315,7 +316,7 @@ def test_no_noise_outside_training(cfg, clip64):
 
 def test_noise_leaves_the_image_side_alone(cfg, clip64):
     learner = p2c_learner(cfg, clip64).train()
-    learner.sigma = 0.3
+    learner.sigma.fill_(0.3)
     image, _ = batch(clip64)
     with torch.no_grad():
         assert torch.equal(learner.image_features(clip64, image), learner.image_features(clip64, image))
