@@ -3,6 +3,7 @@
 Every run is a plain `bash scripts/<method>/<script>.sh` (see --dry-run) and takes DATA, SHOTS and VENV from the
 environment. Finished runs are not repeated and half trained ones go on from their last epoch, so the same command goes
 on where it was stopped; two sweeps at once share the work. A run that fails stops nothing but the tests of its model.
+At the end the table is printed, and the command that makes it again (in other formats, with the papers' numbers, …).
 
 A file's keys are
   protocol   base2new, xd (cross-dataset), dg (domain generalisation) or few_shot
@@ -24,6 +25,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from difflib import get_close_matches
@@ -37,7 +39,7 @@ from tabulate import tabulate
 
 import parse_test_res as results
 
-from . import runner
+from . import runner, tables
 from .runner import Job, Plan, Pool, Run, say
 
 SWEEPS = Path("configs/sweeps")
@@ -74,15 +76,17 @@ class Sweep:
         """One for each setting."""
         return [self.plan(name, what) for name, what in self.settings.items()] or [self.plan("", [])]
 
-    def table(self) -> str:
-        """The command that makes its table."""
+    def table(self) -> list[str]:
+        """What scripts.tables is to be asked for."""
         words = [self.protocol, os.environ.get("OUTPUT") or self.output]
         if self.settings and self.protocol == "base2new":
             name, what = next(iter(self.settings.items()))
             words = ["ablation", words[1]]
-            if len(self.methods) == 1:  # rows are named by the config, where that tells them apart
+            if (
+                len(self.methods) == 1 and len(self.settings) > 1
+            ):  # rows are named by the config, where that tells them apart
                 words += ["--baseline", what if isinstance(what, str) else name]
-        return shlex.join(["python", "-m", "scripts.tables", *words])
+        return [*words, "--cost"]
 
     def plan(self, setting: str, what: list | str) -> Plan:
         env = {"OUTPUT": os.path.join(os.environ.get("OUTPUT") or self.output, setting).rstrip("/")}
@@ -298,7 +302,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if failed:
         runner.report(failed, len(runs))
     if len(failed) < len(runs):
-        print(f"its table: {sweep.table()}")
+        print(f"\npython -m scripts.tables {shlex.join(sweep.table())}\n", flush=True)
+        with suppress(SystemExit):  # it has said why there is none
+            tables.main(sweep.table())
     return 1 if failed else 0
 
 

@@ -98,23 +98,27 @@ def test_only_prompts_learn_and_all_of_them_do(trainer, data, tmp_path):
 
 
 def test_training_steps_are_the_plain_optimizers(data, tmp_path):
-    """MaPLe's first 6 steps, with its own batches, against hand-written SGD on the reference model."""
+    """MaPLe's first 20 steps, with its own batches, against hand-written SGD on the reference model.
+
+    In double precision, as rounding grows from step to step: in single precision they are 1e-3 of the way apart then.
+    """
     built = build_trainer(small_cfg("MaPLe", data, tmp_path))
+    built.model.double(), built.model.clip.double()
     initial = {k: v.clone() for k, v in prompts_from_checkpoint(built.model.state_dict()).items()}
-    plain = PlainCLIP(read_state_dict(BUNDLED / "vit_tiny_8.safetensors"), torch.float32)
+    plain = PlainCLIP(read_state_dict(BUNDLED / "vit_tiny_8.safetensors"), torch.float64)
     steps, losses = [], []
     forward_backward = built.forward_backward
 
     def recorded(batch):
-        image, label = batch["img"], batch["label"]
+        image, label = batch["img"].double(), batch["label"]
 
         def loss(prompts):
             return maple_forward(plain, prompts, built.dm.dataset.classnames, image, label, frozen_words="of a").loss
 
-        if len(steps) < 6:
+        if len(steps) < 20:
             steps.append((built.get_current_lr(), loss))
             losses.append(forward_backward(batch)["loss"])
-            if len(steps) == 6:
+            if len(steps) == 20:
                 recorded.state = {k: v.clone() for k, v in prompts_from_checkpoint(built.model.state_dict()).items()}
             return {"loss": losses[-1]}
         return forward_backward(batch)
@@ -124,11 +128,11 @@ def test_training_steps_are_the_plain_optimizers(data, tmp_path):
     built.train()
     expected, expected_losses = train_plainly(initial, steps)
     assert steps[0][0] == 0.0035
-    assert torch.stack(losses).tolist() == pytest.approx([float(x) for x in expected_losses], rel=1e-5)
+    assert torch.stack(losses).tolist() == pytest.approx([float(x) for x in expected_losses], rel=1e-9)
     for name, value in expected.items():
         moved = (value - initial[name]).norm()
         assert moved > 0, name
-        assert (recorded.state[name] - value).norm() < 1e-4 * moved, name
+        assert (recorded.state[name] - value).norm() < 1e-9 * moved, name
 
 
 def test_zero_shot_is_the_reference_with_one_template(data, tmp_path):

@@ -51,7 +51,8 @@ def _all_keys(node: CfgNode, prefix: str = "") -> list[str]:
 
 RECORD = "config.yaml"
 # What may differ between two runs that share an output folder: it changes no result.
-_FREE = ("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "TRAIN.", "TEST.")
+_FREE = ("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE_MB",
+         "TRAIN.", "TEST.")  # fmt: skip
 
 
 def check_output_dir(cfg: CfgNode) -> None:

@@ -48,7 +48,8 @@ _C.DATASET.CIFAR_C_LEVEL = 1
 _C.DATASET.ALL_AS_UNLABELED = False
 
 _C.DATALOADER = CN()
-_C.DATALOADER.NUM_WORKERS = 4
+_C.DATALOADER.NUM_WORKERS = 4  # never more than there are cores
+_C.DATALOADER.CACHE_MB = 2048  # memory for the decoded images of a training set; those beyond it are read every time
 _C.DATALOADER.K_TRANSFORMS = 1  # augmented copies of each training image
 _C.DATALOADER.RETURN_IMG0 = False  # also the image without augmentation
 _C.DATALOADER.TRAIN_X = CN()

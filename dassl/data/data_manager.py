@@ -1,5 +1,5 @@
-import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,15 +10,18 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ToTensor, v2
 from yacs.config import CfgNode
 
-from dassl.utils import UsageError, read_image, seeded
+from dassl.utils import UsageError, cpu_cores, seeded
 
+from .cache import ImageCache
 from .datasets import Datum, build_dataset
 from .samplers import SeededSampler, build_sampler
 from .transforms import INTERPOLATION_MODES, build_transform
 
+IN_FLIGHT = 2**30  # bytes of batches that wait for the model
+
 
 class DatasetWrapper(Dataset):
-    """Reads and transforms the images of a list of Datums.
+    """Reads and transforms the images of a list of Datums; for training, keeps them decoded (DATALOADER.CACHE_MB).
 
     An item is a dict: img (a list of K tensors with DATALOADER.K_TRANSFORMS K > 1), label, domain, impath,
     index; img2, img3 … if `transform` is a list; img0, without augmentation, with DATALOADER.RETURN_IMG0.
@@ -35,6 +38,7 @@ class DatasetWrapper(Dataset):
         self.data_source = data_source
         self.transform = transform
         self.is_train = is_train
+        self.cache = ImageCache(cfg.DATALOADER.CACHE_MB * 2**20 if is_train else 0)
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         if self.k_tfm > 1 and transform is None:
             raise UsageError(
@@ -57,7 +61,7 @@ class DatasetWrapper(Dataset):
     def _read(self, idx: int) -> dict[str, Any]:
         item = self.data_source[idx]
         output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
-        image = read_image(item.impath)
+        image = self.cache.read(item.impath)
         if self.transform is None:
             output["img"] = image
         else:
@@ -71,6 +75,15 @@ class DatasetWrapper(Dataset):
     def _augment(self, transform: Callable, image: Image.Image) -> torch.Tensor | list[torch.Tensor]:
         images = [transform(image) for _ in range(self.k_tfm)]
         return images[0] if self.k_tfm == 1 else images
+
+
+class Loader(DataLoader):
+    """A DataLoader whose workers, started by the first pass, find the images decoded."""
+
+    def __iter__(self) -> Iterator:
+        if type(self.dataset) is DatasetWrapper:  # a subclass may read otherwise
+            self.dataset.cache.fill(item.impath for item in self.dataset.data_source)
+        return super().__iter__()
 
 
 def build_data_loader(
@@ -92,12 +105,16 @@ def build_data_loader(
         raise UsageError(f"{cfg.DATASET.NAME} has no {'training' if is_train else 'test'} images to load")
     sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
     wrapper = dataset_wrapper or DatasetWrapper
-    workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
-    return DataLoader(
+    workers = min(cfg.DATALOADER.NUM_WORKERS, cpu_cores())
+    batch_bytes = 4 * 3 * cfg.INPUT.SIZE[0] * cfg.INPUT.SIZE[1] * batch_size
+    return Loader(
         wrapper(cfg, data_source, transform=tfm, is_train=is_train),
         batch_size=batch_size,
         sampler=SeededSampler(sampler) if is_train else sampler,
         num_workers=workers,
+        prefetch_factor=max(1, min(4, IN_FLIGHT // (workers * batch_bytes))) if workers else None,
+        # what Linux did before Python 3.14: forked workers share the decoded images without any /dev/shm
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         drop_last=is_train and len(data_source) >= batch_size,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
         # another wrapper's random numbers would go on where its workers were, which a resumed run cannot

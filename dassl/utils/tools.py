@@ -112,6 +112,11 @@ def seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
+def cpu_cores() -> int:
+    """Cores this process may use: under taskset or a batch system fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def read_image(path: str) -> Image.Image:
     """Reads any image as upright 8-bit RGB: 16 bits are scaled, transparency lies on white, EXIF turns it.
 

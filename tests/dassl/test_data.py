@@ -1,12 +1,16 @@
+import os
 import pickle
 import random
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torchvision import transforms as v1
 
 from dassl.data import DataManager, DatasetWrapper
+from dassl.data.cache import ImageCache
 from dassl.data.data_manager import build_data_loader
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.data.samplers import (
@@ -213,6 +217,136 @@ def test_a_broken_image_is_named_in_one_line(cfg, tmp_path, workers):
         next(iter(loader))
     line = str(caught.value)
     assert line.startswith(f"Cannot read the image {source[0].impath}: ") and "\n" not in line
+
+
+# -- decoded images in memory
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """Datums of six files, each of another kind: JPEG, turned JPEG, 16-bit grey, palette, transparent, PNG."""
+    noise = np.random.default_rng(0).integers(0, 256, (30, 20, 4), dtype=np.uint8)
+    rgb = Image.fromarray(noise[..., :3])
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    rgb.save(tmp_path / "0.jpg")
+    rgb.crop((0, 0, 18, 30)).save(tmp_path / "1.jpg", exif=turned)
+    Image.fromarray(noise[..., 0].astype(np.uint16) * 257).save(tmp_path / "2.png")
+    rgb.quantize(16).save(tmp_path / "3.png")
+    Image.fromarray(noise).save(tmp_path / "4.png")
+    rgb.crop((0, 0, 19, 11)).save(tmp_path / "5.png")
+    return [Datum(str(path), i, 0, "abcdef"[i]) for i, path in enumerate(sorted(tmp_path.iterdir()))]
+
+
+def train_batches(cfg, sources, before=lambda loader: None, passes=2, **changes):
+    """All of some passes' batches, as one tensor; `before` may change the loader."""
+    cfg = cfg.clone()
+    cfg.DATALOADER.update(changes)
+    loader = build_data_loader(cfg, "RandomSampler", sources, batch_size=3, tfm=build_transform(cfg))
+    before(loader)
+    torch.manual_seed(5)
+    return torch.stack([batch["img"] for _ in range(passes) for batch in loader])
+
+
+def fill_and_remove(loader):
+    """From here on there are no files: what the batches hold comes from memory."""
+    sources = loader.dataset.data_source
+    loader.dataset.cache.fill([item.impath for item in sources])
+    for item in sources:
+        os.remove(item.impath)
+
+
+def test_images_in_memory_are_the_files_to_the_bit(sources):
+    cache = ImageCache(limit=10**6)
+    cache.fill(item.impath for item in sources)
+    before = [read_image(item.impath) for item in sources]
+    for item in sources:
+        os.remove(item.impath)
+    for item, expected in zip(sources, before, strict=True):
+        for _ in range(2):
+            image = cache.read(item.impath)
+            assert (image.mode, image.size, image.tobytes()) == ("RGB", expected.size, expected.tobytes())
+            image.paste("red", (0, 0, 5, 5))  # in place: the next reader must not see it
+    assert before[1].size == (30, 18)  # the camera's turn was made
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_from_memory_and_from_files_are_the_same(cfg, sources, workers, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    files = train_batches(cfg, sources, NUM_WORKERS=0, CACHE_MB=0)
+    memory = train_batches(cfg, sources, fill_and_remove, NUM_WORKERS=workers)
+    assert torch.equal(files, memory) and files.shape == (4, 3, 3, 8, 8)
+
+
+def test_the_first_pass_decodes_before_the_workers_start(cfg, sources):
+    def removing(loader):
+        fill = loader.dataset.cache.fill
+
+        def fill_then_remove(paths):
+            fill(paths)
+            for item in sources:
+                Path(item.impath).unlink(missing_ok=True)
+
+        loader.dataset.cache.fill = fill_then_remove
+
+    files = train_batches(cfg, sources, NUM_WORKERS=0, CACHE_MB=0, passes=3)
+    assert torch.equal(files, train_batches(cfg, sources, removing, NUM_WORKERS=1, passes=3))
+
+
+def test_spawned_workers_have_the_images_too(cfg, sources):
+    def spawning(loader):
+        fill_and_remove(loader)
+        loader.multiprocessing_context = "spawn"
+
+    files = train_batches(cfg, sources, NUM_WORKERS=0, CACHE_MB=0)
+    assert torch.equal(files, train_batches(cfg, sources, spawning, NUM_WORKERS=1))
+
+
+def test_memory_is_bounded(sources, monkeypatch):
+    paths = [item.impath for item in sources]
+    sizes = [3 * 30 * 20, 3 * 30 * 18, 3 * 30 * 20]
+    for limit, kept in ((sum(sizes), 3), (sum(sizes) - 1, 2), (sizes[0] - 1, 0), (0, 0)):
+        cache = ImageCache(limit)
+        cache.fill(paths)
+        assert list(cache.where) == paths[:kept] and (0 if cache.pixels is None else len(cache.pixels)) == sum(
+            sizes[:kept]
+        )
+        assert cache.read(paths[5]).tobytes() == read_image(paths[5]).tobytes()  # beyond: read from its file
+    cache = ImageCache(2 * sizes[0])
+    cache.fill([paths[0]] * 3)  # one image several times (few shots, repeated) is kept once
+    assert len(cache.pixels) == sizes[0]
+    monkeypatch.setattr("dassl.data.cache._decoded_bytes", lambda path: 300)  # headers that are wrong
+    cache = ImageCache(10**6)
+    cache.fill(paths)
+    assert not cache.where and cache.read(paths[0]).size == (20, 30)
+
+
+def test_only_training_images_are_kept(cfg):
+    dm = DataManager(cfg)
+    list(dm.test_loader), list(dm.train_loader_x)
+    assert dm.test_loader.dataset.cache.pixels is None
+    assert len(dm.train_loader_x.dataset.cache.pixels) == 18 * 12 * 16 * 3
+
+
+@pytest.mark.parametrize("content", [b"", b"whole"])
+def test_a_broken_training_image_is_named_in_one_line(cfg, sources, content):
+    path = sources[0].impath
+    with open(path, "rb") as file:  # cut off in the middle, its header is whole
+        content = content and file.read()[:700]
+    with open(path, "wb") as file:
+        file.write(content)
+    with pytest.raises(Failure) as caught:
+        train_batches(cfg, sources, NUM_WORKERS=0)
+    line = str(caught.value)
+    assert line.startswith(f"Cannot read the image {path}: ") and "\n" not in line
+
+
+def test_workers_and_batches_in_flight_are_bounded(cfg, sources, monkeypatch):
+    cfg.DATALOADER.NUM_WORKERS, cfg.INPUT.SIZE = 8, (224, 224)
+    for cores, batch, workers, ahead in ((1, 4, 1, 4), (64, 4, 8, 4), (64, 100, 8, 2), (64, 1000, 8, 1)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
+        loader = build_data_loader(cfg, data_source=sources, batch_size=batch, tfm=build_transform(cfg))
+        assert (loader.num_workers, loader.prefetch_factor, loader.persistent_workers) == (workers, ahead, True)
 
 
 # -- transforms

@@ -1,0 +1,488 @@
+"""scripts.figures, scripts.cloud and scripts.words. Numbers are worked out by hand here, or come from scipy, numpy or a
+model whose parameters are themselves changed."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate
+from scipy import stats as st
+
+from clip.clip import _tokenizer, find_weights, read_state_dict
+from scripts import cloud, figures, words
+from scripts.records import find_results
+
+from .runs import REPO, run
+from .test_parse import RERUN, block, write
+
+NEW = (
+    "epoch [{e}/{n}] batch [{b}/{B}] time 0.071 ({t}) data 0.000 (0.012) loss 1.2031 ({loss}) lr 1.0e-05 eta 0:00:15\n"
+)
+OLD = "epoch [{e}/{n}][{b}/{B}]\ttime 0.071 ({t})\tdata 0.000 (0.012)\teta 0:00:15\tloss 1.2031 ({loss})\tlr 1.0e-05\n"
+
+
+def record(accuracy, trainer="P2C", seed=1, side="base", dataset="DescribableTextures", loss=(2.0, 1.0), **changes):
+    config = {"TRAINER": {"ATPROMPT": {"USE_ATPROMPT": trainer == "P2C", **{f"N_ATT{i}": 2 for i in (1, 2, 3)}}}}
+    config |= {"OPTIM": {"MAX_EPOCH": 2}, "SEED": seed, "DATASET": {}, "OUTPUT_DIR": f"o/seed{seed}"}
+    base = {"format": 1, "trainer": trainer, "dataset": dataset, "seed": seed, "shots": 16, "subsample": side}
+    base |= {"metrics": {"accuracy": accuracy, "error_rate": 100 - accuracy, "macro_f1": accuracy - 1}}
+    base |= {"eval_only": side == "new", "loss": list(loss), "epoch_seconds": [4.0, 2.0], "train_seconds": 6.0}
+    base |= {"log": "log.txt", "parameters": 9, "device": "a CPU", "config": config, "command": "python train.py"}
+    return base | changes
+
+
+def put(root, method, seed, accuracy, side="base", dataset="dtd", **changes):
+    top = "test_new" if side == "new" else "train_base"
+    path = root / f"base2new/{top}/{dataset}/shots_16/{method}/c/seed{seed}/results.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record(accuracy, method, seed, side, **changes)))
+    return path.parent
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two methods × two seeds on the base and the new classes of one dataset."""
+    for seed, base, new, loss in ((1, 80.0, 60.0, [3.0, 1.0]), (2, 90.0, 60.0, [5.0, 2.0])):
+        put(tmp_path, "P2C", seed, base, loss=loss)
+        put(tmp_path, "P2C", seed, new, "new", loss=[])
+        put(tmp_path, "MaPLe", seed, base - 10, epoch_seconds=[1.0, 1.0])
+    return tmp_path
+
+
+def lines(figure, panel=0):
+    """{label: (x, y)} of a panel's labelled lines."""
+    found = {}
+    for line in figure.axes[panel].get_lines():
+        if not line.get_label().startswith("_"):
+            found[line.get_label()] = (list(line.get_xdata()), list(line.get_ydata()))
+    return found
+
+
+def the_line(capsys, text):
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1 and error[0].startswith("error: ") and text in error[0], error
+
+
+# losses and times
+
+
+def test_losses_from_a_record_and_from_logs_of_both_forms(tmp_path):
+    """The last line of each epoch counts; its seconds are mean time × batches."""
+    for form, folder in ((NEW, "new"), (OLD, "old")):
+        text = form.format(e=1, n=2, b=20, B=50, t=0.5, loss=9.0) + form.format(e=1, n=2, b=40, B=50, t=0.4, loss=3.5)
+        text += form.format(e=2, n=2, b=40, B=50, t=0.3, loss="1.5") + "Finish training\n"
+        write(tmp_path, {f"{folder}/log.txt": text})
+        assert figures.curves_of_logs(tmp_path / folder) == ([3.5, 1.5], pytest.approx([20, 15]))
+    assert figures.curves_of_logs(write(tmp_path / "test", {"log.txt": block(50.0)})) is None
+
+
+def test_a_resumed_run_has_all_epochs_and_a_fresh_one_only_its_own(tmp_path):
+    def log(*epochs):
+        return "".join(NEW.format(e=e, n=3, b=4, B=4, t=1.0, loss=loss) for e, loss in epochs)
+
+    resumed = write(tmp_path / "a", {"log.txt": log((1, 4.0), (2, 3.0), (3, 8.0)), RERUN: log((3, 2.0))})
+    assert figures.curves_of_logs(resumed).loss == [4, 3, 2]
+    fresh = write(tmp_path / "b", {"log.txt": log((1, 4.0), (2, 3.0), (3, 8.0)), RERUN: log((1, 7.0), (2, 6.0))})
+    assert figures.curves_of_logs(fresh).loss == [7, 6]
+    later = write(tmp_path / "c", {"log.txt": log((3, 2.0))})
+    assert np.array_equal(figures.curves_of_logs(later).loss, [np.nan, np.nan, 2], equal_nan=True)
+
+
+def test_the_loss_figure(runs):
+    """Its lines are the means over seeds and its band their population std: (3, 5) and (1, 2) for P2C."""
+    figure = figures.draw("loss", find_results([runs]))
+    assert [ax.get_title() for ax in figure.axes] == ["DescribableTextures"]
+    assert lines(figure) == {"P2C": ([1, 2], [4.0, 1.5]), "MaPLe": ([1, 2], [2.0, 1.0])}
+    band = figure.axes[0].collections[0].get_paths()[0].vertices
+    assert sorted({tuple(v) for v in band.tolist()}) == [(1, 3), (1, 5), (2, 1), (2, 2)]
+
+
+def test_losses_that_are_not_known_leave_a_gap(tmp_path):
+    put(tmp_path, "P2C", 1, 80.0, loss=[None, 2.0, 1.0])
+    put(tmp_path, "P2C", 2, 80.0, loss=[None, 4.0])
+    assert lines(figures.draw("loss", find_results([tmp_path])))["P2C"] == ([2, 3], [3.0, 1.0])
+
+
+def test_the_time_figure(runs, caplog):
+    figure = figures.draw("time", find_results([runs]))
+    assert sorted(bar.get_height() for bar in figure.axes[0].patches) == [1, 3]  # (4 + 2) / 2 s
+    assert not caplog.records
+    put(runs, "MaPLe", 3, 70.0, device="a GPU")
+    figures.draw("time", find_results([runs]))
+    assert "different devices: a CPU; a GPU" in caplog.text
+
+
+def test_the_f1_figure(runs):
+    figure = figures.draw("f1", find_results([runs]))
+    for panel, less in ((0, 0), (1, 1)):
+        assert {k: y for k, (_, y) in lines(figure, panel).items()} == {"P2C": [85 - less], "MaPLe": [75 - less]}
+
+
+def test_the_attributes_figure(tmp_path, caplog):
+    """HM is taken per seed and dataset, then averaged: a seed without all its datasets does not count."""
+
+    def put_pair(n, seed, dataset, base, new):
+        for side, accuracy in (("base", base), ("new", new)):
+            folder = put(tmp_path / f"any_{n}", "P2C", seed, accuracy, side, dataset)
+            path = folder / "results.json"
+            path.write_text(path.read_text().replace('"N_ATT1": 2', f'"N_ATT1": {n}'))
+
+    for n, seed, base, new in ((2, 1, 80.0, 60.0), (2, 2, 90.0, 60.0), (4, 1, 50.0, 50.0)):
+        put_pair(n, seed, "dtd", base, new)
+        put_pair(n, seed, "eurosat", 40.0, 20.0)  # HM 26.67
+    put_pair(4, 9, "dtd", 99.0, 99.0)
+    figure = figures.draw("attributes", find_results([tmp_path]))
+    drawn = [[line.get_ydata().tolist() for line in ax.get_lines()] for ax in figure.axes]
+    assert drawn[0] == [[60, 65], [45]] and drawn[1] == [[40, 40], [35]]
+    hms = [(9600 / 140 + 1600 / 60) / 2, (10800 / 150 + 1600 / 60) / 2, (50 + 1600 / 60) / 2]
+    assert drawn[2] == [pytest.approx(hms[:2]), pytest.approx(hms[2:])]
+    assert "seed 9 has not all results" in caplog.text
+    shutil.rmtree(tmp_path / "any_4")
+    assert figures.draw("attributes", find_results([tmp_path])) is None
+
+
+def test_the_shots_figure(tmp_path):
+    files = {
+        f"{dataset}/{method}/c_{shots}shots/seed{seed}/log.txt": block(50.0 + shots + 2 * seed)
+        for dataset in ("dtd", "eurosat")
+        for method in ("P2C", "CoOp")
+        for shots in (1, 4, 16)
+        for seed in (1, 3)
+    }
+    figure = figures.draw("shots", find_results([write(tmp_path, files)]))
+    assert [ax.get_title() for ax in figure.axes] == ["DescribableTextures", "EuroSAT"]
+    assert lines(figure, 1) == dict.fromkeys(("P2C", "CoOp"), ([1, 4, 16], [55, 58, 70]))
+
+
+def test_the_cloud_figure_pools_seeds_and_draws(runs):
+    for seed, accuracy in ((1, [[80.0], [70.0, 60.0]]), (2, [[90.0], [80.0, 70.0]])):
+        about = {"noise": "gaussian", "sigmas": [0.0, 0.1], "accuracy": accuracy, "trained_sigma": 0.015}
+        (runs / f"base2new/train_base/dtd/shots_16/P2C/c/seed{seed}/cloud.json").write_text(json.dumps(about))
+    (runs / "base2new/train_base/dtd/shots_16/MaPLe/c/seed1/cloud.json").write_text("{")
+    figure = figures.draw("cloud", find_results([runs]))
+    assert lines(figure)["P2C"] == ([0, 0.1], [85, 70])
+    assert lines(figure)["P2C's σ_max in training"][0] == [0.015, 0.015]
+    assert [ax.get_title() for ax in figure.axes] == ["DescribableTextures, base classes"]
+
+
+# how it looks
+
+
+def test_methods_look_the_same_in_all_figures_and_like_no_other():
+    trainers = dict(zip(figures.TRAINERS, figures.TRAINERS, strict=True))
+    alone = figures.styles({"P2C": "P2C", "CoOp": "CoOp"})
+    among = figures.styles(trainers | {f"P2C {i}": "P2C" for i in range(20)} | {"Mine": "Mine"})
+    assert {m: alone[m] for m in alone} == {m: among[m] for m in alone}
+    assert len({tuple(style.values()) for style in among.values()}) == len(among) == 35
+    variants = figures.styles({f"P2C {i}": "P2C" for i in range(6)} | {"MaPLe": "MaPLe"})
+    assert variants["MaPLe"] == among["MaPLe"] and len({s["color"] for s in variants.values()}) == 7
+
+
+def test_figures_have_labels_and_a_description(runs):
+    for kind in ("loss", "time", "f1"):
+        figure = figures.draw(kind, find_results([runs]))
+        assert figure.axes[0].get_ylabel() and figure.legends[0].get_title().get_text()
+        described = figures.describe(figure, figures.KINDS[kind].text)
+        assert described.startswith(figures.KINDS[kind].text) and "P2C, MaPLe" in described
+
+
+def test_matplotlib_is_imported_only_when_used():
+    code = (
+        "import sys, scripts.figures, scripts.report; sys.exit('matplotlib' in sys.modules or 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == 0
+
+
+# schedule
+
+
+def test_the_schedule_figure():
+    """Linear: σ_max (1 − t/4). The mixture's density is scipy's sum, and has mean 0 and variance 1."""
+    pairs = "OPTIM.MAX_EPOCH 4 TRAINER.P2C.DPD.SCHEDULE linear TRAINER.P2C.DPD.SIGMA_MAX 0.02".split()
+    mixture = ["TRAINER.P2C.DPD.GMM_MEANS", "(0.0,4.0)", "TRAINER.P2C.DPD.GMM_STDS", "(1.0,2.0)"]
+    mixture += ["TRAINER.P2C.DPD.GMM_WEIGHTS", "(3.0,1.0)"]
+    figure = figures.draw_schedule(figures.schedule_config([*pairs, *mixture]))
+    left, right = figure.axes
+    assert left.get_lines()[1].get_ydata() == pytest.approx([0.02, 0.015, 0.01, 0.005])
+    density = next(line for line in right.get_lines() if line.get_label() == "mixture")
+    x, y = density.get_xdata(), density.get_ydata()
+    mean, std = 1.0, (0.75 * 1 + 0.25 * (4 + 16) - 1) ** 0.5
+    expected = 0.75 * st.norm.pdf(x, -mean / std, 1 / std) + 0.25 * st.norm.pdf(x, (4 - mean) / std, 2 / std)
+    assert y == pytest.approx(expected, abs=1e-6)
+    moments = [integrate.simpson(y * x**k, x=x) for k in range(3)]
+    assert moments == pytest.approx([1, 0, 1], abs=1e-3)
+
+
+def test_a_schedule_as_in_a_config_file_and_bad_ones(tmp_path, capsys):
+    assert figures.main(["schedule", "configs/trainers/P2C/table4_dpd_gaussian.yaml", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / f"schedule.{suffix}") for suffix in ("png", "pdf")]
+    assert (tmp_path / "schedule.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "schedule.pdf").read_bytes()[:4] == b"%PDF"
+    for given, code, text in (
+        (["nowhere.yaml"], 2, "no config file nowhere.yaml"),
+        (["TRAINER.P2C.DPD.SCHEDULE", "cosinus"], 2, "choose from constant"),
+        (["configs/trainers/P2C/table4_baseline.yaml"], 1, "DPD.ENABLED is False"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            figures.main(["schedule", *given, "--out", str(tmp_path)])
+        assert left.value.code == code
+        the_line(capsys, text)
+
+
+# the command
+
+
+def test_all_draws_what_there_is(runs, capsys):
+    assert figures.main(["all", str(runs), "--out", str(runs / "figures")]) == 0
+    made = [f"{kind}.{suffix}" for kind in ("f1", "loss", "time") for suffix in ("pdf", "png")]
+    assert sorted(path.name for path in (runs / "figures").iterdir()) == made
+
+
+def test_only_the_methods_asked_for(runs, capsys):
+    found = figures.only(find_results([runs]), ["MaPLe"])
+    assert {r.trainer for r in found} == {"MaPLe"} and len(found) == 2
+    with pytest.raises(SystemExit) as left:
+        figures.main(["loss", str(runs), "--methods", "CoOp"])
+    assert left.value.code == 2
+    the_line(capsys, "--methods CoOp: none here; there are MaPLe, P2C")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "text"),
+    [
+        (("loss", "{empty}"), 1, "nothing to draw in"),
+        (("all", "{empty}"), 1, "nothing to draw in"),
+        (("cloud", "{runs}"), 1, "run scripts.cloud"),
+        (("loss", "/nowhere"), 2, "/nowhere: no such folder"),
+        (("loss",), 2, "give the folders"),
+        (("losses", "{runs}"), 2, "invalid choice"),
+        (("loss", "{runs}", "--out", "{runs}/base2new/train_base/dtd/shots_16/P2C/c/seed1/results.json"), 1, "write"),
+    ],
+)
+def test_bad_input(args, code, text, runs, tmp_path_factory, capsys):
+    places = {"runs": runs, "empty": tmp_path_factory.mktemp("empty")}
+    with pytest.raises(SystemExit) as left:
+        figures.main([arg.format(**places) for arg in args])
+    assert left.value.code == code
+    the_line(capsys, text)
+
+
+def test_a_damaged_record_is_warned_of(tmp_path, caplog, capsys):
+    (put(tmp_path, "P2C", 1, 80.0) / "results.json").write_text('{"format": 1, "metr')
+    with pytest.raises(SystemExit):
+        figures.main(["loss", str(tmp_path)])
+    assert "results.json cannot be read" in caplog.text
+    the_line(capsys, "nothing to draw")
+
+
+# the cloud
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory) -> Path:
+    """Output folders of P2C: of its training, and of its test on the new classes."""
+    out = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", sys.stdout)
+        assert run("P2C", data, out / "train", "OPTIM.MAX_EPOCH", "2") == 0
+        flags = ("--eval-only", "--model-dir", str(out / "train"), "--load-epoch", "2")
+        patch.setattr(sys, "argv", ["train.py", *flags])
+        assert run("P2C", data, out / "test", "DATASET.SUBSAMPLE_CLASSES", "new", flags=flags) == 0
+    return out
+
+
+def accuracy(folder):
+    return json.loads((folder / "results.json").read_text())["metrics"]["accuracy"]
+
+
+@pytest.fixture
+def moved(trained, tmp_path):
+    """The same folders at another place; there is nothing at the old one."""
+    yield trained.rename(tmp_path / "moved")
+    (tmp_path / "moved").rename(trained)
+
+
+def test_the_cloud_of_a_run_and_of_its_test_elsewhere(moved, capsys):
+    """Without noise it is the accuracy of results.json, also after all was moved."""
+    assert cloud.main([str(moved), "--sigmas", "0.5", "0", "--draws", "3"]) == 0
+    out = capsys.readouterr().out
+    for side, folder in (("base", moved / "train"), ("new", moved / "test")):
+        got = json.loads((folder / "cloud.json").read_text())
+        assert got["sigmas"] == [0, 0.5] and got["accuracy"][0] == [accuracy(folder)]
+        assert len(got["accuracy"][1]) == 3 and got["trained_sigma"] == 0.015
+        row = re.search(rf"Shapes +{side} +P2C +(\S+) ± 0.0 +(\S+) ± (\S+) +1", out)
+        expected = (accuracy(folder), np.mean(got["accuracy"][1]), np.std(got["accuracy"][1]))
+        assert row.groups() == tuple(f"{x:.1f}" for x in expected)
+
+
+def test_another_model_than_the_runs_is_noticed(trained, tmp_path, caplog):
+    folder = tmp_path / "other"
+    shutil.copytree(trained / "train", folder)
+    path = folder / "results.json"
+    of_run = json.loads(path.read_text())
+    of_run["metrics"]["accuracy"] += 2
+    path.write_text(json.dumps(of_run))
+    assert cloud.main([str(folder), "--sigmas", "0"]) == 0
+    assert "the model or the data are others" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "gmm"])
+def test_perturbed_is_what_the_text_tower_gets(trained, kind):
+    """Equal to a model whose own text parameters have the noise added, with the image side from the clean ones."""
+    trainer = cloud.load_run(trained / "train", None)
+    model, learner, sigma = trainer.model, trainer.model.prompt_learner, 0.4
+    noise = cloud.make_noise(kind, trainer.cfg.TRAINER.P2C.DPD)
+    before = {name: p.clone() for name, p in learner.state_dict().items()}
+    values = cloud.measure(trainer, [0.0, sigma], 2, noise)
+    assert all(torch.equal(p, before[name]) for name, p in learner.state_dict().items())
+    assert "vectors" not in vars(learner)
+
+    batches = [trainer.parse_batch_test(batch) for batch in trainer.test_loader]
+    with torch.no_grad():
+        images = torch.cat([model.image_features(image) for image, _ in batches])
+        labels = torch.cat([label for _, label in batches])
+        for draw in (0, 1):
+            with cloud.seeded(cloud.mix_seed(draw)):
+                for name in ("ctx_att1", "ctx_att2", "ctx"):  # in the prompt's order; ctx_att3 is in no prompt
+                    getattr(learner, name).copy_(before[name] + sigma * noise(before[name]))
+            model.train(False)
+            right = (model.logits(images, model.text_features()).argmax(1) == labels).float().mean().item()
+            assert values[1][draw] == pytest.approx(100 * right, abs=1e-4)
+
+
+def test_noise_is_the_same_for_each_sigma_and_other_for_each_draw(trained):
+    trainer = cloud.load_run(trained / "train", None)
+    learner, seen = trainer.model.prompt_learner, []
+    clean = {name: p.detach().clone() for name, p in learner.vectors().items()}
+    features = trainer.model.text_features
+
+    def spy():
+        seen.append({name: (p - clean[name]).detach() for name, p in learner.vectors().items()})
+        return features()
+
+    trainer.model.text_features = spy
+    cloud.measure(trainer, [0.1, 0.2], 2, torch.randn_like)
+    for name in clean:
+        first, second, doubled, _ = (each[name] for each in seen)
+        assert torch.allclose(doubled, 2 * first, atol=1e-6) and not torch.allclose(first, second, atol=1e-2)
+
+
+def test_runs_that_have_no_cloud(trained, data, tmp_path, capsys):
+    """They are said in a line each, and the others are measured."""
+    shutil.copytree(trained / "train", tmp_path / "good")
+    shutil.copytree(trained / "train", tmp_path / "no_model")
+    shutil.rmtree(tmp_path / "no_model/MultiModalPromptLearner")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", sys.stdout)
+        run("ZeroshotCLIP", data, tmp_path / "zero")
+    capsys.readouterr()
+    path = tmp_path / "no_model/results.json"
+    path.write_text(path.read_text().replace('"seed": 1', '"seed": 2'))
+    assert cloud.main([str(tmp_path), "--sigmas", "0"]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("[")]
+    assert len(errors) == 2
+    assert errors[0].startswith(f"error: {tmp_path}/no_model: no checkpoint (MultiModalPromptLearner)")
+    assert errors[1] == "error: ZeroshotCLIP learns no vectors that are its text prompts for all images"
+    assert (tmp_path / "good/cloud.json").exists() and not (tmp_path / "zero/cloud.json").exists()
+
+
+def test_the_cloud_is_stopped(trained, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cloud, "measure", stop)
+    with pytest.raises(SystemExit) as left:
+        cloud.main([str(trained)])
+    assert left.value.code == 130
+    assert "error: stopped; 0 of 2 runs have their cloud.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "text"),
+    [
+        (("/nowhere",), 2, "/nowhere: no such folder"),
+        (("{empty}",), 1, "no results of runs"),
+        (("{empty}", "--sigmas", "-1"), 2, "0 or more"),
+        (("{empty}", "--draws", "0"), 2, "--draws 0: must be 1 or more"),
+    ],
+)
+def test_bad_input_of_the_cloud(args, code, text, tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        cloud.main([arg.format(empty=tmp_path) for arg in args])
+    assert left.value.code == code
+    the_line(capsys, text)
+
+
+# words
+
+
+def test_the_nearest_words(trained, capsys):
+    """By numpy, for the folder and for the file; the third attribute vector is in no prompt of shapes."""
+    file = trained / "train/MultiModalPromptLearner/model.pth.tar-2"
+    assert words.main([str(trained / "train"), "2"]) == 0
+    out = capsys.readouterr().out
+    assert words.main([str(file), "--topk", "2"]) == 0
+    assert capsys.readouterr().out == out
+    embedding = read_state_dict(find_weights("ViT-Tiny/8"))["token_embedding.weight"].float().numpy()
+    state = torch.load(file, weights_only=True)["state_dict"]
+    rows = [line for line in out.splitlines() if line.startswith("ctx")]
+    names = [(f"ctx{a}", i) for a in ("", "_att1", "_att2") for i in (0, 1)]
+    assert len(rows) == 6 and "ctx_att1 (color) 1 " in out and "ctx_att2 (shape) 2 " in out
+    for (name, i), row in zip(names, rows, strict=True):
+        vector = state[f"prompt_learner.{name}"][i].numpy()
+        distance = np.sqrt(((embedding - vector) ** 2).sum(1))
+        for k in np.argsort(distance)[:2]:
+            assert f"{_tokenizer.decoder[k]} {distance[k]:.4f}" in row
+    assert "Only 64 of its 49408 words (*) were trained" in out
+
+
+def test_a_word_is_its_own_nearest_and_class_specific_contexts(tmp_path, capsys):
+    [photo] = _tokenizer.encode("photo")
+    embedding = read_state_dict(find_weights("ViT-Tiny/8"))["token_embedding.weight"]
+    path = tmp_path / "prompt_learner" / "model.pth.tar-9"
+    path.parent.mkdir()
+    torch.save({"state_dict": {"ctx": embedding[torch.tensor([[photo, 0], [7, 8]])]}, "epoch": 9}, path)
+    assert words.main([str(path), "1", "--backbone", "ViT-Tiny/8"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("ctx")]
+    assert rows[0][-2:] == ["*photo</w>", "0.0000"] and rows[0][:4] == ["ctx,", "class", "0,", "1"]
+    assert [row[-1] for row in rows] == ["0.0000"] * 4
+
+
+def test_deep_prompts_are_named_by_their_block():
+    state = {"prompt_learner.compound_prompts_text.0": 0, "text_encoder.transformer.resblocks.3.VPT_shallow": 1}
+    state |= {
+        "image_encoder.transformer.resblocks.3.VPT_shallow": 2,
+        "prompt_learner.compound_prompt_projections.0.bias": 3,
+    }
+    assert words.learned_vectors(state, None, deep=True) == {"block 1": 0, "block 3": 1}
+    assert words.learned_vectors(state, None, deep=False) == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "more", "code", "text"),
+    [
+        ("nowhere", (), 2, "nowhere: no such file or folder"),
+        ("empty", (), 2, "empty: no checkpoint in it"),
+        ("damaged.pth", (), 1, "truncated, damaged or no checkpoint"),
+        ("other.pth", (), 1, "holds no learned vectors of text prompts"),
+        ("narrow.pth", ("--backbone", "ViT-Tiny/8"), 2, "vectors of 3 numbers, ViT-Tiny/8's words 128"),
+        ("good.pth", ("--backbone", "ViT-Tiny"), 2, "did you mean ViT-Tiny/8?"),
+        ("good.pth", ("0", "--backbone", "ViT-Tiny/8"), 2, "topk 0: must be 1 to 49408"),
+    ],
+)
+def test_bad_input_of_the_words(source, more, code, text, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged.pth").write_bytes(b"PK\x03\x04")
+    torch.save([1], tmp_path / "other.pth")
+    for name, width in (("narrow", 3), ("good", 128)):
+        torch.save({"state_dict": {"ctx": torch.zeros(2, width)}}, tmp_path / f"{name}.pth")
+    with pytest.raises(SystemExit) as left:
+        words.main([str(tmp_path / source), *more])
+    assert left.value.code == code
+    the_line(capsys, text)
