@@ -3,13 +3,14 @@
 import argparse
 import os
 import sys
+from itertools import zip_longest
 
 import torch
 from yacs.config import CfgNode
 
 import datasets  # registers the datasets
 import trainers  # registers the methods
-from dassl.config import check_output_dir, get_cfg_default, merge_checked, record_config
+from dassl.config import all_keys, check_output_dir, get_cfg_default, merge_checked, record_config
 from dassl.engine import build_trainer
 from dassl.utils import Failure, UsageError, collect_env_info, print_error, set_random_seed, setup_logger
 
@@ -26,6 +27,9 @@ FLAGS = {
     "backbone": "MODEL.BACKBONE.NAME",
     "head": "MODEL.HEAD.NAME",
 }
+
+# CTX_INIT is words in CoOp and a bool in its forks; yacs would refuse the one where the other is.
+FORKS_CTX_INIT = {"True": "a photo of a", "False": ""}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -63,9 +67,14 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
             raise UsageError(f"no config file {path}")
         merge_checked(cfg, path, lambda path=path: cfg.merge_from_file(path))
     flags = {key: value for flag, key in FLAGS.items() if (value := getattr(args, flag)) is not None}
-    if len(args.opts) % 2:
-        raise UsageError(f"config keys and values come in pairs, but {args.opts[-1]} has no value")
-    for key, value in [*flags.items(), *zip(args.opts[::2], args.opts[1::2], strict=True)]:
+    known = set(all_keys(cfg))
+    pairs = list(zip_longest(args.opts[::2], args.opts[1::2]))
+    for key, value in pairs:
+        if value is None or value in known:
+            raise UsageError(f"config keys and values come in pairs, but {key} has no value")
+    for key, value in [*flags.items(), *pairs]:
+        if key.endswith(".CTX_INIT") and value in FORKS_CTX_INIT:
+            value = FORKS_CTX_INIT[value]
         merge_checked(cfg, f"{key} {value}", lambda pair=[key, value]: cfg.merge_from_list(pair))
     if not cfg.TRAINER.NAME or not cfg.DATASET.NAME:
         raise UsageError("give --trainer and --dataset-config-file (or DATASET.NAME); --help lists the flags")

@@ -19,7 +19,6 @@ import ctypes
 import gc
 import os
 import platform
-import resource
 import shlex
 import subprocess
 import sys
@@ -174,10 +173,11 @@ def without_noise(trainer: TrainerX) -> Iterator[None]:
     """P2C's text prompts are clean, so that its loss can be compared."""
     cfg = trainer.cfg
     cfg.defrost()
-    before, cfg.TRAINER.P2C.DPD.ENABLED = cfg.TRAINER.P2C.DPD.ENABLED, False
+    # Not ENABLED False: a CUDA graph captured meanwhile would stay without noise.
+    before, cfg.TRAINER.P2C.DPD.SIGMA_MAX = cfg.TRAINER.P2C.DPD.SIGMA_MAX, 0.0
     trainer.before_epoch()
     yield
-    cfg.TRAINER.P2C.DPD.ENABLED = before
+    cfg.TRAINER.P2C.DPD.SIGMA_MAX = before
     trainer.before_epoch()
 
 
@@ -556,7 +556,9 @@ def memory_of(case: Case, side: str, weights: Mapping[str, Tensor]) -> float:
     with open("/proc/self/statm") as f:
         before = int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**20
+    with open("/proc/self/status") as f:  # getrusage's peak is the parent's, if that had more
+        [peak] = [int(line.split()[1]) * 1024 for line in f if line.startswith("VmHWM:")]
+    return (peak - before) / 2**20
 
 
 # The program

@@ -1,14 +1,17 @@
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-import torch
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks: the tests' tensors and tolerances are a CPU's
 
-from clip.model import CLIP, build_model
-from datasets.shapes import Shapes
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
-from .reference.weights import openai_state_dict
-from .runs import run
+from clip.model import CLIP, build_model  # noqa: E402
+from datasets.shapes import Shapes  # noqa: E402
+
+from .reference.weights import openai_state_dict  # noqa: E402
+from .runs import run  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

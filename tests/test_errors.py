@@ -48,6 +48,8 @@ def the_line(capsys) -> str:
         ((), ("OPTIM.NAME", "sdg"), 'Unknown optimizer "sdg": did you mean sgd?'),
         ((), ("TRAINER.P2C.CTX_INIT", "a"), "CTX_INIT 'a' has 1 tokens, fewer than N_CTX 2"),
         ((), ("TRAINER.P2C",), "config keys and values come in pairs"),
+        # a script's own pairs follow the user's
+        ((), ("TRAINER.P2C.N_CTX", "DATASET.NUM_SHOTS", "1"), "but TRAINER.P2C.N_CTX has no value"),
         (("--seed=1", "--resume", "/nowhere/at/all"), (), "There is nothing to resume in /nowhere/at/all"),
     ],
 )

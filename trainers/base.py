@@ -102,8 +102,13 @@ class PromptedCLIP(nn.Module):
         return F.normalize(features.to(self.clip.logit_scale.dtype), dim=-1)
 
     def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
-        """(B, D) and (C, D), unit length -> (B, C), float32: the cosines times CLIP's temperature."""
-        return self.clip.logit_scale.exp() * image_features @ text_features.t()
+        """(B, D) and (C, D), unit length -> (B, C), float32: the cosines times CLIP's temperature.
+
+        Or (B, C, D), where each image has text features of its own.
+        """
+        formula = "bd,cd->bc" if text_features.dim() == 2 else "bd,bcd->bc"
+        with torch.autocast(image_features.device.type, enabled=False):  # amp would round them to half precision
+            return self.clip.logit_scale.exp() * torch.einsum(formula, image_features, text_features)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, R, R) -> logits (B, C)."""
@@ -132,7 +137,7 @@ class PromptTrainer(TrainerX):
         raise NotImplementedError
 
     def build_optimizer(self, learner: nn.Module) -> torch.optim.Optimizer:
-        return build_optimizer(learner, self.cfg.OPTIM)
+        return build_optimizer(learner, self.cfg.OPTIM, fused=self.device.type == "cuda" and self.prec != "amp")
 
     def build_model(self) -> None:
         cfg, name = self.cfg, type(self).__name__

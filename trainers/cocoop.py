@@ -53,7 +53,7 @@ class ConditionalCLIP(PromptedCLIP):
 
     def own_logits(self, image_features: Tensor) -> Tensor:
         text = self.unit(self.prompt_learner.conditional_text_features(self.clip, image_features))
-        return self.clip.logit_scale.exp() * torch.einsum("bd,bcd->bc", image_features, text)
+        return self.logits(image_features, text)
 
 
 @TRAINER_REGISTRY.register()

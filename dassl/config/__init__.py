@@ -8,7 +8,7 @@ from dassl.utils import UsageError, atomic_write, mkdir_if_missing
 
 from .defaults import _C
 
-__all__ = ["check_output_dir", "clean_cfg", "get_cfg_default", "merge_checked", "record_config"]
+__all__ = ["all_keys", "check_output_dir", "clean_cfg", "get_cfg_default", "merge_checked", "record_config"]
 
 
 def get_cfg_default() -> CfgNode:
@@ -36,16 +36,17 @@ def merge_checked(cfg: CfgNode, source: str, merge: Callable[[], None]) -> None:
         problem = " ".join(str(error).split()).strip("'")
         if "Non-existent key: " in problem:
             key = problem.rsplit(": ", 1)[-1]
-            nearest = get_close_matches(key, _all_keys(cfg), n=1)
+            nearest = get_close_matches(key, all_keys(cfg), n=1)
             problem = f"there is no config key {key}" + (f"; did you mean {nearest[0]}?" if nearest else "")
             problem += " (flags come before KEY VALUE pairs)" * key.startswith("--")
         raise UsageError(f"{source}: {problem}") from error
 
 
-def _all_keys(node: CfgNode, prefix: str = "") -> list[str]:
+def all_keys(node: CfgNode, prefix: str = "") -> list[str]:
+    """The dotted keys of all values."""
     keys = []
     for key, value in node.items():
-        keys += _all_keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
+        keys += all_keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
     return keys
 
 
@@ -62,7 +63,7 @@ def check_output_dir(cfg: CfgNode) -> None:
         return
     before = CfgNode()
     merge_checked(before, str(file), lambda: before.update(CfgNode.load_cfg(file.read_text())))
-    for key in _all_keys(cfg):
+    for key in all_keys(cfg):
         was, now = _get(before, key), _get(cfg, key)
         if was != now and was is not None and not key.startswith(_FREE):
             line = f"{cfg.OUTPUT_DIR} holds another run ({key} {was}; now {now})"

@@ -36,14 +36,16 @@ class CapturedStep:
         static = [t.clone() for t in tensors]
         random_state, side = torch.cuda.get_rng_state(), torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
+        # Also after a capture that failed, this stream is the current one again.
         with torch.cuda.stream(side):
             for _ in range(WARM_UP):
                 self.compute(*static)
+            torch.cuda.set_rng_state(random_state)
+            graph = torch.cuda.CUDAGraph()
+            # thread_local: the data loader's thread, which pins memory, must not end the capture.
+            with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+                result = self.compute(*static)
         torch.cuda.current_stream().wait_stream(side)
-        torch.cuda.set_rng_state(random_state)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            result = self.compute(*static)
         grads = [p.grad for p in self.params]
 
         def replay(*tensors: Tensor) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from yacs.config import CfgNode
 
 from dassl.utils import UsageError, check_availability
@@ -10,9 +10,12 @@ from .radam import RAdam
 
 
 def build_optimizer(
-    model: nn.Module | Iterable, optim_cfg: CfgNode, param_groups: Iterable | None = None
+    model: nn.Module | Iterable, optim_cfg: CfgNode, param_groups: Iterable | None = None, fused: bool = False
 ) -> torch.optim.Optimizer:
     """Builds cfg.OPTIM's optimizer over a module, parameters or groups of them; `param_groups` goes first.
+
+    `fused` takes PyTorch's fused kernels where the optimizer has some; not with a GradScaler, whose skipped first step
+    leaves fused SGD with a momentum of uninitialised memory.
 
     Raises UsageError for an unknown OPTIM.NAME, or for STAGED_LR with anything but a module.
     """
@@ -35,17 +38,9 @@ def build_optimizer(
     elif param_groups is None:
         param_groups = model.parameters() if isinstance(model, nn.Module) else model
     kind, options = kinds[c.NAME]
-    groups = [_whole(group) for group in param_groups]
-    if kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
-        options["fused"] = all(p.is_cuda for group in groups for p in group["params"])
-    return kind(groups, lr=c.LR, weight_decay=c.WEIGHT_DECAY, **options)
-
-
-def _whole(group: dict | Tensor) -> dict:
-    """A group of parameters, in a list; they may have come as a generator, or one by itself."""
-    group = group if isinstance(group, dict) else {"params": group}
-    params = group["params"]
-    return {**group, "params": [params] if isinstance(params, Tensor) else list(params)}
+    if fused and kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
+        options["fused"] = True
+    return kind(param_groups, lr=c.LR, weight_decay=c.WEIGHT_DECAY, **options)
 
 
 def _staged(model: nn.Module, c: CfgNode) -> list[dict]:

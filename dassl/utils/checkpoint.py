@@ -132,6 +132,10 @@ def load_weights(
 def load_optim(checkpoint: dict, optimizer: Any, scheduler: Any, source: str) -> None:
     """Gives optimizer and scheduler (or None) their state back; raises Failure if it is not theirs."""
     try:
+        if optimizer is not None and checkpoint.get("optimizer") is not None:
+            # Which kernels compute a step is this run's choice, not the file's.
+            for saved, own in zip(checkpoint["optimizer"]["param_groups"], optimizer.param_groups, strict=False):
+                saved |= {key: own[key] for key in ("fused", "foreach") if key in own}
         for name, part in ("optimizer", optimizer), ("scheduler", scheduler):
             if part is not None and checkpoint.get(name) is not None:
                 part.load_state_dict(checkpoint[name])
