@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
@@ -95,3 +96,12 @@ class ContextTrainer(PromptTrainer):
 
     def attributes(self) -> tuple[CfgNode, tuple[str, ...]]:
         return self.cfg.TRAINER.ATPROMPT, attribute_words(self.cfg, self.always_attributes)
+
+    def loss_near(
+        self, teacher: Tensor, weight: float, image: Tensor, label: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy + weight · (1 − mean over classes of cos(text, teacher)); teacher is (C, D), unit length."""
+        text = self.model.text_features()
+        logits = self.model.logits(self.model.image_features(image), text)
+        away = 1 - (text * teacher).sum(dim=-1).mean()
+        return F.cross_entropy(logits, label) + weight * away, {"away": away.detach()}

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from functools import cached_property
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from dassl.engine import TRAINER_REGISTRY
@@ -23,10 +22,7 @@ class KgCoOp(ContextTrainer):
 
     def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy + W · (1 − mean over classes of cos(text, teacher)), eq. 4 and 5 for unit vectors."""
-        text = self.model.text_features()
-        logits = self.model.logits(self.model.image_features(image), text)
-        away = 1 - (text * self.teacher).sum(dim=-1).mean()
-        return F.cross_entropy(logits, label) + self.node.W * away, {"away": away.detach()}
+        return self.loss_near(self.teacher, self.node.W, image, label)
 
     def clean_state_dict(self, name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Without what upstream's files hold and nothing uses."""

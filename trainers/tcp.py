@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
@@ -98,8 +97,5 @@ class TCP(ContextTrainer):
         return optim
 
     def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy + KG_WEIGHT · (1 − mean over classes of cos(text, teacher))."""
-        text = self.model.text_features()
-        logits = self.model.logits(self.model.image_features(image), text)
-        away = 1 - (text * self.teacher).sum(dim=-1).mean()
-        return F.cross_entropy(logits, label) + self.cfg.TRAINER.TCP.KG_WEIGHT * away, {"away": away.detach()}
+        """Cross-entropy + KG_WEIGHT · (1 − mean over classes of cos(text, teacher)), as KgCoOp's."""
+        return self.loss_near(self.teacher, self.cfg.TRAINER.TCP.KG_WEIGHT, image, label)
