@@ -70,6 +70,8 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     known = set(all_keys(cfg))
     pairs = list(zip_longest(args.opts[::2], args.opts[1::2]))
     for key, value in pairs:
+        if key.startswith("--"):
+            raise UsageError(f"flags come before KEY VALUE pairs: move {key}")
         if value is None or value in known:
             raise UsageError(f"config keys and values come in pairs, but {key} has no value")
     for key, value in [*flags.items(), *pairs]:
@@ -93,11 +95,12 @@ def run(args: argparse.Namespace) -> None:
         torch.backends.cudnn.benchmark = True
     print(f"** Arguments **\n{vars(args)}\n** Config **\n{cfg}\n** System info **\n{collect_env_info()}\n")
     trainer = build_trainer(cfg)
-    record_config(cfg)
     if args.eval_only:
         if not args.model_dir and trainer.get_model_names():
             raise UsageError("--eval-only needs --model-dir, the output folder of the training run to test")
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
+    record_config(cfg)  # only now: a run that does not begin does not claim the folder
+    if args.eval_only:
         trainer.test()
     elif not args.no_train:
         trainer.train()

@@ -28,13 +28,19 @@ seed=$2
 shift 2
 
 # The bundled benchmark is for the bundled CLIP. Where a method publishes settings of their own for cross-dataset or
-# few-shot runs, those have them.
+# few-shot runs, or for models trained on ImageNet (_imnet) or SUN397 (_sun397), those have them.
+source=imagenet
+[[ $dataset == shapes* ]] && source=shapes
+source=${SOURCE:-$source}
+trained=$dataset
+[ "$protocol" = xd_test ] && trained=$source
 size=vit_b16
 [[ $dataset == shapes* ]] && size=vit_tiny
 names=$(cd "configs/trainers/$trainer" && ls "$size"*.yaml 2>/dev/null) || true
-default=$(grep -v -e cross_datasets -e few_shot <<<"$names" | head -n 1) || true
+default=$(grep -v -e cross_datasets -e few_shot -e _imnet -e _sun397 <<<"$names" | head -n 1) || true
 special=$(case $protocol in xd_*) grep cross_datasets ;; few_shot) grep few_shot ;; esac <<<"$names" | head -n 1) || true
-default=${special:-$default}
+own=$(case $trained in imagenet) grep _imnet ;; sun397) grep _sun397 ;; esac <<<"$names" | head -n 1) || true
+default=${special:-${own:-$default}}
 cfg=${CFG:-${default%.yaml}}
 if [ ! -f "configs/trainers/$trainer/$cfg.yaml" ]; then
   echo "error: no config configs/trainers/$trainer/$cfg.yaml; CFG names one of: $(ls "configs/trainers/$trainer" | sed 's/.yaml//' | tr '\n' ' ')" >&2
@@ -43,9 +49,6 @@ fi
 
 out=${OUTPUT:-output}
 below=$dataset/shots_$shots/$trainer/$cfg/seed$seed
-source=imagenet
-[[ $dataset == shapes* ]] && source=shapes
-source=${SOURCE:-$source}
 case $protocol in
   base2new_train) dir=$out/base2new/train_base/$below subset=base ;;
   base2new_test) dir=$out/base2new/test_new/$below subset=new model=$out/base2new/train_base/$below ;;

@@ -79,13 +79,9 @@ class Sweep:
     def table(self) -> list[str]:
         """What scripts.tables is to be asked for."""
         words = [self.protocol, os.environ.get("OUTPUT") or self.output]
-        if self.settings and self.protocol == "base2new":
+        if len(self.settings) > 1 and len(self.methods) == 1 and self.protocol == "base2new":
             name, what = next(iter(self.settings.items()))
-            words = ["ablation", words[1]]
-            if (
-                len(self.methods) == 1 and len(self.settings) > 1
-            ):  # rows are named by the config, where that tells them apart
-                words += ["--baseline", what if isinstance(what, str) else name]
+            words = ["ablation", words[1], "--baseline", what if isinstance(what, str) else name]
         return [*words, "--cost"]
 
     def plan(self, setting: str, what: list | str) -> Plan:

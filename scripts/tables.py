@@ -464,7 +464,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     table = make_table(args.kind, find_results(args.folders))
     if table is None:
-        print(f"error: no result for a {args.kind} table in {' '.join(map(str, args.folders))}", file=sys.stderr)
+        print(f"error: no result for the {args.kind} table in {' '.join(map(str, args.folders))}", file=sys.stderr)
         return 1
     baseline = args.baseline
     if baseline is None and args.kind == "ablation" and len(table.lines) > 1:

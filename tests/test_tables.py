@@ -427,8 +427,8 @@ def test_captions_say_what_is_what(logs, capsys):
         (["base2new", "nowhere"], 2, "error: nowhere: no such folder"),
         (["table9", "."], 2, "error: argument KIND: invalid choice: 'table9'"),
         (["base2new"], 2, "error: the following arguments are required: FOLDER"),
-        (["base2new", "{empty}"], 1, "error: no result for a base2new table in {empty}"),
-        (["few_shot", "{logs}"], 1, "error: no result for a few_shot table in {logs}"),
+        (["base2new", "{empty}"], 1, "error: no result for the base2new table in {empty}"),
+        (["few_shot", "{logs}"], 1, "error: no result for the few_shot table in {logs}"),
         (["base2new", "{logs}", "--baseline", "MaPel"], 2, "error: --baseline MaPel is no method here; give one of: "),
     ],
 )
