@@ -89,6 +89,7 @@ def test_on_vit_b16(tmp_path, conflict):
     weights = openai_state_dict("ViT-B/16")
     trainer = build("ProGrad", tmp_path, tmp_path / "out", weights, *three_classes(tmp_path), *FAST)
     trainer.model.double(), trainer.model.clip.double()
+    trainer.teacher = trainer.teacher.double()
     check(trainer, weights, conflict, images=1)
 
 
