@@ -120,3 +120,21 @@ def test_eurosat_with_vit_b16_as_a_coop_user_types_it(tmp_path):
     assert "epoch [2/2] batch [1/1]" in log and "* total: 10\n" in log and "Precision: fp32" in log
     assert "* total: 10\n" in (tmp_path / "out" / "base2new" / "test_new" / below / "log.txt").read_text()
     assert (tmp_path / "data" / "eurosat" / "split_zhou_EuroSAT.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "config"),
+    [
+        ("tcp/base2new_train", "sun397 1", "vit_b16_ep100_ctxv1_sun397"),
+        ("tcp/base2new_train", "dtd 1", "vit_b16_ep100_ctxv1"),
+        ("mma/base2new_test", "imagenet 1", "vit_b16_ep5_imnet"),
+        ("mma/xd_test", "dtd 1", "vit_b16_ep5_imnet"),  # of the model trained on ImageNet
+        ("maple/xd_train", "imagenet 1", "vit_b16_c2_ep5_batch4_2ctx_cross_datasets"),
+    ],
+)
+def test_published_settings_of_single_datasets_are_found(script, words, config):
+    done = subprocess.run(
+        ["bash", f"scripts/{script}.sh", *words.split()],
+        cwd=REPO, env=os.environ | {"SHOW_DIR": "1"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert {config, f"{config}_16shots"} & set(Path(done.stdout.strip()).parts)

@@ -295,3 +295,10 @@ def test_weights_and_mirror_by_config(data, tmp_path, monkeypatch, capsys):
     mirror = "http://127.0.0.1:9/copies"  # refused at once
     assert run("ZeroshotCLIP", data, tmp_path / "c", *opts, "MODEL.BACKBONE.MIRROR", mirror) == 1
     assert f"cannot download {mirror}/5806e77c" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [("True", "a photo of a"), ("False", ""), ("of one's own", "of one's own")]
+)
+def test_ctx_init_may_be_the_forks_bool(given, words, data, tmp_path):
+    assert words == small_cfg("CoOp", data, tmp_path, "TRAINER.COOP.CTX_INIT", given).TRAINER.COOP.CTX_INIT
