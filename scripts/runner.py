@@ -361,13 +361,19 @@ class Pool:
 
     def stop(self) -> None:
         """End what is under way; what it saved is whole, and the next time it goes on from there."""
+        deadline = time.monotonic() + STOP_SECONDS
         for job in self.jobs:
             job.process.terminate()
         for job in self.jobs:
             try:
-                job.process.wait(STOP_SECONDS)
+                job.process.wait(max(0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 job.process.kill()
+            # What the run had started itself, a worker say, can outlive it for a moment and holds its lock.
+            while (lock := try_lock(job.run.folder)) is None and time.monotonic() < deadline:
+                time.sleep(PAUSE)
+            if lock is not None:
+                os.close(lock)
 
     def left(self) -> str:
         """The time that is left, in words, from what runs of the same method and part took; nothing before the first

@@ -27,7 +27,7 @@ protocol=$1 method=$2 dataset=$3 seed=$4
 dir=$OUTPUT/$protocol/$dataset/$method/${CFG:-usual}/seed$seed
 [ -z "$SHOW_DIR" ] || { echo "$dir" && exit; }
 echo "begin $dir $CUDA_VISIBLE_DEVICES" >> journal
-if [ $seed = 8 ]; then while [ ! -e go ]; do sleep 0.05; done; fi
+if [ $seed = 8 ]; then while [ ! -e go ]; do sleep 0.3; done; fi
 if [ $seed = 9 ]; then echo "epoch [2/5] batch [1/2]" > "$dir/log.txt"; echo "error: no luck" >&2; exit 3; fi
 echo "end $dir" >> journal
 printf '=> result\\n* accuracy: 50.0%%\\n' > "$dir/log.txt"
