@@ -14,7 +14,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -268,13 +268,28 @@ def show_stat(stat: Stat) -> str:
     return f"{stat.mean:.1f}" if np.isnan(stat.spread) else f"{stat.mean:.1f} ± {stat.spread:.1f}"
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Keeps the line breaks of its texts, and says what is wrong in one line."""
+
+    def __init__(self, prog: str | None = None, **texts: str):
+        super().__init__(prog, formatter_class=argparse.RawDescriptionHelpFormatter, **texts)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; --help tells more\n")
+
+
+def existing_folder(text: str) -> Path:
+    """The type of a command line's argument that must be a folder."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: no such folder")
+    return Path(text)
+
+
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; leaves with code 2 if it makes no sense."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Read the command line; leaves with code 2 and one line if it makes no sense."""
+    parser = OneLineParser(description=__doc__, epilog=EXAMPLES)
     add, mode = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
-    add("directory", type=Path, metavar="DIR", help="folder of seed1, seed2, ..., or as the modes below say")
+    add("directory", type=existing_folder, metavar="DIR", help="folder of seed1, seed2, ..., or as the modes below say")
     mode("--multi-exp", action="store_true", help="sub-folders of DIR hold the seeds; ends with an average")
     hm_help = "base/new/HM table; DIR holds train_base/ and test_new/ <dataset>/shots_<n>/<trainer>/<cfg>/seed<N>"
     mode("--hm", action="store_true", help=hm_help)
@@ -313,9 +328,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 0, 1 (no result) or 2 (wrong arguments)."""
     args = parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    if not args.directory.is_dir():
-        log.error("%s: no such folder", args.directory)
-        return 2
     try:
         if show(args):
             return 0

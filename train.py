@@ -2,8 +2,12 @@
 
 import argparse
 import os
+import signal
 import sys
 from itertools import zip_longest
+
+if __name__ == "__main__":  # a Ctrl-C during the slow imports ends it without a traceback
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import torch
 from yacs.config import CfgNode
@@ -13,6 +17,7 @@ import trainers  # registers the methods
 from dassl.config import all_keys, check_output_dir, get_cfg_default, merge_checked, record_config
 from dassl.engine import build_trainer
 from dassl.utils import Failure, UsageError, collect_env_info, print_error, set_random_seed, setup_logger
+from parse_test_res import OneLineParser
 
 # flag -> config key
 FLAGS = {
@@ -33,7 +38,7 @@ FORKS_CTX_INIT = {"True": "a photo of a", "False": ""}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__)
+    p = OneLineParser(description=__doc__)
     p.add_argument("--root", help="folder that holds all datasets")
     p.add_argument("--output-dir", help="folder of the log and the checkpoints")
     p.add_argument("--resume", help="folder of the checkpoints to go on from (default: the output folder)")
@@ -119,4 +124,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, interrupt)
     sys.exit(main())

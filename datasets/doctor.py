@@ -19,6 +19,7 @@ import datasets
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import Failure, check_availability, print_error, read_image
+from parse_test_res import OneLineParser
 
 from .benchmark import SPLITS, Benchmark, read_lists
 from .readers import IMAGE_SUFFIXES, absent, nothing_saved
@@ -263,7 +264,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    p = argparse.ArgumentParser(prog="python -m datasets.doctor", description=__doc__)
+    p = OneLineParser("python -m datasets.doctor", description=__doc__)
     p.add_argument("names", nargs="*", metavar="NAME", help="DATASET.NAME or config file (default: all fifteen)")
     p.add_argument("--root", default=default_root(), help="folder that holds all datasets (default: DATA, or data)")
     p.add_argument("--deep", action="store_true", help="open every image")

@@ -43,6 +43,7 @@ import trainers.base
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 from dassl.engine.record import commit
 from dassl.utils.errors import Failure, UsageError
+from parse_test_res import OneLineParser
 from tests.reference import cocoop_plain, maple_plain, p2c_plain
 from tests.reference.clip_plain import PlainCLIP
 from tests.reference.maple_plain import as_leaves, class_prompt, tokenise
@@ -616,8 +617,7 @@ def run(todo: Sequence[Case], machine: Machine) -> None:
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    lines = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("scripts/bench.sh", description=__doc__, formatter_class=lines)
+    parser = OneLineParser("bash scripts/bench.sh", description=__doc__)
     parser.add_argument("device", nargs="?", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME")
     parser.add_argument("--repeats", type=int, default=3, help="rounds; long ones on a CPU take 2 at most (default: 3)")

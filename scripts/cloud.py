@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import shlex
-import signal
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +30,7 @@ from yacs.config import CfgNode
 from dassl.engine import TrainerBase, build_trainer
 from dassl.engine.record import commit
 from dassl.utils import Failure, UsageError, mix_seed, seeded, set_random_seed, write_json
-from parse_test_res import show_stat, summarise
+from parse_test_res import OneLineParser, existing_folder, show_stat, summarise
 from train import parse_args as train_args
 from train import setup_cfg
 from trainers.base import PromptedCLIP, PromptTrainer
@@ -40,7 +39,7 @@ from trainers.p2c import MixtureNoise
 
 from .figures import CLOUD
 from .records import Result, find_results, name_methods
-from .runner import OneLineParser, leave, say
+from .runner import command_line, leave, say
 
 EXAMPLES = """examples:
   python -m scripts.cloud output/shapes_table4
@@ -193,14 +192,9 @@ def table(values: dict[Result, list[list[float]]], sigmas: Sequence[float]) -> s
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; leaves with code 2 and one line if it makes no sense."""
-    parser = OneLineParser(
-        "python -m scripts.cloud",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OneLineParser("python -m scripts.cloud", description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
-    add("folders", nargs="+", type=Path, metavar="OUTPUT_FOLDER", help="runs are looked for in and below these")
+    add("folders", nargs="+", type=existing_folder, metavar="FOLDER", help="runs are looked for in and below these")
     add("--sigmas", nargs="+", type=float, default=list(SIGMAS), metavar="σ", help="default: 0 to 0.5")
     add("--draws", type=int, default=5, metavar="N", help="for each σ; default: %(default)s")
     add("--noise", default="gaussian", choices=("gaussian", "gmm"), help="n; gmm: the mixture of TRAINER.P2C.DPD")
@@ -212,9 +206,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if not all(0 <= sigma < float("inf") for sigma in args.sigmas):
         parser.error("--sigmas: must be numbers, 0 or more")
     args.sigmas = sorted(set(args.sigmas))
-    for folder in args.folders:
-        if not folder.is_dir():
-            parser.error(f"{folder}: no such folder")
     return args
 
 
@@ -239,6 +230,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
-    sys.stdout.reconfigure(errors="replace")
-    sys.exit(main())
+    command_line(main)

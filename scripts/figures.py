@@ -7,8 +7,6 @@ import argparse
 import json
 import logging
 import re
-import signal
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
@@ -16,10 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from parse_test_res import LOG_NAME, harmonic_mean
+from parse_test_res import LOG_NAME, OneLineParser, harmonic_mean
 
 from .records import Result, find_results, name_methods
-from .runner import OneLineParser, leave
+from .runner import command_line, leave
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -506,12 +504,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     lines = {kind: about.text for kind, about in KINDS.items()}
     lines["schedule"] += "; takes a config file, KEY VALUE pairs or both in place of folders"
     lines["all"] = "each of them that there is something for, the schedule of the P2C runs found"
-    parser = OneLineParser(
-        "python -m scripts.figures",
-        description=__doc__,
-        epilog="kinds:\n" + "\n".join(f"  {k:<11} {text}" for k, text in lines.items()) + f"\n\n{EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    kinds = "\n".join(f"  {kind:<11} {text}" for kind, text in lines.items())
+    epilog = f"kinds:\n{kinds}\n\n{EXAMPLES}"
+    parser = OneLineParser("python -m scripts.figures", description=__doc__, epilog=epilog)
     add = parser.add_argument
     add("kind", choices=lines, metavar="KIND", help=" | ".join(lines))
     add("what", nargs="*", metavar="FOLDER", help="runs are looked for in and below these")
@@ -565,6 +560,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
-    sys.stdout.reconfigure(errors="replace")
-    sys.exit(main())
+    command_line(main)

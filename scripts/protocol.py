@@ -51,15 +51,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     argv = list(sys.argv[1:] if argv is None else argv)
     cut = argv.index("--") if "--" in argv else len(argv)
     methods, known = runner.methods(), runner.datasets()
-    parser = runner.OneLineParser(
-        "bash scripts/protocol.sh",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = results.OneLineParser("bash scripts/protocol.sh", description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("protocol", choices=PROTOCOLS, metavar="PROTOCOL", help=" | ".join(PROTOCOLS))
-    add("--methods", nargs="+", choices=methods, default=METHODS, metavar="M",
+    add("--methods", nargs="+", type=str.lower, choices=methods, default=METHODS, metavar="M",
         help=f"default: {' '.join(METHODS)}; of {' '.join(methods)}")  # fmt: skip
     add("--datasets", nargs="+", choices=known, metavar="D",
         help="base2new, few_shot: default the eleven; xd, dg: the source (default imagenet), then targets (default "

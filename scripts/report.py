@@ -8,8 +8,6 @@ import base64
 import io
 import json
 import logging
-import signal
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -17,11 +15,11 @@ from pathlib import Path
 
 import yaml
 
-from parse_test_res import show_stat
+from parse_test_res import OneLineParser, existing_folder, show_stat
 
 from . import figures, tables
 from .records import Result, find_results, name_methods
-from .runner import OneLineParser, leave
+from .runner import command_line, leave
 
 EXAMPLE = "example:\n  python -m scripts.report output/shapes_table4 --out table4.html --baseline baseline"
 # No address may be asked for anything: what the page shows is in it.
@@ -261,22 +259,14 @@ def page(found: Sequence[Result], args: argparse.Namespace, notes: Notes) -> str
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; leaves with code 2 and one line if it makes no sense."""
-    parser = OneLineParser(
-        "python -m scripts.report",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OneLineParser("python -m scripts.report", description=__doc__, epilog=EXAMPLE)
     add = parser.add_argument
-    add("folders", nargs="+", type=Path, metavar="FOLDER", help="runs are looked for in and below these")
+    add("folders", nargs="+", type=existing_folder, metavar="FOLDER", help="runs are looked for in and below these")
     add("--out", type=Path, default=Path("report.html"), metavar="FILE", help="default: %(default)s")
     add("--title", default="Points to Clouds: results", help="default: %(default)s")
     add("--baseline", metavar="METHOD", help="show differences to it")
     add("--paper", action="store_true", help="also show the paper's numbers where they are known")
     args = parser.parse_args(argv)
-    for folder in args.folders:
-        if not folder.is_dir():
-            parser.error(f"{folder}: no such folder")
     return args
 
 
@@ -303,6 +293,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
-    sys.stdout.reconfigure(errors="replace")
-    sys.exit(main())
+    command_line(main)

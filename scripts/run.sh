@@ -7,23 +7,23 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-usage() {
-  echo "usage: bash scripts/<method>/$protocol.sh DATASET $1SEED [train.py arguments]" >&2
-  echo "       DATASET is one of: $(cd configs/datasets && ls ./*.yaml | sed 's|./||; s/.yaml//' | tr '\n' ' ')" >&2
-  exit 2
-}
+# One line and exit code 2.
+wrong() { echo "$1" >&2 && exit 2; }
+names() { (cd "$1" && ls ./*.yaml | sed 's|./||; s/.yaml$//' | tr '\n' ' '); }
 
 protocol=$1 trainer=$2
 shift 2
 shots=${SHOTS:-16}
-words="" dataset=${1:-}
+words="DATASET SEED" dataset=${1:-}
+[ "$protocol" != few_shot ] || words="DATASET SHOTS SEED"
+[ $# -ge "$(wc -w <<<"$words")" ] || wrong "usage: bash scripts/<method>/$protocol.sh $words [train.py arguments]"
+[ -f "configs/datasets/$dataset.yaml" ] || wrong "error: no dataset $dataset; there are: $(names configs/datasets)"
 if [ "$protocol" = few_shot ]; then
-  words="SHOTS "
-  [ $# -ge 3 ] || usage "$words"
   shots=$2
   set -- "$1" "${@:3}"
 fi
-[ $# -ge 2 ] && [ -f "configs/datasets/$dataset.yaml" ] && [[ $2 =~ ^[0-9]+$ ]] && [[ $shots =~ ^[0-9]+$ ]] || usage "$words"
+[[ $2 =~ ^[0-9]+$ ]] || wrong "error: SEED is to be a whole number, not $2"
+[[ $shots =~ ^[0-9]+$ ]] || wrong "error: SHOTS is to be a whole number, not $shots"
 seed=$2
 shift 2
 
@@ -36,16 +36,14 @@ trained=$dataset
 [ "$protocol" = xd_test ] && trained=$source
 size=vit_b16
 [[ $dataset == shapes* ]] && size=vit_tiny
-names=$(cd "configs/trainers/$trainer" && ls "$size"*.yaml 2>/dev/null) || true
-default=$(grep -v -e cross_datasets -e few_shot -e _imnet -e _sun397 <<<"$names" | head -n 1) || true
-special=$(case $protocol in xd_*) grep cross_datasets ;; few_shot) grep few_shot ;; esac <<<"$names" | head -n 1) || true
-own=$(case $trained in imagenet) grep _imnet ;; sun397) grep _sun397 ;; esac <<<"$names" | head -n 1) || true
+configs=$(cd "configs/trainers/$trainer" && ls "$size"*.yaml 2>/dev/null) || true
+default=$(grep -v -e cross_datasets -e few_shot -e _imnet -e _sun397 <<<"$configs" | head -n 1) || true
+special=$(case $protocol in xd_*) grep cross_datasets ;; few_shot) grep few_shot ;; esac <<<"$configs" | head -n 1) || true
+own=$(case $trained in imagenet) grep _imnet ;; sun397) grep _sun397 ;; esac <<<"$configs" | head -n 1) || true
 default=${special:-${own:-$default}}
 cfg=${CFG:-${default%.yaml}}
-if [ ! -f "configs/trainers/$trainer/$cfg.yaml" ]; then
-  echo "error: no config configs/trainers/$trainer/$cfg.yaml; CFG names one of: $(ls "configs/trainers/$trainer" | sed 's/.yaml//' | tr '\n' ' ')" >&2
-  exit 2
-fi
+[ -f "configs/trainers/$trainer/$cfg.yaml" ] ||
+  wrong "error: no config configs/trainers/$trainer/$cfg.yaml; CFG names one of: $(names "configs/trainers/$trainer")"
 
 out=${OUTPUT:-output}
 below=$dataset/shots_$shots/$trainer/$cfg/seed$seed
@@ -57,7 +55,7 @@ case $protocol in
     dir=$out/evaluation/$trainer/${cfg}_${shots}shots/$dataset/seed$seed subset=all
     model=$out/$source/$trainer/${cfg}_${shots}shots/seed$seed
     ;;
-  *) echo "error: unknown protocol $protocol" >&2 && exit 2 ;;
+  *) wrong "error: unknown protocol $protocol" ;;
 esac
 [ -z "${SHOW_DIR:-}" ] || { echo "$dir" && exit; }
 python=$(bash scripts/python.sh ready)

@@ -5,7 +5,6 @@ log has a result. While it is under way its process holds a lock in the folder, 
 waits, also if the one who started it was killed.
 """
 
-import argparse
 import fcntl
 import os
 import pty
@@ -46,13 +45,6 @@ LAST_LINES = 5  # of a failed run's output are repeated at the end
 PAUSE = 0.05  # seconds between looks at what is under way
 DISK_FULL = 2**24  # with fewer bytes free, no run can end well
 STOP_SECONDS = 10  # for a run to end before it is killed
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> None:
-        self.exit(2, f"error: {message}\n")
 
 
 def say(line: str) -> None:

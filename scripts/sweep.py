@@ -265,12 +265,7 @@ def slots(asked: int | None) -> list[dict[str, str]]:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; leaves with code 2 and one line if it makes no sense."""
-    parser = runner.OneLineParser(
-        "bash scripts/sweep.sh",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = results.OneLineParser("bash scripts/sweep.sh", description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("file", metavar="FILE", help=f"YAML, or one of {' '.join(ready_sweeps())}")
     add("--slots", type=int, metavar="N", help="runs at once; default one per GPU, without any one per CPU core")

@@ -8,7 +8,6 @@ import argparse
 import json
 import logging
 import math
-import signal
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,10 +19,21 @@ import numpy as np
 from scipy.special import stdtrit
 
 import parse_test_res as results
-from parse_test_res import AVERAGE, TABLE_FORMATS, Stat, harmonic_mean, lay_out, show_stat, summarise, to_csv
+from parse_test_res import (
+    AVERAGE,
+    TABLE_FORMATS,
+    OneLineParser,
+    Stat,
+    existing_folder,
+    harmonic_mean,
+    lay_out,
+    show_stat,
+    summarise,
+    to_csv,
+)
 
 from .records import Result, dataset_name, find_results, name_methods, transfer_of, transfers
-from .runner import TEN, OneLineParser
+from .runner import TEN, command_line
 
 KINDS = {
     "base2new": "base, new and their HM, on each dataset and on average",
@@ -252,14 +262,19 @@ def make_table(kind: str, found: Sequence[Result]) -> Table | None:
 
 
 def find_baseline(table: Table, name: str) -> str:
-    """The one method called so: in full, by its trainer or by what tells it from others of its trainer.
+    """The one method called so: in full, by its trainer (in any case, as its scripts' folder is called) or by what
+    tells it from others of its trainer.
 
     Raises LookupError with one line otherwise.
     """
     methods = {line.method: line.trainer for line in table.lines}
     if name in methods:
         return name
-    fits = [method for method, trainer in methods.items() if name in (trainer, method.removeprefix(f"{trainer} "))]
+    fits = [
+        method
+        for method, trainer in methods.items()
+        if name.lower() == trainer.lower() or name == method.removeprefix(f"{trainer} ")
+    ]
     if len(fits) != 1:
         problem = "is several methods" if fits else "is no method here"
         raise LookupError(f"--baseline {name} {problem}; give one of: {', '.join(fits or methods)}")
@@ -438,23 +453,15 @@ def number(x: float) -> str:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; leaves with code 2 and one line if it makes no sense."""
     kinds = "\n".join(f"  {kind:<10} {text}" for kind, text in KINDS.items())
-    parser = OneLineParser(
-        "python -m scripts.tables",
-        description=__doc__,
-        epilog=f"kinds:\n{kinds}\n\n{EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OneLineParser("python -m scripts.tables", description=__doc__, epilog=f"kinds:\n{kinds}\n\n{EXAMPLES}")
     add = parser.add_argument
     add("kind", choices=KINDS, metavar="KIND", help=" | ".join(KINDS))
-    add("folders", nargs="+", type=Path, metavar="FOLDER", help="runs are looked for in and below these")
+    add("folders", nargs="+", type=existing_folder, metavar="FOLDER", help="runs are looked for in and below these")
     add("--baseline", metavar="METHOD", help="show differences to it (ablation: default the first row)")
     add("--format", default="text", choices=(*TABLE_FORMATS, "csv"), help="default: %(default)s")
     add("--paper", action="store_true", help="also show the paper's numbers where they are known")
     add("--cost", action="store_true", help="also show learned parameters and seconds of training")
     args = parser.parse_args(argv)
-    for folder in args.folders:
-        if not folder.is_dir():
-            parser.error(f"{folder}: no such folder")
     return args
 
 
@@ -479,6 +486,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
-    sys.stdout.reconfigure(errors="replace")
-    sys.exit(main())
+    command_line(main)

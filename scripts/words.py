@@ -6,8 +6,6 @@ takes the same two arguments). The nearest word is often far: compare its distan
 
 import argparse
 import re
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,11 +17,12 @@ from yacs.config import CfgNode
 from clip.clip import _MODELS, _tokenizer, find_weights, read_state_dict
 from dassl.utils import Failure, UsageError, load_checkpoint
 from dassl.utils.checkpoint import BEST, resumable
+from parse_test_res import OneLineParser
 from train import parse_args as train_args
 from train import setup_cfg
 from trainers.atprompt import attribute_words
 
-from .runner import OneLineParser, leave
+from .runner import command_line, leave
 
 BUNDLED = "ViT-Tiny/8"
 EXAMPLES = """examples:
@@ -138,12 +137,7 @@ def places(name: str, tensor: Tensor) -> list[str]:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; leaves with code 2 and one line if it makes no sense."""
-    parser = OneLineParser(
-        "python -m scripts.words",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OneLineParser("python -m scripts.words", description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("source", type=Path, metavar="SOURCE", help="output folder of a training run, or a checkpoint file")
     add("place", nargs="?", type=int, metavar="TOPK", help="words for each vector; default: 5")
@@ -168,6 +162,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
-    sys.stdout.reconfigure(errors="replace")
-    sys.exit(main())
+    command_line(main)

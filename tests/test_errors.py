@@ -7,6 +7,10 @@ import errno
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +39,21 @@ def the_line(capsys) -> str:
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1, error
     return error
+
+
+def test_an_unknown_flag_is_one_line(data, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run("P2C", data, tmp_path, flags=("--sede=1",))
+    assert caught.value.code == 2 and "--sede=1" in the_line(capsys)
+
+
+def test_ctrl_c_during_the_imports():
+    """Torch takes seconds to import, and is in memory from the first of them on."""
+    process = subprocess.Popen([sys.executable, "train.py"], cwd=REPO, stderr=subprocess.PIPE, text=True)
+    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[1] == "" and process.returncode == -signal.SIGINT
 
 
 @pytest.mark.parametrize(

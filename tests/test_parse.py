@@ -327,16 +327,16 @@ def test_a_terminal_without_plus_minus(base2new):
 def test_error_lines_and_exit_codes(tmp_path, mode):
     missing = run(tmp_path / "nowhere", *mode)
     assert (missing.returncode, missing.stdout) == (2, "")
-    assert missing.stderr == f"ERROR: {tmp_path}/nowhere: no such folder\n"
+    assert missing.stderr == f"error: argument DIR: {tmp_path}/nowhere: no such folder; --help tells more\n"
     empty = run(tmp_path, *mode)
     assert (empty.returncode, empty.stdout) == (1, "")
     assert empty.stderr.startswith(f"ERROR: no result in {tmp_path}") and empty.stderr.count("\n") == 1
 
 
 def test_wrong_arguments(tmp_path):
-    assert run(tmp_path, "--format", "csv").returncode == 2
-    assert run(tmp_path, "--hm", "--multi-exp").returncode == 2
-    assert run(tmp_path, "--keyword", "acuracy").returncode == 2
+    for words in (["--format", "csv"], ["--hm", "--multi-exp"], ["--keyword", "acuracy"], ["--hmm"]):
+        done = run(tmp_path, *words)
+        assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 def test_help_has_examples():

@@ -69,7 +69,7 @@ def test_the_plain_commands(capsys):
         for method in ("p2c", "maple")
         for part in ("train", "test")
     ]
-    assert dry("few_shot --methods zsclip --datasets eurosat --seeds 1 1 --shots 4 8", capsys) == [
+    assert dry("few_shot --methods ZSCLIP --datasets eurosat --seeds 1 1 --shots 4 8", capsys) == [
         "bash scripts/zsclip/few_shot.sh eurosat 4 1",
         "bash scripts/zsclip/few_shot.sh eurosat 8 1",
     ]

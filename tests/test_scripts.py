@@ -64,9 +64,10 @@ def test_cross_dataset_and_few_shot(data, tmp_path):
     ("script", "args", "env", "line"),
     [
         ("p2c/base2new_train", (), {}, "usage: bash scripts/<method>/base2new_train.sh DATASET SEED"),
-        ("p2c/base2new_train", ("eurosatt", "1"), {}, "DATASET is one of: "),
-        ("p2c/base2new_train", ("shapes", "one"), {}, "usage: "),
+        ("p2c/base2new_train", ("eurosatt", "1"), {}, "error: no dataset eurosatt; there are: caltech101 "),
+        ("p2c/base2new_train", ("shapes", "one"), {}, "error: SEED is to be a whole number, not one"),
         ("p2c/few_shot", ("shapes", "4"), {}, "few_shot.sh DATASET SHOTS SEED"),
+        ("p2c/few_shot", ("shapes", "some", "1"), {}, "error: SHOTS is to be a whole number, not some"),
         (
             "p2c/base2new_train",
             ("shapes", "1"),
@@ -77,7 +78,7 @@ def test_cross_dataset_and_few_shot(data, tmp_path):
 )
 def test_wrong_usage(script, args, env, line):
     done = bash(script, *args, **env)
-    assert done.returncode == 2 and line in done.stderr and done.stdout == ""
+    assert done.returncode == 2 and line in done.stderr and done.stdout == "" and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["base2new_train", "base2new_test", "xd_train", "xd_test"])

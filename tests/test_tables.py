@@ -321,7 +321,7 @@ def test_cross_dataset(tmp_path, capsys):
             write(tmp_path, {f"{folder}/log.txt": trained(value) if dataset == "imagenet" else block(value)})
     write(tmp_path, {"evaluation/MaPLe/c_16shots/dtd/seed1/log.txt": block(45.0)})
     write(tmp_path, {"food101/P2C/c_16shots/seed1/log.txt": trained(99.0)})  # few-shot: no part of this
-    rows = rows_of(capsys, "xd", tmp_path, "--paper", "--baseline", "P2C")
+    rows = rows_of(capsys, "xd", tmp_path, "--paper", "--baseline", "p2c")
     means = "ImageNet_mean DescribableTextures_mean EuroSAT_mean average_mean average_std"
     # average per seed: 47 and 50
     assert floats(rows["", "P2C"], means) == [71, 45, 52, 48.5, 1.5]
@@ -424,7 +424,7 @@ def test_captions_say_what_is_what(logs, capsys):
 @pytest.mark.parametrize(
     "args, code, line",
     [
-        (["base2new", "nowhere"], 2, "error: nowhere: no such folder"),
+        (["base2new", "nowhere"], 2, "error: argument FOLDER: nowhere: no such folder"),
         (["table9", "."], 2, "error: argument KIND: invalid choice: 'table9'"),
         (["base2new"], 2, "error: the following arguments are required: FOLDER"),
         (["base2new", "{empty}"], 1, "error: no result for the base2new table in {empty}"),
