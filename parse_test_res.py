@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -32,6 +32,7 @@ LOG_NAME = re.compile(r"log\.txt(-[\d-]+)?")
 TABLE_FORMATS = {"text": "simple", "markdown": "github", "latex": "latex_booktabs"}  # our names -> tabulate's
 LATEX_SIGNS = {"±": r"$\pm$", "Δ": r"$\Delta$", "−": "$-$", "–": "--"}
 AVERAGE = "Average"  # in the place of a dataset's name
+OWN_CONFIG = re.compile(r"_(imnet|sun397)\b")  # a method's settings for one dataset alone (scripts/run.sh)
 
 Cells = dict[str, dict[int, tuple[float, float]]]  # one method's dataset -> seed -> (base, new)
 
@@ -63,14 +64,14 @@ class Run(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One row of the base-to-new table; an average over datasets has no number of seeds."""
+    """One row of the base-to-new table."""
 
     dataset: str
     method: str
     base: Stat
     new: Stat
     hm: Stat
-    seeds: int | None
+    seeds: str  # their number; for an average from the smallest to the largest of its datasets
     note: str = ""  # behind the method's name
 
 
@@ -131,8 +132,8 @@ def find_runs(directory: Path) -> list[Path]:
 
 
 def summarise(values: Sequence[float], ci95: bool = False) -> Stat:
-    """Mean ± population std, or ± 1.96·std/√n, of at least one value."""
-    std = float(np.std(values))
+    """Mean ± population std, or ± 1.96·std/√n, of at least one value; one alone has no spread."""
+    std = float(np.std(values)) if len(values) > 1 else float("nan")
     return Stat(float(np.mean(values)), 1.96 * std / len(values) ** 0.5 if ci95 else std)
 
 
@@ -146,7 +147,8 @@ def parse_experiment(directory: Path, keyword: str, eval_only: bool, ci95: bool)
     print(f"Parsing files in {directory}")
     for result in results:
         print(f"file: {result.path}. {keyword}: {result.metrics[keyword]:.2f}%.")
-    print(f"===\nSummary of directory: {directory}\n* {keyword}: {stat.mean:.2f}% +- {stat.spread:.2f}%\n===")
+    spread = 0.0 if len(results) == 1 else stat.spread  # as the family has it
+    print(f"===\nSummary of directory: {directory}\n* {keyword}: {stat.mean:.2f}% +- {spread:.2f}%\n===")
     return stat
 
 
@@ -175,13 +177,30 @@ def base_new_hm(pairs: ArrayLike, ci95: bool) -> tuple[Stat, Stat, Stat]:
     return summarise(base, ci95), summarise(new, ci95), summarise(harmonic_mean(base, new), ci95)
 
 
+def shared_configs(used: Collection[tuple[Hashable, str]]) -> dict[str, str]:
+    """What to call the configs of one method, of pairs (dataset, config): x_imnet and x_sun397 are x, as they are x's
+    settings for one dataset, unless a dataset has runs of both."""
+    names = {config: OWN_CONFIG.sub("", config) for _, config in used}
+    clash = len({(dataset, names[config]) for dataset, config in used}) < len(set(used))
+    return {config: config for config in names} if clash else names
+
+
 def method_names(runs: Collection[Run]) -> dict[Run, str]:
     """Name each run's method by its trainer; the variant is added where the trainer occurs with several."""
-    variants = defaultdict(set)
+    used = defaultdict(set)
     for run in runs:
-        variants[run.trainer].add(run.variant)
-    several = {trainer for trainer, names in variants.items() if len(names) > 1}
-    return {run: f"{run.trainer} {run.variant}" if run.trainer in several else run.trainer for run in runs}
+        used[run.trainer].add((run.dataset, run.variant))
+    variants = {trainer: shared_configs(pairs) for trainer, pairs in used.items()}
+    several = {trainer for trainer, names in variants.items() if len(set(names.values())) > 1}
+    return {
+        run: f"{run.trainer} {variants[run.trainer][run.variant]}" if run.trainer in several else run.trainer
+        for run in runs
+    }
+
+
+def span(counts: Collection[int]) -> str:
+    """A number, or the smallest and the largest; nothing of none."""
+    return "–".join(str(n) for n in sorted({min(counts), max(counts)})) if counts else ""
 
 
 def average_row(method: str, cells: Cells, total: int, ci95: bool) -> Row:
@@ -193,7 +212,7 @@ def average_row(method: str, cells: Cells, total: int, ci95: bool) -> Row:
         spreads = [stat.spread for stat in base_new_hm(per_seed, ci95)]
     note = f" (over {len(cells)} of {total} datasets)" if len(cells) < total else ""
     stats = (Stat(float(mean), spread) for mean, spread in zip(means, spreads, strict=True))
-    return Row(AVERAGE, method, *stats, seeds=None, note=note)
+    return Row(AVERAGE, method, *stats, span([len(seeds) for seeds in cells.values()]), note)
 
 
 def hm_table(base: dict[Run, float], new: dict[Run, float], ci95: bool = False) -> list[Row]:
@@ -211,7 +230,7 @@ def hm_table(base: dict[Run, float], new: dict[Run, float], ci95: bool = False) 
     for dataset in datasets:
         for method in methods:
             if seeds := scores[method].get(dataset):
-                rows.append(Row(dataset, method, *base_new_hm(list(seeds.values()), ci95), seeds=len(seeds)))
+                rows.append(Row(dataset, method, *base_new_hm(list(seeds.values()), ci95), str(len(seeds))))
             else:
                 log.warning("%s: no result on %s; its average leaves it out", method, dataset)
     if len(datasets) > 1:
@@ -257,7 +276,7 @@ def render(rows: Sequence[Row], fmt: str = "text", keyword: str = "accuracy", ci
         blocks.setdefault(row.dataset, []).append([row.dataset, row.method + row.note, *cells, row.seeds])
     spread = "95% interval" if ci95 else "population std"
     caption = [f"{keyword} in %: mean ± {spread} over seeds; HM is taken per seed."]
-    if any(row.seeds is None for row in rows):
+    if any(row.dataset == AVERAGE for row in rows):
         caption.append("Average: HM of the average base and the average new (not the average of the HMs); ±")
         caption.append("over the seeds' own averages, given where all its datasets have the same seeds.")
     return lay_out(["dataset", "method", "base", "new", "HM", "seeds"], list(blocks.values()), caption, fmt)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,12 +13,20 @@ from pathlib import Path
 
 import yaml
 
-from parse_test_res import LOG_NAME, newest_result, seed_of
+from parse_test_res import LOG_NAME, newest_result, seed_of, shared_configs
 
 from .runner import TARGETS
 
 RECORD, FORMAT = "results.json", 1  # as dassl/engine/record.py writes it, which is slow to import
 METRICS = ("accuracy", "error_rate", "macro_f1")
+# What is used of a record, and its kind.
+FIELDS = (
+    dict.fromkeys(("trainer", "dataset", "subsample", "command", "device"), str)
+    | dict.fromkeys(("seed", "shots", "parameters"), int)
+    | {"eval_only": bool, "log": str | None, "train_seconds": int | float | None}
+    | dict.fromkeys(("config", "metrics"), dict)
+    | dict.fromkeys(("loss", "epoch_seconds"), list)
+)
 CONFIGS = Path(__file__).parents[1] / "configs" / "datasets"
 SIDES = {"train_base": "base", "test_new": "new", "base": "base", "new": "new"}
 # The folders of scripts/run.sh, which are those of MaPLe's and CoOp's scripts.
@@ -66,8 +75,8 @@ def find_results(folders: Iterable[Path]) -> list[Result]:
 
 
 def run_folders(top: Path) -> Iterator[Path]:
-    """Folders called seed<N> or holding a results.json."""
-    for path, folders, files in os.walk(top):
+    """Folders called seed<N> or holding a results.json; warns of those that cannot be looked into."""
+    for path, folders, files in os.walk(top, onerror=lambda error: log.warning("cannot read %s", error)):
         if seed_of(Path(path)) is not None or RECORD in files:
             folders.clear()  # its checkpoints
             yield Path(path)
@@ -86,8 +95,12 @@ def read_run(folder: Path, top: Path) -> Result | None:
             record, metrics = None, {"error_rate" if k == "error" else k: v for k, v in logged.metrics.items()}
     if metrics is None:
         return None
-    place = place_of(folder) or (record and place_by_record(record, top))
-    if place is None:
+    place, recorded = place_of(folder), record and place_by_record(record, top)
+    for key in ("trainer", "dataset", "shots", "seed", "side") if place and recorded else ():
+        if place[key] != recorded[key]:
+            line = "%s: %s says %s %s, and not what its folder's name says; the folder's counts"
+            log.warning(line, folder, RECORD, key, recorded[key])
+    if not (place := place or recorded):
         log.warning("%s: what was run is not known: no %s, and no folders as of scripts/run.sh", folder, RECORD)
         return None
     return Result(**place, folder=folder, metrics=metrics, record=record)
@@ -100,12 +113,25 @@ def read_record(folder: Path) -> dict | None:
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if record["format"] == FORMAT and float(record["metrics"]["accuracy"]) >= 0:
-            return record
-        log.warning("%s has format %s, not %d: not read", path, record["format"], FORMAT)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if wrong := problem(record):
+            log.warning("%s: %s: not read", path, wrong)
+            return None
+        return record
+    except (OSError, ValueError) as error:
         log.warning("%s cannot be read (%s)", path, " ".join(f"{type(error).__name__} {error}".split()))
     return None
+
+
+def problem(record: object) -> str:
+    """What keeps a record from being used; nothing if it is whole."""
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        return f"it has not format {FORMAT}"
+    if wrong := [key for key, kind in FIELDS.items() if not isinstance(record.get(key), kind)]:
+        return f"{wrong[0]} is missing or of another kind"
+    metrics = [record["metrics"].get(key) for key in METRICS]
+    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in metrics):
+        return f"its metrics are {record['metrics']}"
+    return ""
 
 
 def place_of(folder: Path) -> dict | None:
@@ -165,7 +191,10 @@ def name_methods(results: Sequence[Result], by: Sequence[str] = ("cfg", "shots",
     top = os.path.commonpath([r.root for r in results]) if results else ""
     names = {}
     for trainer, group in trainers.items():
-        variants = {r: {"cfg": r.cfg, "shots": f"shots_{r.shots}", "root": os.path.relpath(r.root, top)} for r in group}
+        cfgs = shared_configs([((r.dataset, r.protocol, r.shots, r.root), r.cfg) for r in group])
+        variants = {
+            r: {"cfg": cfgs[r.cfg], "shots": f"shots_{r.shots}", "root": os.path.relpath(r.root, top)} for r in group
+        }
         choices = [c for size in range(len(by) + 1) for c in combinations(by, size)]
         total = len({tuple(v[key] for key in by) for v in variants.values()})
         tells = next(c for c in choices if len({tuple(v[k] for k in c) for v in variants.values()}) == total)

@@ -120,7 +120,7 @@ def results_table(table: tables.Table, baseline: str | None, ids: Mapping[Result
     caption = "Accuracy in %: mean ± population std over seeds. Bold: best, underlined: second best of each column. "
     caption += " ".join(table.caption)
     if baseline:
-        caption += f" Δ: mean difference to {baseline} over n pairs of equal dataset and seed, Student's 95% interval."
+        caption += f" {table.explain(baseline)}"
     return html_table(headers, bodies, caption)
 
 

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from parse_test_res import (
     harmonic_mean,
     lay_out,
     show_stat,
+    span,
     summarise,
     to_csv,
 )
@@ -66,10 +67,11 @@ log = logging.getLogger("tables")
 
 
 class Cell(NamedTuple):
-    """A number of the table; `seeds` is None for an average over datasets."""
+    """A number of the table."""
 
     stat: Stat
-    seeds: int | None = None
+    seeds: tuple[int, ...] = ()  # how many, on each dataset
+    whole: bool = True  # False: an average that lacks datasets which others have
 
 
 class Delta(NamedTuple):
@@ -100,6 +102,14 @@ class Table:
     lines: list[Line]
     caption: list[str]
     compared: str  # what Δ is of
+    paired: str = "dataset and seed"  # what two numbers that are compared have in common
+
+    def explain(self, baseline: str) -> str:
+        """What Δ is, for the caption."""
+        return (
+            f"Δ {self.compared}: mean difference to {baseline} over n pairs of equal {self.paired}, with Student's 95% "
+            "interval, which takes the pairs for independent."
+        )
 
 
 # -- statistics
@@ -117,17 +127,18 @@ def paired_difference(ours: Mapping[tuple, float], theirs: Mapping[tuple, float]
 
 def average(cells: Iterable[Values]) -> Cell | None:
     """Mean of the datasets' means; its spread is over the seeds' own averages, NaN if not all have the same seeds."""
+    total = len(cells := list(cells))
     cells = [cell for cell in cells if cell]
     if not cells:
         return None
     mean, spread = float(np.mean([np.mean(list(cell.values())) for cell in cells])), math.nan
     if len({frozenset(cell) for cell in cells}) == 1:
         spread = summarise([float(np.mean([cell[seed] for cell in cells])) for seed in cells[0]]).spread
-    return Cell(Stat(mean, spread))
+    return Cell(Stat(mean, spread), tuple(map(len, cells)), len(cells) == total)
 
 
 def cell(values: Values | None) -> Cell | None:
-    return Cell(summarise(list(values.values())), len(values)) if values else None
+    return Cell(summarise(list(values.values())), (len(values),)) if values else None
 
 
 def over(there: int, total: int) -> str:
@@ -155,17 +166,20 @@ def base_new_table(found: Sequence[Result]) -> Table | None:
         hms[run.trainer][run.dataset, run.seed] = float(hm)
     lines, last = [], []
     for row in rows:
-        cells = [Cell(stat, row.seeds) for stat in (row.base, row.new, row.hm)]
-        of_dataset = {key: hm for key, hm in hms[row.method].items() if key[0] == row.dataset}
-        runs = groups[row.dataset, row.method]
-        line = Line(row.dataset, row.method, runs[0].trainer, cells, of_dataset, runs, row.note)
-        lines.append(line)
-        if row.dataset == AVERAGE:
+        pairs = {key: hm for key, hm in hms[row.method].items() if row.dataset in (key[0], AVERAGE)}
+        seeds = tuple(Counter(dataset for dataset, _ in pairs).values())
+        cells = [Cell(stat, seeds, whole=not row.note) for stat in (row.base, row.new, row.hm)]
+        runs = [r for r in groups[row.dataset, row.method] if (r.dataset, r.seed) in pairs]
+        line = Line(row.dataset, row.method, runs[0].trainer, cells, pairs, runs, row.note)
+        if row.dataset != AVERAGE:
+            lines.append(line)
+        else:
+            lines.append(replace(line, pairs={}))  # their mean is the average of the HMs, which is the next row's
             by_dataset: dict[str, Values] = defaultdict(dict)
             for (dataset, seed), hm in hms[row.method].items():
                 by_dataset[dataset][seed] = hm
-            of_hms = [*cells[:2], average(by_dataset.values())]
-            last.append(replace(line, block=AVERAGE_OF_HMS, cells=of_hms, pairs=hms[row.method]))
+            of_hms = average(by_dataset.values())._replace(whole=not row.note)
+            last.append(replace(line, block=AVERAGE_OF_HMS, cells=[*cells[:2], of_hms], pairs=pairs))
     caption = ["HM is taken per seed."]
     if last:
         caption += [
@@ -219,15 +233,16 @@ def few_shot_table(found: Sequence[Result]) -> Table | None:
     for block, method in ((b, m) for b in blocks for m in methods if (b, m) in groups):
         runs = groups[block, method]
         pairs = {(r.dataset, r.shots, r.seed): r.metrics["accuracy"] for r in runs}
-        there, note = [d for d in datasets if (d, method) in values], ""
+        note = ""
         if block == AVERAGE:
-            cells = [average(values[d, method][n] for d in there) for n in shots]
+            cells = [average(values[d, method][n] for d in datasets) for n in shots]
             note = over(min(sum(bool(values[d, method][n]) for d in datasets) for n in shots), len(datasets))
         else:
             cells = [cell(values[block, method][n]) for n in shots]
         lines.append(Line(block, method, runs[0].trainer, cells, pairs, runs, note))
     caption = ["Columns are shots."]
-    return Table([str(n) for n in shots], lines, caption, "accuracy over all shots") if lines else None
+    columns = [str(n) for n in shots]
+    return Table(columns, lines, caption, "accuracy over all shots", "dataset, shots and seed") if lines else None
 
 
 def ablation_table(found: Sequence[Result]) -> Table | None:
@@ -248,7 +263,7 @@ def ablation_table(found: Sequence[Result]) -> Table | None:
         f"Averages over {total} datasets; ± is over the seeds' own averages.",
         "HM: of the average base and the average new, as in the paper. HM (mean): the average of the datasets' HMs.",
     ]
-    return replace(table, columns=[*table.columns, "HM (mean)"], lines=lines, caption=caption)
+    return replace(table, columns=[*table.columns, "HM (mean)"], lines=lines, caption=caption, compared="HM (mean)")
 
 
 def make_table(kind: str, found: Sequence[Result]) -> Table | None:
@@ -308,8 +323,9 @@ def with_paper(table: Table, kind: str) -> Table:
     caption = [
         "(paper): the P2C paper's number for ViT-B/16 and 16 shots, not measured here (docs/paper_results.json)."
     ]
-    if kind == "ablation":
-        caption.append("The paper's HM in an ablation is the average over its 11 datasets.")
+    blocks = {line.block for line in lines if line.paper}
+    notes = {b: numbers["note"] for b, numbers in paper["table1_base_to_novel"].items() if "note" in numbers}
+    caption += [f"{block} (paper): {notes[block]}." for block in notes if block in blocks]
     if len(lines) == len(table.lines):
         caption = ["The paper has no number for these rows."]
     return replace(table, lines=lines, caption=table.caption + caption)
@@ -331,7 +347,7 @@ def paper_values(
         numbers = dict(zip(rows["columns"], rows.get(name, []), strict=False))
         same = set(columns) - {"average"} == set(rows["columns"]) - {"target average"}
         return [numbers.get("target average" if c == "average" and same else c) for c in columns]
-    if kind == "ablation" and line.trainer == "P2C":
+    if kind == "ablation" and line.trainer == "P2C" and datasets == ELEVEN:
         hm = paper_ablations(paper).get(line.method.removeprefix("P2C ").removeprefix("table4_"))
         return [None, None, hm, *[None] * (len(columns) - 3)]
     return None
@@ -360,8 +376,10 @@ def costs(line: Line) -> tuple[str, str]:
 
 
 def rank(lines: Sequence[Line], column: int) -> dict[int, int]:
-    """The best and second best marks of a block's column, by a line's place: as printed, so equal ones are equal."""
-    values = {i: round(c.stat.mean, 1) for i, line in enumerate(lines) if (c := line.cells[column]) and not line.paper}
+    """The best and second best marks of a block's column, by a line's place: as printed, so equal ones are equal.
+    Averages over fewer datasets than others take no part."""
+    cells = {i: line.cells[column] for i, line in enumerate(lines) if not line.paper}
+    values = {i: round(c.stat.mean, 1) for i, c in cells.items() if c and c.whole}
     if len(values) < 2:
         return {}
     marks = dict(zip(sorted(set(values.values()), reverse=True), (BEST, SECOND), strict=False))
@@ -379,8 +397,7 @@ def show_delta(delta: Delta | None) -> str:
 
 def show_seeds(line: Line) -> str:
     """How many seeds the line's numbers are of, or from how few to how many."""
-    counts = sorted({c.seeds for c in line.cells if c and c.seeds})
-    return "–".join(str(n) for n in sorted({counts[0], counts[-1]})) if counts else ""
+    return span([n for c in line.cells if c for n in c.seeds])
 
 
 def render(table: Table, fmt: str, baseline: str | None, cost: bool) -> str:
@@ -409,10 +426,7 @@ def render(table: Table, fmt: str, baseline: str | None, cost: bool) -> str:
         rows.append(block)
     caption = [f"accuracy in %: mean ± population std over seeds. {legend} of each dataset's column.", *table.caption]
     if baseline:
-        caption.append(
-            f"Δ {table.compared}: mean difference to {baseline} over n pairs of equal dataset and seed, with"
-        )
-        caption.append("Student's 95% interval, which takes the pairs for independent.")
+        caption.append(table.explain(baseline))
     if cost:
         caption.append("parameters: learned. train s: seconds in epochs, mean over the runs that have a record.")
     text = lay_out(headers, rows, caption, fmt)
@@ -435,7 +449,7 @@ def render_csv(table: Table, compared: Mapping[int, Delta], baseline: str | None
     for i, line in enumerate(table.lines):
         row: list[object] = [line.block, line.method + line.note, "paper" if line.paper else "run"]
         for c in line.cells:
-            row += [*map(number, c.stat), c.seeds] if c else [None] * 3
+            row += [*map(number, c.stat), span(c.seeds)] if c else [None] * 3
         if baseline:
             d = compared.get(i)
             row += [*map(number, (d.mean, d.mean - d.half, d.mean + d.half)), d.n] if d else [None] * 4

@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -216,13 +217,15 @@ def test_hm_table(base2new):
     # HM per seed: 2·80·40/120 = 53.3333 and 60; 90 and 2·70·30/100 = 42
     assert numbers(rows["food", "MaPLe"]) == [70, 10, 50, 10, 56.6667, 3.3333]
     assert numbers(rows["pets", "MaPLe"]) == [80, 10, 60, 30, 66, 24]
-    assert numbers(rows["food", "ZeroshotCLIP"]) == [50, 0, 50, 0, 50, 0]
-    assert numbers(rows["pets", "ZeroshotCLIP"]) == [60, 0, 20, 0, 30, 0]
+    means = "base_mean new_mean hm_mean"
+    assert numbers(rows["food", "ZeroshotCLIP"], means) == [50, 50, 50]
+    assert numbers(rows["pets", "ZeroshotCLIP"], means) == [60, 20, 30]
+    assert rows["food", "ZeroshotCLIP"]["base_std"] == ""  # one seed has no spread
     # HM of the averages: 2·75·55/130 = 63.4615, where the average of the HMs would be 61.3333.
     # Its spread over seeds: HM(85, 65) = 73.6667 and HM(65, 45) = 53.1818, half their difference.
     assert numbers(rows["Average", "MaPLe"]) == [75, 10, 55, 10, 63.4615, 10.2424]
-    assert numbers(rows["Average", "ZeroshotCLIP"]) == [55, 0, 35, 0, 42.7778, 0]
-    assert [row["seeds"] for row in rows.values()] == ["2", "1", "2", "1", "", ""]
+    assert numbers(rows["Average", "ZeroshotCLIP"], means) == [55, 35, 42.7778]
+    assert [row["seeds"] for row in rows.values()] == ["2", "1", "2", "1", "2", "1"]
 
 
 def test_hm_keyword_and_ci95(base2new):
@@ -255,7 +258,7 @@ def test_hm_missing_dataset_marks_the_average(base2new):
 def test_hm_killed_training_is_not_taken_for_zero_shot(base2new):
     write(base2new, {"train_base/food/shots_16/MaPLe/vit_b16_c2/seed2/log.txt": f"{EPOCH}\n{block(11.1)}"})
     rows, warnings = table_of(base2new)
-    assert numbers(rows["food", "MaPLe"])[:2] == [80, 0] and "seed 2: no base result" in warnings
+    assert numbers(rows["food", "MaPLe"], "base_mean") == [80] and "seed 2: no base result" in warnings
 
 
 def test_hm_names_cfg_and_shots_only_where_needed(tmp_path):
@@ -273,6 +276,21 @@ def test_hm_names_cfg_and_shots_only_where_needed(tmp_path):
     assert {dataset for dataset, _ in rows} == {"shapes"}
 
 
+def test_hm_settings_for_one_dataset_are_the_same_method(tmp_path):
+    """As scripts/run.sh takes them; on one dataset they are different methods."""
+
+    def put(dataset, cfg):
+        place = f"{dataset}/shots_16/TCP/{cfg}/seed1/log.txt"
+        write(tmp_path, {f"train_base/{place}": trained(60.0), f"test_new/{place}": block(60.0)})
+
+    for dataset, cfg in (("dtd", "x"), ("imagenet", "x_imnet"), ("sun397", "x_sun397")):
+        put(dataset, cfg)
+    rows, _ = table_of(tmp_path)
+    assert list(rows) == [(dataset, "TCP") for dataset in ("dtd", "imagenet", "sun397", "Average")]
+    put("imagenet", "x")
+    assert {method.split(" (")[0] for _, method in table_of(tmp_path)[0]} == {"TCP x", "TCP x_imnet", "TCP x_sun397"}
+
+
 def test_hm_of_zeros():
     assert parser.harmonic_mean(0.0, 0.0) == 0
 
@@ -286,10 +304,10 @@ def test_text(base2new):
         "dataset    method        base         new          HM           seeds",
         "---------  ------------  -----------  -----------  -----------  -------",
         "food       MaPLe         70.0 ± 10.0  50.0 ± 10.0  56.7 ± 3.3   2",
-        "food       ZeroshotCLIP  50.0 ± 0.0   50.0 ± 0.0   50.0 ± 0.0   1",
+        "food       ZeroshotCLIP  50.0         50.0         50.0         1",
         "---------  ------------  -----------  -----------  -----------  -------",
         "pets       MaPLe         80.0 ± 10.0  60.0 ± 30.0  66.0 ± 24.0  2",
-        "pets       ZeroshotCLIP  60.0 ± 0.0   20.0 ± 0.0   30.0 ± 0.0   1",
+        "pets       ZeroshotCLIP  60.0         20.0         30.0         1",
     ]
     assert "HM of the average base and the average new" in done.stdout
 
@@ -303,14 +321,14 @@ def test_markdown(base2new):
 
 
 def test_latex(tmp_path):
-    for cfg in ("c_1", "c_2"):
-        place = f"caltech_101/shots_16/MaPLe/{cfg}/seed1/log.txt"
-        write(tmp_path, {f"train_base/{place}": trained(60.0), f"test_new/{place}": block(60.0)})
+    for cfg, seed in product(("c_1", "c_2"), (1, 2)):
+        place = f"caltech_101/shots_16/MaPLe/{cfg}/seed{seed}/log.txt"
+        write(tmp_path, {f"train_base/{place}": trained(58.0 + 2 * seed), f"test_new/{place}": block(60.0)})
     lines = run(tmp_path, "--hm", "--format", "latex").stdout.splitlines()
     assert lines[0].startswith("% accuracy in %:") and r"\toprule" in lines
     row = next(line for line in lines if "MaPLe" in line)
     assert " ".join(row.split()) == (
-        r"caltech\_101 & MaPLe c\_1 & 60.0 $\pm$ 0.0 & 60.0 $\pm$ 0.0 & 60.0 $\pm$ 0.0 & 1 \\"
+        r"caltech\_101 & MaPLe c\_1 & 61.0 $\pm$ 1.0 & 60.0 $\pm$ 0.0 & 60.5 $\pm$ 0.5 & 2 \\"
     )
 
 

@@ -9,12 +9,13 @@ import json
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 from scipy import stats
 
-from scripts import tables
+from scripts import runner, tables
 from scripts.records import find_results, name_methods
 
 from .test_parse import EPOCH, RERUN, block, trained, trained_05, write
@@ -34,8 +35,9 @@ def record(accuracy, **changes):
         "subsample": "base",
     }
     base |= {"eval_only": False, "parameters": 1000, "train_seconds": 60.0, "log": "log.txt"}
+    base |= {"config": {}, "loss": [1.0], "epoch_seconds": [60.0], "device": "a CPU"}
     base["command"] = "python train.py --config-file configs/trainers/P2C/my_cfg.yaml --seed 1"
-    metrics = {"accuracy": accuracy, "error_rate": 100 - accuracy, "macro_f1": accuracy - 1, "total": 9, "correct": 8}
+    metrics = {"accuracy": accuracy, "error_rate": 20.0, "macro_f1": 70.0, "total": 9, "correct": 8}
     return json.dumps(base | {"metrics": metrics} | changes)
 
 
@@ -125,7 +127,7 @@ def test_a_folder_is_found_once_and_from_anywhere(tmp_path, monkeypatch):
 
 def test_a_record_goes_before_its_log_and_a_later_log_before_the_record(tmp_path, caplog):
     folder = tmp_path / "dtd/P2C/c_16shots/seed1"
-    write(folder, {"log.txt": trained(85.2), "results.json": record(85.2345)})
+    write(folder, {"log.txt": trained(85.2), "results.json": record(85.2345, subsample="all")})
     [result] = find_results([tmp_path])
     assert result.metrics["accuracy"] == 85.2345 and result.record["parameters"] == 1000 and not caplog.text
     write(folder, {RERUN: f"{EPOCH}\n{block(11.1)}"})  # a rerun that was killed
@@ -137,7 +139,13 @@ def test_a_record_goes_before_its_log_and_a_later_log_before_the_record(tmp_path
     assert f"{RERUN} is newer than results.json" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"format": 2, "metrics": {"accuracy": 1}}', '{"format": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{", "[]", '{"format": 2, "metrics": {"accuracy": 1}}', '{"format": 1}', record("51.5"),
+        record(float("nan")), record(80.0, log=1), record(80.0, parameters=None), record(80.0, metrics={"accuracy": 1}),
+    ],
+)  # fmt: skip
 def test_a_record_that_cannot_be_used(tmp_path, caplog, text):
     write(tmp_path / "dtd/P2C/c_16shots/seed1", {"log.txt": trained(85.2), "results.json": text})
     [result] = find_results([tmp_path])
@@ -158,6 +166,26 @@ def test_the_same_run_twice_counts_once(tmp_path, caplog):
     write(tmp_path, {"a/results.json": record(80.0), "b/results.json": record(70.0)})
     [result] = find_results([tmp_path])
     assert result.metrics["accuracy"] == 80.0 and "hold the same run; the first counts" in caplog.text
+
+
+def test_a_record_that_contradicts_its_folder_is_named(tmp_path, caplog):
+    write(tmp_path / "dtd/P2C/c_16shots/seed2", {"results.json": record(80.0, subsample="all", seed=7, shots=4)})
+    [result] = find_results([tmp_path])
+    assert (result.seed, result.shots) == (2, 16)
+    for key, value in (("seed", 7), ("shots", 4)):
+        assert f"results.json says {key} {value}, and not what its folder's name says" in caplog.text
+
+
+def test_settings_for_one_dataset_are_the_same_method(tmp_path, capsys, monkeypatch):
+    """In the very folders of Table 1, where scripts/run.sh takes configs of their own for ImageNet and SUN397."""
+    monkeypatch.setenv("OUTPUT", str(tmp_path))
+    for method, dataset in product(("tcp", "mma", "coop", "p2c"), ("imagenet", "sun397", "dtd")):
+        for run in runner.Plan("base2new").runs(method, dataset, 1):
+            write(run.folder, {"log.txt": trained(80.0)})
+    configs = {r.cfg for r in find_results([tmp_path])}
+    assert {"vit_b16_ep100_ctxv1_sun397", "vit_b16_ep5_imnet", "vit_b16_ctxv1_imnet"} < configs
+    averages = {method for dataset, method in rows_of(capsys, "base2new", tmp_path) if dataset == "Average"}
+    assert averages == {"TCP", "MultiModalAdapter", "CoOp", "P2C"}
 
 
 def test_names_tell_variants_apart_with_as_little_as_it_takes(tmp_path):
@@ -247,12 +275,21 @@ def cells(text, fmt):
     return {line[1]: line for line in table if len(line) > 4 and line[0] in ("EuroSAT",)}
 
 
+def test_an_average_over_fewer_datasets_takes_no_mark(logs, capsys):
+    root, _ = logs
+    pair(root, "eurosat", "CoOp/vit_b16", 1, 99.0, 99.0)
+    assert tables.main(["base2new", str(root)]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "CoOp" in line]
+    marked = {line.split()[0]: "99.0 *" in line for line in lines}
+    assert marked == {"EuroSAT": True, "Average": False} and sum("over 1 of 2" in line for line in lines) == 2
+
+
 @pytest.mark.parametrize(
     "fmt, best, second",
     [
-        ("text", "95.0 ± 0.0 *", "94.0 ± 1.6 _"),
-        ("markdown", "**95.0 ± 0.0**", "<u>94.0 ± 1.6</u>"),
-        ("latex", r"\textbf{95.0 $\pm$ 0.0}", r"\underline{94.0 $\pm$ 1.6}"),
+        ("text", "95.0 *", "94.0 ± 1.6 _"),
+        ("markdown", "**95.0**", "<u>94.0 ± 1.6</u>"),
+        ("latex", r"\textbf{95.0}", r"\underline{94.0 $\pm$ 1.6}"),
     ],
 )
 def test_best_and_second(logs, capsys, fmt, best, second):
@@ -366,10 +403,18 @@ def test_ablation_of_a_sweeps_settings(tmp_path, capsys):
     got = floats(rows["", "P2C dpd_gmm_aux"], "base_mean new_mean HM_mean delta_mean delta_n")
     assert got[:3] == pytest.approx([80, 61.5, (hm(80, 61) + hm(80, 62)) / 2], abs=1e-4)
     assert got[3:] == pytest.approx([sum(gains) / 2, 2], abs=1e-4)
-    assert floats(rows["", "P2C dpd_gmm_aux (paper)"], "base_mean HM_mean") == [None, 78.5]
-    assert floats(rows["", "P2C baseline (paper)"], "HM_mean") == [77.0]
+    assert not any("paper" in method for _, method in rows)  # whose numbers are of eleven datasets
     other = rows_of(capsys, "ablation", tmp_path, "--baseline", "dpd_gmm_aux")
     assert floats(other["", "P2C baseline"], "delta_mean") == [pytest.approx(-sum(gains) / 2, abs=1e-4)]
+
+
+def test_the_papers_ablation_is_of_its_eleven_datasets(tmp_path, capsys):
+    for dataset in ("imagenet", *runner.TEN):
+        for setting in ("baseline", "dpd_gmm_aux"):
+            pair(tmp_path / setting, dataset, P2C, 1, 80.0, 60.0)
+    rows = rows_of(capsys, "ablation", tmp_path, "--paper")
+    assert floats(rows["", "P2C dpd_gmm_aux (paper)"], "base_mean HM_mean") == [None, 78.5]
+    assert floats(rows["", "P2C baseline (paper)"], "HM_mean") == [77.0]
 
 
 def test_every_setting_of_the_papers_ablations_has_its_number():
