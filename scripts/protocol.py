@@ -69,6 +69,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         setattr(args, name, list(dict.fromkeys(getattr(args, name))))
     if min(args.seeds) < 0 or min(args.shots) < 1:
         parser.error("--seeds are 0 or more, --shots 1 or more")
+    if given := set(args.opts) & set(runner.GIVEN):
+        parser.error(f"{min(given)} is no setting: each run has its own")
     if args.opts and "OUTPUT" not in os.environ:
         parser.error(
             "settings after -- give other results: set OUTPUT to a folder of their own, as OUTPUT=output/other"
@@ -134,8 +136,9 @@ def grid_table(rows: dict[tuple[str, str], dict[str, Values]], columns: Sequence
         write(["dataset", "method", *(f"{c}_{part}" for c in columns for part in ("mean", "std", "seeds"))])
         for key, row in rows.items():
             cells = [row.get(c) for c in columns]
-            stats = [(*results.summarise(list(v.values())), len(v)) if v else ("", "", 0) for v in cells]
-            write([*key, *(f"{x:.4f}" if isinstance(x, float) else x for stat in stats for x in stat)])
+            stats = [(*results.summarise(list(v.values())), len(v)) if v else (np.nan, np.nan, 0) for v in cells]
+            numbers = ("" if np.isnan(x) else f"{x:.4f}" if isinstance(x, float) else x for stat in stats for x in stat)
+            write([*key, *numbers])
         return out.getvalue().rstrip("\n")
     most = max(len(v) for row in rows.values() for v in row.values())
     lines = [[*key, *(cell(row.get(c), most) for c in columns)] for key, row in rows.items()]
@@ -149,8 +152,8 @@ def cell(values: Values | None, most: int) -> str:
     """Mean and spread, and of how many seeds if others have more."""
     if not values:
         return "–"
-    mean, spread = results.summarise(list(values.values()))
-    return f"{mean:.1f} ± {spread:.1f}" + (f" ({len(values)} of {most} seeds)" if len(values) < most else "")
+    stat = results.summarise(list(values.values()))
+    return results.show_stat(stat) + (f" ({len(values)} of {most} seeds)" if len(values) < most else "")
 
 
 def table(args: argparse.Namespace, runs: Sequence[Run]) -> str:

@@ -36,6 +36,7 @@ trained=$dataset
 [ "$protocol" = xd_test ] && trained=$source
 size=vit_b16
 [[ $dataset == shapes* ]] && size=vit_tiny
+[ -d "configs/trainers/$trainer" ] || wrong "error: no folder configs/trainers/$trainer with settings"
 configs=$(cd "configs/trainers/$trainer" && ls "$size"*.yaml 2>/dev/null) || true
 default=$(grep -v -e cross_datasets -e few_shot -e _imnet -e _sun397 <<<"$configs" | head -n 1) || true
 special=$(case $protocol in xd_*) grep cross_datasets ;; few_shot) grep few_shot ;; esac <<<"$configs" | head -n 1) || true

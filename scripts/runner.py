@@ -8,6 +8,7 @@ waits, also if the one who started it was killed.
 import fcntl
 import os
 import pty
+import re
 import shlex
 import shutil
 import signal
@@ -40,6 +41,13 @@ TARGETS = {
     ("dg", "imagenet"): VARIANTS,
     ("dg", "shapes"): ("shapes_blur", "shapes_night", "shapes_sketch"),
 }
+# What runs take from the environment.
+ENVIRONMENT = ("DATA", "OUTPUT", "CFG", "SHOTS", "SOURCE", "LOADEP", "VENV", "CLIP_WEIGHTS", "CLIP_MIRROR")
+# What the scripts give to each run; their own words and the environment say what.
+GIVEN = (
+    "SEED", "OUTPUT_DIR", "TRAINER.NAME", "DATASET.NAME", "DATASET.ROOT", "DATASET.NUM_SHOTS",
+    "DATASET.SUBSAMPLE_CLASSES",
+)  # fmt: skip
 LOCK = ".lock"  # in a run's folder; its text is the command that was last run there
 LAST_LINES = 5  # of a failed run's output are repeated at the end
 PAUSE = 0.05  # seconds between looks at what is under way
@@ -58,8 +66,13 @@ def leave(line: str, code: int) -> None:
 
 
 def methods() -> list[str]:
-    """The methods there are: folders of scripts."""
-    return sorted(path.parent.name for path in SCRIPTS.glob("*/base2new_train.sh"))
+    """The methods there are: folders of scripts whose trainer has settings."""
+    found = []
+    for path in sorted(SCRIPTS.glob("*/base2new_train.sh")):
+        trainer = re.search(r"run\.sh\W+\w+ (\w+)", path.read_text())
+        if not trainer or Path("configs/trainers", trainer[1]).is_dir():
+            found.append(path.parent.name)
+    return found
 
 
 def datasets() -> list[str]:
@@ -88,8 +101,9 @@ class Run:
         return f"{' '.join(filter(None, (self.method, self.setting)))}, {self.dataset}, seed {self.seed}: {self.part}"
 
     def shell(self) -> str:
-        """The command as one would type it."""
-        return " ".join([*(f"{k}={shlex.quote(v)}" for k, v in self.env.items()), shlex.join(self.command)])
+        """The command as one would type it in a new terminal."""
+        env = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | self.env
+        return " ".join([*(f"{k}={shlex.quote(v)}" for k, v in env.items()), shlex.join(self.command)])
 
     def result(self) -> results.Result | None:
         """The newest finished log's; None if there is none."""

@@ -76,12 +76,15 @@ class Sweep:
         """One for each setting."""
         return [self.plan(name, what) for name, what in self.settings.items()] or [self.plan("", [])]
 
-    def table(self) -> list[str]:
-        """What scripts.tables is to be asked for."""
+    def table(self, runs: Iterable[Run]) -> list[str]:
+        """What scripts.tables is to be asked for, of what has a result. An ablation's baseline is the first setting."""
         words = [self.protocol, os.environ.get("OUTPUT") or self.output]
         if len(self.settings) > 1 and len(self.methods) == 1 and self.protocol == "base2new":
+            words[0] = "ablation"
             name, what = next(iter(self.settings.items()))
-            words = ["ablation", words[1], "--baseline", what if isinstance(what, str) else name]
+            there = {run.setting for run in runs if run.column == "new" and run.result()}
+            if name in there and len(there) > 1:
+                words += ["--baseline", what if isinstance(what, str) else name]
         return [*words, "--cost"]
 
     def plan(self, setting: str, what: list | str) -> Plan:
@@ -110,6 +113,11 @@ def read_sweep(path: Path) -> Sweep:
         runner.leave(f"{path}: {error.strerror}; ready sweeps are {', '.join(ready_sweeps())}", 2)
     except (ValueError, yaml.YAMLError) as error:
         runner.leave(f"{path}: {' '.join(str(error).split())}", 2)
+    if path.parent == SWEEPS and isinstance(given, dict):  # a method may have been removed, with its files
+        wanted, there = given.get("methods") or [], runner.methods()
+        if gone := [method for method in wanted if method not in there]:
+            say(f"{path}: without {', '.join(gone)}, which this repository does not have")
+            given["methods"] = [method for method in wanted if method in there]
     for key, problem in problems(given):
         runner.leave(f"{path}: {key}: {problem}", 2)
     for key in (key for key in LISTS if key in given):
@@ -158,6 +166,9 @@ def settings_problems(settings: Any) -> Iterator[tuple[str, str]]:
             yield key, "must be [KEY, VALUE, …] or a config file's name"
         if isinstance(what, list) and len(what) % 2:
             yield key, f"keys and values come in pairs, but {what[-1]} has no value"
+        for word in what if isinstance(what, list) else ():
+            if word in runner.GIVEN:
+                yield key, f"{word} is no setting: each run has its own"
 
 
 def unknown(key: str, values: Iterable, known: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -293,9 +304,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if failed:
         runner.report(failed, len(runs))
     if len(failed) < len(runs):
-        print(f"\npython -m scripts.tables {shlex.join(sweep.table())}\n", flush=True)
+        words = sweep.table(runs)
+        print(f"\npython -m scripts.tables {shlex.join(words)}\n", flush=True)
         with suppress(SystemExit):  # it has said why there is none
-            tables.main(sweep.table())
+            tables.main(words)
     return 1 if failed else 0
 
 

@@ -136,6 +136,7 @@ def test_the_plain_commands(repo, capsys):
         ({"settings": {0.1: []}}, "settings: 0.1: the name is to be a folder's"),
         ({"settings": {"a": None}}, "settings: a: must be [KEY, VALUE, …] or a config file's name"),
         ({"settings": {"a": ["KEY"]}}, "settings: a: keys and values come in pairs, but KEY has no value"),
+        ({"settings": {"a": ["OPTIM.LR", 1, "SEED", 2]}}, "settings: a: SEED is no setting: each run has its own"),
     ],
 )
 def test_a_wrong_file_is_one_line(repo, keys, line, capsys):
@@ -207,6 +208,26 @@ def test_ready_sweeps(here, name):
     sweep.check_config_keys(Path(name), found)
     folders = [run.folder for run in found.runs()]
     assert len(set(folders)) == len(folders)  # no two runs in one folder
+
+
+def test_a_ready_sweep_does_without_a_method_that_was_removed(repo, capsys):
+    folder = repo / "configs" / "sweeps"
+    folder.mkdir()
+    (folder / "two.yaml").write_text("protocol: base2new\nmethods: [kgcoop, p2c]\ndatasets: [dtd]\nseeds: [1]\n")
+    (repo / "scripts" / "kgcoop").mkdir()
+    (repo / "scripts" / "kgcoop" / "base2new_train.sh").write_text('exec bash "$0/../run.sh" base2new_train KgCoOp "$@"')
+    assert sweep.main(["two", "--dry-run"]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 2 and "kgcoop" not in out
+    assert err == "configs/sweeps/two.yaml: without kgcoop, which this repository does not have\n"
+
+
+def test_commands_have_what_was_set(repo, capsys, monkeypatch):
+    monkeypatch.setenv("DATA", "/my data")
+    monkeypatch.setenv("SHOTS", "4")
+    assert dry(file(repo), capsys)[0] == (
+        "DATA='/my data' SHOTS=4 OUTPUT=output/my bash scripts/p2c/base2new_train.sh shapes 1"
+    )
 
 
 def test_every_method_has_its_part_in_the_bundled_table(tmp_path, monkeypatch, capsys):
@@ -377,16 +398,23 @@ def test_a_folder_that_cannot_be_written(repo, capsys):
 def test_the_command_of_its_table(repo, capsys):
     assert sweep.main([file(repo)]) == 0
     assert capsys.readouterr().out.strip() == "python -m scripts.tables base2new output/my --cost"
+    assert sweep.Sweep("dg", ["p2c"], ["dtd"], [1], output="a b").table([]) == ["dg", "a b", "--cost"]
+
+
+def test_an_ablations_baseline_is_its_first_setting(repo, monkeypatch):
+    monkeypatch.setattr(runner.Run, "result", lambda run: run.setting != gone)
+    monkeypatch.setattr(runner, "folder_of", lambda *_: repo)
     for name, words in (
         ("table4", "ablation output/table4 --baseline table4_baseline --cost"),
         ("shapes_table4", "ablation output/shapes_table4 --baseline baseline --cost"),
         ("table5", "ablation output/table5 --baseline usual --cost"),
     ):
         settings = yaml.safe_load((REPO / "configs" / "sweeps" / f"{name}.yaml").read_text())["settings"]
-        assert sweep.Sweep("base2new", ["p2c"], ["dtd"], [1], settings=settings, output=f"output/{name}").table() == (
-            words.split()
-        )
-    assert sweep.Sweep("dg", ["p2c"], ["dtd"], [1], output="a b").table() == ["dg", "a b", "--cost"]
+        made = sweep.Sweep("base2new", ["p2c"], ["dtd"], [1], settings=settings, output=f"output/{name}")
+        gone = ""
+        assert made.table(made.runs()) == words.split()
+        gone = next(iter(settings))  # of which nothing has a result
+        assert made.table(made.runs()) == ["ablation", f"output/{name}", "--cost"]
 
 
 def test_slots(monkeypatch):
