@@ -7,6 +7,7 @@ import argparse
 import json
 import logging
 import re
+import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from parse_test_res import LOG_NAME, OneLineParser, harmonic_mean
+from parse_test_res import LOG_NAME, OneLineParser, harmonic_mean, read_log
 
 from .records import Result, find_results, name_methods
 from .runner import command_line, leave
@@ -36,6 +37,9 @@ TRAINERS = (
 )  # fmt: skip
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # told apart by all eyes
 MARKERS = "osD^vPX"
+LINES = ("-", "--", ":")
+DPI = 200
+HEIGHT = 1.7  # inches, of a panel without what is written around it
 # Dassl 0.5 writes `epoch [1/5][20/40]`.
 EPOCH_LINE = re.compile(
     r"epoch \[(?P<epoch>\d+)/\d+\](?: batch )?\[\d+/(?P<batches>\d+)\]\s+time \S+ \((?P<time>[\d.]+)\)"
@@ -44,7 +48,8 @@ EPOCH_LINE = re.compile(
 CLOUD = "cloud.json"
 LETTER = {"base": "base classes", "new": "new classes", "all": "all classes"}
 
-STYLE = {"font.size": 9, "pdf.fonttype": 42, "svg.hashsalt": "p2c"}  # text in a PDF is text; equal SVGs are equal bytes
+# Text in a PDF is text; equal SVGs are equal bytes; a $ in a name is a $.
+STYLE = {"font.size": 9, "pdf.fonttype": 42, "svg.hashsalt": "p2c", "text.parse_math": False}
 
 log = logging.getLogger("figures")
 
@@ -68,31 +73,46 @@ def curves_of(result: Result) -> Curves | None:
 
 
 def curves_of_logs(folder: Path) -> Curves | None:
-    """The same from the last line of each epoch: the mean loss so far, and the mean time of a batch × batches.
+    """The same from the log that counts: the newest one with the result of a finished run.
 
-    A resumed run's logs go on from each other; one that begins with epoch 1 takes the place of the earlier ones.
+    Where that run was resumed, the epochs before its own are those of the logs it went on from: each time the newest
+    older log that has the epoch before.
     """
     epochs: dict[int, tuple[float, float]] = {}
-    for path in sorted(p for p in folder.iterdir() if LOG_NAME.fullmatch(p.name)):
-        first = True
-        for match in EPOCH_LINE.finditer(path.read_text(encoding="utf-8", errors="replace")):
-            if first and match["epoch"] == "1":
-                epochs.clear()
-            first = False
-            epochs[int(match["epoch"])] = float(match["loss"]), float(match["time"]) * int(match["batches"])
+    counted = False
+    for path in sorted((p for p in folder.iterdir() if LOG_NAME.fullmatch(p.name)), reverse=True):
+        first = min(epochs, default=0)
+        if first == 1:
+            break
+        try:
+            counted = counted or read_log(path) is not None
+            here = epochs_of_log(path) if counted else {}
+        except OSError as error:
+            log.warning("cannot read %s", error)
+            continue
+        if not first or first - 1 in here:
+            epochs |= {epoch: values for epoch, values in here.items() if epoch < first or not first}
     if not epochs:
         return None
     nothing = (np.nan, np.nan)
     return Curves(*map(list, zip(*(epochs.get(i, nothing) for i in range(1, max(epochs) + 1)), strict=True)))
 
 
-def usual(found: Sequence[Result]) -> list[Result]:
-    """The trainings on base classes, as in the paper; without any the others."""
-    return [r for r in found if r.side == "base"] or [r for r in found if r.side == "all"]
+def epochs_of_log(path: Path) -> dict[int, tuple[float, float]]:
+    """{epoch: (loss, seconds)}, from the last line of each: mean loss so far, mean time of a batch × batches.
+    Raises OSError."""
+    matches = EPOCH_LINE.finditer(path.read_text(encoding="utf-8", errors="replace"))
+    return {int(m["epoch"]): (float(m["loss"]), float(m["time"]) * int(m["batches"])) for m in matches}
 
 
-def trainings(found: Iterable[Result]) -> dict[Result, Curves]:
-    return {r: curves for r in found if (curves := curves_of(r))}
+def trainings(found: Sequence[Result]) -> tuple[dict[Result, Curves], str]:
+    """The trainings on base classes, as in the paper, without any the others; where they are of several numbers of
+    shots those of the largest only, and a text that says so."""
+    usual = [r for r in found if r.side == "base"] or [r for r in found if r.side == "all"]
+    runs = {r: curves for r in usual if (curves := curves_of(r))}
+    shots = {r.shots for r in runs}
+    text = f"{max(shots)} shots; " if len(shots) > 1 else ""
+    return {r: curves for r, curves in runs.items() if r.shots == max(shots)}, text
 
 
 def read_cloud(folder: Path) -> dict | None:
@@ -116,9 +136,9 @@ def method_config(result: Result) -> dict:
 
 
 def attribute_length(result: Result) -> int | None:
-    """Vectors before the first attribute word; None without a record or without attributes."""
+    """Vectors before the first attribute word; None if none are recorded."""
     att = method_config(result).get("ATPROMPT", {})
-    return att["N_ATT1"] if att.get("USE_ATPROMPT") or result.trainer.endswith("_ATP") else None
+    return att.get("N_ATT1") if att.get("USE_ATPROMPT") or result.trainer.endswith("_ATP") else None
 
 
 def setting_but_length(result: Result) -> str:
@@ -135,7 +155,7 @@ def setting_but_length(result: Result) -> str:
 
 
 def styles(methods: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Colour and marker of each method, given {method: trainer}; no two are the same."""
+    """Colour, marker and line of each method, given {method: trainer}; no two are the same."""
     of_trainers = {TRAINERS.index(trainer) for trainer in methods.values() if trainer in TRAINERS}
     taken: dict[int, str] = {}
     for method, trainer in sorted(methods.items()):
@@ -144,25 +164,29 @@ def styles(methods: Mapping[str, str]) -> dict[str, dict[str, str]]:
             place = next(i for i in range(len(methods) + len(TRAINERS)) if i not in of_trainers | taken.keys())
         taken[place] = method
     n = len(COLOURS)
-    return {m: {"color": COLOURS[i % n], "marker": MARKERS[(i + i // n) % n]} for i, m in sorted(taken.items())}
+    return {
+        m: {"color": COLOURS[i % n], "marker": MARKERS[(i + i // n) % n], "linestyle": LINES[i // n % len(LINES)]}
+        for i, m in sorted(taken.items())
+    }
 
 
 def styles_of(names: Mapping[Result, str]) -> dict[str, dict[str, str]]:
     return styles({name: r.trainer for r, name in names.items()})
 
 
-def panels(titles: Sequence[str], x: str, y: str, width: float = 3.2, most: int = 4) -> tuple["Figure", list["Axes"]]:
-    """A figure with a panel for each title; no pyplot, so no window and no state."""
+def panels(titles: Sequence[str], x: str, y: str, width: float = 2.6, most: int = 4) -> tuple["Figure", list["Axes"]]:
+    """A figure with a panel for each title, to be ended by `legend`; no pyplot, so no window and no state."""
     from matplotlib.figure import Figure
 
     columns = min(most, len(titles))
     rows = -(-len(titles) // columns)
-    figure = Figure(figsize=(max(4.0, width * columns), 2.6 * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(max(4.0, width * columns), 6.0 * rows), dpi=DPI, layout="constrained")
+    letters = int(12 * figure.get_figwidth() / columns)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for ax in axes[len(titles) :]:
         ax.remove()
     for i, (ax, title) in enumerate(zip(axes, titles, strict=False)):
-        ax.set_title(title, fontsize="medium")
+        ax.set_title(textwrap.fill(title, letters), fontsize="medium")
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(axis="y", color="0.9", linewidth=0.6)
         ax.set_axisbelow(True)
@@ -172,11 +196,25 @@ def panels(titles: Sequence[str], x: str, y: str, width: float = 3.2, most: int 
 
 
 def legend(figure: "Figure", axes: Iterable["Axes"], title: str) -> None:
-    """One for all panels, below them; its title says what lines and bands are."""
+    """One for all panels, below them; its title says what lines and bands are. The figure gets the width that takes,
+    and the height that gives all panels theirs."""
     handles = {label: h for ax in axes for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    columns = min(len(handles), max(2, int(figure.get_figwidth() / 1.6)))
-    where = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": "small"}
-    figure.legend(handles.values(), handles.keys(), title=title, title_fontsize="small", **where)
+    if len(handles) > 6:
+        figure.set_figwidth(max(6.4, figure.get_figwidth()))
+    place = {"loc": "outside lower center", "frameon": False, "handlelength": 3}
+    place |= {"fontsize": "small", "title_fontsize": "small"}
+    longest = figure.legend(handles.values(), handles.keys(), **place)
+    width = longest.get_window_extent().width
+    longest.remove()
+    rows = -(-len(handles) // max(1, int(figure.bbox.width / width)))
+    made = figure.legend(handles.values(), handles.keys(), title=title, ncols=-(-len(handles) // rows), **place)
+    # some more than it takes: each file format has its own widths of letters
+    size = 1.03 * made.get_window_extent().size / figure.dpi + 0.1
+    figure.set_size_inches(max(figure.get_figwidth(), size[0]), figure.get_figheight() + size[1])
+    figure.draw_without_rendering()
+    ax = figure.axes[0]
+    spare = ax.get_window_extent().height / figure.dpi - HEIGHT
+    figure.set_figheight(figure.get_figheight() - spare * ax.get_gridspec().nrows)
 
 
 def line(ax: "Axes", x: Sequence[float], rows: Sequence[Sequence[float]], label: str, style: dict[str, str]) -> None:
@@ -187,7 +225,7 @@ def line(ax: "Axes", x: Sequence[float], rows: Sequence[Sequence[float]], label:
     known = ~np.isnan(table).all(axis=0)
     x, table = np.asarray(x)[known], table[:, known]
     mean, std = np.nanmean(table, axis=0), np.nanstd(table, axis=0)
-    ax.plot(x, mean, label=label, linewidth=1.5, markersize=4, **style)
+    ax.plot(x, mean, label=label, linewidth=1.5, markersize=4, markevery=max(1, len(x) // 10), **style)
     if len(rows) > 1:
         ax.fill_between(x, mean - std, mean + std, color=style["color"], alpha=0.18, linewidth=0)
 
@@ -216,15 +254,17 @@ def groups(
             ax.plot(at, means, marker, color=colour, markersize=6, label=method)
         points = [(x, v) for x, (_, seeds) in zip(at, there, strict=True) if len(seeds) > 1 for v in seeds]
         ax.plot(*zip(*points, strict=True) if points else ([], []), ".", color="0.25" if bars else colour, markersize=3)
-    slanted = {"rotation": 30, "ha": "right"} if len(names) > 3 else {}
+    too_long = 0.085 * max(map(len, names)) > (wide(look, names) - 0.8) / len(names)  # inches
+    slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if too_long else {}
     ax.set_xticks(range(len(names)), names, **slanted)
+    ax.set_xlim(-0.6, len(names) - 0.4)
 
 
 # -- the kinds
 
 
 def draw_loss(found: Sequence[Result]) -> "Figure | None":
-    runs = trainings(usual(found))
+    runs, shots = trainings(found)
     names = name_methods(list(runs))
     look = styles_of(names)
     by = gather((r.dataset, name, runs[r].loss) for r, name in names.items())
@@ -237,12 +277,12 @@ def draw_loss(found: Sequence[Result]) -> "Figure | None":
             rows = by[dataset, method]
             line(ax, range(1, max(map(len, rows)) + 1), rows, method, look[method])
         ax.xaxis.get_major_locator().set_params(integer=True)
-    legend(figure, axes, "each method's own loss, mean over an epoch; mean ± std over seeds")
+    legend(figure, axes, shots + "each method's own loss, mean over an epoch; mean ± std over seeds")
     return figure
 
 
 def draw_time(found: Sequence[Result]) -> "Figure | None":
-    runs = trainings(usual(found))
+    runs, shots = trainings(found)
     names = name_methods(list(runs))
     by = gather((r.dataset, name, np.nanmean(runs[r].seconds)) for r, name in names.items() if known(runs[r].seconds))
     if not by:
@@ -253,7 +293,7 @@ def draw_time(found: Sequence[Result]) -> "Figure | None":
     look, datasets = styles_of(names), sorted({dataset for dataset, _ in by})
     figure, axes = panels(["Time per epoch"], "", "seconds per epoch", wide(look, datasets))
     groups(axes[0], datasets, by, look, bars=True)
-    legend(figure, axes, "mean over epochs and seeds; points: seeds")
+    legend(figure, axes, shots + "mean over epochs and seeds; points: seeds")
     return figure
 
 
@@ -295,6 +335,8 @@ def draw_attributes(found: Sequence[Result]) -> "Figure | None":
                 at = lengths.index(n) + np.linspace(-0.15, 0.15, len(column)) if len(column) > 1 else [lengths.index(n)]
                 ax.plot(at, column, look[label]["marker"], color=look[label]["color"], markersize=4, label=label)
                 ax.hlines(column.mean(), min(at) - 0.1, max(at) + 0.1, color=look[label]["color"], linewidth=1.2)
+    if not axes[0].lines:
+        return None
     for ax in axes:
         ax.set_xticks(range(len(lengths)), lengths)
     legend(figure, axes, "points: seeds in order, each the average over datasets; dashes: their mean")
@@ -463,9 +505,11 @@ def draw(kind: str, found: Sequence[Result]) -> "Figure | None":
 
 def describe(figure: "Figure", text: str) -> str:
     """A figure in words, for those who do not see it."""
-    titles = [ax.get_title() for ax in figure.axes]
-    labels = [t.get_text() for legend in figure.legends for t in legend.get_texts()]
-    return f"{text}. Panels: {', '.join(titles)}." + f" Shown: {', '.join(labels)}." * bool(labels)
+    titles = [" ".join(ax.get_title().split()) for ax in figure.axes]
+    labels = [t.get_text() for key in figure.legends for t in key.get_texts()]
+    about = [f" ({key.get_title().get_text()})" for key in figure.legends if key.get_title().get_text()]
+    shown = f" Shown: {', '.join(labels)}{''.join(about)}." * bool(labels)
+    return f"{text}. Panels: {', '.join(titles)}.{shown}"
 
 
 def save(figure: "Figure", name: str, folder: Path) -> None:
@@ -473,7 +517,7 @@ def save(figure: "Figure", name: str, folder: Path) -> None:
     for suffix in ("png", "pdf"):
         path = folder / f"{name}.{suffix}"
         # without the date, equal numbers give equal files
-        figure.savefig(path, dpi=200, metadata={"CreationDate": None} if suffix == "pdf" else None)
+        figure.savefig(path, dpi=DPI, metadata={"CreationDate": None} if suffix == "pdf" else None)
         print(path)
 
 

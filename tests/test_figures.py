@@ -16,7 +16,7 @@ from scipy import stats as st
 
 from clip.clip import _tokenizer, find_weights, read_state_dict
 from scripts import cloud, figures, words
-from scripts.records import find_results
+from scripts.records import dataset_name, find_results
 
 from .runs import REPO, run
 from .test_parse import RERUN, block, write
@@ -41,7 +41,7 @@ def put(root, method, seed, accuracy, side="base", dataset="dtd", **changes):
     top = "test_new" if side == "new" else "train_base"
     path = root / f"base2new/{top}/{dataset}/shots_16/{method}/c/seed{seed}/results.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record(accuracy, method, seed, side, **changes)))
+    path.write_text(json.dumps(record(accuracy, method, seed, side, dataset_name(dataset), **changes)))
     return path.parent
 
 
@@ -76,22 +76,49 @@ def test_losses_from_a_record_and_from_logs_of_both_forms(tmp_path):
     """The last line of each epoch counts; its seconds are mean time × batches."""
     for form, folder in ((NEW, "new"), (OLD, "old")):
         text = form.format(e=1, n=2, b=20, B=50, t=0.5, loss=9.0) + form.format(e=1, n=2, b=40, B=50, t=0.4, loss=3.5)
-        text += form.format(e=2, n=2, b=40, B=50, t=0.3, loss="1.5") + "Finish training\n"
+        text += form.format(e=2, n=2, b=40, B=50, t=0.3, loss="1.5") + f"Finish training\n{block(50.0)}"
         write(tmp_path, {f"{folder}/log.txt": text})
         assert figures.curves_of_logs(tmp_path / folder) == ([3.5, 1.5], pytest.approx([20, 15]))
     assert figures.curves_of_logs(write(tmp_path / "test", {"log.txt": block(50.0)})) is None
 
 
-def test_a_resumed_run_has_all_epochs_and_a_fresh_one_only_its_own(tmp_path):
-    def log(*epochs):
-        return "".join(NEW.format(e=e, n=3, b=4, B=4, t=1.0, loss=loss) for e, loss in epochs)
+def log_of(*epochs, finished=True):
+    """A training's log, given (epoch, loss)."""
+    text = "".join(NEW.format(e=e, n=5, b=4, B=4, t=1.0, loss=loss) for e, loss in epochs)
+    return text + f"Finish training\n{block(50.0)}" * finished
 
-    resumed = write(tmp_path / "a", {"log.txt": log((1, 4.0), (2, 3.0), (3, 8.0)), RERUN: log((3, 2.0))})
-    assert figures.curves_of_logs(resumed).loss == [4, 3, 2]
-    fresh = write(tmp_path / "b", {"log.txt": log((1, 4.0), (2, 3.0), (3, 8.0)), RERUN: log((1, 7.0), (2, 6.0))})
-    assert figures.curves_of_logs(fresh).loss == [7, 6]
-    later = write(tmp_path / "c", {"log.txt": log((3, 2.0))})
-    assert np.array_equal(figures.curves_of_logs(later).loss, [np.nan, np.nan, 2], equal_nan=True)
+
+@pytest.mark.parametrize(
+    ("older", "newer", "expected"),
+    [
+        (log_of((1, 4.0), (2, 3.0), (3, 8.0), finished=False), log_of((3, 2.0)), [4, 3, 2]),  # resumed
+        (log_of((1, 4.0), (2, 3.0), finished=False), log_of(), [4, 3]),  # resumed when only the test was left
+        (log_of((1, 4.0), (2, 3.0), (3, 8.0)), log_of((1, 7.0), (2, 6.0)), [7, 6]),  # made anew
+        (log_of((1, 4.0), (2, 3.0), (3, 2.0)), log_of((1, 7.0), (2, 6.0), finished=False), [4, 3, 2]),  # failed
+        (log_of((1, 4.0), (2, 3.0)), block(60.0), [4, 3]),  # tested again
+        (block(60.0), log_of((3, 2.0)), [np.nan, np.nan, 2]),
+        (log_of((1, 4.0)), log_of((3, 2.0)), [np.nan, np.nan, 2]),  # did not go on from that
+        (log_of((1, 4.0), finished=False), log_of((1, 4.0), finished=False), None),
+    ],
+)
+def test_the_log_that_counts_and_those_it_went_on_from(older, newer, expected, tmp_path):
+    curves = figures.curves_of_logs(write(tmp_path, {"log.txt": older, RERUN: newer}))
+    assert curves is None if expected is None else np.array_equal(curves.loss, expected, equal_nan=True)
+
+
+def test_a_run_resumed_twice_with_a_failed_rerun_in_between(tmp_path):
+    logs = log_of((1, 9.0), (2, 8.0), finished=False), log_of((2, 7.0), (3, 6.0), finished=False)
+    logs += log_of((1, 1.0), finished=False), log_of((4, 5.0))
+    write(tmp_path, {f"log.txt-2026-01-0{i}": text for i, text in enumerate(logs)})
+    assert figures.curves_of_logs(tmp_path).loss == [9, 7, 6, 5]
+
+
+def test_a_log_that_cannot_be_read_is_warned_of(tmp_path, caplog):
+    """A folder of its name, as root may read any file."""
+    write(tmp_path, {RERUN: log_of((2, 2.0))})
+    (tmp_path / "log.txt").mkdir()
+    assert np.array_equal(figures.curves_of_logs(tmp_path).loss, [np.nan, 2], equal_nan=True)
+    assert [r.getMessage() for r in caplog.records] == [f"cannot read [Errno 21] Is a directory: '{tmp_path}/log.txt'"]
 
 
 def test_the_loss_figure(runs):
@@ -101,6 +128,18 @@ def test_the_loss_figure(runs):
     assert lines(figure) == {"P2C": ([1, 2], [4.0, 1.5]), "MaPLe": ([1, 2], [2.0, 1.0])}
     band = figure.axes[0].collections[0].get_paths()[0].vertices
     assert sorted({tuple(v) for v in band.tolist()}) == [(1, 3), (1, 5), (2, 1), (2, 2)]
+
+
+def test_losses_and_times_are_of_one_number_of_shots(tmp_path):
+    """The largest that trainings have, which the figure says."""
+    for shots in (1, 2, 16):
+        write(tmp_path, {f"dtd/P2C/c_{shots}shots/seed1/log.txt": log_of((1, 3.0 * shots))})
+    write(tmp_path, {"dtd/ZeroshotCLIP/c_32shots/seed1/log.txt": block(50.0)})
+    for kind in ("loss", "time"):
+        figure = figures.draw(kind, find_results([tmp_path]))
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == ["P2C"]
+        assert figure.legends[0].get_title().get_text().startswith("16 shots; ")
+    assert lines(figures.draw("loss", find_results([tmp_path]))) == {"P2C": ([1], [48])}
 
 
 def test_losses_that_are_not_known_leave_a_gap(tmp_path):
@@ -143,8 +182,19 @@ def test_the_attributes_figure(tmp_path, caplog):
     hms = [(9600 / 140 + 1600 / 60) / 2, (10800 / 150 + 1600 / 60) / 2, (50 + 1600 / 60) / 2]
     assert drawn[2] == [pytest.approx(hms[:2]), pytest.approx(hms[2:])]
     assert "seed 9 has not all results" in caplog.text
+    shutil.rmtree(tmp_path / "any_2/base2new/test_new")
+    shutil.rmtree(tmp_path / "any_4/base2new/test_new")
+    assert figures.draw("attributes", find_results([tmp_path])) is None
     shutil.rmtree(tmp_path / "any_4")
     assert figures.draw("attributes", find_results([tmp_path])) is None
+
+
+def test_runs_of_attributes_without_a_record_are_in_no_attributes_figure(tmp_path):
+    """Upstream's logs, and records without a config."""
+    write(tmp_path, {"base2new/train_base/dtd/shots_16/CoOp_ATP/c/seed1/log.txt": block(50.0)})
+    put(tmp_path, "MaPLe_ATP", 1, 80.0, config={})
+    found = find_results([tmp_path])
+    assert len(found) == 2 and figures.draw("attributes", found) is None
 
 
 def test_the_shots_figure(tmp_path):
@@ -182,6 +232,48 @@ def test_methods_look_the_same_in_all_figures_and_like_no_other():
     assert len({tuple(style.values()) for style in among.values()}) == len(among) == 35
     variants = figures.styles({f"P2C {i}": "P2C" for i in range(6)} | {"MaPLe": "MaPLe"})
     assert variants["MaPLe"] == among["MaPLe"] and len({s["color"] for s in variants.values()}) == 7
+
+
+def many(root, methods, datasets=("dtd",), shots=(16,)):
+    """Runs of methods on datasets."""
+    for method in methods:
+        for dataset in datasets:
+            for n in shots:
+                put(root / f"a long name of a setting of these {n}", method, 1, 80.0, dataset=dataset)
+    return find_results([root])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["loss", "time", "f1"])
+@pytest.mark.parametrize(
+    ("methods", "datasets", "settings"), [(1, 1, 1), (2, 3, 1), (13, 1, 1), (13, 11, 1), (13, 1, 5), (1, 2, 7)]
+)
+def test_nothing_is_cut_and_panels_keep_their_size(kind, methods, datasets, settings, tmp_path):
+    """All texts are within the figure, none lies on another; warnings of the layout are errors."""
+    names = [f"dataset {i}" for i in range(datasets - 1)] + ["a long name of a dataset"]
+    found = many(tmp_path, figures.TRAINERS[:methods], names, range(settings))
+    figure = figures.draw(kind, found)
+    figure.draw_without_rendering()
+    [key] = figure.legends
+    assert len(key.get_texts()) == methods * settings
+    width, height = figure.bbox.size
+    boxes = [key.get_window_extent()]
+    for ax in figure.axes:
+        assert ax.get_window_extent().height == pytest.approx(1.7 * figure.dpi, rel=0.05)
+        boxes += [label.get_window_extent() for label in (ax.title, ax.xaxis.label) if label.get_text()]
+        ticks = [label.get_tightbbox() for label in ax.get_xticklabels() if ax.get_xlim()[0] <= label.get_position()[0]]
+        boxes += [] if ax.get_xticklabels()[0].get_rotation() else ticks
+        box = ax.get_tightbbox()
+        assert box.x0 >= 0 and box.y0 >= key.get_window_extent().y1 - 1 and box.x1 <= width + 1 and box.y1 <= height
+    assert boxes[0].x0 >= 0 and boxes[0].x1 <= width
+    assert not [1 for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
+
+
+def test_names_with_signs_of_mathematics(tmp_path):
+    for kind in ("loss", "time", "f1"):
+        figure = figures.draw(kind, many(tmp_path, ["P2C", r"b$\y$"], [r"a$\x$", "c"]))
+        figure.draw_without_rendering()
+        assert r"b$\y$" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_figures_have_labels_and_a_description(runs):
@@ -316,7 +408,7 @@ def test_the_cloud_of_a_run_and_of_its_test_elsewhere(moved, capsys):
         got = json.loads((folder / "cloud.json").read_text())
         assert got["sigmas"] == [0, 0.5] and got["accuracy"][0] == [accuracy(folder)]
         assert len(got["accuracy"][1]) == 3 and got["trained_sigma"] == 0.015
-        row = re.search(rf"Shapes +{side} +P2C +(\S+) ± 0.0 +(\S+) ± (\S+) +1", out)
+        row = re.search(rf"Shapes +{side} +P2C +(\S+) +(\S+) ± (\S+) +1", out)
         expected = (accuracy(folder), np.mean(got["accuracy"][1]), np.std(got["accuracy"][1]))
         assert row.groups() == tuple(f"{x:.1f}" for x in expected)
 
