@@ -1,12 +1,14 @@
 """Results out of logs: mean and spread over seeds, or a base-to-new table.
 
 DIR holds seed1, seed2, ..., each with the log.txt of a run (a rerun's log is log.txt-<date>); the newest
-finished log of a folder counts. Reads logs of this project and of Dassl 0.5 and later. Values are in percent.
+finished log of a folder counts. Reads logs of this project, whose results.json has more digits, and of Dassl 0.5 and
+later. Values are in percent.
 """
 
 import argparse
 import csv
 import io
+import json
 import logging
 import re
 import signal
@@ -93,6 +95,17 @@ def read_log(path: Path) -> Result | None:
     return None if finished is False or not metrics else Result(path, metrics, trained=finished is True)
 
 
+def unrounded(result: Result) -> Result:
+    """The log's metrics as the results.json beside it has them, in full, as far as they are the same numbers."""
+    try:
+        record = json.loads((result.path.parent / "results.json").read_text(encoding="utf-8"))
+        full = {"error" if name == "error_rate" else name: value for name, value in record["metrics"].items()}
+        same = {name: full[name] for name, value in result.metrics.items() if abs(full[name] - value) <= 0.051}
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+        return result
+    return result._replace(metrics=result.metrics | same)
+
+
 def newest_result(folder: Path, keyword: str, eval_only: bool) -> Result | None:
     """Read the newest finished log of a run's folder that has `keyword`, warning of what is skipped; with
     `eval_only` a log without any training counts too."""
@@ -113,7 +126,7 @@ def newest_result(folder: Path, keyword: str, eval_only: bool) -> Result | None:
                 if skipped:
                     newer = ", ".join(skipped)
                     log.warning("%s: no finished run in the newer %s; using %s", folder, newer, path.name)
-                return result
+                return unrounded(result)
             hint = " (--test-log reads the logs of --eval-only runs)"
         skipped.append(path.name)
     log.warning("%s: no %s of a finished run in %s%s", folder, keyword, ", ".join(skipped), hint)

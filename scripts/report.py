@@ -147,11 +147,14 @@ def results(found: Sequence[Result], ids: Mapping[Result, str], baseline: str | 
 
 def pictures(found: Sequence[Result]) -> str:
     """All figures there is something for, as SVG in the page."""
+    import matplotlib  # slow, and not needed for what is said before
+
     parts = ""
     for kind, about in figures.KINDS.items():
         if figure := figures.draw(kind, found):
             out = io.BytesIO()
-            figure.savefig(out, format="svg", metadata={"Date": None})
+            with matplotlib.rc_context(figures.STYLE):
+                figure.savefig(out, format="svg", metadata={"Date": None})
             source = "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode()
             image = f'<img src="{source}" alt="{escape(figures.describe(figure, about.text))}">'
             parts += tag("figure", image + tag("figcaption", escape(about.text)), id=f"figure-{kind}") + "\n"

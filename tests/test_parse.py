@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import subprocess
 import sys
@@ -109,6 +110,16 @@ def test_log_with_progress_bars_and_broken_bytes(tmp_path):
     path = tmp_path / "log.txt"
     path.write_bytes(b"\xff 50%|#####\r" + trained(85.2).replace("\n", "\r\n").encode() + b"\xe2\x96")
     assert parser.read_log(path).metrics == {"accuracy": 85.2, "error": 1.0, "macro_f1": 50.0}
+
+
+def test_a_record_has_more_digits_than_its_log(tmp_path):
+    metrics = {"accuracy": 85.25, "error_rate": 14.75, "macro_f1": 70.0}  # the last one is another run's
+    write(tmp_path, {"seed1/log.txt": trained(85.2), "seed1/results.json": json.dumps({"metrics": metrics})})
+    assert parser.newest_result(tmp_path / "seed1", "accuracy", False).metrics["accuracy"] == 85.25
+    assert parser.newest_result(tmp_path / "seed1", "accuracy", False).metrics["macro_f1"] == 50.0
+    for text in ("{", "[]", '{"metrics": {}}', '{"metrics": {"accuracy": "85.25"}}'):
+        write(tmp_path, {"seed1/results.json": text})
+        assert parser.newest_result(tmp_path / "seed1", "accuracy", False).metrics["accuracy"] == 85.2
 
 
 # seeds of one experiment

@@ -1,7 +1,9 @@
 """What all prompt-learning methods share: the frozen CLIP, its precision, and a trainer around a prompted CLIP."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from itertools import chain
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from clip.clip import find_weights, read_state_dict
+from clip.download import sha256_of
 from clip.model import CLIP, Transformer, build_model, convert_weights
 from dassl.engine import TrainerX
 from dassl.engine.capture import CapturedStep
@@ -38,14 +41,24 @@ def choose_precision(prec: str, device: torch.device) -> str:
 
 
 def load_clip(cfg: CfgNode, dtype: torch.dtype, device: torch.device) -> CLIP:
-    """The CLIP that MODEL.BACKBONE names, frozen, its large weights in dtype, on the device."""
+    """The CLIP that MODEL.BACKBONE names, frozen, its large weights in dtype, on the device; `file` is where from."""
     backbone = cfg.MODEL.BACKBONE
-    model = build_model(read_state_dict(find_weights(backbone.NAME, backbone.WEIGHTS, backbone.MIRROR)))
+    file = find_weights(backbone.NAME, backbone.WEIGHTS, backbone.MIRROR)
+    print(f"CLIP weights: {file}")
+    model = build_model(read_state_dict(file))
+    model.file = file
     convert_weights(model, dtype)
     size = model.visual.input_resolution
     if tuple(cfg.INPUT.SIZE) != (size, size):
         raise UsageError(f"INPUT.SIZE {tuple(cfg.INPUT.SIZE)}: {backbone.NAME} takes images of ({size}, {size})")
     return model.requires_grad_(False).to(device)
+
+
+def about_clip(clip_model: CLIP) -> dict[str, Any]:
+    """For results.json: the names of models do not tell files apart."""
+    with suppress(OSError):  # it may be gone by now
+        return {"clip": {"file": str(clip_model.file), "sha256": sha256_of(clip_model.file)}}
+    return {"clip": {"file": str(clip_model.file), "sha256": None}}
 
 
 def check_depth(key: str, depth: int, *towers: Transformer, first: int = 1) -> None:
@@ -66,27 +79,27 @@ class PromptedCLIP(nn.Module):
         self.prompt_learner = prompt_learner
         # In a tuple it is no submodule: nothing of CLIP is trained, saved or counted.
         self._clip = (clip_model,)
-        self._cached_text: Tensor | None = None
-        prompt_learner.register_load_state_dict_post_hook(lambda *_: self._forget())
+        self._kept: tuple[list, Tensor] | None = None  # the weights' versions and their text features
 
     @property
     def clip(self) -> CLIP:
         return self._clip[0]
 
-    def _forget(self) -> None:
-        self._cached_text = None
-
     def train(self, mode: bool = True) -> "PromptedCLIP":
-        self._forget()
+        self._kept = None
         return super().train(mode)
 
     def text_features(self) -> Tensor:
-        """(C, D), unit length, float32. Computed once in eval mode, until a mode change or new weights."""
-        if self._cached_text is not None:
-            return self._cached_text
+        """(C, D), unit length, float32. In eval mode and without gradients computed once, until a mode change or any
+        change of the prompt learner's tensors."""
+        keep = not self.training and not torch.is_grad_enabled()
+        tensors = chain(self.prompt_learner.parameters(), self.prompt_learner.buffers())
+        versions = [(id(tensor), tensor._version) for tensor in tensors] if keep else []
+        if keep and self._kept and self._kept[0] == versions:
+            return self._kept[1]
         features = self.unit(self.prompt_learner.text_features(self.clip))
-        if not self.training and not features.requires_grad:
-            self._cached_text = features
+        if keep:
+            self._kept = versions, features
         return features
 
     def image_features(self, image: Tensor) -> Tensor:
@@ -156,6 +169,9 @@ class PromptTrainer(TrainerX):
         self.register_model(self.model_name, saved, self.optim, self.sched)
         graphed = self.graphed and self.device.type == "cuda"
         self.compute = CapturedStep(self.gradients, learner.parameters()) if graphed else self.gradients
+
+    def about(self) -> dict[str, Any]:
+        return about_clip(self.model.clip)
 
     def state_to_resume(self) -> dict:
         return {"scaler": self.scaler.state_dict()} if self.scaler else {}

@@ -194,16 +194,18 @@ def suffix_tokens(classname: str, behind: Sequence[Gap | str], ending: str) -> t
 def hand_crafted_features(
     clip_model: CLIP, classnames: Sequence[str], templates: Sequence[str], each_normalized: bool = True
 ) -> Tensor:
-    """(C, D) float32, unit length: frozen CLIP's text features of the classes, averaged over templates.
+    """(C, D) float32, unit length: frozen CLIP's text features of the classes, averaged over templates. In the types of
+    its weights, also under amp: what is computed once need not be fast.
 
     Args:
         templates: each with one {} for the class.
         each_normalized: False averages the features as they are.
     """
     total = 0
-    for template in templates:
-        before, ending = template.split("{}")
-        text = PromptText(clip_model, classnames, [_tokenizer.encode(before)], ending=ending)
-        features = text.encode(clip_model)[0].float()
-        total = total + (F.normalize(features, dim=-1) if each_normalized else features)
+    with torch.autocast(clip_model.logit_scale.device.type, enabled=False):
+        for template in templates:
+            before, ending = template.split("{}")
+            text = PromptText(clip_model, classnames, [_tokenizer.encode(before)], ending=ending)
+            features = text.encode(clip_model)[0].to(clip_model.logit_scale.dtype)
+            total = total + (F.normalize(features, dim=-1) if each_normalized else features)
     return F.normalize(total, dim=-1)

@@ -1,11 +1,13 @@
 """Zero-shot CLIP (Radford et al., 2021): hand-crafted prompts, nothing learned."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 
-from .base import PRECISIONS, choose_precision, load_clip
+from .base import PRECISIONS, about_clip, choose_precision, load_clip
 from .prompt_text import hand_crafted_features, zero_shot_template
 
 SEVEN = (
@@ -29,6 +31,9 @@ class ZeroshotCLIP(TrainerX):
     def build_model(self) -> None:
         self.clip_model = load_clip(self.cfg, PRECISIONS[choose_precision("fp16", self.device)], self.device)
         self.text_features = hand_crafted_features(self.clip_model, self.dm.dataset.classnames, self.templates())
+
+    def about(self) -> dict[str, Any]:
+        return about_clip(self.clip_model)
 
     def model_inference(self, image: Tensor) -> Tensor:
         image_features = F.normalize(self.clip_model.encode_image(image).float(), dim=-1)

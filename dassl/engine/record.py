@@ -118,7 +118,7 @@ class Recorder:
             "device": device_name(torch.device(self.trainer.device)),
             "eval_only": not self.trained,
             "parameters": sum(learned.values()),
-        }
+        } | self.trainer.about()
 
 
 def _end() -> dict[str, Any]:

@@ -124,6 +124,10 @@ class TrainerBase:
         """Drops or renames what a file holds beyond `weights_to_save`, e.g. upstream's frozen weights."""
         return state_dict
 
+    def about(self) -> dict[str, Any]:
+        """What results.json is to say of the run besides: names and plain data."""
+        return {}
+
     def state_to_resume(self) -> dict[str, Any]:
         """What a resumed run needs beyond models, optimizers and schedulers: tensors and plain data."""
         return {}

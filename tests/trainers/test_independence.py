@@ -56,6 +56,20 @@ def test_the_others_work_without_it(file, data, tmp_path):
     assert done.stdout.splitlines()[-1].split() == others
 
 
+def test_its_yaml_goes_with_it(tmp_path):
+    """The command that compares all methods goes on with the others."""
+    for name in ("scripts", "configs"):
+        shutil.copytree(REPO / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPO / "parse_test_res.py", tmp_path)
+    shutil.rmtree(tmp_path / "configs" / "trainers" / "KgCoOp")
+    env = {"VENV": sys.prefix, "PATH": "/usr/bin:/bin"}
+    command = ["bash", "scripts/sweep.sh", "shapes_table1", "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
+    commands = done.stdout.splitlines()
+    assert done.returncode == 0 and "without kgcoop" in done.stderr, done.stderr
+    assert len(commands) == 12 * 3 * 2 and not any("kgcoop" in command for command in commands)
+
+
 def test_configs_and_scripts_are_a_method_each():
     """So that removing one is removing its folders."""
     folders = {path.name for path in Path(REPO / "configs" / "trainers").iterdir()}

@@ -344,5 +344,9 @@ def test_features_are_kept_in_eval_until_something_changes(cfg, clip64):
         model.load_state_dict(state)
         second = model.text_features()
         assert not torch.allclose(second, first)
-        model.prompt_learner.ctx += torch.randn_like(model.prompt_learner.ctx)
-        assert not torch.allclose(model.train().eval().text_features(), second)
+        model.prompt_learner.ctx += torch.randn_like(model.prompt_learner.ctx)  # as a step of an optimizer
+        third = model.text_features()
+        assert not torch.allclose(third, second) and model.text_features() is third
+        assert model.train().eval().text_features() is not third
+    model.text_features().sum().backward()  # kept ones would have no gradient
+    assert model.prompt_learner.ctx.grad.norm() > 0
