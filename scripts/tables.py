@@ -107,8 +107,8 @@ class Table:
     def explain(self, baseline: str) -> str:
         """What Δ is, for the caption."""
         return (
-            f"Δ {self.compared}: mean difference to {baseline} over n pairs of equal {self.paired}, with Student's 95% "
-            "interval, which takes the pairs for independent."
+            f"Δ {self.compared}: mean difference to {baseline} over n pairs of equal {self.paired}; Student's 95% "
+            "interval, pairs taken as independent."
         )
 
 
