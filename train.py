@@ -4,7 +4,6 @@ import argparse
 import os
 import signal
 import sys
-from itertools import zip_longest
 
 if __name__ == "__main__":  # a Ctrl-C during the slow imports ends it without a traceback
     interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -14,7 +13,14 @@ from yacs.config import CfgNode
 
 import datasets  # registers the datasets
 import trainers  # registers the methods
-from dassl.config import all_keys, check_output_dir, get_cfg_default, merge_checked, record_config
+from dassl.config import (
+    check_output_dir,
+    check_values,
+    get_cfg_default,
+    merge_command_line,
+    merge_file,
+    record_config,
+)
 from dassl.engine import build_trainer
 from dassl.utils import Failure, UsageError, collect_env_info, print_error, set_random_seed, setup_logger
 from parse_test_res import OneLineParser
@@ -33,8 +39,10 @@ FLAGS = {
     "head": "MODEL.HEAD.NAME",
 }
 
-# CTX_INIT is words in CoOp and a bool in its forks; yacs would refuse the one where the other is.
-FORKS_CTX_INIT = {"True": "a photo of a", "False": ""}
+MEMORY_FULL = (
+    "the device's memory is full; what was saved is kept. To train, lower DATALOADER.TRAIN_X.BATCH_SIZE or take PREC "
+    "fp16, in another --output-dir; to test, lower DATALOADER.TEST.BATCH_SIZE"
+)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -60,9 +68,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
-    """Defaults, dataset yaml, method yaml, flags, KEY VALUE pairs: the later wins.
+    """Defaults, dataset yaml, method yaml, then flags and KEY VALUE pairs: the later wins.
 
-    Raises: UsageError for a file that is missing or wrong, an unknown key or a value of the wrong type.
+    Raises: UsageError for a file that is missing or wrong, an unknown key or one given twice, or a value that it cannot
+    have.
     """
     cfg = get_cfg_default()
     datasets.add_config(cfg)
@@ -70,21 +79,12 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     for path in filter(None, (args.dataset_config_file, args.config_file)):
         if not os.path.isfile(path):
             raise UsageError(f"no config file {path}")
-        merge_checked(cfg, path, lambda path=path: cfg.merge_from_file(path))
-    flags = {key: value for flag, key in FLAGS.items() if (value := getattr(args, flag)) is not None}
-    known = set(all_keys(cfg))
-    pairs = list(zip_longest(args.opts[::2], args.opts[1::2]))
-    for key, value in pairs:
-        if key.startswith("--"):
-            raise UsageError(f"flags come before KEY VALUE pairs: move {key}")
-        if value is None or value in known:
-            raise UsageError(f"config keys and values come in pairs, but {key} has no value")
-    for key, value in [*flags.items(), *pairs]:
-        if key.endswith(".CTX_INIT") and value in FORKS_CTX_INIT:
-            value = FORKS_CTX_INIT[value]
-        merge_checked(cfg, f"{key} {value}", lambda pair=[key, value]: cfg.merge_from_list(pair))
+        merge_file(cfg, path)
+    flags = [(f"--{flag.replace('_', '-')}", key, getattr(args, flag)) for flag, key in FLAGS.items()]
+    merge_command_line(cfg, flags, args.opts)
     if not cfg.TRAINER.NAME or not cfg.DATASET.NAME:
         raise UsageError("give --trainer and --dataset-config-file (or DATASET.NAME); --help lists the flags")
+    check_values(cfg)
     cfg.freeze()
     return cfg
 
@@ -117,6 +117,9 @@ def main(argv: list[str] | None = None) -> int:
     except Failure as e:
         print_error(f"error: {e}")
         return e.exit_code
+    except torch.OutOfMemoryError:
+        print_error(f"error: {MEMORY_FULL}")
+        return 1
     except KeyboardInterrupt:
         print_error("stopped; run the same command again to go on from the last checkpoint")
         return 130

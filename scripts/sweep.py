@@ -29,7 +29,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from difflib import get_close_matches
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -183,16 +182,17 @@ def check_config_keys(path: Path, sweep: Sweep) -> None:
     """Leave with code 2 and one line for a setting that train.py would refuse."""
     import datasets  # these load torch, which is slow, and not needed for a dry run
     import trainers
-    from dassl.config import get_cfg_default, merge_checked
+    from dassl.config import check_values, get_cfg_default, merge_list
     from dassl.utils import UsageError
 
     cfg = get_cfg_default()
     datasets.add_config(cfg)
     trainers.add_configs(cfg)
     for plan in sweep.plans():
-        source = f"{path}: settings: {plan.setting}"
+        of_setting = cfg.clone()
         try:
-            merge_checked(cfg, source, partial(cfg.clone().merge_from_list, list(plan.opts)))
+            merge_list(of_setting, f"{path}: settings: {plan.setting}", plan.opts)
+            check_values(of_setting)
         except UsageError as error:
             runner.leave(str(error), 2)
 

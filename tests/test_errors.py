@@ -6,6 +6,7 @@ Whole runs; what has no run of its own here is tested beside its code (weights i
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,8 +17,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import train
 from dassl.utils import checkpoint, tools
-from tests.runs import REPO, run
+from tests.runs import REPO, arguments, run
+from trainers.base import PromptTrainer
 
 EPOCHS = ("OPTIM.MAX_EPOCH", "2")
 
@@ -76,6 +79,105 @@ def test_wrong_names_and_values(flags, opts, line, data, tmp_path, capsys):
     code = run("P2C", data, tmp_path, *opts, flags=flags)
     assert line in the_line(capsys)
     assert code == (1 if "resume" in str(flags) else 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "allowed"),
+    [
+        ("OPTIM.MAX_EPOCH", ("0", "-1"), "1 or more"),
+        ("TRAIN.PRINT_FREQ", ("0",), "1 or more"),
+        ("DATALOADER.K_TRANSFORMS", ("0",), "1 or more"),
+        ("DATALOADER.TRAIN_X.BATCH_SIZE", ("0", "-2"), "1 or more"),
+        ("DATALOADER.TEST.BATCH_SIZE", ("0",), "1 or more"),
+        ("DATALOADER.TRAIN_X.N_INS", ("0",), "1 or more"),
+        ("DATALOADER.NUM_WORKERS", ("-1",), "0 or more"),
+        ("OPTIM.LR", ("-0.1",), "0 or more"),
+        ("OPTIM.MOMENTUM", ("-1.0",), "0 or more"),
+        ("OPTIM.WEIGHT_DECAY", ("-1.0",), "0 or more"),
+        ("OPTIM.ADAM_BETA1", ("1.5", "1.0", "-0.1"), "0 or more and below 1"),
+        ("DATASET.NUM_SHOTS", ("0", "-2"), "1 or more, or -1 for all images"),
+        ("INPUT.SIZE", ("(32,)", "(32,0)", "(32.0,32.0)", "('a','b')", "None"), "height and width in pixels"),
+        ("INPUT.PIXEL_MEAN", ("[0.5]",), "three numbers"),
+        ("INPUT.PIXEL_STD", ("[0.0,0.0,0.0]", "[0.2,0.2]", "['a',1,1]"), "three numbers above 0"),
+        ("TRAINER.COOP.CTX_INIT", ("5",), "words, True or False"),
+    ],
+)
+def test_a_value_that_no_run_can_have(key, values, allowed, data, tmp_path, capsys):
+    for value in values:
+        assert run("CoOp_ATP", data, tmp_path, key, value) == 2
+        assert re.fullmatch(rf"error: {key} .*: must be {allowed}\n", the_line(capsys)), value
+
+
+def test_the_least_values_that_a_run_can_have(data, tmp_path):
+    least = {"DATALOADER.TRAIN_X.BATCH_SIZE": "1", "DATALOADER.TEST.BATCH_SIZE": "1", "TRAIN.PRINT_FREQ": "1",
+             "DATASET.NUM_SHOTS": "1", "DATALOADER.NUM_WORKERS": "0", "DATALOADER.CACHE_MB": "0", "OPTIM.LR": "0.0",
+             "OPTIM.MOMENTUM": "0.0", "OPTIM.WEIGHT_DECAY": "0.0", "OPTIM.MAX_EPOCH": "2"}  # fmt: skip
+    assert run("CoOp", data, tmp_path, *(word for pair in least.items() for word in pair)) == 0
+
+
+@pytest.mark.parametrize("trainer", ["CoOp_ATP", "CoCoOp_ATP", "MaPLe_ATP", "P2C"])
+@pytest.mark.parametrize(
+    ("opts", "line"),
+    [
+        (("N_ATT1", "-1"), "N_ATT1 -1: must be 0 or more"),
+        (("N_ATT3", "-1"), "N_ATT3 -1: must be 0 or more"),  # not in use, but in the file
+        (("ATT_NUM", "1", "ATT1_TEXT", ""), "ATT_NUM 1: give ATT_NUM 1 to 3 and that many of ATT1_TEXT"),
+        (("ATT_NUM", "2", "ATT1_TEXT", "fur", "ATT2_TEXT", " "), "ATT_NUM 2: give ATT_NUM 1 to 3 and that many"),
+        (("ATT_NUM", "-1"), "ATT_NUM -1: give ATT_NUM 1 to 3"),
+        (("DATASET", "Owls"), "ATT_NUM 0: Owls has no attributes here; give ATT_NUM 1 to 3"),
+    ],
+)
+def test_attributes_that_cannot_be(trainer, opts, line, data, tmp_path, capsys):
+    pairs = zip(opts[::2], opts[1::2], strict=True)
+    opts = [word for key, value in pairs for word in (f"TRAINER.ATPROMPT.{key}", value)]
+    assert run(trainer, data, tmp_path, *opts) == 2
+    assert the_line(capsys).startswith(f"error: TRAINER.ATPROMPT.{line}")
+
+
+@pytest.mark.parametrize(
+    ("opts", "line"),
+    [
+        (("DATASET.NUM_SHOTS 4", "DATASET.NUM_SHOTS 16"), "as 4 and as 16; the scripts take it from SHOTS"),
+        (("OPTIM.LR 0.1", "OPTIM.LR 0.2"), "OPTIM.LR is given twice, as 0.1 and as 0.2"),
+        (("SEED 7",), "SEED is given twice, by --seed and as 7"),
+        (("OUTPUT_DIR elsewhere",), "OUTPUT_DIR is given twice, by --output-dir and as elsewhere"),
+    ],
+)
+def test_a_key_given_twice(opts, line, data, tmp_path, capsys):
+    assert run("P2C", data, tmp_path, *" ".join(opts).split(), flags=("--seed", "1")) == 2
+    assert the_line(capsys).endswith(f"{line}\n")
+
+
+def test_a_key_given_twice_with_one_value(data, tmp_path):
+    twice = "OPTIM.LR 0.10 SEED 1 INPUT.TRANSFORMS ['normalize'] OPTIM.LR 0.1".split()
+    args = arguments("P2C", data, tmp_path, *twice, flags=("--transforms", "normalize", "--seed", "1"))
+    assert train.setup_cfg(train.parse_args(args)).OPTIM.LR == 0.1
+
+
+def test_no_memory_left(data, tmp_path, capsys, monkeypatch):
+    """In the second epoch, and then in the test; what lowers the test's need is no other run."""
+    forward_backward, inference = PromptTrainer.forward_backward, PromptTrainer.model_inference
+
+    def full(self, batch):
+        if self.epoch == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has …")
+        return forward_backward(self, batch)
+
+    def full_too(self, image):
+        if len(image) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has …")
+        return inference(self, image)
+
+    monkeypatch.setattr(PromptTrainer, "forward_backward", full)
+    assert run("P2C", data, tmp_path, *EPOCHS) == 1
+    line = the_line(capsys)
+    assert "memory is full" in line and "DATALOADER.TRAIN_X.BATCH_SIZE" in line and model(tmp_path, 1).exists()
+    monkeypatch.setattr(PromptTrainer, "forward_backward", forward_backward)
+    monkeypatch.setattr(PromptTrainer, "model_inference", full_too)
+    assert run("P2C", data, tmp_path, *EPOCHS) == 1
+    assert "DATALOADER.TEST.BATCH_SIZE" in the_line(capsys) and model(tmp_path).exists()
+    assert run("P2C", data, tmp_path, *EPOCHS, "DATALOADER.TEST.BATCH_SIZE", "8") == 0
+    assert "* accuracy:" in capsys.readouterr().out
 
 
 def test_no_data_folder(tmp_path, capsys):

@@ -215,7 +215,9 @@ def test_a_ready_sweep_does_without_a_method_that_was_removed(repo, capsys):
     folder.mkdir()
     (folder / "two.yaml").write_text("protocol: base2new\nmethods: [kgcoop, p2c]\ndatasets: [dtd]\nseeds: [1]\n")
     (repo / "scripts" / "kgcoop").mkdir()
-    (repo / "scripts" / "kgcoop" / "base2new_train.sh").write_text('exec bash "$0/../run.sh" base2new_train KgCoOp "$@"')
+    (repo / "scripts" / "kgcoop" / "base2new_train.sh").write_text(
+        'exec bash "$0/../run.sh" base2new_train KgCoOp "$@"'
+    )
     assert sweep.main(["two", "--dry-run"]) == 0
     out, err = capsys.readouterr()
     assert out.count("\n") == 2 and "kgcoop" not in out
@@ -466,8 +468,7 @@ def _read(fd: int) -> str:
 
 def test_real_runs(data, tmp_path):
     keys = {"protocol": "base2new", "methods": ["p2c"], "datasets": ["shapes"], "seeds": [1]}
-    short = ["OPTIM.MAX_EPOCH", 2, "DATASET.NUM_SHOTS", 1]
-    settings = {"lambda_-1.0": [*short, "TRAINER.P2C.AUX.LAMBDA", -1.0]}
+    settings = {"lambda_-1.0": ["OPTIM.MAX_EPOCH", 2, "TRAINER.P2C.AUX.LAMBDA", -1.0]}
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(keys | {"settings": settings}))
     env = os.environ | {"VENV": sys.prefix, "OMP_NUM_THREADS": "1", "DATA": str(data), "SHOTS": "1"}
     command = ["bash", "scripts/sweep.sh", str(tmp_path / "my.yaml"), "--slots", "2"]

@@ -1,5 +1,7 @@
 """Whole runs through train.py, on a small drawing of the bundled benchmark."""
 
+import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -9,8 +11,9 @@ import torch
 import train
 from clip.clip import BUNDLED, read_state_dict
 from clip.model import build_model
+from dassl.config import check_output_dir
 from dassl.engine import build_trainer
-from dassl.utils import set_random_seed
+from dassl.utils import UsageError, set_random_seed
 from parse_test_res import read_log
 from tests.reference.clip_plain import PlainCLIP
 from tests.reference.maple_plain import maple_forward, prompts_from_checkpoint
@@ -292,13 +295,34 @@ def test_weights_and_mirror_by_config(data, tmp_path, monkeypatch, capsys):
     assert run("ZeroshotCLIP", data, tmp_path / "a", *opts, "MODEL.BACKBONE.WEIGHTS", small) == 0
     assert run("ZeroshotCLIP", data, tmp_path / "b") == 0
     assert read_log(tmp_path / "a" / "log.txt").metrics == read_log(tmp_path / "b" / "log.txt").metrics
+    assert f"CLIP weights: {small}\n" in (tmp_path / "a" / "log.txt").read_text()
+    record = json.loads((tmp_path / "a" / "results.json").read_text())  # the model's name alone says nothing
+    assert record["clip"] == {"file": small, "sha256": hashlib.sha256(Path(small).read_bytes()).hexdigest()}
     mirror = "http://127.0.0.1:9/copies"  # refused at once
     assert run("ZeroshotCLIP", data, tmp_path / "c", *opts, "MODEL.BACKBONE.MIRROR", mirror) == 1
     assert f"cannot download {mirror}/5806e77c" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("given", "words"), [("True", "a photo of a"), ("False", ""), ("of one's own", "of one's own")]
+    ("trainer", "node"), [("KgCoOp", "COOP"), ("CoCoOp", "COCOOP"), ("MaPLe", "MAPLE"), ("PromptSRC", "PROMPTSRC")]
 )
-def test_ctx_init_may_be_the_forks_bool(given, words, data, tmp_path):
-    assert words == small_cfg("CoOp", data, tmp_path, "TRAINER.COOP.CTX_INIT", given).TRAINER.COOP.CTX_INIT
+def test_ctx_init_is_words_or_the_forks_bool(trainer, node, data, tmp_path):
+    """Whatever the file has, the command line may have: all are words for the run and its record."""
+    forms = {"True": "a photo of a", "False": "", "false": "", "itap of a": "itap of a"}
+    for in_file, from_file in forms.items():
+        file = tmp_path / "own.yaml"
+        file.write_text(f"TRAINER:\n  {node}:\n    CTX_INIT: {in_file}\n")
+        for given, words in {"": from_file, **forms}.items():
+            opts = (f"TRAINER.{node}.CTX_INIT", given) if given else ()
+            line = arguments(trainer, data, tmp_path, *opts, flags=("--config-file", str(file)))
+            assert words == train.setup_cfg(train.parse_args(line)).TRAINER[node].CTX_INIT, (in_file, given)
+
+
+def test_a_run_goes_on_whose_record_has_the_bool(data, tmp_path):
+    """As TCP's did once; its file still has it."""
+    cfg = small_cfg("TCP", data, tmp_path)
+    (tmp_path / "config.yaml").write_text(cfg.dump().replace("CTX_INIT: ''", "CTX_INIT: false", 1))
+    assert "    CTX_INIT: false" in (tmp_path / "config.yaml").read_text() and cfg.TRAINER.COOP.CTX_INIT == ""
+    check_output_dir(cfg)
+    with pytest.raises(UsageError, match="CTX_INIT ; now a photo of a"):
+        check_output_dir(small_cfg("TCP", data, tmp_path, "TRAINER.COOP.CTX_INIT", "True"))

@@ -52,22 +52,25 @@ def add_config(cfg: CfgNode) -> None:
 def attribute_words(cfg: CfgNode, always: bool = False) -> tuple[str, ...]:
     """The attribute words of the run: none without ATPrompt, else 1 to 3, given (ATT_NUM) or a dataset's.
 
-    Raises: UsageError if there are none to take.
+    Raises: UsageError if there are none to take, or a length that is none.
     """
     node = cfg.TRAINER.ATPROMPT
     if not (node.USE_ATPROMPT or always):
         return ()
+    for key in ("N_ATT1", "N_ATT2", "N_ATT3"):
+        if node[key] < 0:
+            raise UsageError(f"TRAINER.ATPROMPT.{key} {node[key]}: must be 0 or more")
     name = node.DATASET or cfg.DATASET.NAME
+    give = "give ATT_NUM 1 to 3 and that many of ATT1_TEXT, ATT2_TEXT, ATT3_TEXT"
     if node.ATT_NUM == 0:
-        words = SHAPES_ATTRIBUTES if name.startswith("Shapes") else ATTRIBUTES.get(name, ())
-    else:
-        words = (node.ATT1_TEXT, node.ATT2_TEXT, node.ATT3_TEXT)[: node.ATT_NUM]
-    if not words or "none" in words or not 0 <= node.ATT_NUM <= 3:
-        raise UsageError(
-            f"TRAINER.ATPROMPT.ATT_NUM {node.ATT_NUM}: {name} has no attributes here; "
-            "give ATT_NUM 1 to 3 and that many of ATT1_TEXT, ATT2_TEXT, ATT3_TEXT"
-        )
-    return tuple(words)
+        words = SHAPES_ATTRIBUTES if name.startswith("Shapes") else ATTRIBUTES.get(name)
+        if not words:
+            raise UsageError(f"TRAINER.ATPROMPT.ATT_NUM 0: {name} has no attributes here; {give}")
+        return words
+    words = (node.ATT1_TEXT, node.ATT2_TEXT, node.ATT3_TEXT)[: node.ATT_NUM]
+    if not 1 <= node.ATT_NUM <= 3 or {"", "none"} & {(word or "").strip() for word in words}:
+        raise UsageError(f"TRAINER.ATPROMPT.ATT_NUM {node.ATT_NUM}: {give}")
+    return words
 
 
 def attribute_layout(node: CfgNode, words: Iterable[str]) -> list[Gap | list[int]]:

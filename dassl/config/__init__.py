@@ -1,5 +1,7 @@
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from itertools import zip_longest
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -8,7 +10,18 @@ from dassl.utils import UsageError, atomic_write, mkdir_if_missing
 
 from .defaults import _C
 
-__all__ = ["all_keys", "check_output_dir", "clean_cfg", "get_cfg_default", "merge_checked", "record_config"]
+__all__ = [
+    "all_keys",
+    "check_output_dir",
+    "check_values",
+    "clean_cfg",
+    "get_cfg_default",
+    "merge_checked",
+    "merge_command_line",
+    "merge_file",
+    "merge_list",
+    "record_config",
+]
 
 
 def get_cfg_default() -> CfgNode:
@@ -23,6 +36,63 @@ def clean_cfg(cfg: CfgNode, trainer: str) -> None:
             del cfg.TRAINER[key]
 
 
+def merge_file(cfg: CfgNode, path: str) -> None:
+    """Merges a file into cfg. Raises UsageError as merge_checked."""
+
+    def merge() -> None:
+        with open(path, encoding="utf-8") as file:
+            cfg.merge_from_other_cfg(_in_words(CfgNode.load_cfg(file)))
+
+    merge_checked(cfg, path, merge)
+
+
+def merge_list(cfg: CfgNode, source: str, opts: Sequence) -> None:
+    """Merges [key, value, key, value, …] into cfg. Raises UsageError as merge_checked."""
+
+    def merge() -> None:
+        for key, value in zip(opts[::2], opts[1::2], strict=True):
+            cfg.merge_from_list([key, _words(key, value)])
+
+    merge_checked(cfg, source, merge)
+
+
+def merge_command_line(cfg: CfgNode, flags: Sequence[tuple[str, str, object]], opts: Sequence[str]) -> None:
+    """Merges flags, as (flag, key, value or None), then KEY VALUE pairs into cfg.
+
+    Raises UsageError as merge_checked, and for a key that has no value or two that differ.
+    """
+    known = set(all_keys(cfg))
+    pairs = list(zip_longest(opts[::2], opts[1::2]))
+    for key, value in pairs:
+        if key.startswith("--"):
+            raise UsageError(f"flags come before KEY VALUE pairs: move {key}")
+        if value is None or value in known:
+            raise UsageError(f"config keys and values come in pairs, but {key} has no value")
+    given: dict[str, tuple[object, str]] = {}
+    words = [(f"by {flag}", key, value) for flag, key, value in flags if value is not None]
+    for how, key, value in [*words, *((f"as {value}", key, value) for key, value in pairs)]:
+        merge_list(cfg, f"{key} {value}", [key, value])
+        now = _get(cfg, key)
+        before, how_before = given.setdefault(key, (now, how))
+        if now != before:
+            hint = "; the scripts take it from SHOTS" * (key == "DATASET.NUM_SHOTS")
+            raise UsageError(f"{key} is given twice, {how_before} and {how}{hint}")
+
+
+def _words(key: str, value: object) -> object:
+    """CTX_INIT is words in CoOp and a bool in its forks, which yacs would refuse where the other is: always words."""
+    if not key.endswith("CTX_INIT"):
+        return value
+    return {"true": "a photo of a", "false": ""}.get(str(value).lower(), value)
+
+
+def _in_words(node: CfgNode) -> CfgNode:
+    """The node, each CTX_INIT in it as words."""
+    for key, value in node.items():
+        node[key] = _in_words(value) if isinstance(value, CfgNode) else _words(key, value)
+    return node
+
+
 def merge_checked(cfg: CfgNode, source: str, merge: Callable[[], None]) -> None:
     """Runs one of yacs's merges into cfg; `source` says where the values come from.
 
@@ -30,9 +100,7 @@ def merge_checked(cfg: CfgNode, source: str, merge: Callable[[], None]) -> None:
     """
     try:
         merge()
-    except (
-        Exception
-    ) as error:  # yacs asserts and raises KeyErrors and ValueErrors, the yaml reader has errors of its own
+    except Exception as error:  # yacs asserts and raises KeyError and ValueError, and the yaml reader errors of its own
         problem = " ".join(str(error).split()).strip("'")
         if "Non-existent key: " in problem:
             key = problem.rsplit(": ", 1)[-1]
@@ -50,10 +118,46 @@ def all_keys(node: CfgNode, prefix: str = "") -> list[str]:
     return keys
 
 
+# What a value must be, the test of it, and the keys, by their ends. Others are checked where they are used.
+_ALLOWED = (
+    (
+        "1 or more",
+        lambda v: v >= 1,
+        ("OPTIM.MAX_EPOCH", "TRAIN.PRINT_FREQ", "DATALOADER.K_TRANSFORMS", "DATALOADER.TRAIN_X.BATCH_SIZE",
+         "DATALOADER.TRAIN_U.BATCH_SIZE", "DATALOADER.TEST.BATCH_SIZE", "TRAIN_X.N_INS", "TRAIN_U.N_INS"),
+    ),
+    (
+        "0 or more",
+        lambda v: v >= 0,
+        ("OPTIM.LR", "OPTIM.MOMENTUM", "OPTIM.WEIGHT_DECAY", "OPTIM.RMSPROP_ALPHA", "DATALOADER.NUM_WORKERS",
+         "DATALOADER.CACHE_MB"),
+    ),
+    ("0 or more and below 1", lambda v: 0 <= v < 1, ("OPTIM.ADAM_BETA1", "OPTIM.ADAM_BETA2")),
+    ("1 or more, or -1 for all images", lambda v: v >= 1 or v == -1, ("DATASET.NUM_SHOTS",)),
+    ("height and width in pixels", lambda v: [*map(type, v)] == [int, int] and min(v) >= 1, ("INPUT.SIZE",)),
+    ("three numbers", lambda v: len(v) == 3 and max(v) < math.inf, ("INPUT.PIXEL_MEAN",)),
+    ("three numbers above 0", lambda v: len(v) == 3 and min(v) > 0, ("INPUT.PIXEL_STD",)),
+    ("words, True or False", lambda v: isinstance(v, str | None), ("CTX_INIT",)),
+)  # fmt: skip
+
+
+def check_values(cfg: CfgNode) -> None:
+    """Raises UsageError, naming key, value and what it must be, for a value that no run can have."""
+    for key in all_keys(cfg):
+        value = _get(cfg, key)
+        for allowed, test, keys in _ALLOWED:
+            try:
+                fine = not key.endswith(keys) or test(value)
+            except TypeError:
+                fine = False
+            if not fine:
+                raise UsageError(f"{key} {value}: must be {allowed}")
+
+
 RECORD = "config.yaml"
 # What may differ between two runs that share an output folder: it changes no result.
 _FREE = ("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE_MB",
-         "TRAIN.", "TEST.")  # fmt: skip
+         "DATALOADER.TEST.", "TRAIN.", "TEST.")  # fmt: skip
 
 
 def check_output_dir(cfg: CfgNode) -> None:
@@ -62,7 +166,7 @@ def check_output_dir(cfg: CfgNode) -> None:
     if not file.exists():
         return
     before = CfgNode()
-    merge_checked(before, str(file), lambda: before.update(CfgNode.load_cfg(file.read_text())))
+    merge_checked(before, str(file), lambda: before.update(_in_words(CfgNode.load_cfg(file.read_text()))))
     for key in all_keys(cfg):
         was, now = _get(before, key), _get(cfg, key)
         if was != now and was is not None and not key.startswith(_FREE):
