@@ -150,7 +150,7 @@ class PromptTrainer(TrainerX):
         raise NotImplementedError
 
     def build_optimizer(self, learner: nn.Module) -> torch.optim.Optimizer:
-        return build_optimizer(learner, self.cfg.OPTIM, fused=self.device.type == "cuda" and self.prec != "amp")
+        return build_optimizer(learner, self.cfg.OPTIM, fused=self.device.type == "cuda")
 
     def build_model(self) -> None:
         cfg, name = self.cfg, type(self).__name__
@@ -167,8 +167,7 @@ class PromptTrainer(TrainerX):
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.prec == "amp" else None
         self.register_model(self.model_name, saved, self.optim, self.sched)
-        graphed = self.graphed and self.device.type == "cuda"
-        self.compute = CapturedStep(self.gradients, learner.parameters()) if graphed else self.gradients
+        self.compute = CapturedStep(self.gradients, learner.parameters()) if self.graphed else self.gradients
 
     def about(self) -> dict[str, Any]:
         return about_clip(self.model.clip)

@@ -64,9 +64,6 @@ class CoCoOp(ContextTrainer):
     def node(self) -> CfgNode:
         return self.cfg.TRAINER.COCOOP
 
-    def check_cfg(self, cfg: CfgNode) -> None:
-        """TRAINER.COOP is not its node."""
-
     def build_prompt_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
         return MetaNetLearner(clip_model, classnames, *self.start(), *self.attributes())
 

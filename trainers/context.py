@@ -90,9 +90,11 @@ class ContextTrainer(PromptTrainer):
         return ContextLearner(clip_model, classnames, *self.start(), *self.attributes())
 
     def start(self) -> tuple[int, list[int]]:
-        """N_CTX and the tokens to start from; words set N_CTX."""
-        words = ctx_words(self.node.CTX_INIT)
-        return len(words) or self.node.N_CTX, words
+        """The context's length and the tokens to start from; as upstream, words win over N_CTX."""
+        n_ctx, words = self.node.N_CTX, ctx_words(self.node.CTX_INIT)
+        if words and len(words) != n_ctx:
+            print(f"The context has CTX_INIT's {len(words)} tokens, not N_CTX {n_ctx}")
+        return len(words) or n_ctx, words
 
     def attributes(self) -> tuple[CfgNode, tuple[str, ...]]:
         return self.cfg.TRAINER.ATPROMPT, attribute_words(self.cfg, self.always_attributes)

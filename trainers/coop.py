@@ -12,7 +12,7 @@ from dassl.utils.errors import UsageError
 
 from .atprompt import attribute_layout
 from .context import ContextLearner, ContextTrainer
-from .prompt_text import NAME, Gap, PromptText
+from .prompt_text import NAME, Gap, PromptText, ctx_words
 
 
 class AroundTheName(ContextLearner):
@@ -55,13 +55,23 @@ class CoOp(ContextTrainer):
             )
         if cfg.TRAINER.ATPROMPT.UPSTREAM_SLICING and (node.CSC or node.CLASS_TOKEN_POSITION != "end"):
             raise UsageError("TRAINER.ATPROMPT.UPSTREAM_SLICING: upstream has a shared context before the name only")
+        if node.CSC and ctx_words(node.CTX_INIT):
+            raise UsageError(
+                f"TRAINER.COOP.CSC True: CTX_INIT {node.CTX_INIT!r} is one start for all classes; "
+                "set CTX_INIT '' (random) to give each class its own"
+            )
+        if node.CSC and cfg.DATASET.SUBSAMPLE_CLASSES == "new":
+            raise UsageError(
+                "DATASET.SUBSAMPLE_CLASSES new: with TRAINER.COOP.CSC True every class has a context of its own, "
+                "so what the base classes learned is of no use to new ones"
+            )
 
     def build_prompt_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
-        n_ctx, words = self.start()
-        own = self.node.CSC and not words  # as upstream: words to start from are shared
-        n_first = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[self.node.CLASS_TOKEN_POSITION]
-        if n_first == n_ctx and not own:
+        own, position = self.node.CSC, self.node.CLASS_TOKEN_POSITION
+        if position == "end" and not own:
             return super().build_prompt_learner(clip_model, classnames)
+        n_ctx, words = self.start()
+        n_first = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
         return AroundTheName(own, n_first, clip_model, classnames, n_ctx, words, *self.attributes())
 
 

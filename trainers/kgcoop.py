@@ -21,7 +21,10 @@ class KgCoOp(ContextTrainer):
         return hand_crafted_features(self.model.clip, self.classnames, [zero_shot_template(self.cfg, TEACHER)])
 
     def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy + W · (1 − mean over classes of cos(text, teacher)), eq. 4 and 5 for unit vectors."""
+        """Cross-entropy + W · (1 − mean over classes of cos(text, teacher)).
+
+        For unit vectors eq. 4's ‖w − w′‖² is 2 (1 − cos): as in the published code, W weighs half of it.
+        """
         return self.loss_near(self.teacher, self.node.W, image, label)
 
     def clean_state_dict(self, name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -45,7 +45,11 @@ class ProGrad(ContextTrainer):
         return hand_crafted_features(self.model.clip, self.classnames, [zero_shot_template(self.cfg)])
 
     def losses(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy, and the cross-entropy to zero-shot CLIP, whose gradient is that of KL(zero-shot ‖ prompt)."""
+        """Cross-entropy, and T² · the cross-entropy to zero-shot CLIP at temperature T.
+
+        The log calls them xe_loss and, as upstream, kl_loss. KL(zero-shot ‖ prompt) is smaller by zero-shot CLIP's
+        entropy, which has no gradient.
+        """
         features, t = self.model.image_features(image), self.cfg.LOSS.T
         logits = self.model.logits(features, self.model.text_features())
         zero_shot = F.softmax(self.model.logits(features, self.teacher) / t, dim=-1)

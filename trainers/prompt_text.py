@@ -59,13 +59,9 @@ def spoken(classname: str) -> str:
     return classname.replace("_", " ")
 
 
-def ctx_words(ctx_init: str | bool | None) -> list[int]:
-    """Token ids of CTX_INIT; none for a random start.
-
-    The family's forks write True for "a photo of a" and False for random.
-    """
-    text = {True: "a photo of a", False: "", None: ""}.get(ctx_init, ctx_init)
-    return _tokenizer.encode(text.replace("_", " "))
+def ctx_words(ctx_init: str | None) -> list[int]:
+    """Token ids of CTX_INIT; none for a random start."""
+    return _tokenizer.encode((ctx_init or "").replace("_", " "))
 
 
 def initial_ctx(n_ctx: int, words: Sequence[int], clip_model: CLIP) -> Tensor:

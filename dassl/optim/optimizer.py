@@ -14,8 +14,7 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Builds cfg.OPTIM's optimizer over a module, parameters or groups of them; `param_groups` goes first.
 
-    `fused` takes PyTorch's fused kernels where the optimizer has some; not with a GradScaler, whose skipped first step
-    leaves fused SGD with a momentum of uninitialised memory.
+    `fused` takes PyTorch's fused kernels where the optimizer has some; with them a GradScaler's step waits for nothing.
 
     Raises UsageError for an unknown OPTIM.NAME, or for STAGED_LR with anything but a module.
     """
@@ -38,9 +37,24 @@ def build_optimizer(
     elif param_groups is None:
         param_groups = model.parameters() if isinstance(model, nn.Module) else model
     kind, options = kinds[c.NAME]
-    if fused and kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
+    # PyTorch does not dampen the first gradient; the momentum of zero that fused SGD starts from here would.
+    if fused and kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW) and not options.get("dampening"):
         options["fused"] = True
-    return kind(param_groups, lr=c.LR, weight_decay=c.WEIGHT_DECAY, **options)
+    optimizer = kind(param_groups, lr=c.LR, weight_decay=c.WEIGHT_DECAY, **options)
+    if options.get("fused") and kind is torch.optim.SGD:
+        optimizer.register_step_pre_hook(_start_momentum)
+    return optimizer
+
+
+def _start_momentum(optimizer: torch.optim.SGD, *_) -> None:
+    """Gives parameters without a momentum one of zero.
+
+    Fused SGD itself would leave it uninitialised memory if a GradScaler skips the first step.
+    """
+    for group in optimizer.param_groups:
+        for p in group["params"] if group["momentum"] else ():
+            if p.grad is not None and optimizer.state[p].get("momentum_buffer") is None:
+                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
 
 def _staged(model: nn.Module, c: CfgNode) -> list[dict]:

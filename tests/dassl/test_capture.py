@@ -1,70 +1,10 @@
 """The order of things in a capture, with CUDA's part played by a recorder."""
 
-from contextlib import contextmanager
-
 import pytest
 import torch
 
 from dassl.engine.capture import WARM_UP, CapturedStep
-
-
-class FakeCuda:
-    """What capture() calls of torch.cuda. A replayed "graph" computes once more on the tensors it was recorded with."""
-
-    def __init__(self):
-        self.calls: list[str] = []
-        self.streams = ["main"]
-        self.recording = self.recorded = None
-        self.broken = False
-
-    def install(self, patch: pytest.MonkeyPatch) -> None:
-        for name in ("Stream", "CUDAGraph", "current_stream", "stream", "graph", "get_rng_state", "set_rng_state"):
-            patch.setattr(torch.cuda, name, getattr(self, name))
-
-    def Stream(self):
-        return FakeStream("side")
-
-    def CUDAGraph(self):
-        return self
-
-    def current_stream(self):
-        return FakeStream(self.streams[-1])
-
-    @contextmanager
-    def stream(self, stream):
-        before = list(self.streams)
-        self.streams.append(stream.name)
-        try:
-            yield
-        finally:
-            self.streams[:] = before
-
-    @contextmanager
-    def graph(self, graph, stream, capture_error_mode):
-        self.calls.append(f"capture on {stream.name}, {capture_error_mode}")
-        if self.broken:
-            self.streams.append("capture's own")  # torch leaves it so
-            raise RuntimeError("CUDA error: operation failed")
-        yield
-
-    def get_rng_state(self):
-        self.calls.append("get rng")
-        return "state"
-
-    def set_rng_state(self, state):
-        self.calls.append(f"set rng to {state}")
-
-    def replay(self):
-        self.calls.append("replay")
-        self.recorded()
-
-
-class FakeStream:
-    def __init__(self, name: str):
-        self.name = name
-
-    def wait_stream(self, other) -> None:
-        pass
+from tests.fake_cuda import FakeCuda, OnGpu
 
 
 @pytest.fixture
@@ -74,53 +14,93 @@ def cuda(monkeypatch):
     return fake
 
 
-def make(cuda: FakeCuda) -> tuple[CapturedStep, torch.nn.Parameter]:
-    p = torch.nn.Parameter(torch.ones(2))
+def make(cuda: FakeCuda, until_refused: int | None = None) -> tuple[CapturedStep, list[torch.nn.Parameter]]:
+    """A step with two parameters and noise; its compute number `until_refused` is refused."""
+    params = [torch.nn.Parameter(torch.tensor(start)) for start in ([1.0, 1.0], [[2.0], [3.0]])]
 
-    def compute(x):
+    def compute(x, y):
         cuda.calls.append(f"compute on {cuda.streams[-1]}")
-        p.grad = None
-        loss = (p * x).sum()
+        drawn = torch.rand(())
+        if cuda.calls.count("compute on side") == until_refused and cuda.streams[-1] == "side":
+            drawn.item()
+            raise RuntimeError("out of memory")
+        assert cuda.streams[-1] == "side" or not cuda.generator.capturing, "Offset increment outside graph capture"
+        for p in params:
+            p.grad = None
+        loss = (params[0] * x).sum() * y + (params[1] * x).sum() + 0 * drawn
         loss.backward()
-        return {"loss": loss.detach()}
+        return {"loss": loss.detach(), "drawn": drawn}
 
-    step = CapturedStep(compute, [p])
-    return step, p
-
-
-def test_warm_up_and_capture_share_a_stream_and_leave_the_random_numbers(cuda):
-    step, p = make(cuda)
-    replay = step.capture((torch.tensor([1.0, 2.0]),))
-    warm = ["compute on side"] * WARM_UP
-    assert cuda.calls == ["get rng", *warm, "set rng to state", "capture on side, thread_local", "compute on side"]
-    assert cuda.streams == ["main"]
-    captured = p.grad
-    cuda.recorded = lambda: captured.fill_(5.0)
-    p.grad = None
-    first = replay(torch.tensor([3.0, 4.0]))
-    assert p.grad is captured and captured.tolist() == [5.0, 5.0]
-    assert first["loss"] is not replay(torch.tensor([3.0, 4.0]))["loss"]  # a copy, which the next replay leaves alone
+    return CapturedStep(compute, params), params
 
 
-def test_after_a_capture_that_failed_the_stream_is_the_old_one(cuda):
-    cuda.broken = True
+def on_gpu(*values) -> list[torch.Tensor]:
+    return [torch.tensor(value).as_subclass(OnGpu) for value in values]
+
+
+WARM = ["clone the generator", "side waits for main", *["compute on side"] * WARM_UP]
+CAPTURED = ["set its numbers", "capture on side, thread_local", "compute on side"]
+
+
+def test_what_a_capture_does_in_which_order(cuda):
     step, _ = make(cuda)
-    with pytest.raises(RuntimeError):
-        step.capture((torch.ones(2),))
+    step.capture((torch.tensor([1.0, 2.0]), torch.tensor(1.0)))
+    assert cuda.calls == [*WARM, *CAPTURED, "main waits for side"]
     assert cuda.streams == ["main"]
 
 
-def test_inputs_are_copied_to_where_the_graph_reads_them(cuda):
-    seen = []
-    step = CapturedStep(lambda x: {"x": x}, [])
-    replay = step.capture((torch.zeros(2),))
-    cuda.recorded = lambda: None
-    seen.append(replay(torch.tensor([3.0, 4.0]))["x"])
-    seen.append(replay(torch.tensor([5.0, 6.0]))["x"])
-    assert torch.stack(seen).tolist() == [[3.0, 4.0], [5.0, 6.0]]
+def test_replays_are_the_steps(cuda):
+    """Of each batch its own, in two shapes; also the first of a shape is a replay, and batches come back unchanged."""
+    step, params = make(cuda)
+    batches = [([1.0, 2.0], 1.0), ([3.0, 4.0], 2.0), ([[5.0, 6.0]] * 2, 3.0)]
+
+    def run(step, batches):
+        torch.manual_seed(1)
+        return [[t.clone() for t in (*step(*batch).values(), *(p.grad for p in params))] for batch in batches]
+
+    expected = run(step.compute, [[torch.tensor(value) for value in batch] for batch in batches] * 2)
+    torch.testing.assert_close(run(step, [on_gpu(*batch) for batch in batches] * 2), expected)
+    assert cuda.calls.count("replay") == 6 and cuda.calls.count("compute on side") == 2 * (WARM_UP + 1)
+
+
+def test_a_replay_puts_the_gradients_back_and_copies_what_it_logs(cuda):
+    step, params = make(cuda)
+    tensors = on_gpu([1.0, 2.0], 1.0)
+    log = step(*tensors)
+    grads = [p.grad for p in params]
+    for p in params:
+        p.grad = None
+    assert step(*tensors)["loss"] is not log["loss"]
+    assert all(p.grad is grad for p, grad in zip(params, grads, strict=True))
+
+
+@pytest.mark.parametrize("refused", [1, WARM_UP + 1], ids=["in the warm-up", "in the capture"])
+def test_after_a_capture_that_failed_steps_are_computed_as_usual(cuda, capsys, refused):
+    """With the random numbers there would have been, on the same stream, and from a state of the generator that is fit
+    to draw from. A line says so, once."""
+    step, (first, _) = make(cuda, refused)
+    torch.manual_seed(1)
+    drawn = [step(*on_gpu([1.0, 2.0], 1.0))["drawn"], step(*on_gpu([[3.0, 4.0]], 2.0))["drawn"]]
+    torch.manual_seed(1)
+    assert drawn == list(torch.rand(2))
+    assert first.grad.tolist() == [6.0, 8.0]
+    until = [*WARM, *CAPTURED] if refused > WARM_UP else WARM[:3]
+    assert cuda.calls == [*until, "set its state", "main waits for side", *["compute on main"] * 2]
+    assert cuda.streams == ["main"]
+    what = "operation not permitted when stream is capturing" if refused > WARM_UP else "out of memory"
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith("Steps are not captured as a CUDA graph, so slower: ") and line.endswith(what)
+
+
+def test_graphs_from_before_a_capture_that_failed_are_not_replayed(cuda):
+    """They would draw from the state that the generator no longer has."""
+    step, _ = make(cuda, WARM_UP + 2)
+    for tensors in (on_gpu([1.0, 2.0], 1.0), on_gpu([[3.0, 4.0]], 2.0), on_gpu([1.0, 2.0], 1.0)):
+        step(*tensors)
+    assert cuda.calls.count("replay") == 1 and cuda.calls[-2:] == ["compute on main"] * 2
 
 
 def test_without_cuda_it_is_the_plain_step(cuda):
-    step, p = make(cuda)
-    assert step(torch.tensor([1.0, 2.0]))["loss"] == 3 and p.grad.tolist() == [1.0, 2.0]
+    step, (first, _) = make(cuda)
+    assert step(torch.tensor([1.0, 2.0]), torch.tensor(1.0))["loss"] == 18 and first.grad.tolist() == [1.0, 2.0]
     assert cuda.calls == ["compute on main"]

@@ -3,10 +3,13 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.optim.radam import RAdam
 from dassl.utils import UsageError
+from dassl.utils.checkpoint import load_optim
+from tests.fake_cuda import WAITING
 
 
 def rates(c, epochs, resume_after=None):
@@ -107,3 +110,136 @@ def test_staged_lr(cfg):
     base, new = build_optimizer(model, cfg.OPTIM).param_groups
     assert (base["lr"], new["lr"]) == (pytest.approx(0.00035), 0.0035)
     assert new["params"] == list(model[1].parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "fused"),
+    [
+        ("sgd", {}, True),
+        ("sgd", {"SGD_DAMPNING": 0.5}, None),
+        ("adam", {}, True),
+        ("amsgrad", {}, True),
+        ("adamw", {}, True),
+    ],
+)
+def test_fused_kernels_are_taken_where_asked_for_and_dampening_allows(cfg, name, keys, fused):
+    cfg.OPTIM.NAME = name
+    cfg.OPTIM.update(keys)
+    assert build_optimizer([nn.Parameter(torch.zeros(1))], cfg.OPTIM, fused=True).defaults["fused"] is fused
+    assert build_optimizer([nn.Parameter(torch.zeros(1))], cfg.OPTIM).defaults["fused"] is None
+
+
+@pytest.mark.parametrize("name", ["rmsprop", "radam"])
+def test_what_has_no_fused_kernel_is_as_it_was(cfg, name):
+    cfg.OPTIM.NAME = name
+    assert "fused" not in build_optimizer([nn.Parameter(torch.zeros(1))], cfg.OPTIM, fused=True).defaults
+
+
+INF = float("inf")
+GRADIENTS = [  # of two parameters in each step
+    (INF, None),
+    (INF, 1.0),
+    (0.5, None),
+    (-2.0, 3.0),
+    (1.0, INF),
+    (4.0, -1.0),
+    (None, 2.0),
+]
+
+
+class Steps:
+    """An optimizer of two parameters, its steps as amp's."""
+
+    def __init__(self, c, fused):
+        self.params = [nn.Parameter(torch.full((3,), start)) for start in (1.0, -2.0)]
+        self.optimizer = build_optimizer(self.params, c, fused=fused)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        self.scaler.scale(torch.ones(()))  # it has no state before
+
+    def take(self, gradients):
+        """Returns the parameters after each step."""
+        seen = []
+        for values in gradients:
+            scale = self.scaler.get_scale()
+            for p, value in zip(self.params, values, strict=True):
+                p.grad = None if value is None else torch.full_like(p, scale * value)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            seen.append(torch.stack([p.detach().clone() for p in self.params]))
+        return seen
+
+    def resume(self, other):
+        """Goes on from another's state, as a run does from a file's."""
+        with torch.no_grad():
+            for p, there in zip(self.params, other.params, strict=True):
+                p.copy_(there)
+        load_optim({"optimizer": other.optimizer.state_dict()}, self.optimizer, None, "a file")
+        self.scaler.load_state_dict(other.scaler.state_dict())
+
+
+@pytest.fixture
+def no_luck():
+    """Memory that nobody initialised is NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("sgd", {}),
+        ("sgd", {"SGD_NESTEROV": True}),
+        ("sgd", {"SGD_DAMPNING": 0.5}),
+        ("adam", {}),
+        ("amsgrad", {}),
+        ("adamw", {}),
+    ],
+)
+def test_fused_steps_are_the_plain_ones_also_after_an_overflow(cfg, no_luck, name, keys):
+    cfg.OPTIM.NAME = name
+    cfg.OPTIM.update(keys)
+    plain, fused = (Steps(cfg.OPTIM, fused).take(GRADIENTS) for fused in (False, True))
+    assert not torch.equal(plain[-1], plain[-2])
+    torch.testing.assert_close(fused, plain)
+
+
+def test_without_momentum_there_is_nothing_to_start(cfg, no_luck):
+    cfg.OPTIM.MOMENTUM = 0.0
+    steps = [Steps(cfg.OPTIM, fused) for fused in (False, True)]
+    torch.testing.assert_close(steps[1].take(GRADIENTS), steps[0].take(GRADIENTS))
+    assert not steps[1].optimizer.state_dict()["state"]
+
+
+@pytest.mark.parametrize("after", range(len(GRADIENTS)))
+@pytest.mark.parametrize("before", [True, False], ids=["fused first", "plain first"])
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_a_run_goes_on_with_its_own_kernels(cfg, no_luck, name, before, after):
+    """Also where the file's were others and it was written before the first step that counted."""
+    cfg.OPTIM.NAME = name
+    whole = Steps(cfg.OPTIM, fused=False).take(GRADIENTS)
+    first, second = Steps(cfg.OPTIM, before), Steps(cfg.OPTIM, not before)
+    seen = first.take(GRADIENTS[:after])
+    second.resume(first)
+    assert bool(second.optimizer.param_groups[0]["fused"]) is not before
+    torch.testing.assert_close(seen + second.take(GRADIENTS[after:]), whole)
+
+
+class Waits(TorchDispatchMode):
+    """`count` of what would wait for a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        self.count += op in WAITING
+        return op(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("fused", "waits"), [(True, 0), (False, 1)])
+def test_amp_waits_for_nothing_with_fused_kernels(cfg, fused, waits):
+    steps = Steps(cfg.OPTIM, fused)
+    steps.take(GRADIENTS[:3])
+    with Waits() as seen:
+        steps.scaler.step(steps.optimizer)
+        steps.scaler.update()
+    assert seen.count == waits

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+import trainers.base
+from dassl.optim import build_optimizer
 from tests.trainers.methods import batch, build, shake
 
 METHODS = {
@@ -15,6 +17,11 @@ METHODS = {
     "PromptSRC": ("TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT", "3", "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION", "3"),
     "MultiModalAdapter": ("TRAINER.MMADAPTER.ADAPTER_END", "3"),
 }
+
+
+@pytest.fixture(autouse=True)
+def fused_kernels(monkeypatch):
+    monkeypatch.setattr(trainers.base, "build_optimizer", lambda *given, fused: build_optimizer(*given, fused=True))
 
 
 def amp(trainer):
@@ -53,6 +60,17 @@ def test_a_step_that_overflows_is_skipped_and_the_next_is_not(name, data, tmp_pa
     trainer.forward_backward(step)
     assert all(p.isfinite().all() for p in params)
     assert any(not torch.equal(p, b) for p, b in zip(params, before, strict=True))
+
+
+@pytest.mark.parametrize("prec", ["fp32", "amp"])
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_a_gpus_steps_have_fused_kernels(monkeypatch, data, tmp_path, weights, device, prec):
+    """With which amp does not wait for the device."""
+    monkeypatch.undo()
+    trainer = build("CoOp", data, tmp_path, weights)
+    trainer.device, trainer.prec = torch.device(device), prec
+    optimizer = trainer.build_optimizer(trainer.model.prompt_learner)
+    assert bool(optimizer.defaults["fused"]) is (device == "cuda")
 
 
 def test_the_loss_scale_survives_a_resume(data, tmp_path, weights):

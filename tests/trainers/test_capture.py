@@ -1,88 +1,96 @@
-"""A training step as a recorded graph. Without a GPU the recording is torch.fx's, which like a CUDA graph keeps what is
-Python as it was, and runs what is tensors again."""
-
-from types import SimpleNamespace
+"""Whole trainings with the steps captured, beside the same ones computed as usual. The CUDA that captures is a fake."""
 
 import pytest
 import torch
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from dassl.engine.capture import CapturedStep
+from tests.fake_cuda import FakeCuda, OnGpu
 from tests.trainers.methods import batch, build, shake
+from tests.trainers.test_amp import amp
 
 GRAPHED = ["CoOp", "CoCoOp", "KgCoOp", "TCP", "MaPLe", "MaPLe_ATP", "P2C", "PromptSRC", "MultiModalAdapter"]
+EPOCHS = 3
 
 
-def recorded(trainer, image, label):
-    """(loss, gradients) of a step, recorded with this batch."""
-    params = [p for p in trainer.model.parameters() if p.requires_grad]
-
-    def step(image, label):
-        log = trainer.gradients(image, label)
-        return log["loss"], [p.grad for p in params if p.grad is not None]
-
-    step(image, label)  # what is made at first use is not part of the recording
-    return make_fx(step)(image, label), step
+@pytest.fixture
+def cuda(monkeypatch):
+    fake = FakeCuda()
+    fake.install(monkeypatch)
+    return fake
 
 
-@pytest.mark.parametrize("name", GRAPHED)
-def test_a_recorded_step_is_the_step(name, data, tmp_path, weights):
-    trainer = build(name, data, tmp_path, weights, *small(name))
-    trainer.max_epoch = 3
-    trainer.before_epoch()
+def train(trainer, batches):
+    """What each step logs and the parameters after it, of EPOCHS epochs of these batches."""
+    trainer.max_epoch, trainer.num_batches, seen = EPOCHS, len(batches), []
+    torch.manual_seed(1)
+    for trainer.epoch in range(EPOCHS):
+        trainer.before_epoch()
+        for trainer.batch_idx, (image, label) in enumerate(batches):
+            log = trainer.forward_backward({"img": image, "label": label, "domain": label})
+            seen.append(log | {name: p.detach().clone() for name, p in trainer.model.named_parameters()})
+    return seen
+
+
+def batches(weights):
+    """Four, of two sizes."""
     image, label = batch(weights, 16)
-    replay, step = recorded(trainer, image, label)
-    assert trainer.graphed
-    shake(trainer.model)  # parameters are tensors: a replay sees the new ones
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        other, others = torch.randn_like(image), label.flip(0)
-        state = torch.get_rng_state()
-        loss, grads = replay(other, others)
-        torch.set_rng_state(state)
-        expected_loss, expected = step(other, others)
-        torch.testing.assert_close(loss, expected_loss)
-        torch.testing.assert_close(list(grads), [g.clone() for g in expected])
+    others = torch.randn(4, *image.shape, generator=torch.Generator().manual_seed(2))
+    labels = label, label.flip(0), label + torch.tensor([3, -2, 0]), label.roll(1)
+    made = list(zip(others, labels, strict=True))
+    return [*made[:2], (made[2][0][:2], made[2][1][:2]), made[3]]
 
 
-def test_noise_is_drawn_anew_and_as_large_as_the_epochs_sigma(data, tmp_path, weights):
-    trainer = build("P2C", data, tmp_path, weights, *small("P2C"), "TRAINER.P2C.DPD.SIGMA_MAX", "0.5")
-    trainer.max_epoch = 3
-    trainer.before_epoch()
-    image, label = batch(weights, 16)
-    replay, _ = recorded(trainer, image, label)
-    losses = {replay(image, label)[0].item() for _ in range(5)}
-    assert len(losses) == 5
-    trainer.node.defrost()
-    trainer.node.AUX.LAMBDA = 1.0  # Python: the recording has the old one, so only σ makes the difference below
-    trainer.model.prompt_learner.sigma.fill_(0.0)
-    quiet = [replay(image, label)[0].item() for _ in range(5)]
-    assert max(quiet) - min(quiet) < 1e-3  # what is left is the auxiliary loss's noise
-    assert max(losses) - min(losses) > 10 * (max(quiet) - min(quiet))
+def on_gpu(batches):
+    return [tuple(t.clone().as_subclass(OnGpu) for t in pair) for pair in batches]
+
+
+@pytest.mark.parametrize(("name", "half"), [*((name, False) for name in GRAPHED), ("P2C", True)])
+def test_a_training_of_captured_steps_is_the_training(name, half, data, tmp_path, weights, cuda):
+    """With each epoch's learning rate and σ, the random numbers drawn in order, and amp's loss scale."""
+    plain, captured = (build(name, data, tmp_path / path, weights, *small(name)) for path in "ab")
+    shake(plain.model)
+    captured.model.load_state_dict(plain.model.state_dict())
+    for trainer in (plain, captured) if half else ():
+        amp(trainer).scaler.set_growth_interval(2)
+    assert isinstance(captured.compute, CapturedStep)
+    plain.compute = plain.gradients
+    given = batches(weights)
+    expected, seen = train(plain, given), train(captured, on_gpu(given))
+    assert cuda.calls.count("replay") == len(expected) == EPOCHS * len(given)
+    torch.testing.assert_close(seen, expected)
+    assert expected[0]["loss"] != expected[len(given)]["loss"]
 
 
 def test_methods_with_two_backward_passes_opt_out(data, tmp_path, weights):
-    assert not build("ProGrad", data, tmp_path, weights).graphed
+    assert not isinstance(build("ProGrad", data, tmp_path, weights).compute, CapturedStep)
 
 
-def test_a_step_that_cannot_be_captured_is_computed_as_usual(monkeypatch, capsys):
-    """And a line says so, once for each shape."""
-
-    def refuse(*_):
-        raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
-
-    monkeypatch.setattr(CapturedStep, "capture", refuse)
-    step = CapturedStep(lambda x: {"loss": x.shape}, [])
-    on_gpu = SimpleNamespace(shape=(2,), dtype=torch.float32, device=FakeDevice())
-    assert step(on_gpu) == step(on_gpu) == {"loss": (2,)}
-    lines = capsys.readouterr().out.splitlines()
-    assert lines == [
-        "Steps are not captured as a CUDA graph, so slower: operation not permitted when stream is capturing"
-    ]
+def replays(trainer, weights, key):
+    """What five replays of one step log under the key."""
+    image, label = batch(weights, 16)
+    if not hasattr(trainer, "replay"):
+        trainer.replay = CapturedStep(trainer.gradients, trainer.model.parameters()).capture((image, label))
+    return [trainer.replay(image, label)[key].item() for _ in range(5)]
 
 
-class FakeDevice:
-    type = "cuda"
+def test_noise_is_drawn_anew_and_as_large_as_the_epochs_sigma(data, tmp_path, weights, cuda):
+    opts = "TRAINER.P2C.DPD.SIGMA_MAX", "0.5", "TRAINER.P2C.AUX.SIGMA", "0.5"
+    trainer = build("P2C", data, tmp_path, weights, *small("P2C"), *opts)
+    trainer.max_epoch = EPOCHS
+    trainer.before_epoch()
+    losses = replays(trainer, weights, "loss")
+    assert len(set(losses)) == 5
+    trainer.model.prompt_learner.sigma.fill_(0.0)
+    quiet = replays(trainer, weights, "loss")
+    assert 0 < max(quiet) - min(quiet) < 0.01  # what is left is the auxiliary loss's noise
+    assert max(losses) - min(losses) > 10 * (max(quiet) - min(quiet))
+
+
+def test_the_auxiliary_losss_noise_is_drawn_anew(data, tmp_path, weights, cuda):
+    opts = "TRAINER.P2C.DPD.ENABLED", "False", "TRAINER.P2C.AUX.SIGMA", "0.5"
+    trainer = build("P2C", data, tmp_path, weights, *small("P2C"), *opts)
+    aux = replays(trainer, weights, "aux")
+    assert len(set(aux)) == 5 and max(aux) > 1.01 * min(aux) > 0
 
 
 def small(name: str) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from tests.trainers.methods import (
     uneven_names,
     upstream_file,
 )
+from trainers import cocoop
 
 ATTRIBUTES = {"CoCoOp": (), "CoCoOp_ATP": ("color", "shape")}
 META_NET = {"linear1.weight": (4, 64), "linear1.bias": (4,), "linear2.weight": (64, 4), "linear2.bias": (64,)}
@@ -69,7 +70,8 @@ def test_on_vit_b16(tmp_path, method):
 
 
 @METHODS
-def test_a_batch_is_its_images_one_by_one(data, tmp_path, weights, method):
+def test_a_batch_is_its_images_one_by_one(data, tmp_path, weights, monkeypatch, method):
+    """In evaluation in as many chunks as MOST_PROMPTS asks for, the last of which may be smaller."""
     trainer = build(method, data, tmp_path, weights)
     shake(trainer.model.prompt_learner)
     shake(trainer.model.prompt_learner.meta_net, 0.5)
@@ -79,7 +81,11 @@ def test_a_batch_is_its_images_one_by_one(data, tmp_path, weights, method):
         torch.testing.assert_close(trainer.loss(image, label)[0], torch.stack(alone).mean(), rtol=1e-5, atol=0)
         trainer.set_model_mode("eval")
         rows = torch.cat([trainer.model_inference(image[i : i + 1]) for i in range(3)])
+    own_logits, chunks = trainer.model.own_logits, []
+    monkeypatch.setattr(trainer.model, "own_logits", lambda some: (chunks.append(len(some)), own_logits(some))[1])
+    monkeypatch.setattr(cocoop, "MOST_PROMPTS", 3 * trainer.num_classes - 1)
     assert_logits(trainer, image, rows)
+    assert chunks == [2, 1]
 
 
 def test_starts_from_a_photo_of_a(data, tmp_path, weights):
@@ -109,6 +115,13 @@ def test_a_run_and_its_file(data, tmp_path, capsys, method):
     assert state.keys() == shapes(method).keys()
 
 
-def test_a_setting_that_does_not_fit(data, tmp_path, capsys):
-    opts = ("TRAINER.COCOOP.CTX_INIT", "", "TRAINER.COCOOP.N_CTX", "0")
-    assert_refused("CoCoOp", data, tmp_path, capsys, "N_CTX 0", *opts)
+@pytest.mark.parametrize(
+    ("line", "opts"),
+    [
+        ("N_CTX 0", ("TRAINER.COCOOP.CTX_INIT", "", "TRAINER.COCOOP.N_CTX", "0")),
+        ("TRAINER.COOP.CSC and CLASS_TOKEN_POSITION: CoCoOp's", ("TRAINER.COOP.CSC", "True")),
+        ("TRAINER.COOP.CSC and CLASS_TOKEN_POSITION: CoCoOp's", ("TRAINER.COOP.CLASS_TOKEN_POSITION", "middle")),
+    ],
+)
+def test_a_setting_that_does_not_fit(data, tmp_path, capsys, line, opts):
+    assert_refused("CoCoOp", data, tmp_path, capsys, line, *opts)

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+import yaml
 
 from tests.reference import coop_plain, kgcoop_plain, maple_plain
 from tests.reference.clip_plain import PlainCLIP
 from tests.reference.weights import openai_state_dict
-from tests.runs import run
+from tests.runs import REPO, run
 from tests.trainers.files import read, three_classes, train_and_test
 from tests.trainers.methods import (
     assert_logits,
@@ -51,15 +52,33 @@ def test_on_vit_b16(tmp_path):
     check(build("CoOp", tmp_path, tmp_path / "out", weights, *three_classes(tmp_path)), weights)
 
 
-@pytest.mark.parametrize("csc", ["False", "True"])
-def test_starting_from_words_is_the_hand_crafted_prompt(data, tmp_path, weights, csc):
-    """As upstream, words are shared by all classes whatever CSC says."""
-    trainer = build("CoOp", data, tmp_path, weights, "TRAINER.COOP.CSC", csc)
+@pytest.mark.parametrize(("n_ctx", "lines"), [("4", 0), ("16", 1)])
+def test_starting_from_words_is_the_hand_crafted_prompt(data, tmp_path, weights, capsys, n_ctx, lines):
+    """As upstream, words win over N_CTX; a line says so where the two differ."""
+    trainer = build("CoOp", data, tmp_path, weights, "TRAINER.COOP.N_CTX", n_ctx)
+    assert capsys.readouterr().out.count("The context has CTX_INIT's 4 tokens, not N_CTX ") == lines
     assert trainer.model.prompt_learner.ctx.shape == (4, 64)
     image, _ = batch(weights, trainer.num_classes)
     plain = PlainCLIP(weights)
     text = kgcoop_plain.teacher_features(plain, class_names(trainer), "a photo of a {}.")
     assert_logits(trainer, image, plain.logits(plain.encode_image(image), text))
+
+
+def test_our_configs_say_how_many_words_they_have():
+    """So that their runs print no such line, and record the length in use."""
+    for config in (REPO / "configs" / "trainers").glob("*/*.yaml"):
+        nodes = yaml.safe_load(config.read_text()).get("TRAINER", {})
+        node = nodes.get("COOP") or nodes.get("COCOOP") or {}
+        if node.get("CTX_INIT"):
+            assert node.get("N_CTX") == len(node["CTX_INIT"].split()), config
+
+
+def test_each_class_starts_at_vectors_of_its_own(data, tmp_path, weights):
+    """N(0, 0.02²) over the classes, over the vectors and over the width."""
+    ctx = build("CoOp", data, tmp_path, weights, *RANDOM, "TRAINER.COOP.CSC", "True").model.prompt_learner.ctx
+    assert ctx.mean().abs() < 0.001
+    for dim in range(3):
+        assert ctx.var(dim).mean().sqrt().item() == pytest.approx(0.02, rel=0.1)
 
 
 def test_upstreams_file_loads(data, tmp_path, weights):
@@ -80,8 +99,21 @@ def test_a_run_and_its_file(data, tmp_path, capsys):
     train_and_test("CoOp", data, tmp_path, capsys, *RANDOM)
     state = read(tmp_path / "train", "prompt_learner")
     assert {k: tuple(v.shape) for k, v in state.items()} == {"ctx": (5, 128)}
-    opts = ("TRAINER.COOP.CLASS_TOKEN_POSITION", "back")
-    assert_refused("CoOp", data, tmp_path / "c", capsys, "choose from end, middle, front", *opts)
+
+
+CSC = ("TRAINER.COOP.CSC", "True")
+
+
+@pytest.mark.parametrize(
+    ("line", "opts"),
+    [
+        ("choose from end, middle, front", ("TRAINER.COOP.CLASS_TOKEN_POSITION", "back")),
+        ("set CTX_INIT '' (random) to give each class its own", CSC),
+        ("is of no use to new ones", (*CSC, *RANDOM, "DATASET.SUBSAMPLE_CLASSES", "new")),
+    ],
+)
+def test_settings_that_do_not_fit(data, tmp_path, capsys, line, opts):
+    assert_refused("CoOp", data, tmp_path, capsys, line, *opts)
 
 
 # With ATPrompt's attributes

@@ -22,11 +22,13 @@ from tests.trainers.methods import (
     upstream_file,
 )
 
+TEMPLATE = "a photo of a {}."
 
-def labels(plain: PlainCLIP, prompts, names: list[str], image: Tensor, conflict: bool) -> Tensor:
+
+def labels(plain: PlainCLIP, prompts, names: list[str], image: Tensor, conflict: bool, template: str) -> Tensor:
     """(B,) The class that zero-shot CLIP would have more of, or, for a conflict, that it would have less of."""
     with torch.no_grad():
-        zero_shot = plain.logits(plain.encode_image(image), kgcoop_plain.teacher_features(plain, names))
+        zero_shot = plain.logits(plain.encode_image(image), kgcoop_plain.teacher_features(plain, names, template))
         more = zero_shot.softmax(dim=-1) - coop_plain.logits(plain, prompts, names, image).softmax(dim=-1)
     return more.argmin(dim=-1) if conflict else more.argmax(dim=-1)
 
@@ -36,8 +38,16 @@ def step(trainer, image: Tensor, label: Tensor) -> dict[str, Tensor]:
     return trainer.forward_backward({"img": image, "label": label, "domain": torch.zeros_like(label)})
 
 
-def check(trainer, weights, conflict: bool, temperature: float = 1.0, lam: float = 1.0, images: int = 3):
-    """One step: the gradients, and the parameters after it.
+def check(
+    trainer,
+    weights,
+    conflict: bool,
+    temperature: float = 1.0,
+    lam: float = 1.0,
+    images: int = 3,
+    template: str = TEMPLATE,
+):
+    """One step: the losses, the gradients, and the parameters after it.
 
     The reference is in double precision: the KL's gradient is a small difference of probabilities, of which the plain
     computation in single precision loses more than the 1e-5 (the trainer, 4e-6 on ViT-B/16).
@@ -47,15 +57,18 @@ def check(trainer, weights, conflict: bool, temperature: float = 1.0, lam: float
     prompts = as_leaves(parameters(trainer), torch.float64)
     assert set(prompts) == {"ctx"}
     image = batch(weights, trainer.num_classes)[0][:images]
-    label = labels(plain, prompts, names, image, conflict)
-    xe, kl = prograd_plain.losses(plain, prompts, names, image, label, temperature)
+    label = labels(plain, prompts, names, image, conflict, template)
+    xe, kl = prograd_plain.losses(plain, prompts, names, image, label, temperature, template)
     g_xe, g_kl = gradients(xe, prompts)["ctx"], gradients(kl, prompts)["ctx"]
     assert ((g_xe * g_kl).sum() < 0) == conflict
     expected = prograd_plain.project(g_xe, g_kl, lam)
 
     [group] = trainer.optim.param_groups
     before, lr, decay = prompts["ctx"].detach(), group["lr"], group["weight_decay"]
-    step(trainer, image, label)
+    log = step(trainer, image, label)
+    assert {name: loss.item() for name, loss in log.items()} == pytest.approx(
+        {"xe_loss": xe.item(), "kl_loss": kl.item()}, rel=1e-5
+    )
     assert_gradients(trainer.model.prompt_learner, {"ctx": expected})
     moved = before - trainer.model.prompt_learner.ctx.detach()
     torch.testing.assert_close(moved, lr * (expected + decay * before), rtol=0, atol=1e-5 * moved.abs().max().item())
@@ -70,6 +83,13 @@ def test_equals_the_reference(data, tmp_path, weights, monkeypatch, conflict, te
     uneven_names(monkeypatch)
     trainer = build("ProGrad", data, tmp_path, weights, *FAST, "LOSS.T", str(temperature), "LOSS.LAMBDA", str(lam))
     check(trainer, weights, conflict, temperature, lam)
+
+
+def test_a_template_of_ones_own(data, tmp_path, weights, monkeypatch):
+    uneven_names(monkeypatch)
+    template = "{} texture."
+    trainer = build("ProGrad", data, tmp_path, weights, *FAST, "DATASET.TEMPLATE", template)
+    check(trainer, weights, conflict=True, template=template)
 
 
 def test_logits(data, tmp_path, weights, monkeypatch):

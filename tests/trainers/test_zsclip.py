@@ -2,13 +2,15 @@
 
 import pytest
 
+import train
 import trainers.base
 from tests.reference.clip_plain import PlainCLIP
 from tests.reference.kgcoop_plain import teacher_features
 from tests.reference.weights import openai_state_dict
-from tests.runs import run
+from tests.runs import REPO, run
 from tests.trainers.files import accuracies
 from tests.trainers.methods import assert_logits, assert_refused, batch, build, class_names, uneven_names
+from trainers.prompt_text import zero_shot_template
 
 OWN = "a photo of a {}."
 SEVEN = [
@@ -42,6 +44,31 @@ def test_equals_the_reference(data, tmp_path, weights, monkeypatch, method, othe
 def test_on_vit_b16(data, tmp_path):
     weights = openai_state_dict("ViT-B/16")
     check(build("ZeroshotCLIP", data, tmp_path, weights), weights, [OWN])
+
+
+@pytest.mark.parametrize(
+    ("config", "template"),
+    [
+        ("oxford_pets", "a photo of a {}, a type of pet."),
+        ("oxford_flowers", "a photo of a {}, a type of flower."),
+        ("fgvc_aircraft", "a photo of a {}, a type of aircraft."),
+        ("dtd", "{} texture."),
+        ("eurosat", "a centered satellite photo of {}."),
+        ("food101", "a photo of {}, a type of food."),
+        ("ucf101", "a photo of a person doing {}."),
+        ("caltech101", OWN),
+        ("stanford_cars", OWN),
+        ("sun397", OWN),
+        ("imagenet", OWN),
+        ("imagenetv2", OWN),
+        ("imagenet_sketch", OWN),
+        ("imagenet_a", OWN),
+        ("imagenet_r", OWN),
+    ],
+)
+def test_every_datasets_template(config, template):
+    flags = ["--trainer", "ZeroshotCLIP", "--dataset-config-file", f"{REPO}/configs/datasets/{config}.yaml"]
+    assert zero_shot_template(train.setup_cfg(train.parse_args(flags))) == template
 
 
 def test_imagenets_own_template_is_none_of_its_seven(data, tmp_path, weights, monkeypatch):
