@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from dassl.data import DataManager
+from dassl.data import DataManager, Loader
 from dassl.evaluation import build_evaluator
 from dassl.modeling import build_backbone, build_head
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -372,7 +372,12 @@ class SimpleTrainer(TrainerBase):
             self.model = nn.DataParallel(self.model)
 
     def train(self) -> None:
-        super().train(self.start_epoch, self.max_epoch)
+        try:
+            super().train(self.start_epoch, self.max_epoch)
+        finally:
+            for loader in (self.train_loader_x, self.train_loader_u):
+                if isinstance(loader, Loader):
+                    loader.close()
 
     def seed_epoch(self) -> None:
         """Makes an epoch's random numbers follow from seed and epoch, so that a resumed run repeats them."""

@@ -1,3 +1,5 @@
+import gc
+import multiprocessing
 import os
 import re
 
@@ -41,6 +43,7 @@ def whole(make, tmp_path):
 def test_two_runs_are_equal_to_the_bit_whatever_the_workers(make, whole):
     trainer = make("DATALOADER.NUM_WORKERS", 2)
     trainer.train()
+    assert not multiprocessing.active_children()
     assert_same(saved(trainer, 5), saved(whole, 5))
     other = make("SEED", 2, "OUTPUT_DIR", trainer.output_dir + "2")
     other.train()
@@ -53,6 +56,8 @@ def test_resumed_after_ctrl_c_is_equal_to_the_bit(make, whole, workers):
     trainer.fail_at = (3, 2)
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
+    gc.collect()  # the interrupted pass is in the exception
+    assert not multiprocessing.active_children()
     assert files(trainer) == ["checkpoint", "model.pth.tar-2", "model.pth.tar-3"]
     trainer = make("DATALOADER.NUM_WORKERS", workers)
     trainer.train()
