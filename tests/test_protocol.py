@@ -23,9 +23,9 @@ P2C, MAPLE, ZERO = "P2C/vit_tiny_ep5_batch4", "MaPLe/vit_tiny_c2_ep5_batch4_2ctx
 def out(tmp_path, monkeypatch) -> Path:
     """The output folder of the runs, which are asked for as from the repository's folder."""
     monkeypatch.chdir(REPO)
-    monkeypatch.setenv("OUTPUT", str(tmp_path))
-    for name in ("CFG", "SHOTS", "SOURCE", "SHOW_DIR"):
+    for name in (*runner.ENVIRONMENT, "SHOW_DIR"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OUTPUT", str(tmp_path))
     return tmp_path
 
 

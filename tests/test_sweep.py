@@ -53,7 +53,7 @@ def repo(tmp_path, monkeypatch) -> Path:
     for name in ("dtd", "shapes"):
         (tmp_path / "configs" / "datasets" / f"{name}.yaml").touch()
     monkeypatch.chdir(tmp_path)
-    for name in ("OUTPUT", "CFG", "SHOTS", "SOURCE", "SHOW_DIR"):
+    for name in (*runner.ENVIRONMENT, "SHOW_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sweep, "slots", lambda asked: [{}] * (asked or 2))
     runner.ask.cache_clear()

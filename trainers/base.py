@@ -44,7 +44,8 @@ def load_clip(cfg: CfgNode, dtype: torch.dtype, device: torch.device) -> CLIP:
     """The CLIP that MODEL.BACKBONE names, frozen, its large weights in dtype, on the device; `file` is where from."""
     backbone = cfg.MODEL.BACKBONE
     file = find_weights(backbone.NAME, backbone.WEIGHTS, backbone.MIRROR)
-    print(f"CLIP weights: {file}")
+    if cfg.VERBOSE:
+        print(f"CLIP weights: {file}")
     model = build_model(read_state_dict(file))
     model.file = file
     convert_weights(model, dtype)
