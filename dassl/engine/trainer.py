@@ -372,12 +372,10 @@ class SimpleTrainer(TrainerBase):
             self.model = nn.DataParallel(self.model)
 
     def train(self) -> None:
-        try:
-            super().train(self.start_epoch, self.max_epoch)
-        finally:
-            for loader in (self.train_loader_x, self.train_loader_u):
-                if isinstance(loader, Loader):
-                    loader.close()
+        super().train(self.start_epoch, self.max_epoch)
+        for loader in (self.train_loader_x, self.train_loader_u):  # after a Ctrl-C the process's end is faster
+            if isinstance(loader, Loader):
+                loader.close()
 
     def seed_epoch(self) -> None:
         """Makes an epoch's random numbers follow from seed and epoch, so that a resumed run repeats them."""
