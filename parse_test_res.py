@@ -99,6 +99,8 @@ def unrounded(result: Result) -> Result:
     """The log's metrics as the results.json beside it has them, in full, as far as they are the same numbers."""
     try:
         record = json.loads((result.path.parent / "results.json").read_text(encoding="utf-8"))
+        if record["format"] != 1:
+            return result
         full = {"error" if name == "error_rate" else name: value for name, value in record["metrics"].items()}
         same = {name: full[name] for name, value in result.metrics.items() if abs(full[name] - value) <= 0.051}
     except (OSError, ValueError, TypeError, LookupError, AttributeError):

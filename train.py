@@ -68,7 +68,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
-    """Defaults, dataset yaml, method yaml, then flags and KEY VALUE pairs: the later wins.
+    """Defaults, dataset yaml, method yaml, command line: the later wins.
 
     Raises: UsageError for a file that is missing or wrong, an unknown key or one given twice, or a value that it cannot
     have.

@@ -26,7 +26,7 @@ EXAMPLES = """examples:
   bash scripts/protocol.sh base2new --methods p2c maple zsclip --datasets shapes --seeds 1 2 3
   bash scripts/protocol.sh xd --datasets shapes                        from shapes to its usual targets
   bash scripts/protocol.sh xd --datasets imagenet dtd eurosat          from imagenet to these two
-  bash scripts/protocol.sh few_shot --datasets dtd --shots 1 4 --format markdown -- OPTIM.MAX_EPOCH 20
+  OUTPUT=output/short bash scripts/protocol.sh few_shot --datasets dtd --shots 1 4 -- OPTIM.MAX_EPOCH 20
 """
 
 Values = dict[int, float]  # seed -> accuracy

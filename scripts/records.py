@@ -191,7 +191,7 @@ def name_methods(results: Sequence[Result], by: Sequence[str] = ("cfg", "shots",
     top = os.path.commonpath([r.root for r in results]) if results else ""
     names = {}
     for trainer, group in trainers.items():
-        cfgs = shared_configs([((r.dataset, r.protocol, r.shots, r.root), r.cfg) for r in group])
+        cfgs = shared_configs([((r.dataset, r.protocol, r.shots), r.cfg) for r in group])
         variants = {
             r: {"cfg": cfgs[r.cfg], "shots": f"shots_{r.shots}", "root": os.path.relpath(r.root, top)} for r in group
         }

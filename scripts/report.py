@@ -269,8 +269,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--title", default="Points to Clouds: results", help="default: %(default)s")
     add("--baseline", metavar="METHOD", help="show differences to it")
     add("--paper", action="store_true", help="also show the paper's numbers where they are known")
-    args = parser.parse_args(argv)
-    return args
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

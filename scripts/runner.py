@@ -367,15 +367,18 @@ class Pool:
 
     def stop(self) -> None:
         """End what is under way; what it saved is whole, and the next time it goes on from there."""
-        deadline = time.monotonic() + STOP_SECONDS
         for job in self.jobs:
             job.process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
         for job in self.jobs:
             try:
                 job.process.wait(max(0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 job.process.kill()
-            # What the run had started itself, a worker say, can outlive it for a moment and holds its lock.
+                job.process.wait()
+        # What a run had started itself, a worker say, can outlive it for a moment, and holds its lock.
+        deadline = time.monotonic() + STOP_SECONDS
+        for job in self.jobs:
             while (lock := try_lock(job.run.folder)) is None and time.monotonic() < deadline:
                 time.sleep(PAUSE)
             if lock is not None:

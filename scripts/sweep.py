@@ -182,7 +182,7 @@ def check_config_keys(path: Path, sweep: Sweep) -> None:
     """Leave with code 2 and one line for a setting that train.py would refuse."""
     import datasets  # these load torch, which is slow, and not needed for a dry run
     import trainers
-    from dassl.config import check_values, get_cfg_default, merge_list
+    from dassl.config import check_values, get_cfg_default, merge_command_line
     from dassl.utils import UsageError
 
     cfg = get_cfg_default()
@@ -191,10 +191,10 @@ def check_config_keys(path: Path, sweep: Sweep) -> None:
     for plan in sweep.plans():
         of_setting = cfg.clone()
         try:
-            merge_list(of_setting, f"{path}: settings: {plan.setting}", plan.opts)
+            merge_command_line(of_setting, (), plan.opts)
             check_values(of_setting)
         except UsageError as error:
-            runner.leave(str(error), 2)
+            runner.leave(f"{path}: settings: {plan.setting}: {error}", 2)
 
 
 def ready_sweeps() -> list[str]:

@@ -277,8 +277,8 @@ def make_table(kind: str, found: Sequence[Result]) -> Table | None:
 
 
 def find_baseline(table: Table, name: str) -> str:
-    """The one method called so: in full, by its trainer (in any case, as its scripts' folder is called) or by what
-    tells it from others of its trainer.
+    """The one method called so: in full, by its trainer or the paper's name for it (in any case), or by what tells it
+    from others of its trainer.
 
     Raises LookupError with one line otherwise.
     """
@@ -288,7 +288,8 @@ def find_baseline(table: Table, name: str) -> str:
     fits = [
         method
         for method, trainer in methods.items()
-        if name.lower() == trainer.lower() or name == method.removeprefix(f"{trainer} ")
+        if name.lower() in (trainer.lower(), PAPER_NAMES.get(trainer, trainer).lower())
+        or name == method.removeprefix(f"{trainer} ")
     ]
     if len(fits) != 1:
         problem = "is several methods" if fits else "is no method here"
@@ -449,7 +450,7 @@ def render_csv(table: Table, compared: Mapping[int, Delta], baseline: str | None
     for i, line in enumerate(table.lines):
         row: list[object] = [line.block, line.method + line.note, "paper" if line.paper else "run"]
         for c in line.cells:
-            row += [*map(number, c.stat), span(c.seeds)] if c else [None] * 3
+            row += [*map(number, c.stat), min(c.seeds, default=None)] if c else [None] * 3
         if baseline:
             d = compared.get(i)
             row += [*map(number, (d.mean, d.mean - d.half, d.mean + d.half)), d.n] if d else [None] * 4
@@ -475,8 +476,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--format", default="text", choices=(*TABLE_FORMATS, "csv"), help="default: %(default)s")
     add("--paper", action="store_true", help="also show the paper's numbers where they are known")
     add("--cost", action="store_true", help="also show learned parameters and seconds of training")
-    args = parser.parse_args(argv)
-    return args
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

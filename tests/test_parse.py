@@ -114,10 +114,13 @@ def test_log_with_progress_bars_and_broken_bytes(tmp_path):
 
 def test_a_record_has_more_digits_than_its_log(tmp_path):
     metrics = {"accuracy": 85.25, "error_rate": 14.75, "macro_f1": 70.0}  # the last one is another run's
-    write(tmp_path, {"seed1/log.txt": trained(85.2), "seed1/results.json": json.dumps({"metrics": metrics})})
+    write(
+        tmp_path, {"seed1/log.txt": trained(85.2), "seed1/results.json": json.dumps({"format": 1, "metrics": metrics})}
+    )
     assert parser.newest_result(tmp_path / "seed1", "accuracy", False).metrics["accuracy"] == 85.25
     assert parser.newest_result(tmp_path / "seed1", "accuracy", False).metrics["macro_f1"] == 50.0
-    for text in ("{", "[]", '{"metrics": {}}', '{"metrics": {"accuracy": "85.25"}}'):
+    other = json.dumps({"format": 2, "metrics": metrics})
+    for text in ("{", "[]", other, '{"format": 1, "metrics": {}}', '{"format": 1, "metrics": {"accuracy": "85.25"}}'):
         write(tmp_path, {"seed1/results.json": text})
         assert parser.newest_result(tmp_path / "seed1", "accuracy", False).metrics["accuracy"] == 85.2
 

@@ -90,6 +90,14 @@ def test_maples_own_names(name):
     assert shown[0] == shown[1] and shown[0].endswith("seed2\n") and "/MaPLe/vit_tiny_c2_ep5_batch4_2ctx" in shown[0]
 
 
+def test_ones_own_epochs_go_before_coops_few_shot_ones(tmp_path):
+    """They get as far as the data, which is not there."""
+    for own in ((), ("OPTIM.MAX_EPOCH", "20")):
+        done = bash("coop/few_shot", "dtd", "1", "1", *own, DATA=str(tmp_path), OUTPUT=str(tmp_path / "out"))
+        assert done.returncode == 1 and "error: DescribableTextures: no folder" in done.stderr
+        assert f"MAX_EPOCH: {20 if own else 50}\n" in done.stdout
+
+
 def test_testing_what_was_not_trained(data, tmp_path):
     done = bash("p2c/base2new_test", "shapes", "7", DATA=str(data), OUTPUT=str(tmp_path))
     assert done.returncode == 1

@@ -195,6 +195,12 @@ def test_names_tell_variants_apart_with_as_little_as_it_takes(tmp_path):
     assert sorted(names) == ["CoOp a", "CoOp b", "P2C s_h_1", "P2C usual"]
 
 
+def test_configs_compared_on_one_dataset_keep_their_names(tmp_path):
+    for root, cfg in (("a", "x"), ("b", "x_imnet")):
+        write(tmp_path, {f"{root}/imagenet/CoOp/{cfg}_16shots/seed1/log.txt": trained(80.0)})
+    assert sorted(name_methods(find_results([tmp_path])).values()) == ["CoOp x", "CoOp x_imnet"]
+
+
 # base to new
 
 

@@ -1,7 +1,7 @@
 """What all prompt-learning methods share: the frozen CLIP, its precision, and a trainer around a prompted CLIP."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from itertools import chain
 from typing import Any
 
@@ -41,25 +41,21 @@ def choose_precision(prec: str, device: torch.device) -> str:
 
 
 def load_clip(cfg: CfgNode, dtype: torch.dtype, device: torch.device) -> CLIP:
-    """The CLIP that MODEL.BACKBONE names, frozen, its large weights in dtype, on the device; `file` is where from."""
+    """The CLIP that MODEL.BACKBONE names, frozen, its large weights in dtype, on the device.
+
+    Its `source` has file and SHA-256, for results.json: names of models do not tell files apart.
+    """
     backbone = cfg.MODEL.BACKBONE
     file = find_weights(backbone.NAME, backbone.WEIGHTS, backbone.MIRROR)
     if cfg.VERBOSE:
         print(f"CLIP weights: {file}")
     model = build_model(read_state_dict(file))
-    model.file = file
+    model.source = {"file": str(file), "sha256": sha256_of(file)}
     convert_weights(model, dtype)
     size = model.visual.input_resolution
     if tuple(cfg.INPUT.SIZE) != (size, size):
         raise UsageError(f"INPUT.SIZE {tuple(cfg.INPUT.SIZE)}: {backbone.NAME} takes images of ({size}, {size})")
     return model.requires_grad_(False).to(device)
-
-
-def about_clip(clip_model: CLIP) -> dict[str, Any]:
-    """For results.json: the names of models do not tell files apart."""
-    with suppress(OSError):  # it may be gone by now
-        return {"clip": {"file": str(clip_model.file), "sha256": sha256_of(clip_model.file)}}
-    return {"clip": {"file": str(clip_model.file), "sha256": None}}
 
 
 def check_depth(key: str, depth: int, *towers: Transformer, first: int = 1) -> None:
@@ -91,11 +87,11 @@ class PromptedCLIP(nn.Module):
         return super().train(mode)
 
     def text_features(self) -> Tensor:
-        """(C, D), unit length, float32. In eval mode and without gradients computed once, until a mode change or any
-        change of the prompt learner's tensors."""
+        """(C, D), unit length, float32. In eval mode and without gradients computed once, until a mode change or a
+        change of the prompt learner's tensors; what is written through `.data` is not seen."""
         keep = not self.training and not torch.is_grad_enabled()
         tensors = chain(self.prompt_learner.parameters(), self.prompt_learner.buffers())
-        versions = [(id(tensor), tensor._version) for tensor in tensors] if keep else []
+        versions = [(t._version, t.data_ptr(), t.dtype) for t in tensors] if keep else []
         if keep and self._kept and self._kept[0] == versions:
             return self._kept[1]
         features = self.unit(self.prompt_learner.text_features(self.clip))
@@ -171,7 +167,7 @@ class PromptTrainer(TrainerX):
         self.compute = CapturedStep(self.gradients, learner.parameters()) if self.graphed else self.gradients
 
     def about(self) -> dict[str, Any]:
-        return about_clip(self.model.clip)
+        return {"clip": self.model.clip.source}
 
     def state_to_resume(self) -> dict:
         return {"scaler": self.scaler.state_dict()} if self.scaler else {}

@@ -62,8 +62,8 @@ class CoOp(ContextTrainer):
             )
         if node.CSC and cfg.DATASET.SUBSAMPLE_CLASSES == "new":
             raise UsageError(
-                "DATASET.SUBSAMPLE_CLASSES new: with TRAINER.COOP.CSC True every class has a context of its own, "
-                "so what the base classes learned is of no use to new ones"
+                "DATASET.SUBSAMPLE_CLASSES new: with TRAINER.COOP.CSC True every class has a context of its own, so "
+                "there is nothing for new classes"
             )
 
     def build_prompt_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:

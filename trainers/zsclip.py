@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 
-from .base import PRECISIONS, about_clip, choose_precision, load_clip
+from .base import PRECISIONS, choose_precision, load_clip
 from .prompt_text import hand_crafted_features, zero_shot_template
 
 SEVEN = (
@@ -33,7 +33,7 @@ class ZeroshotCLIP(TrainerX):
         self.text_features = hand_crafted_features(self.clip_model, self.dm.dataset.classnames, self.templates())
 
     def about(self) -> dict[str, Any]:
-        return about_clip(self.clip_model)
+        return {"clip": self.clip_model.source}
 
     def model_inference(self, image: Tensor) -> Tensor:
         image_features = F.normalize(self.clip_model.encode_image(image).float(), dim=-1)

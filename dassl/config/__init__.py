@@ -1,5 +1,6 @@
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import zip_longest
 from pathlib import Path
@@ -11,15 +12,12 @@ from dassl.utils import UsageError, atomic_write, mkdir_if_missing
 from .defaults import _C
 
 __all__ = [
-    "all_keys",
     "check_output_dir",
     "check_values",
     "clean_cfg",
     "get_cfg_default",
-    "merge_checked",
     "merge_command_line",
     "merge_file",
-    "merge_list",
     "record_config",
 ]
 
@@ -37,29 +35,18 @@ def clean_cfg(cfg: CfgNode, trainer: str) -> None:
 
 
 def merge_file(cfg: CfgNode, path: str) -> None:
-    """Merges a file into cfg. Raises UsageError as merge_checked."""
+    """Merges a file into cfg.
 
-    def merge() -> None:
-        with open(path, encoding="utf-8") as file:
-            cfg.merge_from_other_cfg(_in_words(CfgNode.load_cfg(file)))
-
-    merge_checked(cfg, path, merge)
-
-
-def merge_list(cfg: CfgNode, source: str, opts: Sequence) -> None:
-    """Merges [key, value, key, value, …] into cfg. Raises UsageError as merge_checked."""
-
-    def merge() -> None:
-        for key, value in zip(opts[::2], opts[1::2], strict=True):
-            cfg.merge_from_list([key, _words(key, value)])
-
-    merge_checked(cfg, source, merge)
+    Raises UsageError with one line for an unknown key (naming the nearest), a value of the wrong type or a broken file.
+    """
+    with _checked(cfg, path), open(path, encoding="utf-8") as file:
+        cfg.merge_from_other_cfg(_in_words(CfgNode.load_cfg(file)))
 
 
 def merge_command_line(cfg: CfgNode, flags: Sequence[tuple[str, str, object]], opts: Sequence[str]) -> None:
     """Merges flags, as (flag, key, value or None), then KEY VALUE pairs into cfg.
 
-    Raises UsageError as merge_checked, and for a key that has no value or two that differ.
+    Raises UsageError as merge_file, and for a key that has no value or two that differ.
     """
     known = set(all_keys(cfg))
     pairs = list(zip_longest(opts[::2], opts[1::2]))
@@ -71,7 +58,8 @@ def merge_command_line(cfg: CfgNode, flags: Sequence[tuple[str, str, object]], o
     given: dict[str, tuple[object, str]] = {}
     words = [(f"by {flag}", key, value) for flag, key, value in flags if value is not None]
     for how, key, value in [*words, *((f"as {value}", key, value) for key, value in pairs)]:
-        merge_list(cfg, f"{key} {value}", [key, value])
+        with _checked(cfg, f"{key} {value}"):
+            cfg.merge_from_list([key, _words(key, value)])
         now = _get(cfg, key)
         before, how_before = given.setdefault(key, (now, how))
         if now != before:
@@ -89,17 +77,17 @@ def _words(key: str, value: object) -> object:
 def _in_words(node: CfgNode) -> CfgNode:
     """The node, each CTX_INIT in it as words."""
     for key, value in node.items():
+        if not isinstance(key, str):  # `1: …`, or `on: …`, which YAML reads as True
+            raise ValueError(f"there is no config key {key}")
         node[key] = _in_words(value) if isinstance(value, CfgNode) else _words(key, value)
     return node
 
 
-def merge_checked(cfg: CfgNode, source: str, merge: Callable[[], None]) -> None:
-    """Runs one of yacs's merges into cfg; `source` says where the values come from.
-
-    Raises UsageError with one line for an unknown key (naming the nearest), a value of the wrong type or a broken file.
-    """
+@contextmanager
+def _checked(cfg: CfgNode, source: str) -> Iterator[None]:
+    """Inside, one of yacs's merges into cfg raises UsageErrors; `source` says where the values come from."""
     try:
-        merge()
+        yield
     except Exception as error:  # yacs asserts and raises KeyError and ValueError, and the yaml reader errors of its own
         problem = " ".join(str(error).split()).strip("'")
         if "Non-existent key: " in problem:
@@ -166,7 +154,8 @@ def check_output_dir(cfg: CfgNode) -> None:
     if not file.exists():
         return
     before = CfgNode()
-    merge_checked(before, str(file), lambda: before.update(_in_words(CfgNode.load_cfg(file.read_text()))))
+    with _checked(before, str(file)):
+        before.update(_in_words(CfgNode.load_cfg(file.read_text())))
     for key in all_keys(cfg):
         was, now = _get(before, key), _get(cfg, key)
         if was != now and was is not None and not key.startswith(_FREE):

@@ -109,7 +109,7 @@ CSC = ("TRAINER.COOP.CSC", "True")
     [
         ("choose from end, middle, front", ("TRAINER.COOP.CLASS_TOKEN_POSITION", "back")),
         ("set CTX_INIT '' (random) to give each class its own", CSC),
-        ("is of no use to new ones", (*CSC, *RANDOM, "DATASET.SUBSAMPLE_CLASSES", "new")),
+        ("there is nothing for new classes", (*CSC, *RANDOM, "DATASET.SUBSAMPLE_CLASSES", "new")),
     ],
 )
 def test_settings_that_do_not_fit(data, tmp_path, capsys, line, opts):
