@@ -19,6 +19,7 @@ from dassl.config import (
     get_cfg_default,
     merge_command_line,
     merge_file,
+    notes_on_training,
     record_config,
 )
 from dassl.engine import build_trainer
@@ -104,6 +105,8 @@ def run(args: argparse.Namespace) -> None:
         if not args.model_dir and trainer.get_model_names():
             raise UsageError("--eval-only needs --model-dir, the output folder of the training run to test")
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
+        for line in notes_on_training(cfg, args.model_dir) if args.model_dir else ():
+            print(line)
     record_config(cfg)  # only now: a run that does not begin does not claim the folder
     if args.eval_only:
         trainer.test()

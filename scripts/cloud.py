@@ -210,23 +210,26 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0, or 1 if a run could not be asked; leaves with 2 for wrong arguments."""
+    """0, or 1 if a run could not be asked or none could; leaves with 2 for wrong arguments."""
     args = parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    found, values = find_results(args.folders), {}
+    found, values, skipped = find_results(args.folders), {}, 0
     if not found:
         leave(f"no results of runs in {' '.join(map(str, args.folders))}", 1)
     for i, run in enumerate(found, start=1):
         say(f"[{i}/{len(found)}] {run.folder}")
         try:
             values[run] = ask(run, args)
+        except UsageError as error:  # a method that has nothing to perturb
+            say(f"skipped: {error}")
+            skipped += 1
         except Failure as error:
             say(f"error: {error}")
         except KeyboardInterrupt:
             leave(f"stopped; {len(values)} of {len(found)} runs have their {CLOUD}", 130)
     if values:
         print(f"{table(values, args.sigmas)}\n\naccuracy in %: mean ± population std over seeds and {args.draws} draws")
-    return 0 if len(values) == len(found) else 1
+    return 0 if values and len(values) + skipped == len(found) else 1
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
@@ -15,9 +15,10 @@ import yaml
 
 from parse_test_res import LOG_NAME, newest_result, seed_of, shared_configs
 
-from .runner import TARGETS
+from .runner import TARGETS, is_stale
 
 RECORD, FORMAT = "results.json", 1  # as dassl/engine/record.py writes it, which is slow to import
+SETTINGS = ("TRAINER", "OPTIM")  # the nodes of a config that say how a model was trained
 METRICS = ("accuracy", "error_rate", "macro_f1")
 # What is used of a record, and its kind.
 FIELDS = (
@@ -71,7 +72,35 @@ def find_results(folders: Iterable[Path]) -> list[Result]:
             if key in found:
                 log.warning("%s and %s hold the same run; the first counts", found[key].folder, folder)
             found.setdefault(key, r)
+    warn_of_mixtures(found.values())
     return list(found.values())
+
+
+def warn_of_mixtures(found: Iterable[Result]) -> None:
+    """Warn of runs that differ in nothing but the seed, or base and new, and were not made with the same settings."""
+    groups: dict[tuple, list[Result]] = {}
+    for r in found:
+        if r.record:
+            groups.setdefault((r.dataset, r.trainer, r.cfg, r.shots, r.protocol, r.root), []).append(r)
+    for group in groups.values():
+        values: dict[str, set[str]] = {}
+        for r in group:
+            for key, value in settings_of(r.record["config"], ("TRAINER",) if r.record["eval_only"] else SETTINGS):
+                values.setdefault(key, set()).add(value)
+        for key, several in values.items():
+            if len(several) > 1:
+                where = f"{group[0].folder} and its other seeds and sides"
+                log.warning("%s: made with different settings: %s %s", where, key, " / ".join(sorted(several)))
+
+
+def settings_of(config: Mapping, nodes: Iterable[str], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The dotted keys in some nodes of a config, with their values as text."""
+    for key in nodes:
+        value = config.get(key)
+        if isinstance(value, Mapping):
+            yield from settings_of(value, value, f"{prefix}{key}.")
+        elif key in config:
+            yield f"{prefix}{key}", str(value)
 
 
 def run_folders(top: Path) -> Iterator[Path]:
@@ -95,6 +124,8 @@ def read_run(folder: Path, top: Path) -> Result | None:
             record, metrics = None, {"error_rate" if k == "error" else k: v for k, v in logged.metrics.items()}
     if metrics is None:
         return None
+    if record and is_stale(folder):
+        log.warning("%s: its model has been trained further, or anew, since: test again", folder)
     place, recorded = place_of(folder), record and place_by_record(record, top)
     for key in ("trainer", "dataset", "shots", "seed", "side") if place and recorded else ():
         if place[key] != recorded[key]:

@@ -23,7 +23,7 @@ if [ "$protocol" = few_shot ]; then
   set -- "$1" "${@:3}"
 fi
 [[ $2 =~ ^[0-9]+$ ]] || wrong "error: SEED is to be a whole number, not $2"
-[[ $shots =~ ^[0-9]+$ ]] || wrong "error: SHOTS is to be a whole number, not $shots"
+[[ $shots =~ ^[1-9][0-9]*$ ]] || wrong "error: SHOTS is to be a whole number, 1 or more, not $shots"
 seed=$2
 shift 2
 

@@ -6,6 +6,8 @@ waits, also if the one who started it was killed.
 """
 
 import fcntl
+import hashlib
+import json
 import os
 import pty
 import re
@@ -176,15 +178,37 @@ def ask(command: tuple[str, ...], settings: tuple[tuple[str, str], ...]) -> Path
     return Path(asked.stdout.rstrip("\n"))
 
 
+def last_model(folder: Path) -> Path | None:
+    """The file of a model's folder that a test loads: the best one, else the one that `checkpoint` names."""
+    pointer = folder / "checkpoint"
+    names = ["model-best.pth.tar", pointer.read_text().strip() if pointer.is_file() else ""]
+    return next((folder / name for name in names if name and (folder / name).is_file()), None)
+
+
+def is_stale(folder: Path) -> bool:
+    """Whether the model that a run tested, as its record says, has been trained further, or anew, since."""
+    try:
+        tested = json.loads((folder / "results.json").read_text(encoding="utf-8"))["model"]
+        if tested["epoch"] is not None:  # it was asked for
+            return False
+        for name, (file, sha256) in tested["files"].items():
+            now = last_model(folder / tested["folder"] / name)
+            if now and (now.name != file or hashlib.sha256(now.read_bytes()).hexdigest() != sha256):
+                return True
+    except (OSError, ValueError, TypeError, LookupError):  # there is no such record
+        pass
+    return False
+
+
 def unfinished(runs: Iterable[Run]) -> dict[Run, results.Result | None]:
-    """What has no result, and the tests of what has to be trained anew, with the results these have.
+    """What has no result, and the tests of what has been or has to be trained anew, with the results these have.
 
     Leaves with code 2 if a folder holds the result of another command.
     """
     todo: dict[Run, results.Result | None] = {}
     for run in runs:
         result = run.result()
-        if result is None or run.trained in todo:
+        if result is None or run.trained in todo or is_stale(run.folder):
             todo[run] = result
         elif (lock := run.folder / LOCK).is_file() and (was := lock.read_text()) not in ("", shlex.join(run.command)):
             leave(

@@ -180,7 +180,7 @@ def unknown(key: str, values: Iterable, known: Sequence[str]) -> Iterator[tuple[
 
 def check_config_keys(path: Path, sweep: Sweep) -> None:
     """Leave with code 2 and one line for a setting that train.py would refuse."""
-    import datasets  # these load torch, which is slow, and not needed for a dry run
+    import datasets  # these load torch, which is slow, and not needed where there are no settings
     import trainers
     from dassl.config import check_values, get_cfg_default, merge_command_line
     from dassl.utils import UsageError
@@ -295,11 +295,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     results.log.setLevel("CRITICAL")  # what is not finished is run, and what failed is reported
     sweep = read_sweep(args.file)
     runs = sweep.runs()
+    if sweep.settings:
+        check_config_keys(args.file, sweep)
     if args.dry_run:
         for run in runner.unfinished(runs):
             print(run.shell())
         return 0
-    check_config_keys(args.file, sweep)
     failed = Pool(runs, slots(args.slots), Progress()).run()
     if failed:
         runner.report(failed, len(runs))

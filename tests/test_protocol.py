@@ -1,6 +1,9 @@
 """scripts/protocol.sh: which runs there are, which are still to be done, and the tables; expected numbers by hand."""
 
+import hashlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -157,6 +160,30 @@ def test_few_shot_table_and_its_average(out, capsys, monkeypatch):
     assert r"shapes & ZeroshotCLIP & 30.0 $\pm$ 0.0 & 50.0 $\pm$ 0.0 \\" in lines
     assert r"shapes\_count & ZeroshotCLIP & 50.0 $\pm$ 0.0 & -- \\" in lines
     assert r"Average & ZeroshotCLIP & 40.0 $\pm$ 0.0 & -- \\" in lines
+
+
+def test_a_test_of_a_model_that_is_no_longer_there_is_run_again(out, capsys):
+    train, test = (out / f"base2new/{side}/shapes/shots_16/{P2C}/seed1" for side in ("train_base", "test_new"))
+    write(train, trained(60.0))
+    write(test, block(50.0))
+    model = train / "MultiModalPromptLearner"
+    model.mkdir()
+    for epoch in (2, 5):
+        (model / f"model.pth.tar-{epoch}").write_text(f"weights {epoch}")
+    (model / "checkpoint").write_text("model.pth.tar-5\n")
+    words = "base2new --methods p2c --datasets shapes --seeds 1"
+
+    def tested(epoch: int, weights: str, asked: int | None = None) -> list[str]:
+        files = {model.name: [f"model.pth.tar-{epoch}", hashlib.sha256(weights.encode()).hexdigest()]}
+        record = {"model": {"folder": os.path.relpath(train, test), "epoch": asked, "files": files}}
+        (test / "results.json").write_text(json.dumps(record))
+        return dry(words, capsys)
+
+    again = ["bash scripts/p2c/base2new_test.sh shapes 1"]
+    assert tested(2, "weights 2") == again and tested(5, "weights of another training") == again
+    assert tested(5, "weights 5") == tested(2, "weights 2", asked=2) == []
+    shutil.rmtree(model)  # what is no longer needed may go
+    assert tested(5, "weights 5") == []
 
 
 def test_a_failing_run_stops_nothing_else(out, capsys, monkeypatch):

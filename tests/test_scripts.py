@@ -69,7 +69,7 @@ def test_cross_dataset_and_few_shot(data, tmp_path):
         ("p2c/base2new_train", ("eurosatt", "1"), {}, "error: no dataset eurosatt; there are: caltech101 "),
         ("p2c/base2new_train", ("shapes", "one"), {}, "error: SEED is to be a whole number, not one"),
         ("p2c/few_shot", ("shapes", "4"), {}, "few_shot.sh DATASET SHOTS SEED"),
-        ("p2c/few_shot", ("shapes", "some", "1"), {}, "error: SHOTS is to be a whole number, not some"),
+        ("p2c/few_shot", ("shapes", "some", "1"), {}, "error: SHOTS is to be a whole number, 1 or more, not some"),
         (
             "p2c/base2new_train",
             ("shapes", "1"),

@@ -176,6 +176,21 @@ def test_a_record_that_contradicts_its_folder_is_named(tmp_path, caplog):
         assert f"results.json says {key} {value}, and not what its folder's name says" in caplog.text
 
 
+def test_runs_with_different_settings_are_named(tmp_path, caplog):
+    def put(side, seed, lr, n_ctx):
+        config = {"TRAINER": {"P2C": {"N_CTX": n_ctx}}, "OPTIM": {"LR": lr}, "SEED": seed}
+        text = record(80.0, config=config, seed=seed, eval_only=side == "test_new", subsample=side.split("_")[1])
+        write(tmp_path / side / "dtd/shots_16/P2C/c" / f"seed{seed}", {"results.json": text})
+
+    put("train_base", 1, 0.1, 2), put("train_base", 2, 0.1, 2), put("test_new", 1, 0.2, 2)
+    find_results([tmp_path])
+    assert not caplog.text  # a test has no learning rate
+    put("train_base", 2, 0.3, 4)
+    find_results([tmp_path])
+    for line in ("made with different settings: TRAINER.P2C.N_CTX 2 / 4", "settings: OPTIM.LR 0.1 / 0.3"):
+        assert line in caplog.text
+
+
 def test_settings_for_one_dataset_are_the_same_method(tmp_path, capsys, monkeypatch):
     """In the very folders of Table 1, where scripts/run.sh takes configs of their own for ImageNet and SUN397."""
     monkeypatch.setenv("OUTPUT", str(tmp_path))

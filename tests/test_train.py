@@ -75,8 +75,18 @@ def test_the_log_and_the_test_of_what_was_saved(data, tmp_path):
     flags = ("--eval-only", "--model-dir", str(out))
     assert run("P2C", data, tmp_path / "test", flags=flags) == 0
     assert read_log(tmp_path / "test" / "log.txt").metrics == trained
+    assert "Note: trained with" not in (tmp_path / "test" / "log.txt").read_text()
+    file = out / "MultiModalPromptLearner" / "model.pth.tar-3"
+    model = json.loads((tmp_path / "test" / "results.json").read_text())["model"]
+    assert model["files"] == {file.parent.name: [file.name, hashlib.sha256(file.read_bytes()).hexdigest()]}
+    assert (tmp_path / "test" / model["folder"]).resolve() == out and model["epoch"] is None
     assert run("P2C", data, tmp_path / "new", "DATASET.SUBSAMPLE_CLASSES", "new", flags=flags) == 0
     assert read_log(tmp_path / "new" / "log.txt").metrics != trained
+    other = ("TRAINER.P2C.AUX.SIGMA", "0.5")
+    assert run("P2C", data, tmp_path / "other", *other, flags=flags) == 0
+    line = "Note: trained with TRAINER.P2C.AUX.SIGMA 0.01, tested with 0.5\n"
+    assert (tmp_path / "other" / "log.txt").read_text().count("Note: trained with") == 1
+    assert line in (tmp_path / "other" / "log.txt").read_text()
 
 
 def small_cfg(trainer: str, data: Path, out: Path, *more: str):

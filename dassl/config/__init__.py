@@ -18,6 +18,7 @@ __all__ = [
     "get_cfg_default",
     "merge_command_line",
     "merge_file",
+    "notes_on_training",
     "record_config",
 ]
 
@@ -148,19 +149,35 @@ _FREE = ("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOA
          "DATALOADER.TEST.", "TRAIN.", "TEST.")  # fmt: skip
 
 
+# What makes a model what it is.
+_LEARNED = ("MODEL.BACKBONE.", "TRAINER.")
+
+
 def check_output_dir(cfg: CfgNode) -> None:
     """Raises UsageError, naming the first key that differs, if the output folder holds a run of another config."""
-    file = Path(cfg.OUTPUT_DIR) / RECORD
-    if not file.exists():
-        return
+    for key, was, now in _differences(cfg, cfg.OUTPUT_DIR):
+        if not key.startswith(_FREE):
+            line = f"{cfg.OUTPUT_DIR} holds another run ({key} {was}; now {now})"
+            raise UsageError(f"{line}: choose another --output-dir, or remove that folder and the tests of its model")
+
+
+def notes_on_training(cfg: CfgNode, model_dir: str) -> list[str]:
+    """A line for each setting of the method that the run in model_dir was trained with and that is another in cfg."""
+    found = [(key, was, now) for key, was, now in _differences(cfg, model_dir) if key.startswith(_LEARNED)]
+    return [f"Note: trained with {key} {was!r}, tested with {now!r}" for key, was, now in found]
+
+
+def _differences(cfg: CfgNode, folder: str) -> Iterator[tuple[str, object, object]]:
+    """Key, recorded and present value of what cfg has otherwise than the run recorded in a folder, if there is one."""
+    file = Path(folder) / RECORD
     before = CfgNode()
-    with _checked(before, str(file)):
-        before.update(_in_words(CfgNode.load_cfg(file.read_text())))
+    if file.exists():
+        with _checked(before, str(file)):
+            before.update(_in_words(CfgNode.load_cfg(file.read_text())))
     for key in all_keys(cfg):
         was, now = _get(before, key), _get(cfg, key)
-        if was != now and was is not None and not key.startswith(_FREE):
-            line = f"{cfg.OUTPUT_DIR} holds another run ({key} {was}; now {now})"
-            raise UsageError(f"{line}: choose another --output-dir, or remove that folder")
+        if was != now and was is not None:
+            yield key, was, now
 
 
 def record_config(cfg: CfgNode) -> None:

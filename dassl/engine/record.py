@@ -117,6 +117,7 @@ class Recorder:
             "machine": platform.platform(),
             "device": device_name(torch.device(self.trainer.device)),
             "eval_only": not self.trained,
+            "model": None if self.trained else self.trainer.loaded,
             "parameters": sum(learned.values()),
         } | self.trainer.about()
 

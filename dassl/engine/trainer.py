@@ -1,6 +1,7 @@
 """The training loop. Read from TrainerBase.train down: every step is a method that a trainer may replace."""
 
 import datetime
+import hashlib
 import math
 import os
 import random
@@ -86,6 +87,7 @@ class TrainerBase:
         self._optims: OrderedDict[str, Any] = OrderedDict()
         self._scheds: OrderedDict[str, Any] = OrderedDict()
         self._writer = None
+        self.loaded: dict[str, Any] | None = None  # what load_model has loaded: folder, epoch asked for, files
         self.recorder = Recorder()
 
     def register_model(self, name: str = "model", model: Any = None, optim: Any = None, sched: Any = None) -> None:
@@ -189,6 +191,7 @@ class TrainerBase:
         if not directory:
             print("Note: no model is loaded, as no folder to load from is given")
             return
+        files = {}
         for name in self._models:
             folder = os.path.join(directory, name)
             have = resumable(folder)
@@ -205,6 +208,9 @@ class TrainerBase:
             self._load(name, checkpoint, path)
             about = ", ".join(f"{key}={checkpoint.get(key)}" for key in ("epoch", "val_result"))
             print(f"Load {path} to {name} ({about})")
+            with open(path, "rb") as opened:
+                files[name] = file, hashlib.file_digest(opened, "sha256").hexdigest()
+        self.loaded = {"folder": os.path.relpath(directory, self.output_dir or "."), "epoch": epoch, "files": files}
 
     def _load(self, name: str, checkpoint: dict, source: str) -> None:
         if "state_dict" not in checkpoint:
@@ -229,6 +235,7 @@ class TrainerBase:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+        self.loaded: dict[str, Any] | None = None  # what load_model has loaded: folder, epoch asked for, files
 
     def write_scalar(self, tag: str, scalar_value: float | Tensor, global_step: int | None = None) -> None:
         if self._writer is not None:
