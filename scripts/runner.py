@@ -195,8 +195,8 @@ def is_stale(folder: Path) -> bool:
             now = last_model(folder / tested["folder"] / name)
             if now and (now.name != file or hashlib.sha256(now.read_bytes()).hexdigest() != sha256):
                 return True
-    except (OSError, ValueError, TypeError, LookupError):  # there is no such record
-        pass
+    except (OSError, ValueError, TypeError, LookupError):
+        return False  # there is no record that says it
     return False
 
 
