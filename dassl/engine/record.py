@@ -117,9 +117,16 @@ class Recorder:
             "machine": platform.platform(),
             "device": device_name(torch.device(self.trainer.device)),
             "eval_only": not self.trained,
-            "model": None if self.trained else self.trainer.loaded,
+            "model": self._model(),
             "parameters": sum(learned.values()),
         } | self.trainer.about()
+
+    def _model(self) -> dict[str, Any] | None:
+        """What an --eval-only run has loaded; its folder as seen from the run's, so that both may be moved."""
+        loaded = self.trainer.loaded
+        if self.trained or not loaded:
+            return None
+        return loaded | {"folder": os.path.relpath(loaded["folder"], self.trainer.cfg.OUTPUT_DIR)}
 
 
 def _end() -> dict[str, Any]:

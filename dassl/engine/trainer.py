@@ -210,7 +210,7 @@ class TrainerBase:
             print(f"Load {path} to {name} ({about})")
             with open(path, "rb") as opened:
                 files[name] = file, hashlib.file_digest(opened, "sha256").hexdigest()
-        self.loaded = {"folder": os.path.relpath(directory, self.output_dir or "."), "epoch": epoch, "files": files}
+        self.loaded = {"folder": directory, "epoch": epoch, "files": files}
 
     def _load(self, name: str, checkpoint: dict, source: str) -> None:
         if "state_dict" not in checkpoint:
