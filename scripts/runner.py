@@ -195,7 +195,7 @@ def is_stale(folder: Path) -> bool:
             now = last_model(folder / tested["folder"] / name)
             if now and (now.name != file or hashlib.sha256(now.read_bytes()).hexdigest() != sha256):
                 return True
-    except (OSError, ValueError, TypeError, LookupError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
         return False  # there is no record that says it
     return False
 

@@ -182,6 +182,9 @@ def test_a_test_of_a_model_that_is_no_longer_there_is_run_again(out, capsys):
     again = ["bash scripts/p2c/base2new_test.sh shapes 1"]
     assert tested(2, "weights 2") == again and tested(5, "weights of another training") == again
     assert tested(5, "weights 5") == tested(2, "weights 2", asked=2) == []
+    for broken in ("{", "[]", '{"model": 1}', '{"model": {"epoch": null, "files": []}}'):
+        (test / "results.json").write_text(broken)
+        assert dry(words, capsys) == []
     shutil.rmtree(model)  # what is no longer needed may go
     assert tested(5, "weights 5") == []
 
