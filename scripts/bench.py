@@ -12,6 +12,7 @@ Names for --only:
   overhead    a step of P2C beside one of itself without noise and auxiliary loss
   memory      what a training step takes beyond the model, each in a process of its own
   share       how much of our step is not the two towers (on the CPU)
+  capture     our step as a CUDA graph beside the same step computed as usual (on a GPU)
 """
 
 import argparse
@@ -58,7 +59,15 @@ CONFIGS = {
 }
 # What stays, frozen, between the context and the name: MaPLe learns two vectors of "a photo of a".
 FROZEN_WORDS = {"MaPLe": "of a", "P2C": "", "CoCoOp": ""}
-TABLES = {"maple": "MaPLe", "p2c": "P2C", "eval": "P2C", "cocoop": "CoCoOp", "overhead": "P2C", "share": "P2C"}
+TABLES = {
+    "maple": "MaPLe",
+    "p2c": "P2C",
+    "eval": "P2C",
+    "cocoop": "CoCoOp",
+    "overhead": "P2C",
+    "share": "P2C",
+    "capture": "P2C",
+}
 NAMES = (*TABLES, "memory")
 PRECISIONS = {"cpu": ("fp32",), "cuda": ("fp32", "bf16", "amp")}
 # Relative difference of the two losses; half precision rounds the features to three digits and the logits amplify that.
@@ -69,6 +78,7 @@ EUROSAT = (
 ).split("|")
 WITHOUT_NOISE = ("TRAINER.P2C.DPD.ENABLED", "False", "TRAINER.P2C.AUX.ENABLED", "False")
 LONG = 1e12  # FLOPs of a plain step from which a CPU measures two rounds, the first of them the check
+ROUND = 0.5  # seconds of a GPU's round, of at most 20 steps
 MANY = 3  # times as many rounds for two things of almost the same length
 
 Batch = dict[str, Tensor]  # img (B, 3, R, R), label (B,), domain (B,)
@@ -106,6 +116,7 @@ def cases(device: str, quick: bool, only: Sequence[str] = NAMES) -> list[Case]:
         "cocoop": [*((n, 1) for n in one), *((n, 8) for n in eight)],
         "overhead": [(n, 4) for n in pairs],
         "share": [(n, 4) for n in pairs] if device == "cpu" else [],
+        "capture": [(n, 4) for n in pairs] if device == "cuda" else [],
     }
     made = [
         Case(table, TABLES[table], *size, prec, device, arch)
@@ -403,14 +414,15 @@ def synchronize(device: str) -> None:
 
 def alternate(first: Step, second: Step, rounds: int, device: str) -> tuple[list[float], list[float]]:
     """Seconds of both in each round; who goes first changes, so that a machine that slows down favours neither."""
-    count = 20 if device == "cuda" else 1  # of a GPU's steps the host is ahead
-    if device == "cuda":
-        for step in (first, second):
-            seconds_of(step, device, count)  # more of a warm-up: graphs are captured, algorithms chosen
+    counts = [1, 1]
+    if device == "cuda":  # of whose steps the host is ahead
+        for side, step in enumerate((first, second)):
+            seconds_of(step, device, 3)  # more of a warm-up: graphs are captured, algorithms chosen
+            counts[side] = max(1, min(20, int(ROUND / seconds_of(step, device, 1))))
     seconds: tuple[list[float], list[float]] = ([], [])
     for i in range(rounds):
         for side in (1, 0) if i % 2 == 0 else (0, 1):
-            seconds[side].append(seconds_of((first, second)[side], device, count))
+            seconds[side].append(seconds_of((first, second)[side], device, counts[side]))
     return seconds
 
 
@@ -474,6 +486,29 @@ def overhead_row(case: Case, machine: Machine) -> dict[str, str]:
     }
 
 
+def capture_row(case: Case, machine: Machine) -> dict[str, str]:
+    batch = make_batch(case)
+    usual, captured = (our_trainer(case, machine.weights) for _ in range(2))
+    usual.compute.refused = True
+    steps = our_step(usual, batch), our_step(captured, batch)
+
+    def first_of_an_epoch() -> None:
+        captured.compute.begin_epoch()
+        steps[1]()
+
+    before, after = alternate(*steps, MANY * machine.repeats, case.device)
+    if captured.compute.refused:
+        raise Failure(f"{case}: its steps could not be replayed")
+    proofs = [seconds_of(first_of_an_epoch, case.device, 1) for _ in range(MANY * machine.repeats)]
+    return {
+        "measurement": str(case),
+        "usual ms": ms(before),
+        "graph ms": ms(after),
+        "usual / graph: min / median / max": ratios(before, after),
+        "first step of an epoch ms": ms(proofs),
+    }
+
+
 def towers_alone(trainer: TrainerX, batch: Batch) -> Step:
     """Forward and backward of the two towers with the arguments that a step gives them, and nothing else."""
     model, calls = trainer.model.clip, []
@@ -523,7 +558,10 @@ def share_row(case: Case, machine: Machine) -> dict[str, str]:
 
 
 def memory_row(case: Case, machine: Machine) -> dict[str, str]:
-    plain, ours = (memory_in_a_process(case, side, machine.quick) for side in ("plain", "ours"))
+    if case.device == "cuda":  # whose allocator counts exactly
+        plain, ours = (memory_of(case, side, machine.weights) for side in ("plain", "ours"))
+    else:
+        plain, ours = (memory_in_a_process(case, side, machine.quick) for side in ("plain", "ours"))
     name = {"measurement": str(case)}
     return name | {"plain MB": f"{plain:.0f}", "ours MB": f"{ours:.0f}", "plain / ours": f"{plain / ours:.1f}"}
 
@@ -565,7 +603,7 @@ def memory_of(case: Case, side: str, weights: Mapping[str, Tensor]) -> float:
 
 # The program
 
-ROWS = {"overhead": overhead_row, "share": share_row, "memory": memory_row}  # others: time_row
+ROWS = {"overhead": overhead_row, "share": share_row, "capture": capture_row, "memory": memory_row}  # others: time_row
 HEADINGS = {
     "maple": "MaPLe: a training step",
     "p2c": "P2C: a training step",
@@ -573,6 +611,7 @@ HEADINGS = {
     "cocoop": "CoCoOp: a training step",
     "overhead": "P2C beside itself without noise and auxiliary loss",
     "share": "What is not the towers in a training step",
+    "capture": "P2C's step as a CUDA graph beside the step computed as usual",
     "memory": "Peak memory of a training step, above the model's",
 }
 
@@ -597,8 +636,9 @@ def run(todo: Sequence[Case], machine: Machine) -> None:
     """Measures and prints; each table as soon as it is complete."""
 
     def work(case: Case) -> float:
-        rounds = {"memory": 1, "overhead": 1 + MANY * machine.repeats, "share": 1 + machine.repeats}
-        if case.table in ("overhead", "share"):  # two of ours, each about a plain step with few classes
+        many = 1 + MANY * machine.repeats
+        rounds = {"memory": 1, "overhead": many, "capture": many, "share": 1 + machine.repeats}
+        if case.table in ("overhead", "capture", "share"):  # two of ours, each about a plain step with few classes
             return 2 * rounds[case.table] * plain_flops(replace(case, classes=5))
         ours = plain_flops(replace(case, classes=1))
         return (plain_flops(case) + ours) * rounds.get(case.table, 2 if is_long(case) else 1 + machine.repeats)
@@ -645,7 +685,7 @@ def main(argv: Sequence[str]) -> int:
             return 0
         todo = cases(args.device, args.quick, args.only)
         if not todo:
-            raise UsageError(f"{' '.join(args.only)} is measured on the CPU only")
+            raise UsageError(f"{' '.join(args.only)} is not measured on {args.device}")
         rates = {prec: matrix_rate(args.device, prec, args.quick) for prec in PRECISIONS[args.device]}
         print(about(args.device, rates, argv), flush=True)
         run(todo, Machine(weights, rates, args.repeats, args.quick))

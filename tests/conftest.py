@@ -3,16 +3,23 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks: the tests' tensors and tolerances are a CPU's
+import pytest
+import torch
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+from clip.model import CLIP, build_model
+from datasets.shapes import Shapes
 
-from clip.model import CLIP, build_model  # noqa: E402
-from datasets.shapes import Shapes  # noqa: E402
+from .reference.weights import openai_state_dict
+from .runs import run
 
-from .reference.weights import openai_state_dict  # noqa: E402
-from .runs import run  # noqa: E402
+# Tensors and tolerances of the tests are a CPU's: they, and what they start, see no GPU. tests/gpu sees what there is.
+VISIBLE, is_available = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.is_available
+os.environ["CUDA_VISIBLE_DEVICES"], torch.cuda.is_available = "", lambda: False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those for a GPU come last: where CUDA has begun, a forked process cannot use it."""
+    items.sort(key=lambda item: "gpu" in item.path.parts)
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,16 @@ from torch.utils._pytree import tree_leaves
 
 # On a GPU these make Python wait for the device, which cannot be while a graph is captured.
 WAITING = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
-NAMES = ("Stream", "CUDAGraph", "current_device", "current_stream", "default_generators", "stream", "graph")
+NAMES = (
+    "Stream",
+    "CUDAGraph",
+    "current_device",
+    "current_stream",
+    "default_generators",
+    "stream",
+    "graph",
+    "empty_cache",
+)
 
 
 class FakeCuda:
@@ -30,6 +39,9 @@ class FakeCuda:
 
     def current_device(self) -> int:
         return 0
+
+    def empty_cache(self) -> None:
+        self.calls.append("empty the cache")
 
     def Stream(self) -> "FakeStream":
         return FakeStream("side", self.calls)
@@ -97,6 +109,9 @@ class FakeGenerator:
     def clone_state(self) -> torch.Generator:
         self.calls.append("clone the generator")
         return torch.default_generator.clone_state()
+
+    def get_state(self) -> Tensor:
+        return torch.get_rng_state()
 
     def set_state(self, state: Tensor) -> None:
         self.calls.append("set its numbers")

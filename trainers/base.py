@@ -19,7 +19,14 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_pretrained_weights
 from dassl.utils.errors import UsageError
 
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "amp": torch.float32}
+# The type of the frozen CLIP's large weights. tf32: float32, whose products a GPU may round to TF32's 10 bits.
+PRECISIONS = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "amp": torch.float32,
+}
 
 
 def add_config(cfg: CfgNode) -> None:
@@ -28,13 +35,13 @@ def add_config(cfg: CfgNode) -> None:
 
 
 def choose_precision(prec: str, device: torch.device) -> str:
-    """PREC as it can be had on the device: a CPU computes fp16 and amp in fp32, and says so.
+    """PREC as it can be had on the device: a CPU computes fp16, amp and tf32 in fp32, and says so.
 
-    Raises: UsageError for a name that is none of fp16, bf16, fp32, amp.
+    Raises: UsageError for a name that is none of fp16, bf16, fp32, tf32, amp.
     """
     if prec not in PRECISIONS:
         raise UsageError(f"PREC {prec!r}: choose from {', '.join(PRECISIONS)}")
-    if device.type == "cpu" and prec in ("fp16", "amp"):
+    if device.type == "cpu" and prec in ("fp16", "amp", "tf32"):
         print(f"Precision: fp32, since a CPU does not gain from {prec}")
         return "fp32"
     return prec
@@ -56,6 +63,12 @@ def load_clip(cfg: CfgNode, dtype: torch.dtype, device: torch.device) -> CLIP:
     if tuple(cfg.INPUT.SIZE) != (size, size):
         raise UsageError(f"INPUT.SIZE {tuple(cfg.INPUT.SIZE)}: {backbone.NAME} takes images of ({size}, {size})")
     return model.requires_grad_(False).to(device)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether a GPU may round float32 products to TF32. Left alone, PyTorch does so in convolutions."""
+    # Not torch.backends.fp32_precision, new in 2.9: where both kinds of names are used, reading one is an error.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 def check_depth(key: str, depth: int, *towers: Transformer, first: int = 1) -> None:
@@ -83,8 +96,12 @@ class PromptedCLIP(nn.Module):
         return self._clip[0]
 
     def train(self, mode: bool = True) -> "PromptedCLIP":
-        self._kept = None
+        self.drop_text_features()
         return super().train(mode)
+
+    def drop_text_features(self) -> None:
+        """To be called when what is learned has changed."""
+        self._kept = None
 
     def text_features(self) -> Tensor:
         """(C, D), unit length, float32. In eval mode and without gradients computed once, until a mode change or a
@@ -152,6 +169,7 @@ class PromptTrainer(TrainerX):
     def build_model(self) -> None:
         cfg, name = self.cfg, type(self).__name__
         self.prec = choose_precision(self.node.PREC, self.device)
+        allow_tf32(self.prec == "tf32")
         clip_model = load_clip(cfg, PRECISIONS[self.prec], self.device)
         if cfg.TRAINER.ATPROMPT.USE_ATPROMPT and not self.takes_attributes:
             raise UsageError(f"TRAINER.ATPROMPT.USE_ATPROMPT True: {name} has no place for attributes")
@@ -164,7 +182,9 @@ class PromptTrainer(TrainerX):
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.prec == "amp" else None
         self.register_model(self.model_name, saved, self.optim, self.sched)
-        self.compute = CapturedStep(self.gradients, learner.parameters()) if self.graphed else self.gradients
+        rounding = 10 * torch.finfo(torch.float16 if self.prec == "amp" else PRECISIONS[self.prec]).eps
+        params = dict(learner.named_parameters())
+        self.compute = CapturedStep(self.gradients, params, self.graphed, max(1e-5, rounding))
 
     def about(self) -> dict[str, Any]:
         return {"clip": self.model.clip.source}
@@ -175,6 +195,14 @@ class PromptTrainer(TrainerX):
     def resume_state(self, state: dict) -> None:
         if self.scaler and "scaler" in state:
             self.scaler.load_state_dict(state["scaler"])
+
+    def before_epoch(self) -> None:
+        super().before_epoch()
+        self.compute.begin_epoch()
+
+    def test(self, split: str | None = None) -> float:
+        self.compute.free()  # the memory is the test's
+        return super().test(split)
 
     def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
         super().set_model_mode(mode, names)
@@ -216,6 +244,7 @@ class PromptTrainer(TrainerX):
             self.scaler.update()
         else:
             self.model_update()
+        self.model.drop_text_features()
         if (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
 

@@ -123,7 +123,8 @@ class P2CPromptLearner(MultiModalPromptLearner):
     def aux_loss(self) -> Tensor:
         """L_aux = MSE(F(ctx + η), F(ctx)) of eq. 6; the clean side is a target, without gradient."""
         noisy = self.ctx + self.options.AUX.SIGMA * torch.randn_like(self.ctx)
-        return F.mse_loss(self.proj(noisy), self.proj(self.ctx).detach())
+        with torch.autocast(noisy.device.type, enabled=False):  # a difference that amp would round away
+            return F.mse_loss(self.proj(noisy), self.proj(self.ctx).detach())
 
 
 @TRAINER_REGISTRY.register()

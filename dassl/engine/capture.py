@@ -1,11 +1,12 @@
 """Training steps replayed as CUDA graphs: one call starts all kernels of a step."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 WARM_UP = 3  # steps before a capture, for what is made at first use
+Step = Callable[..., dict[str, Tensor]]
 
 
 class CapturedStep:
@@ -13,26 +14,72 @@ class CapturedStep:
 
     There is a graph for each shape of the tensors. Random numbers are drawn anew at each replay, from the generator's
     seed at that time. But what is Python, as branches and numbers, stays what it was at the capture: what changes from
-    step to step must be in tensors. If a step cannot be captured, a line says so, and all are computed as usual.
+    step to step must be in tensors. So each graph proves itself, after its capture and again in each epoch: beside its
+    replay the step is computed as usual, and what that gives is what counts. If the two differ, or a step cannot be
+    captured, a line says so, and all are computed as usual.
+
+    Args:
+        captured: False for steps that are never captured.
+        tolerance: how far the replay's loss and gradients may be from the usual step's, relative to their length.
     """
 
-    def __init__(self, compute: Callable[..., dict[str, Tensor]], params: Iterable[nn.Parameter]):
-        self.compute, self.params = compute, list(params)
-        self.replays: dict[tuple, Callable[..., dict[str, Tensor]]] = {}
-        self.refused = False
+    def __init__(self, compute: Step, params: dict[str, nn.Parameter], captured: bool = True, tolerance: float = 1e-5):
+        self.compute, self.params = compute, params
+        self.refused, self.tolerance = not captured, tolerance
+        self.replays: dict[tuple, Step] = {}
+        self.proved: set[tuple] = set()  # shapes whose graph has proved itself in this epoch
 
     def __call__(self, *tensors: Tensor) -> dict[str, Tensor]:
+        if self.refused or tensors[0].device.type != "cuda":
+            return self.compute(*tensors)
         shapes = tuple((t.shape, t.dtype, t.device) for t in tensors)
-        if shapes not in self.replays and tensors[0].device.type == "cuda" and not self.refused:
+        if shapes not in self.replays:
             try:
                 self.replays[shapes] = self.capture(tensors)
             except RuntimeError as error:
-                print(f"Steps are not captured as a CUDA graph, so slower: {str(error).splitlines()[0]}")
-                self.refused = True
-                self.replays.clear()  # they draw from the state that the generator had
-        return self.replays.get(shapes, self.compute)(*tensors)
+                self.refuse(f"Steps are not captured as a CUDA graph, so slower: {str(error).splitlines()[0]}")
+                return self.compute(*tensors)
+        if shapes in self.proved:
+            return self.replays[shapes](*tensors)
+        self.proved.add(shapes)
+        return self.prove(self.replays[shapes], tensors)
 
-    def capture(self, tensors: tuple[Tensor, ...]) -> Callable[..., dict[str, Tensor]]:
+    def begin_epoch(self) -> None:
+        """Each graph is to prove itself again."""
+        self.proved.clear()
+
+    def free(self) -> None:
+        """Gives the graphs' memory back; the next step is captured anew."""
+        if self.replays:
+            self.replays.clear()
+            self.proved.clear()
+            torch.cuda.empty_cache()
+
+    def refuse(self, line: str) -> None:
+        print(line)
+        self.refused = True
+        self.free()
+
+    def prove(self, replay: Step, tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """The usual step, and whether the replay from the same random numbers is equal to it."""
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        before = generator.get_state()
+        replayed = self.outcome(replay(*tensors))
+        generator.set_state(before)
+        result = self.compute(*tensors)
+        for name, expected in self.outcome(result).items():
+            if not near(replayed[name], expected, self.tolerance):
+                self.refuse(f"Steps are no longer replayed as a CUDA graph, so slower: its {name} is not the step's")
+                break
+        return result
+
+    def outcome(self, result: dict[str, Tensor]) -> dict[str, Tensor | None]:
+        """Copies of the losses and gradients."""
+        losses = {name: t.clone() for name, t in result.items() if "loss" in name}
+        grads = {f"gradient of {name}": p.grad if p.grad is None else p.grad.clone() for name, p in self.params.items()}
+        return losses | grads
+
+    def capture(self, tensors: tuple[Tensor, ...]) -> Step:
         """Takes no step: the parameters, and the random numbers to come, are what they were. Also where it fails."""
         static = [t.clone() for t in tensors]
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
@@ -54,14 +101,25 @@ class CapturedStep:
             raise
         finally:
             torch.cuda.current_stream().wait_stream(side)
-        grads = [p.grad for p in self.params]
+        grads = [p.grad for p in self.params.values()]
 
         def replay(*tensors: Tensor) -> dict[str, Tensor]:
             for to, t in zip(static, tensors, strict=True):
                 to.copy_(t)
             graph.replay()
-            for p, grad in zip(self.params, grads, strict=True):
+            for p, grad in zip(self.params.values(), grads, strict=True):
                 p.grad = grad
             return {name: t.clone() for name, t in result.items()}  # the next replay writes over its own
 
         return replay
+
+
+def near(x: Tensor | None, expected: Tensor | None, tolerance: float) -> bool:
+    """Whether |x - expected| <= tolerance · |expected|, infinite and NaN in the same places."""
+    if x is None or expected is None:
+        return x is expected
+    finite = expected.isfinite()
+    if not torch.equal(x.isfinite(), finite):
+        return False
+    x, expected = x[finite].double(), expected[finite].double()
+    return bool((x - expected).norm() <= tolerance * expected.norm())

@@ -38,7 +38,7 @@ from dassl.utils import (
 )
 from dassl.utils.checkpoint import BEST, epoch_file, load_optim, load_weights, newest_whole, resumable
 
-from .record import Recorder
+from .record import Recorder, device_name
 
 NOT_FINITE = "Lower OPTIM.LR or compute in a wider precision, then run again: it goes on from the last checkpoint"
 # Buffers of prompt learners that follow from the class names, so they say nothing about what was learned.
@@ -343,6 +343,8 @@ class SimpleTrainer(TrainerBase):
         if self.seed < 0:
             self.seed = random.SystemRandom().randrange(2**31)
             print(f"SEED is negative: drew {self.seed}")
+        if cfg.VERBOSE:
+            print(f"Device: {device_name(self.device)}")
         self.build_data_loader()
         self.build_model()
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
@@ -471,23 +473,29 @@ class SimpleTrainer(TrainerBase):
     def run_batches(self, batches: Iterable[tuple]) -> None:
         """Calls forward_backward(*batch) for self.num_batches batches and logs.
 
-        Losses are read, which waits for the device, only when a line is printed and at the end.
+        Losses are read, which waits for the device, only when a line is printed and at the end. A line's `time` and
+        `data` are seconds per batch since the last line, and the epoch's so far.
         """
         self.set_model_mode("train")
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
         print_freq = self.cfg.TRAIN.PRINT_FREQ
-        end = time.time()
+        waited, since, start = 0.0, 0, time.time()  # for data, batches and the time since the last line
+        end = start
         progress = _progress(batches, f"epoch {self.epoch + 1}", self.num_batches)
         for batch_idx, batch in enumerate(progress):
             self.batch_idx = batch_idx
-            data_time.update(time.time() - end)
+            waited, since = waited + time.time() - end, since + 1
             losses.update(self.forward_backward(*batch))
             self.recorder.batch(batch)
-            batch_time.update(time.time() - end)
             last = self.batch_idx + 1 == self.num_batches
             printed = (self.batch_idx + 1) % print_freq == 0 or self.num_batches < print_freq
             if printed:
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize(self.device)  # till here a GPU's steps have only been started
+                batch_time.update((time.time() - start) / since, since)
+                data_time.update(waited / since, since)
                 tqdm.write(self._log_line(losses, batch_time, data_time))
+                waited, since, start = 0.0, 0, time.time()
             if printed or last:
                 self._record(losses)
             end = time.time()

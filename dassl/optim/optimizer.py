@@ -16,7 +16,7 @@ def build_optimizer(
 
     `fused` takes PyTorch's fused kernels where the optimizer has some; with them a GradScaler's step waits for nothing.
 
-    Raises UsageError for an unknown OPTIM.NAME, or for STAGED_LR with anything but a module.
+    Raises UsageError for an unknown OPTIM.NAME, or for STAGED_LR with anything but a module of modules.
     """
     c = optim_cfg
     betas = (c.ADAM_BETA1, c.ADAM_BETA2)
@@ -61,6 +61,9 @@ def _staged(model: nn.Module, c: CfgNode) -> list[dict]:
     if not isinstance(model, nn.Module):
         raise UsageError("OPTIM.STAGED_LR needs a whole model; this trainer optimizes single parameters")
     model = model.module if isinstance(model, nn.DataParallel) else model
+    if own := [name for name, p in model.named_parameters(recurse=False) if p.requires_grad]:
+        line = f"OPTIM.STAGED_LR is for layers, and {', '.join(own)} is in none, so it would not be trained"
+        raise UsageError(f"{line}: set STAGED_LR False")
     new_layers = [c.NEW_LAYERS] if isinstance(c.NEW_LAYERS, str) else c.NEW_LAYERS
     base, new = [], []
     for name, child in model.named_children():

@@ -155,8 +155,8 @@ def collect_env_info() -> str:
         "NumPy": np.__version__,
         "OS": platform.platform(),
         "CPU cores": os.cpu_count(),
-        "CUDA": torch.version.cuda or "none",
     }
-    for i in range(torch.cuda.device_count()):
-        versions[f"GPU {i}"] = torch.cuda.get_device_name(i)
+    if torch.cuda.is_available():
+        versions["CUDA"] = torch.version.cuda
+        versions |= {f"GPU {i}": torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
     return "\n".join(f"{name}: {value}" for name, value in versions.items())

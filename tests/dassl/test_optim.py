@@ -112,6 +112,14 @@ def test_staged_lr(cfg):
     assert new["params"] == list(model[1].parameters())
 
 
+def test_staged_lr_refuses_what_it_would_not_train(cfg):
+    """A prompt learner's ctx is in no layer."""
+    cfg.OPTIM.STAGED_LR, model = True, nn.Sequential(nn.Linear(2, 2))
+    model.ctx, model.frozen = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2), requires_grad=False)
+    with pytest.raises(UsageError, match="STAGED_LR is for layers, and ctx is in none, so it would not be trained"):
+        build_optimizer(model, cfg.OPTIM)
+
+
 @pytest.mark.parametrize(
     ("name", "keys", "fused"),
     [

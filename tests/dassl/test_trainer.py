@@ -356,3 +356,34 @@ def test_config():
         cfg.TRAINER[node] = type(cfg)()
     clean_cfg(cfg, "CoOp")
     assert sorted(cfg.TRAINER) == ["COOP", "NAME"]
+
+
+def test_the_log_says_which_device_computes(make, capsys):
+    make("VERBOSE", True)
+    out = capsys.readouterr().out
+    assert re.search(r"^Device: .+, 1 thread$", out, re.MULTILINE) and "CUDA" not in out
+
+
+def test_logged_times_wait_for_the_device(make, monkeypatch, capsys):
+    """Seconds per batch since the last line, and the epoch's so far; an epoch has 4 batches, a line comes every 2.
+
+    Only the device moves the clock: by 8 seconds in the first wait, by 2 in the second.
+    """
+    waits, clock = [8.0, 2.0] * 5, [0.0]
+    trainer = make()
+    trainer.train_loader_x = list(trainer.train_loader_x)
+
+    def synchronize(device):
+        clock[0] += waits.pop(0)
+
+    monkeypatch.setattr("dassl.engine.trainer.time.time", lambda: clock[0])
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    trainer.parse_batch_train = lambda batch: (batch["img"], batch["label"], batch["domain"])
+    trainer.device = torch.device("cuda")
+    monkeypatch.setattr("dassl.engine.trainer.device_name", str)
+    trainer.max_epoch, trainer.epoch = 1, 0
+    trainer.run_epoch()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    times = [re.search(r"time (\S+) \((\S+)\)", line).groups() for line in lines]
+    assert times == [("4.000", "4.000"), ("1.000", "2.500")]
+    assert [line.rpartition("eta ")[2] for line in lines] == ["0:00:08", "0:00:00"]

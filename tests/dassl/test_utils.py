@@ -184,4 +184,12 @@ def test_accuracy():
 
 
 def test_env_info():
-    assert f"PyTorch: {torch.__version__}" in collect_env_info()
+    info = collect_env_info()
+    assert f"PyTorch: {torch.__version__}" in info and "CUDA" not in info.replace(torch.__version__, "")
+
+
+def test_env_info_names_the_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", "Card {}".format)
+    assert f"CUDA: {torch.version.cuda}\nGPU 0: Card 0\nGPU 1: Card 1" in collect_env_info()

@@ -52,8 +52,7 @@ def test_a_training_of_captured_steps_is_the_training(name, half, data, tmp_path
     captured.model.load_state_dict(plain.model.state_dict())
     for trainer in (plain, captured) if half else ():
         amp(trainer).scaler.set_growth_interval(2)
-    assert isinstance(captured.compute, CapturedStep)
-    plain.compute = plain.gradients
+    plain.compute.refused = True
     given = batches(weights)
     expected, seen = train(plain, given), train(captured, on_gpu(given))
     assert cuda.calls.count("replay") == len(expected) == EPOCHS * len(given)
@@ -62,14 +61,48 @@ def test_a_training_of_captured_steps_is_the_training(name, half, data, tmp_path
 
 
 def test_methods_with_two_backward_passes_opt_out(data, tmp_path, weights):
-    assert not isinstance(build("ProGrad", data, tmp_path, weights).compute, CapturedStep)
+    assert build("ProGrad", data, tmp_path, weights).compute.refused
+
+
+def test_a_methods_number_that_changes_by_epoch_cannot_poison_a_training(data, tmp_path, weights, cuda, capsys):
+    plain, captured = (build("CoOp", data, tmp_path / path, weights) for path in "ab")
+    plain.compute.refused = True
+    for trainer in (plain, captured):
+        trainer.loss = lambda i, x, own=trainer, loss=trainer.loss: (loss(i, x)[0] * (1 + own.epoch), {})
+    captured.model.load_state_dict(plain.model.state_dict())
+    given = batches(weights)
+    torch.testing.assert_close(train(captured, on_gpu(given)), train(plain, given))
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Steps")]
+    assert line == "Steps are no longer replayed as a CUDA graph, so slower: its loss is not the step's"
+    assert cuda.calls.count("replay") == len(given) + 1
+
+
+def test_a_step_drops_the_text_features_that_were_kept(data, tmp_path, weights):
+    """Also one whose kernel does not tell that it has written."""
+    trainer = build("CoOp", data, tmp_path, weights)
+    trainer.num_batches = 9
+    trainer.set_model_mode("eval")
+    ctx = trainer.model.prompt_learner.ctx
+    trainer.model_update = lambda: ctx.data.copy_(torch.randn_like(ctx))
+    with torch.no_grad():
+        before = trainer.model.text_features()
+        trainer.step()
+        assert not torch.allclose(trainer.model.text_features(), before)
+
+
+def test_a_tests_memory_is_not_the_graphs(data, tmp_path, weights, cuda):
+    trainer = build("CoOp", data, tmp_path, weights)
+    train(trainer, on_gpu(batches(weights)))
+    assert trainer.compute.replays
+    trainer.test()
+    assert not trainer.compute.replays
 
 
 def replays(trainer, weights, key):
     """What five replays of one step log under the key."""
     image, label = batch(weights, 16)
     if not hasattr(trainer, "replay"):
-        trainer.replay = CapturedStep(trainer.gradients, trainer.model.parameters()).capture((image, label))
+        trainer.replay = CapturedStep(trainer.gradients, dict(trainer.model.named_parameters())).capture((image, label))
     return [trainer.replay(image, label)[key].item() for _ in range(5)]
 
 

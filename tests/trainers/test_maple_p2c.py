@@ -335,6 +335,16 @@ def test_aux_gradient_comes_through_the_noisy_branch_alone(cfg, clip64):
     assert touched == {"ctx", "proj.weight"} | ({"proj.bias"} & touched)
 
 
+def test_aux_loss_is_in_single_precision_under_amp(cfg, clip64):
+    """F(ctx + η) − F(ctx) is a small difference, which half precision would round away."""
+    learner, losses = p2c_learner(cfg, clip64).float(), []
+    for enabled in (True, False):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses.append(learner.aux_loss())
+    assert losses[0].dtype == torch.float32 and torch.equal(*losses)
+
+
 def test_features_are_kept_in_eval_until_something_changes(cfg, clip64):
     model = PromptedCLIP(clip64, p2c_learner(cfg, clip64)).eval()
     with torch.no_grad():

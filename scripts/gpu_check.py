@@ -1,0 +1,120 @@
+"""Is all as it should be on this GPU? tests/gpu, the bench's CUDA tables, and P2C on `shapes` beside the CPU.
+
+Ends with a table of what was checked and what it said, and writes it, with the card, the versions and the bench's
+tables, to OUTPUT/gpu_check.md: for a bug report, or docs/BENCHMARKS.md. Needs no network; 15 minutes at most.
+"""
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+import torch
+from tabulate import tabulate
+
+from dassl.engine.record import commit
+from dassl.utils import Failure, collect_env_info, read_json
+from parse_test_res import OneLineParser
+
+Row = tuple[str, str, bool]  # what was checked, what it said, whether that is fine
+LIMIT = 360  # seconds of a part
+QUIET = "TRAINER.P2C.DPD.ENABLED False TRAINER.P2C.AUX.ENABLED False TRAINER.P2C.PREC fp32".split()
+FLIPS = 1.0  # points of accuracy that rounding may move on 800 images
+
+
+def run(command: Sequence[str], out: int | IO = subprocess.PIPE, **env: str) -> subprocess.CompletedProcess:
+    """Its stderr is ours. Raises: Failure if it takes too long."""
+    try:
+        return subprocess.run(command, env=os.environ | env, stdout=out, text=True, timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        raise Failure(f"{' '.join(command)} was not done after {LIMIT} s") from None
+
+
+def tests(folder: Path) -> list[Row]:
+    """A row for each function of tests/gpu."""
+    file = folder / "tests.xml"
+    file.unlink(missing_ok=True)
+    done = run([sys.executable, "-m", "pytest", "tests/gpu", f"--junitxml={file}"])
+    if not file.is_file():
+        return [("tests/gpu", f"did not run: {done.stdout.strip().splitlines()[-1]}", False)]
+    cases = defaultdict(list)
+    for case in ET.parse(file).iter("testcase"):
+        bad = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
+        where = f"{case.get('classname')}: {case.get('name').partition('[')[0].removeprefix('test_').replace('_', ' ')}"
+        line = None if bad is None else f"{case.get('name')}: {(bad.get('message') or bad.tag).splitlines()[0]}"
+        cases[where].append(line)
+    rows = []
+    for what, lines in cases.items():
+        bad = [line for line in lines if line]
+        rows.append((what, f"{len(lines) - len(bad)} passed" + "".join(f"; NOT {b}" for b in bad), not bad))
+    return rows
+
+
+def base2new(out: Path, *opts: str) -> dict[str, float]:
+    """Accuracies of P2C on shapes, seed 1, and the seconds of its training."""
+    numbers = {}
+    for script, part in (("train", "base"), ("test", "new")):
+        command = ["bash", f"scripts/p2c/base2new_{script}.sh", "shapes", "1", *opts]
+        if run(command, OUTPUT=str(out)).returncode:
+            raise Failure(f"{' '.join(command)} failed")
+        [file] = (out / "base2new").glob(f"{script}_{part}/**/results.json")
+        record = read_json(str(file))
+        numbers[part] = record["metrics"]["accuracy"]
+        numbers.setdefault("seconds", record["train_seconds"])
+    return numbers
+
+
+def shapes(folder: Path) -> list[Row]:
+    """P2C without noise in fp32, where both devices start and draw the same; then as it comes."""
+    rows = []
+    for name, opts in (("without noise, fp32", QUIET), ("as it comes", [])):
+        gpu, cpu = (base2new(folder / name / d, *opts, "USE_CUDA", str(d == "GPU")) for d in ("GPU", "CPU"))
+        said = "{}: base {base:.1f}%, new {new:.1f}%, trained in {seconds:.0f} s".format
+        same = max(abs(gpu[part] - cpu[part]) for part in ("base", "new")) <= FLIPS
+        rows.append((f"P2C on shapes, {name}", f"{said('GPU', **gpu)}; {said('CPU', **cpu)}", same or opts != QUIET))
+    return rows
+
+
+def bench(folder: Path, repeats: int) -> list[Row]:
+    """Whether the bench's losses are the plain path's; leaves its tables in bench.md."""
+    with open(folder / "bench.md", "w") as file:
+        code = run([sys.executable, "-m", "scripts.bench", "cuda", "--repeats", str(repeats)], file).returncode
+    said = f"{(folder / 'bench.md').read_text().count('###')} tables, exit code {code}"
+    return [("scripts/bench.sh cuda: losses are the plain path's", said, code == 0)]
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = OneLineParser("bash scripts/gpu_check.sh", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=("tests", "bench", "shapes"), default=("tests", "bench", "shapes"))
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of the bench (default: 3)")
+    args = parser.parse_args(argv)
+    folder = Path(os.environ.get("OUTPUT") or "output") / "gpu_check"
+    if not torch.cuda.is_available():
+        print("error: there is no GPU here that torch can use", file=sys.stderr)
+        return 2
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {"tests": tests, "shapes": shapes, "bench": partial(bench, repeats=args.repeats)}
+    rows: list[Row] = []
+    for part in args.only:
+        try:
+            rows += parts[part](folder)
+        except Failure as error:
+            rows.append((part, str(error), False))
+    table = tabulate([(what, said, "ok" if fine else "NOT OK") for what, said, fine in rows],
+                     headers=("what was checked", "what it said", ""), tablefmt="pipe")  # fmt: skip
+    about = f"commit {commit()['commit']}{' with changes' if commit()['dirty'] else ''}"
+    report = folder.with_suffix(".md")
+    measured = folder / "bench.md"
+    tables = measured.read_text() if "bench" in args.only and measured.is_file() else ""
+    report.write_text(f"{collect_env_info()}\n{about}\n\n{table}\n\n{tables}")
+    print(f"{table}\n\nwritten, with the bench's tables, to {report}")
+    return 0 if all(fine for *_, fine in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

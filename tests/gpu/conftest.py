@@ -1,0 +1,28 @@
+"""On a GPU. Where there is none, all of this is skipped."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests import conftest as top
+from tests.reference.weights import openai_state_dict
+
+
+@pytest.fixture(autouse=True)
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Shows the GPUs that the other tests do not see."""
+    monkeypatch.setattr(torch.cuda, "is_available", top.is_available)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    if top.VISIBLE is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", top.VISIBLE)
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU here that torch can use")
+    yield
+    torch.cuda.empty_cache()
+
+
+@pytest.fixture(scope="session")
+def vit_b16() -> dict[str, torch.Tensor]:
+    """ViT-B/16's random weights in OpenAI's layout."""
+    return openai_state_dict("ViT-B/16")
