@@ -17,7 +17,7 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_pretrained_weights
 from dassl.utils.errors import UsageError
 
-from .features import FrozenTowerTrainer, takes_features
+from .features import FrozenTowerTrainer, takes_features, versions
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "amp": torch.float32}
 
@@ -43,7 +43,8 @@ def choose_precision(prec: str, device: torch.device) -> str:
 def load_clip(cfg: CfgNode, dtype: torch.dtype, device: torch.device) -> CLIP:
     """The CLIP that MODEL.BACKBONE names, frozen, its large weights in dtype, on the device.
 
-    Its `source` has file and SHA-256, for results.json: names of models do not tell files apart.
+    Its `source` has file and SHA-256, for results.json: names of models do not tell files apart. `as_loaded` tells
+    whether its image tower has changed since.
     """
     backbone = cfg.MODEL.BACKBONE
     file = find_weights(backbone.NAME, backbone.WEIGHTS, backbone.MIRROR)
@@ -55,7 +56,9 @@ def load_clip(cfg: CfgNode, dtype: torch.dtype, device: torch.device) -> CLIP:
     size = model.visual.input_resolution
     if tuple(cfg.INPUT.SIZE) != (size, size):
         raise UsageError(f"INPUT.SIZE {tuple(cfg.INPUT.SIZE)}: {backbone.NAME} takes images of ({size}, {size})")
-    return model.requires_grad_(False).to(device)
+    model = model.requires_grad_(False).to(device)
+    model.as_loaded = versions(model.visual)
+    return model
 
 
 def check_depth(key: str, depth: int, *towers: Transformer, first: int = 1) -> None:

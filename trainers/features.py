@@ -1,16 +1,16 @@
 """Kept image features (DATALOADER.FEATURES): a test image is encoded once for all that leave the image tower alone."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import cache
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import clip.clip
-import clip.model
-import clip.resnet
+from clip import model
 from clip.model import CLIP
 from dassl.data.kept import Key, code_of
 from dassl.data.kept_images import batches, images_key, kept_for, usual_steps
@@ -26,6 +26,11 @@ def takes_features(function: Callable) -> Callable:
     """
     function.takes_features = True
     return function
+
+
+def versions(tower: nn.Module) -> list[tuple[int, int]]:
+    """Of its weights and buffers: another list once one has been written to, replaced or added."""
+    return [(t.data_ptr(), t._version) for t in tower.state_dict().values()]
 
 
 class FrozenTowerTrainer(TrainerX):
@@ -68,12 +73,21 @@ class FrozenTowerTrainer(TrainerX):
         with self.autocast():
             return self.frozen_clip().encode_image(image)
 
+    def leaves_tower_alone(self) -> bool:
+        """Whether all that images go through takes features too, and the image tower is still the CLIP file's."""
+        ours, base = type(self), FrozenTowerTrainer
+        if ours.parse_batch_test is not base.parse_batch_test or ours.autocast is not base.autocast:
+            return False
+        way = (getattr(owner, name, None) for owner, name in self.way_of_images())
+        if not all(getattr(method, "takes_features", False) for method in way):
+            return False
+        tower, loaded = self.frozen_clip().visual, getattr(self.frozen_clip(), "as_loaded", None)
+        return versions(tower) == loaded and not any(p.requires_grad for p in tower.parameters())
+
     def features_key(self, loader: DataLoader) -> tuple[Key, str] | None:
-        """What the features' last bit may depend on, for `kept_for`; None where the method must see images."""
-        way = (getattr(getattr(owner, name, None), "takes_features", False) for owner, name in self.way_of_images())
-        usual = self.cfg.DATALOADER.FEATURES and type(self).parse_batch_test is TrainerX.parse_batch_test and all(way)
-        steps = usual_steps(loader) if usual else None
-        if steps is None or any(p.requires_grad for p in self.frozen_clip().visual.parameters()):
+        """What the features' last bit may depend on, for `kept_for`; None where a test must have images."""
+        steps = usual_steps(loader) if self.cfg.DATALOADER.FEATURES else None
+        if steps is None or not self.leaves_tower_alone():
             return None
         key, state = images_key(loader, steps)
         backends = (torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn)
@@ -83,6 +97,7 @@ class FrozenTowerTrainer(TrainerX):
             "precision": [self.prec, *(getattr(product, "fp32_precision", None) for product in products)],
             "device": [device_name(self.device), torch.backends.cpu.get_cpu_capability(), torch.version.cuda],
             "batch": loader.batch_size,  # products of another size may be other kernels
-            "encoder": code_of(clip.clip, clip.model, clip.resnet),
+            "encoder": code_of(*sorted(Path(model.__file__).parent.glob("*.py"))),
+            "open_clip": getattr(sys.modules.get("open_clip"), "__version__", None),  # imported where it has the tower
         }
         return key, state

@@ -4,14 +4,12 @@ The file holds the tensor's bytes, a line of JSON (key, dtype, shape, SHA-256 of
 """
 
 import hashlib
-import inspect
 import json
 import mmap
 import shutil
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -95,6 +93,6 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def code_of(*modules: ModuleType) -> str:
-    """A digest of the modules' source: what code has made may be another thing once the code has changed."""
-    return digest(*map(inspect.getsource, modules))
+def code_of(*files: str | Path) -> str:
+    """A digest of source files: what code has made may be another thing once the code has changed."""
+    return digest(*(Path(file).read_bytes() for file in files))

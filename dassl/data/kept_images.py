@@ -40,7 +40,7 @@ def images_key(loader: DataLoader, steps: Iterable[Callable]) -> tuple[Key, str]
         "images": digest([path.removeprefix(root) for path in paths]),
         "transforms": [repr(step) for step in steps],
         "versions": [str(v) for v in (torch.__version__, torchvision.__version__, PIL.__version__)],
-        "code": code_of(transforms, tools),
+        "code": code_of(transforms.__file__, tools.__file__),
     }
     return key, digest([_state(path) for path in paths])
 
@@ -120,4 +120,4 @@ def kept_images(loader: DataLoader, split: str, device: torch.device) -> tuple[I
 def to_float(pixels: Tensor) -> Tensor:
     """uint8 to float32 in [0, 1], bit for bit as ToTensor does it on a CPU."""
     # by a tensor of the device: for a plain number a GPU multiplies by 1/255, which rounds otherwise
-    return pixels.float() / torch.full((), 255.0, device=pixels.device)
+    return pixels.float().div_(torch.full((), 255.0, device=pixels.device))

@@ -17,7 +17,11 @@ def locked(target: Path) -> Iterator[None]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = open(target.with_name(target.name + ".lock"), "w")  # noqa: SIM115
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Waiting for another run, which is making {target}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as error:
         line = f"Cannot write to {target.parent}: {error.strerror}. Choose a folder you can write to"
         raise CannotWrite(line) from error

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from PIL import Image
 from torchvision.transforms import ToTensor, v2
 
 from dassl.data import DatasetWrapper
-from dassl.data.kept import kept, load, save
+from dassl.data.kept import code_of, kept, load, save
 from dassl.data.kept_images import to_float
 from dassl.utils import Failure
+from dassl.utils.lock import locked
 
 from .test_record import read
 
@@ -102,6 +104,31 @@ def test_of_several_at_once_one_makes_it(tmp_path):
         process.join()
     assert [process.exitcode for process in processes] == [0] * 4
     assert len(list(tmp_path.glob("made by *"))) == 1
+
+
+def test_who_waits_says_so(tmp_path):
+    def wait():
+        with open(tmp_path / "said", "w", buffering=1) as file, redirect_stdout(file):
+            kept(tmp_path / "f", KEY, rows)
+
+    process = fork(target=wait)
+    with locked(tmp_path / "f"):
+        process.start()
+        while process.is_alive() and not ((tmp_path / "said").exists() and (tmp_path / "said").read_text()):
+            time.sleep(0.01)
+    process.join()
+    assert (tmp_path / "said").read_text() == f"Waiting for another run, which is making {tmp_path}/f\n"
+    assert kept(tmp_path / "f", KEY, never)[1]
+
+
+def test_other_code_has_another_digest(tmp_path):
+    (tmp_path / "a.py").write_text("a")
+    (tmp_path / "b.py").write_text("b")
+    files = tmp_path / "a.py", tmp_path / "b.py"
+    first = code_of(*files)
+    assert code_of(*files) == first != code_of(*files[:1])
+    (tmp_path / "b.py").write_text("c")
+    assert code_of(*files) != first
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")

@@ -194,8 +194,22 @@ def learned(trainer: TrainerX) -> None:
     trainer.model.clip.visual.proj.requires_grad_()
 
 
-@pytest.mark.parametrize("change", [wrapped, transformed, learned])
-def test_other_images_and_a_tower_that_learns_have_no_kept_features(change, data, tmp_path, weights):
+def written(trainer: TrainerX) -> None:
+    with torch.no_grad():
+        trainer.model.clip.visual.proj.mul_(2)
+
+
+def replaced(trainer: TrainerX) -> None:
+    trainer.model.clip.visual.proj = torch.nn.Parameter(trainer.model.clip.visual.proj + 1, requires_grad=False)
+
+
+def computed_otherwise(trainer: TrainerX) -> None:
+    autocast = lambda self: torch.autocast("cpu", torch.bfloat16)  # noqa: E731
+    trainer.__class__ = type("Other", (CoOp,), {"autocast": autocast})
+
+
+@pytest.mark.parametrize("change", [wrapped, transformed, learned, written, replaced, computed_otherwise])
+def test_other_images_and_another_tower_than_the_files_have_no_kept_features(change, data, tmp_path, weights):
     trainer = build("CoOp", data, tmp_path, weights)
     change(trainer)
     logits(trainer, tmp_path / "kept")
@@ -250,7 +264,8 @@ def test_threads_and_the_device_are_in_the_key(data, tmp_path, weights, monkeypa
         ("PIL.__version__", "99"),
         ("trainers.features.device_name", lambda _: "NVIDIA H100"),
         ("torch.backends.cpu.get_cpu_capability", lambda: "SVE"),
-        ("inspect.getsource", lambda _: "other code"),
+        ("trainers.features.code_of", lambda *_: "another encoder"),
+        ("dassl.data.kept_images.code_of", lambda *_: "other transforms"),
     ]
     for name, value in changes:
         with pytest.MonkeyPatch.context() as patch:
