@@ -26,4 +26,7 @@ def locked(target: Path) -> Iterator[None]:
         line = f"Cannot write to {target.parent}: {error.strerror}. Choose a folder you can write to"
         raise CannotWrite(line) from error
     with lock:
-        yield
+        try:
+            yield
+        finally:  # closing would leave it to the processes that were forked meanwhile
+            fcntl.flock(lock, fcntl.LOCK_UN)
