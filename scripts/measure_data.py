@@ -1,9 +1,10 @@
-"""An epoch of data loading alone, with the decoded images kept in memory beside read from their files every time.
+"""An epoch of data loading alone, with decoded images kept beside read from their files every time.
 
     python scripts/measure_data.py [--images 256] [--epochs 7]
 
-Makes JPEGs of 500 × 400 in a temporary folder and loads them as P2C's ViT-B/16 config does, an epoch of each in turns;
-then as test images, of which nothing is kept.
+Makes JPEGs of 500 × 400 in a temporary folder and loads them as P2C's ViT-B/16 config does, an epoch of each in turns:
+as training images from memory (DATALOADER.CACHE_MB), then as test images from one file (DATALOADER.TEST_CACHE), which
+includes checking that file's hash and making floats of it.
 """
 
 import argparse
@@ -11,12 +12,15 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
 from PIL import Image
+from yacs.config import CfgNode
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
@@ -24,6 +28,7 @@ sys.path.insert(0, str(REPO))
 from dassl.config import get_cfg_default  # noqa: E402
 from dassl.data import build_data_loader  # noqa: E402
 from dassl.data.datasets import Datum  # noqa: E402
+from dassl.data.kept_images import kept_images  # noqa: E402
 from dassl.data.transforms import build_transform  # noqa: E402
 from dassl.engine.record import device_name  # noqa: E402
 from dassl.utils import cpu_cores  # noqa: E402
@@ -43,33 +48,53 @@ def make(folder: str, count: int) -> list[Datum]:
     return items
 
 
-def epoch(loader: torch.utils.data.DataLoader) -> float:
+def epoch(batches: Callable[[], Iterable]) -> float:
     start = time.perf_counter()
-    for _ in loader:
+    for _ in batches():
         pass
     return time.perf_counter() - start
 
 
-def measure(items: list[Datum], workers: int, epochs: int) -> str:
+def config(workers: int) -> CfgNode:
+    cfg = get_cfg_default()
+    cfg.INPUT.merge_from_other_cfg(cfg.load_cfg((REPO / CONFIG).read_text()).INPUT)
+    cfg.VERBOSE, cfg.DATALOADER.NUM_WORKERS = False, workers
+    return cfg
+
+
+def training(items: list[Datum], workers: int, epochs: int) -> str:
     """A row of the table: the first epoch, which fills the memory and starts the workers, and the later ones."""
     loaders = []
     for megabytes in (0, 2048):
-        cfg = get_cfg_default()
-        values = cfg.load_cfg((REPO / CONFIG).read_text())
-        cfg.INPUT.merge_from_other_cfg(values.INPUT)
-        cfg.VERBOSE, cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.CACHE_MB = False, workers, megabytes
-        batch = values.DATALOADER.TRAIN_X.BATCH_SIZE
-        loaders.append(build_data_loader(cfg, "RandomSampler", items, batch, tfm=build_transform(cfg)))
-    pairs = [[epoch(loader) for loader in loaders] for _ in range(epochs + 1)]
-    (first_files, first_memory), *later = pairs
-    ratios = [files / memory for files, memory in later]
+        cfg = config(workers)
+        cfg.DATALOADER.CACHE_MB = megabytes
+        loaders.append(build_data_loader(cfg, "RandomSampler", items, 4, tfm=build_transform(cfg)))
+    first, *later = [[epoch(lambda loader=loader: loader) for loader in loaders] for _ in range(epochs + 1)]
     times = [median(pair[i] for pair in later) for i in (0, 1)]
-    spread = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-    tests = build_data_loader(
-        cfg, "SequentialSampler", items, 100, tfm=build_transform(cfg, is_train=False), is_train=False
-    )
-    tested = len(items) / median([epoch(tests) for _ in range(epochs + 1)][1:])
-    return f"{first_files:.2f} | {first_memory:.2f} | {times[0]:.2f} | {times[1]:.2f} | {spread} | {tested:.0f}"
+    return f"{first[0]:.2f} | {first[1]:.2f} | {times[0]:.2f} | {times[1]:.2f} | {spread(later)}"
+
+
+def testing(items: list[Datum], workers: int, epochs: int) -> str:
+    """A row of the table: images a second from the files, when the one file is made and when it is there."""
+    cfg = config(workers)
+    cfg.DATASET.NAME, cfg.DATALOADER.TEST_CACHE = f"workers_{workers}", os.path.dirname(items[0].impath)
+    tfm = build_transform(cfg, is_train=False)
+    files = build_data_loader(cfg, "SequentialSampler", items, 100, tfm=tfm, is_train=False)
+
+    def one_file() -> Iterable:
+        return kept_images(files, "test", torch.device("cpu"))[0]
+
+    with redirect_stdout(None):  # it says where it keeps them
+        made = epoch(one_file)
+        pairs = [(epoch(lambda: files), epoch(one_file)) for _ in range(epochs)]
+    speeds = [len(items) / seconds for seconds in (median(a for a, _ in pairs), made, median(b for _, b in pairs))]
+    return " | ".join(f"{speed:.0f}" for speed in speeds) + f" | {spread(pairs)}"
+
+
+def spread(pairs: list[list[float]]) -> str:
+    """Median, least and most of the ratios."""
+    ratios = [a / b for a, b in pairs]
+    return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def main() -> None:
@@ -83,10 +108,14 @@ def main() -> None:
         kilobytes = sum(os.path.getsize(item.impath) for item in items) / len(items) / 1024
         machine = f"{device_name(torch.device('cpu'))}, {cpu_cores()} cores, load {os.getloadavg()[0]:.1f}"
         print(f"{machine}; {args.images} JPEGs of {kilobytes:.0f} KB; seconds, medians of {args.epochs} epochs\n")
-        columns = "workers | 1st epoch, files | memory | later, files | memory | files / memory | test, images/s"
-        print(f"| {columns} |\n" + "|---" * 7 + "|")
-        for workers in sorted({0, 1, min(8, cpu_cores())}):
-            print(f"| {workers} | {measure(items, workers, args.epochs)} |", flush=True)
+        for measure, columns in (
+            (training, "workers | first epoch, files | first, memory | later, files | later, memory | files / memory"),
+            (testing, "workers | test images/s, files | one file, made | one file, found | files / found, seconds"),
+        ):
+            print(f"| {columns} |\n|" + "---|" * (columns.count("|") + 1))
+            for workers in sorted({0, 1, min(8, cpu_cores())}):
+                print(f"| {workers} | {measure(items, workers, args.epochs)} |", flush=True)
+            print()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from dassl.engine import TRAINER_REGISTRY
 
 from .base import PromptedCLIP
 from .context import ContextLearner, ContextTrainer
+from .features import takes_features
 
 # Prompts (images × classes) encoded at once where no gradient is kept.
 MOST_PROMPTS = 4096
@@ -43,6 +44,7 @@ class MetaNetLearner(ContextLearner):
 class ConditionalCLIP(PromptedCLIP):
     """The logits of an image are its cosines with text features of its own."""
 
+    @takes_features
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, R, R) -> logits (B, C), float32."""
         features = self.image_features(image)

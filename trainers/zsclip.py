@@ -5,9 +5,11 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from dassl.engine import TRAINER_REGISTRY, TrainerX
+from clip.model import CLIP
+from dassl.engine import TRAINER_REGISTRY
 
 from .base import PRECISIONS, choose_precision, load_clip
+from .features import FrozenTowerTrainer, takes_features
 from .prompt_text import hand_crafted_features, zero_shot_template
 
 SEVEN = (
@@ -22,21 +24,27 @@ SEVEN = (
 
 
 @TRAINER_REGISTRY.register()
-class ZeroshotCLIP(TrainerX):
+class ZeroshotCLIP(FrozenTowerTrainer):
     """One template per dataset."""
 
     def templates(self) -> tuple[str, ...]:
         return (zero_shot_template(self.cfg),)
 
     def build_model(self) -> None:
-        self.clip_model = load_clip(self.cfg, PRECISIONS[choose_precision("fp16", self.device)], self.device)
+        self.prec = choose_precision("fp16", self.device)
+        self.clip_model = load_clip(self.cfg, PRECISIONS[self.prec], self.device)
         self.text_features = hand_crafted_features(self.clip_model, self.dm.dataset.classnames, self.templates())
+
+    def frozen_clip(self) -> CLIP:
+        return self.clip_model
 
     def about(self) -> dict[str, Any]:
         return {"clip": self.clip_model.source}
 
+    @takes_features
     def model_inference(self, image: Tensor) -> Tensor:
-        image_features = F.normalize(self.clip_model.encode_image(image).float(), dim=-1)
+        features = image if image.dim() == 2 else self.clip_model.encode_image(image)
+        image_features = F.normalize(features.float(), dim=-1)
         return self.clip_model.logit_scale.exp() * image_features @ self.text_features.t()
 
     def train(self) -> None:

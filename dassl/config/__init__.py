@@ -146,7 +146,7 @@ def check_values(cfg: CfgNode) -> None:
 RECORD = "config.yaml"
 # What may differ between two runs that share an output folder: it changes no result.
 _FREE = ("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE_MB",
-         "DATALOADER.TEST.", "TRAIN.", "TEST.")  # fmt: skip
+         "DATALOADER.FEATURES", "DATALOADER.TEST_CACHE", "DATALOADER.TEST.", "TRAIN.", "TEST.")  # fmt: skip
 
 
 # What makes a model what it is.

@@ -41,6 +41,7 @@ class Recorder:
         self.epochs: list[Epoch] = []
         self.loss: float | None = None  # the epoch's mean so far
         self.images = 0
+        self.test_from = "images"  # or, kept by an earlier test, crops or features
         commit()  # now, not when the run has ended and somebody has committed more
 
     # -- training
@@ -91,9 +92,10 @@ class Recorder:
             "epoch_seconds": [e["seconds"] for e in epochs],
             "train_seconds": train_seconds if known else None,
             "test_seconds": seconds,
+            "test_from": self.test_from,
             "images_per_second": {
                 "train": train_images / train_seconds if train_images else None,
-                "test": metrics["total"] / seconds,
+                "test": metrics["total"] / seconds if self.test_from != "features" else None,
             },
         }
         write_json(self._about() | result | _end(), os.path.join(self.trainer.cfg.OUTPUT_DIR, RESULTS))

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from dassl.data import DataManager, Loader
+from dassl.data.kept_images import kept_images
 from dassl.evaluation import build_evaluator
 from dassl.modeling import build_backbone, build_head
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -447,18 +448,27 @@ class SimpleTrainer(TrainerBase):
         """Evaluates on a split (cfg.TEST.SPLIT; test if there is no val); returns the first result."""
         self.set_model_mode("eval")
         self.evaluator.reset()
+        self.recorder.test_from = "images"
         split = split or self.cfg.TEST.SPLIT
         if split == "val" and self.val_loader is None:
             split = "test"
         loader = self.val_loader if split == "val" else self.test_loader
         print(f"Evaluate on the *{split}* set")
-        for batch in _progress(loader, split, len(loader)):
+        for batch in self.test_batches(loader, split):
             input, label = self.parse_batch_test(batch)
             self.evaluator.process(self.model_inference(input), label)
         results = self.evaluator.evaluate()
         for name, value in results.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
         return next(iter(results.values()))
+
+    def test_batches(self, loader: DataLoader, split: str) -> Iterator[dict]:
+        """What a test goes over: the loader's batches, or the same of images kept decoded (DATALOADER.TEST_CACHE)."""
+        batches = None
+        if self.cfg.DATALOADER.TEST_CACHE:
+            batches, found = kept_images(loader, split, self.device)
+            self.recorder.test_from = "crops" if found else "images"
+        yield from _progress(loader if batches is None else batches, split, len(loader))
 
     def model_inference(self, input: Tensor) -> Tensor:
         return self.model(input)

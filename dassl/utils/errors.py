@@ -13,6 +13,10 @@ class Failure(Exception):
         super().__init__(line)
 
 
+class CannotWrite(Failure):
+    """A file cannot be written: the disk is full, or the folder is not one to write to."""
+
+
 class UsageError(Failure):
     """The user asked for something that does not exist or cannot be."""
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from .errors import Failure
+from .errors import CannotWrite, Failure
 
 
 def tolist_if_not(x: Any) -> list:
@@ -49,7 +49,7 @@ def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
 def atomic_write(path: str, mode: str = "wb") -> Iterator[IO]:
     """Opens a temporary file that becomes `path` when the block ends well: `path` is never half written.
 
-    Raises Failure if the disk is full or the folder cannot be written; no temporary file is left.
+    Raises CannotWrite if the disk is full or the folder cannot be written; no temporary file is left.
     """
     path = os.fspath(path)
     tmp = f"{path}.tmp"
@@ -64,7 +64,7 @@ def atomic_write(path: str, mode: str = "wb") -> Iterator[IO]:
             os.remove(tmp)
         if isinstance(error, OSError):
             hint = "Free some space or choose another folder; what was there before is unchanged"
-            raise Failure(f"Cannot write {path}: {error.strerror or error}. {hint}") from error
+            raise CannotWrite(f"Cannot write {path}: {error.strerror or error}. {hint}") from error
         raise
 
 
