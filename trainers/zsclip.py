@@ -29,7 +29,8 @@ class ZeroshotCLIP(TrainerX):
         return (zero_shot_template(self.cfg),)
 
     def build_model(self) -> None:
-        self.clip_model = load_clip(self.cfg, PRECISIONS[choose_precision("fp16", self.device)], self.device)
+        prec = choose_precision("fp16", self.device, fixed=True)
+        self.clip_model = load_clip(self.cfg, PRECISIONS[prec], self.device)
         self.text_features = hand_crafted_features(self.clip_model, self.dm.dataset.classnames, self.templates())
 
     def about(self) -> dict[str, Any]:

@@ -1,0 +1,44 @@
+"""What the log says of precision on a CPU; GPUs' is the user's choice."""
+
+import pytest
+import torch
+
+from trainers import base
+from trainers.base import choose_precision, multiplies_in_bf16
+
+CPU = torch.device("cpu")
+HINT = "; this CPU multiplies in bf16 too: PREC bf16 is faster and a little less exact"
+SLOW = "; this CPU has no products in it that PyTorch knows of, fp32 is faster"
+
+
+@pytest.mark.parametrize(
+    ("prec", "can", "fixed", "said"),
+    [
+        ("fp32", True, False, f"fp32{HINT}"),
+        ("fp32", False, False, "fp32"),
+        ("fp16", True, False, f"fp32, since a CPU does not gain from fp16{HINT}"),
+        ("amp", False, False, "fp32, since a CPU does not gain from amp"),
+        ("fp16", True, True, "fp32, since a CPU does not gain from fp16"),
+        ("bf16", True, False, "bf16"),
+        ("bf16", False, False, f"bf16{SLOW}"),
+    ],
+)
+def test_on_a_cpu(prec, can, fixed, said, monkeypatch, capsys):
+    monkeypatch.setattr(base, "multiplies_in_bf16", lambda: can)
+    assert choose_precision(prec, CPU, fixed) == said[:4]
+    assert capsys.readouterr().out == f"Precision: {said}\n"
+
+
+@pytest.mark.parametrize("prec", base.PRECISIONS)
+def test_a_gpu_takes_what_is_asked(prec, capsys):
+    assert choose_precision(prec, torch.device("cuda")) == prec
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["_is_avx512_bf16_supported", "_is_amx_tile_supported"])
+def test_either_instruction_will_do_and_older_versions_know_none(name, monkeypatch):
+    for other in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, other, raising=False)
+    assert multiplies_in_bf16() is False
+    monkeypatch.setattr(torch.cpu, name, lambda: True, raising=False)
+    assert multiplies_in_bf16() is True
