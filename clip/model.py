@@ -14,11 +14,16 @@ from torch import Tensor, nn
 
 from dassl.utils.errors import Failure
 
+from .frozen import FrozenMLP, Linear, is_frozen, linear
+
 # Block -> token-wise function: what it makes of ln_1 of that block's input is added to the block's output.
 Adapt = Mapping[int, Callable[[Tensor], Tensor]]
 # Queries, keys and values, each (N, L, heads, W/heads) -> their attention; says who sees whom.
 Look = Callable[[Tensor, Tensor, Tensor], Tensor]
 NOTHING: Mapping = {}
+# Images that a CPU encodes at once where no gradient is asked for: more leave its caches, and the allocator maps and
+# clears the memory of tensors above 32 MB anew for each.
+FEW = 8
 
 
 class LayerNorm(nn.LayerNorm):
@@ -35,28 +40,6 @@ class QuickGELU(nn.Module):
         return x * torch.sigmoid(1.702 * x)
 
 
-class _FrozenMLP(torch.autograd.Function):
-    """Linear, QuickGELU, linear, for weights that are not trained: only the hidden layer is kept for the gradient.
-
-    x · sigmoid(a x) is silu(a x) / a, and the matrix products take the factors along. So three passes over the hidden
-    layer, which is what is large here, are one.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-        h = torch.addmm(b1, x.flatten(0, -2), w1.t(), beta=1.702, alpha=1.702)
-        ctx.save_for_backward(h, w1, w2)
-        return torch.addmm(b2, F.silu(h), w2.t(), alpha=1 / 1.702).view(*x.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        h, w1, w2 = ctx.saved_tensors
-        nothing = grad.new_zeros(())
-        g = torch.addmm(nothing, grad.flatten(0, -2), w2, beta=0, alpha=1 / 1.702)
-        g = torch.ops.aten.silu_backward(g, h)
-        return torch.addmm(nothing, g, w1, beta=0, alpha=1.702).view(*grad.shape[:-1], -1), None, None, None, None
-
-
 class MLP(nn.Sequential):
     """Linear, QuickGELU, linear: (…, W) -> (…, W)."""
 
@@ -67,10 +50,8 @@ class MLP(nn.Sequential):
         self.add_module("c_proj", nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        trained = any(p.requires_grad for p in self.parameters())
-        if trained or torch.is_autocast_enabled(x.device.type):
-            return super().forward(x)
-        return _FrozenMLP.apply(x, self.c_fc.weight, self.c_fc.bias, self.c_proj.weight, self.c_proj.bias)
+        weights = self.c_fc.weight, self.c_fc.bias, self.c_proj.weight, self.c_proj.bias
+        return FrozenMLP.apply(x, *weights) if is_frozen(x, *weights) else super().forward(x)
 
 
 def look_everywhere(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -101,7 +82,7 @@ class Attention(nn.Module):
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = Linear(width, width)
 
     def forward(self, x: Tensor, look: Look, at: slice | Tensor | None = None) -> Tensor:
         """(N, L, W) -> (N, L, W), or the positions `at` of it alone, which are then the only queries."""
@@ -114,7 +95,7 @@ class Attention(nn.Module):
     def project(self, x: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
         """Some of queries (0), keys (1) and values (2), each (N, L, heads, W/heads)."""
         rows = slice(first * x.shape[-1], last * x.shape[-1])
-        y = F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
+        y = linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
         return y.unflatten(-1, (last - first, self.heads, -1)).unbind(2)
 
 
@@ -344,6 +325,9 @@ class CLIP(nn.Module):
         adapt: Adapt = NOTHING,
     ) -> Tensor:
         """(B, 3, R, R) -> (B, D), not normalised; the arguments are VisionTransformer.forward's."""
+        shared = all(len(p) == 1 for p in (*deep.values(), *([] if prompts is None else [prompts])))
+        if image.device.type == "cpu" and shared and not torch.is_grad_enabled() and len(image) > FEW:
+            return torch.cat([self.encode_image(few, prompts, deep, adapt) for few in image.split(FEW)])
         return self.visual(image.type(self.dtype), prompts, deep, adapt)
 
     def encode_text(self, text: Tensor) -> Tensor:

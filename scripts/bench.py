@@ -13,6 +13,7 @@ Names for --only:
   memory      what a training step takes beyond the model, each in a process of its own
   share       how much of our step is not the two towers (on the CPU)
   capture     our step as a CUDA graph beside the same step computed as usual (on a GPU)
+  bf16        our step in bf16 beside the one in fp32 (on the CPU); bf16_eval: our evaluation
 """
 
 import argparse
@@ -28,6 +29,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -42,6 +44,7 @@ from torch.utils._pytree import tree_map_only
 
 import train
 import trainers.base
+from clip.frozen import linear
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 from dassl.engine.record import commit
 from dassl.utils.errors import Failure, UsageError
@@ -59,16 +62,9 @@ CONFIGS = {
 }
 # What stays, frozen, between the context and the name: MaPLe learns two vectors of "a photo of a".
 FROZEN_WORDS = {"MaPLe": "of a", "P2C": "", "CoCoOp": ""}
-TABLES = {
-    "maple": "MaPLe",
-    "p2c": "P2C",
-    "eval": "P2C",
-    "cocoop": "CoCoOp",
-    "overhead": "P2C",
-    "share": "P2C",
-    "capture": "P2C",
-}
-NAMES = (*TABLES, "memory")
+METHODS = {"maple": "MaPLe", "cocoop": "CoCoOp"}  # of the tables that are not P2C's
+NAMES = ("maple", "p2c", "eval", "cocoop", "overhead", "share", "bf16", "bf16_eval", "capture", "memory")
+ONLY_ON = {"share": "cpu", "bf16": "cpu", "bf16_eval": "cpu", "capture": "cuda"}
 PRECISIONS = {"cpu": ("fp32",), "cuda": ("fp32", "bf16", "amp")}
 # Relative difference of the two losses; half precision rounds the features to three digits and the logits amplify that.
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.1, "amp": 0.05}
@@ -99,7 +95,7 @@ class Case:
     arch: str = "ViT-B/16"
 
     def __str__(self) -> str:
-        what = "evaluation" if self.table == "eval" else "step"
+        what = "evaluation" if self.table.endswith("eval") else "step"
         return f"{self.method} {what}, {self.classes} classes, batch {self.batch}, {self.prec}"
 
 
@@ -115,12 +111,15 @@ def cases(device: str, quick: bool, only: Sequence[str] = NAMES) -> list[Case]:
         "eval": [(n, images) for n in test],
         "cocoop": [*((n, 1) for n in one), *((n, 8) for n in eight)],
         "overhead": [(n, 4) for n in pairs],
-        "share": [(n, 4) for n in pairs] if device == "cpu" else [],
-        "capture": [(n, 4) for n in pairs] if device == "cuda" else [],
+        "share": [(n, 4) for n in pairs],
+        "bf16": [(n, 4) for n in pairs],
+        "bf16_eval": [(n, images) for n in test[:1]],
+        "capture": [(n, 4) for n in pairs],
     }
     made = [
-        Case(table, TABLES[table], *size, prec, device, arch)
+        Case(table, METHODS.get(table, "P2C"), *size, prec, device, arch)
         for table in sizes
+        if ONLY_ON.get(table, device) == device
         for prec in PRECISIONS[device]
         for size in sizes[table]
     ]
@@ -374,7 +373,7 @@ def floor_flops(case: Case, plain: Plain) -> float:
 
 def plain_flops(case: Case) -> float:
     """About what the plain path does in a step, for the time left and the number of rounds."""
-    arch, forward_and_backward = ARCHS[case.arch], 1 if case.table == "eval" else 2
+    arch, forward_and_backward = ARCHS[case.arch], 1 if case.table.endswith("eval") else 2
     sentences = case.classes * (case.batch if case.method == "CoCoOp" else 1)
     text = 77 * sentences * 24 * arch.text_width**2 * arch.text_layers
     return forward_and_backward * (text + case.batch * sum(image_count(2, arch)))
@@ -388,7 +387,9 @@ def matrix_rate(device: str, prec: str, quick: bool) -> float:
     for width, hidden in ((512, 2048), (2048, 512), (768, 3072), (3072, 768)):
         x = torch.randn(rows, width, device=device, dtype=dtype)
         weight = torch.randn(hidden, width, device=device, dtype=dtype)
-        seconds = min(seconds_of(lambda x=x, w=weight: F.linear(x, w), device, count) for _ in range(repeats))
+        bias = weight[:, 0].clone()
+        product = partial(linear, x, weight, bias)  # as the towers do it
+        seconds = min(seconds_of(product, device, count) for _ in range(repeats))
         best = max(best, 2 * rows * width * hidden / seconds)
     return best
 
@@ -554,6 +555,20 @@ def share_row(case: Case, machine: Machine) -> dict[str, str]:
     }
 
 
+def bf16_row(case: Case, machine: Machine) -> dict[str, str]:
+    batch, make = make_batch(case), our_evaluation if case.table.endswith("eval") else our_step
+    steps = [make(our_trainer(replace(case, prec=prec), machine.weights), batch) for prec in ("fp32", "bf16")]
+    for step in steps:
+        step()  # warm-up
+    fp32, bf16 = alternate(*steps, machine.repeats, case.device)
+    return {
+        "measurement": str(case),
+        "fp32 ms": ms(fp32),
+        "bf16 ms": ms(bf16),
+        "fp32 / bf16: min / median / max": ratios(fp32, bf16),
+    }
+
+
 # Memory
 
 
@@ -603,7 +618,14 @@ def memory_of(case: Case, side: str, weights: Mapping[str, Tensor]) -> float:
 
 # The program
 
-ROWS = {"overhead": overhead_row, "share": share_row, "capture": capture_row, "memory": memory_row}  # others: time_row
+ROWS = {
+    "overhead": overhead_row,
+    "share": share_row,
+    "bf16": bf16_row,
+    "bf16_eval": bf16_row,
+    "capture": capture_row,
+    "memory": memory_row,
+}  # others: time_row
 HEADINGS = {
     "maple": "MaPLe: a training step",
     "p2c": "P2C: a training step",
@@ -611,6 +633,8 @@ HEADINGS = {
     "cocoop": "CoCoOp: a training step",
     "overhead": "P2C beside itself without noise and auxiliary loss",
     "share": "What is not the towers in a training step",
+    "bf16": "P2C in bf16 beside fp32: a training step",
+    "bf16_eval": "P2C in bf16 beside fp32: evaluation of a batch",
     "capture": "P2C's step as a CUDA graph beside the step computed as usual",
     "memory": "Peak memory of a training step, above the model's",
 }
@@ -637,9 +661,9 @@ def run(todo: Sequence[Case], machine: Machine) -> None:
 
     def work(case: Case) -> float:
         many = 1 + MANY * machine.repeats
-        rounds = {"memory": 1, "overhead": many, "capture": many, "share": 1 + machine.repeats}
-        if case.table in ("overhead", "capture", "share"):  # two of ours, each about a plain step with few classes
-            return 2 * rounds[case.table] * plain_flops(replace(case, classes=5))
+        rounds = {"memory": 1, "overhead": many, "capture": many}
+        if case.table in (*ONLY_ON, "overhead"):  # two of ours, each about a plain step with few classes
+            return 2 * rounds.get(case.table, 1 + machine.repeats) * plain_flops(replace(case, classes=5))
         ours = plain_flops(replace(case, classes=1))
         return (plain_flops(case) + ours) * rounds.get(case.table, 2 if is_long(case) else 1 + machine.repeats)
 

@@ -205,7 +205,7 @@ def here(monkeypatch) -> None:
 def test_ready_sweeps(here, name):
     found = ready(name)
     bundled = name.startswith("shapes_")
-    assert found.methods == (["p2c"] if name.endswith(("table4", "table5", "fig3")) else ALL)
+    assert found.methods == (["p2c"] if name.endswith(("table4", "table5", "fig3", "bf16")) else ALL)
     assert len(found.datasets) == (1 if bundled or found.protocol in ("xd", "dg") else 11)
     assert len(found.seeds) == (5 if name in ("shapes_table4", "shapes_table5", "shapes_fig3", "fig3") else 3)
     sweep.check_config_keys(Path(name), found)

@@ -34,17 +34,34 @@ def add_config(cfg: CfgNode) -> None:
     cfg.MODEL.BACKBONE.MIRROR = ""  # an address with copies of OpenAI's files (or the environment's CLIP_MIRROR)
 
 
-def choose_precision(prec: str, device: torch.device) -> str:
-    """PREC as it can be had on the device: a CPU computes fp16, amp and tf32 in fp32, and says so.
+def multiplies_in_bf16() -> bool:
+    """Whether the CPU has instructions for products in bfloat16, as far as this PyTorch can tell."""
+    tests = (getattr(torch.cpu, f"_is_{name}_supported", bool) for name in ("avx512_bf16", "amx_tile"))
+    return any(test() for test in tests)
+
+
+def choose_precision(prec: str, device: torch.device, fixed: bool = False) -> str:
+    """PREC as it can be had on the device: a CPU computes fp16, amp and tf32 in fp32.
+
+    The log says so, and what bf16 is worth there.
+
+    Args:
+        fixed: the method has no PREC that could be changed.
 
     Raises: UsageError for a name that is none of fp16, bf16, fp32, tf32, amp.
     """
     if prec not in PRECISIONS:
         raise UsageError(f"PREC {prec!r}: choose from {', '.join(PRECISIONS)}")
-    if device.type == "cpu" and prec in ("fp16", "amp", "tf32"):
-        print(f"Precision: fp32, since a CPU does not gain from {prec}")
-        return "fp32"
-    return prec
+    if device.type != "cpu":
+        return prec
+    if prec == "bf16":
+        slow = "" if multiplies_in_bf16() else "; this CPU has no products in it that PyTorch knows of, fp32 is faster"
+        print(f"Precision: bf16{slow}")
+        return prec
+    why = f", since a CPU does not gain from {prec}" if prec != "fp32" else ""
+    hint = "; this CPU multiplies in bf16 too: PREC bf16 is faster and a little less exact"
+    print(f"Precision: fp32{why}{hint if multiplies_in_bf16() and not fixed else ''}")
+    return "fp32"
 
 
 def load_clip(cfg: CfgNode, dtype: torch.dtype, device: torch.device) -> CLIP:

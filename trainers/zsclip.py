@@ -31,7 +31,7 @@ class ZeroshotCLIP(FrozenTowerTrainer):
         return (zero_shot_template(self.cfg),)
 
     def build_model(self) -> None:
-        self.prec = choose_precision("fp16", self.device)
+        self.prec = choose_precision("fp16", self.device, fixed=True)
         self.clip_model = load_clip(self.cfg, PRECISIONS[self.prec], self.device)
         self.text_features = hand_crafted_features(self.clip_model, self.dm.dataset.classnames, self.templates())
 

@@ -1,29 +1,55 @@
-"""PREC: which type is computed in."""
+"""PREC: which type is computed in, and what the log says of it."""
 
 import pytest
 import torch
 
 from dassl.utils.errors import UsageError
 from tests.trainers.methods import build
-from trainers.base import allow_tf32, choose_precision
+from trainers import base
+from trainers.base import allow_tf32, choose_precision, multiplies_in_bf16
 
-GPU, CPU = torch.device("cuda"), torch.device("cpu")
-
-
-@pytest.mark.parametrize("prec", ["fp16", "bf16", "fp32", "tf32", "amp"])
-def test_a_gpu_has_them_all(prec, capsys):
-    assert choose_precision(prec, GPU) == prec and not capsys.readouterr().out
+CPU = torch.device("cpu")
+HINT = "; this CPU multiplies in bf16 too: PREC bf16 is faster and a little less exact"
+SLOW = "; this CPU has no products in it that PyTorch knows of, fp32 is faster"
 
 
-@pytest.mark.parametrize("prec", ["fp16", "amp", "tf32"])
-def test_what_a_cpu_does_not_gain_from_is_fp32_and_said(prec, capsys):
-    assert choose_precision(prec, CPU) == "fp32"
-    assert prec in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("prec", "can", "fixed", "said"),
+    [
+        ("fp32", True, False, f"fp32{HINT}"),
+        ("fp32", False, False, "fp32"),
+        ("fp16", True, False, f"fp32, since a CPU does not gain from fp16{HINT}"),
+        ("tf32", False, False, "fp32, since a CPU does not gain from tf32"),
+        ("amp", False, False, "fp32, since a CPU does not gain from amp"),
+        ("fp16", True, True, "fp32, since a CPU does not gain from fp16"),
+        ("bf16", True, False, "bf16"),
+        ("bf16", False, False, f"bf16{SLOW}"),
+    ],
+)
+def test_on_a_cpu(prec, can, fixed, said, monkeypatch, capsys):
+    monkeypatch.setattr(base, "multiplies_in_bf16", lambda: can)
+    assert choose_precision(prec, CPU, fixed) == said[:4]
+    assert capsys.readouterr().out == f"Precision: {said}\n"
+
+
+@pytest.mark.parametrize("prec", base.PRECISIONS)
+def test_a_gpu_takes_what_is_asked(prec, capsys):
+    assert choose_precision(prec, torch.device("cuda")) == prec
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["_is_avx512_bf16_supported", "_is_amx_tile_supported"])
+def test_either_instruction_will_do_and_older_versions_know_none(name, monkeypatch):
+    for other in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, other, raising=False)
+    assert multiplies_in_bf16() is False
+    monkeypatch.setattr(torch.cpu, name, lambda: True, raising=False)
+    assert multiplies_in_bf16() is True
 
 
 def test_unknown():
     with pytest.raises(UsageError, match="PREC 'fp8': choose from fp32, tf32, fp16, bf16, amp"):
-        choose_precision("fp8", GPU)
+        choose_precision("fp8", CPU)
 
 
 @pytest.mark.parametrize("allowed", [True, False])
