@@ -65,8 +65,11 @@ def look_back(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, **options) -> Tensor:
-    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, **options).transpose(1, 2)
+    dtype = q.dtype
+    # A CPU's gradient of attention takes twice as long in half precision as in single, the casts included.
+    widened = torch.float32 if q.device.type == "cpu" and dtype.itemsize == 2 else dtype
+    q, k, v = (t.transpose(1, 2).to(widened) for t in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, **options).transpose(1, 2).to(dtype)
 
 
 def pick(x: Tensor, at: slice | Tensor) -> Tensor:

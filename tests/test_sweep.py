@@ -207,7 +207,8 @@ def test_ready_sweeps(here, name):
     bundled = name.startswith("shapes_")
     assert found.methods == (["p2c"] if name.endswith(("table4", "table5", "fig3", "bf16")) else ALL)
     assert len(found.datasets) == (1 if bundled or found.protocol in ("xd", "dg") else 11)
-    assert len(found.seeds) == (5 if name in ("shapes_table4", "shapes_table5", "shapes_fig3", "fig3") else 3)
+    five = ("shapes_table4", "shapes_table5", "shapes_fig3", "shapes_bf16", "fig3")
+    assert len(found.seeds) == (5 if name in five else 3)
     sweep.check_config_keys(Path(name), found)
     folders = [run.folder for run in found.runs()]
     assert len(set(folders)) == len(folders)  # no two runs in one folder

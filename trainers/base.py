@@ -59,7 +59,7 @@ def choose_precision(prec: str, device: torch.device, fixed: bool = False) -> st
         print(f"Precision: bf16{slow}")
         return prec
     why = f", since a CPU does not gain from {prec}" if prec != "fp32" else ""
-    hint = "; this CPU multiplies in bf16 too: PREC bf16 is faster and a little less exact"
+    hint = "; this CPU multiplies in bf16 too: PREC bf16 is faster for a large CLIP, and less exact"
     print(f"Precision: fp32{why}{hint if multiplies_in_bf16() and not fixed else ''}")
     return "fp32"
 

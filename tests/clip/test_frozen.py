@@ -125,3 +125,17 @@ def test_an_evaluation_encodes_few_images_at_once(rows, clip64, monkeypatch):
     assert counts == [5, 2, 2, 1] if rows == 1 else [5, 5]
     clip64.encode_image(images, prompts, deep)
     assert counts[-1] == 5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_cpus_attention_in_half_precision_is_rounded_once(dtype):
+    """As in single precision, and the gradients too."""
+    q, k, v = (some(2, 5, 2, 8, seed=i).to(dtype).requires_grad_() for i in range(3))
+    wide = [t.detach().float().requires_grad_() for t in (q, k, v)]
+    ours, expected = model.look_back(q, k, v), model.look_back(*wide)
+    out = some(2, 5, 2, 8, seed=3).to(dtype)
+    ours.backward(out)
+    expected.backward(out.float())
+    assert torch.equal(ours, expected.to(dtype))
+    for t, w in zip((q, k, v), wide, strict=True):
+        assert torch.equal(t.grad, w.grad.to(dtype))

@@ -9,7 +9,7 @@ from trainers import base
 from trainers.base import allow_tf32, choose_precision, multiplies_in_bf16
 
 CPU = torch.device("cpu")
-HINT = "; this CPU multiplies in bf16 too: PREC bf16 is faster and a little less exact"
+HINT = "; this CPU multiplies in bf16 too: PREC bf16 is faster for a large CLIP, and less exact"
 SLOW = "; this CPU has no products in it that PyTorch knows of, fp32 is faster"
 
 
