@@ -80,11 +80,11 @@ def unread(monkeypatch) -> None:
     monkeypatch.setattr(DatasetWrapper, "_read", refuse)
 
 
-def test_all_methods_share_one_file(data, tmp_path, weights, encoded, monkeypatch):
+def test_all_methods_and_seeds_share_one_file(data, tmp_path, weights, encoded, monkeypatch):
     made = []
-    for name in LEAVE_IT_ALONE:
+    for seed, name in enumerate(LEAVE_IT_ALONE):
         options = ("TRAINER.TCP.LAYER", "1") if name == "TCP" else ()
-        trainer = build(name, data, tmp_path / "out", weights, BATCH, "24", *options)
+        trainer = build(name, data, tmp_path / "out", weights, BATCH, "24", "SEED", str(seed), *options)
         if hasattr(trainer, "model"):
             shake(trainer.model)
         expected = logits(trainer, "")
