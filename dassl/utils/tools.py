@@ -117,13 +117,20 @@ def cpu_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def open_image(path: str) -> Image.Image:
+    """Pillow's open, of files only: a pipe would be waited for."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError("it is no file")
+    return Image.open(path)
+
+
 def read_image(path: str) -> Image.Image:
     """Reads any image as upright 8-bit RGB: 16 bits are scaled, transparency lies on white, EXIF turns it.
 
     Raises Failure naming the file if it is missing or cannot be decoded.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             ImageOps.exif_transpose(image, in_place=True)
             image.load()
             return image if image.mode == "RGB" else _to_rgb(image)

@@ -92,13 +92,15 @@ def test_read_image_turns_as_exif_says(tmp_path):
     assert read.getpixel((0, 0)) == (0, 0, 0)  # top left
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "text"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "text", "a pipe", "a folder"])
 @pytest.mark.parametrize("name", ["a.jpg", "a.png"])
 def test_read_image_names_a_broken_file(tmp_path, damage, name):
     path = tmp_path / name
     Image.effect_noise((64, 64), 50).save(path)
-    if damage == "missing":
+    make = {"missing": str, "a pipe": os.mkfifo, "a folder": os.mkdir}.get(damage)
+    if make:
         path.unlink()
+        make(path)
     else:
         whole = path.read_bytes()
         path.write_bytes({"empty": b"", "truncated": whole[: len(whole) // 2], "text": b"hello"}[damage])
