@@ -12,6 +12,7 @@ import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 from torch import Tensor
@@ -112,7 +113,7 @@ def _fetch(url: str, mirror: str, root: Path) -> Path:
         raise UsageError(f"CLIP mirror {mirror!r}: not an http:// or https:// address")
     sha256, file = url.partition("?")[0].rsplit("/", 2)[1:]
     if not re.fullmatch("[0-9a-f]{64}", sha256):  # an address of the user's, whose file may be called as OpenAI's
-        sha256, file = "", f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{file}"
+        sha256, file = "", f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{quote(file)[-100:]}"
     if mirror and url.startswith(OPENAI):
         url = mirror.rstrip("/") + url.removeprefix(OPENAI)
     return fetch(url, root / file, sha256)

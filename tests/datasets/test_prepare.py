@@ -10,6 +10,7 @@ import tarfile
 import types
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -223,7 +224,35 @@ def test_links_that_lead_outside_are_refused(name, archive, world):
     ("name", "cut", "line"),
     [
         ("FGVCAircraft", lambda data: data[: len(data) // 2], "it cannot be extracted"),
-        ("UCF101", lambda data: b"<html>Too many downloads</html>", "it cannot be extracted"),
+        ("FGVCAircraft", lambda data: b"\n<!DOCTYPE html>", "not the file expected (it is a web page), removed"),
+        ("FGVCAircraft", lambda data: b"Too many downloads", "it is no archive, or only the beginning of one. It is"),
+        (
+            "FGVCAircraft",
+            lambda data: pack("x.tar.gz", {"x" * 300: b"x"}),
+            "it cannot be extracted (File name too long)",
+        ),
+        (
+            "FGVCAircraft",
+            lambda data: pack("x.tar.gz", {"x": b"x", "x/y": b"x"}),
+            "it cannot be extracted (Not a direct",
+        ),
+        ("UCF101", lambda data: pack("x.zip", {"x/" + "é" * 130: b"x"}), "it cannot be extracted (File name too long)"),
+        (
+            "UCF101",
+            lambda data: pack("x.zip", {"é": b"x"}).replace("é".encode(), b"\xc3("),
+            "it cannot be extracted (invalid continuation byte). It",
+        ),
+        (
+            "UCF101",
+            lambda data: data[: len(data) // 2],
+            "it is no archive, or only the beginning of one. It is removed;",
+        ),
+        (
+            "UCF101",
+            lambda data: b"<html>Too many downloads</html>",
+            "not the file expected (it is a web page), removed",
+        ),
+        ("UCF101", lambda data: b"", "(nothing came); put the file at"),
         ("UCF101", lambda data: pack("x.zip", {"other/x.jpg": b"x"}), "it holds no folder UCF-101-midframes"),
         ("Caltech101", lambda data: pack("x.zip", {"other/x.jpg": b"x"}), "it holds no 101_ObjectCategories.tar.gz"),
     ],
@@ -337,7 +366,7 @@ def test_without_its_split_file_a_dataset_is_whole(world, monkeypatch, tmp_path)
     page.write_text("<html>")
     for files, reason in (
         ({}, "Cannot retrieve the public link of the file."),
-        ({split.address[len(DRIVE) :]: page}, "JSON"),
+        ({split.address[len(DRIVE) :]: page}, "is a web page; put the file itself there"),
     ):
         stub_gdown(monkeypatch, files)
         code, out, _ = world.prepare("dtd", mirror=False)
@@ -345,6 +374,92 @@ def test_without_its_split_file_a_dataset_is_whole(world, monkeypatch, tmp_path)
         assert out.splitlines()[-1].startswith("DescribableTextures: found")
         assert not list(world.root.rglob("split_zhou*"))
     assert [path for path, _ in world.server.requests] == [world.path(archive)]
+
+
+def nested(*errors: Exception) -> Exception:
+    """Each raised while the one before it was handled."""
+    for inner, error in pairwise(errors):
+        error.__context__ = inner
+    return errors[-1]
+
+
+NO_NAME = nested(
+    OSError(-3, "Temporary failure in name resolution"),
+    ValueError("<HTTPSConnection(host='drive.google.com', port=443)>: Failed to resolve"),
+    ValueError("HTTPSConnectionPool(host='drive.google.com', port=443): Max retries exceeded with url: /uc"),
+    OSError("HTTPSConnectionPool(host='drive.google.com', port=443): Max retries exceeded with url: /uc"),
+)
+GDOWN_SAYS = {
+    "Temporary failure in name resolution": NO_NAME,
+    "404 Client Error: Not Found": OSError("404 Client Error:\n  Not Found"),
+    "ValueError": ValueError(),
+    "Tunnel connection failed: 403 Forbidden": nested(
+        OSError("Tunnel connection failed: 403 Forbidden"), ValueError("Max r")
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", GDOWN_SAYS)
+def test_gdowns_errors_are_for_people(reason, world, monkeypatch):
+    def download(**_):
+        raise GDOWN_SAYS[reason]
+
+    monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download=download))
+    code, _, err = world.prepare("ucf101", mirror=False)
+    where = f"https://drive.google.com/file/d/{SOURCES['UCF101'][0].address.removeprefix(DRIVE)}"
+    assert (
+        code == 1
+        and err.startswith(f"error: cannot download {where} ({reason}); try again later")
+        and err.count("\n") == 1
+    )
+
+
+def test_a_web_page_that_gdown_brings(world, monkeypatch, tmp_path):
+    """It is not kept: not as an archive, not as class names, which any text of two words a line could be."""
+    made = world.publish("UCF101")
+    page = tmp_path / "page.html"
+    page.write_text("<html> <body>\nToo many\n</body> </html>\n")
+    asked = stub_gdown(monkeypatch, {source.address.removeprefix(DRIVE): page for source in SOURCES["UCF101"]})
+    for _ in range(2):
+        code, _, err = world.prepare("ucf101", mirror=False)
+        assert code == 1 and "it is a web page. It is removed; run again" in err and err.count("\n") == 1
+    assert len(asked) == 2 and made.exists()
+    stub_gdown(monkeypatch, {source.address.removeprefix(DRIVE): page for source in SOURCES["ImageNet"]})
+    assert "imagenet/classnames.txt is a web page; put the" in world.prepare("imagenet", mirror=False)[1]
+    assert not list(world.root.rglob("*.txt"))
+
+
+@pytest.mark.parametrize(
+    ("mirror", "code", "line"),
+    [
+        ("foo", 2, "the mirror 'foo' is no http:// or https:// address"),
+        ("file:///tmp", 2, "the mirror 'file:///tmp' is no http:// or https:// address"),
+        ("http://", 1, "cannot download http:/"),
+        ("http://[::1", 1, "(Invalid IPv6 URL)"),
+        ("http://127.0.0.1:x", 1, "(nonnumeric port: 'x')"),
+        ("http://127.0.0.1:1/é", 1, "cannot download http://127.0.0.1:1/é/phelber/EuroSAT.zip (Connection refused)"),
+    ],
+)
+def test_a_mirror_that_is_none(mirror, code, line, world, monkeypatch):
+    monkeypatch.setitem(
+        SOURCES, "EuroSAT", [Source("x.zip", "https://a.b/phelber/EuroSAT.zip", moves={"2750": "2750"})]
+    )
+    for given in (("--mirror", mirror), ()):
+        monkeypatch.setenv("DATA_MIRROR", mirror)
+        assert prepare.main(["eurosat", "--root", str(world.root), *given]) == code
+        out, err = world.capsys.readouterr()
+        assert line in err and err.count("\n") == 1 and out == ""
+
+
+def test_a_file_in_a_folders_place(world):
+    world.publish("EuroSAT")
+    (world.root / "eurosat" / "2750").mkdir(parents=True)
+    (world.root / "eurosat" / "2750" / "River").write_text("")
+    code, _, err = world.prepare("eurosat")
+    assert (
+        code == 1
+        and err == f"error: cannot write {world.root}/eurosat/2750/River: File exists; mend that and run again\n"
+    )
 
 
 def test_gdown_is_not_installed(world):
