@@ -7,7 +7,7 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,7 +149,11 @@ def explain(finding: Finding, kind: type[Benchmark], root: Path, error: str) -> 
     folder = root / kind.dataset_dir
     if not folder.is_dir():
         finding.wrong = f"There is no folder {folder}"
-        if other := similar_folder(root, kind):
+        if images := images_alone(root, kind):
+            above = ", and the data folder is above it" * (images == root)
+            finding.wrong += f", but {images} has the images{above}"
+            finding.mend = move_command(images, images.parent / kind.dataset_dir / kind.image_dir)
+        elif other := similar_folder(root, kind):
             finding.wrong += f", but {other}"
             finding.mend = shlex.join(["mv", str(other), str(folder)])
         elif root.name == kind.dataset_dir:
@@ -157,7 +161,7 @@ def explain(finding: Finding, kind: type[Benchmark], root: Path, error: str) -> 
             finding.mend = command("doctor", finding.name, root.parent)
         return
     for expected in (folder / kind.image_dir / n for n in kind.needed):
-        if lies := misplaced(expected, folder):
+        if lies := misplaced(expected, folder, kind.also_called):
             finding.wrong = f"{expected} has to hold the images, but they lie in {lies}"
             finding.mend = move_command(lies, expected)
             return
@@ -179,13 +183,21 @@ def similar_folder(root: Path, kind: type[Benchmark]) -> Path | None:
     return next((f for f in folders if f.is_dir() and plain(f.name) in names and f.name != kind.dataset_dir), None)
 
 
-def misplaced(expected: Path, folder: Path) -> Path | None:
+def images_alone(root: Path, kind: type[Benchmark]) -> Path | None:
+    """The folder of images, as another site's archive has it: in the data folder, or taken for that."""
+    places = [root / name for name in kind.also_called] + [root] * (root.name in kind.also_called)
+    own = (place for place in places if place.is_dir() and not (place / kind.image_dir).is_dir())
+    return next((place for place in own if find_images(place)), None)
+
+
+def misplaced(expected: Path, folder: Path, also_called: Collection[str]) -> Path | None:
     """Where an archive's folder lies that should be `expected`: inside itself, or elsewhere below `folder`."""
-    if (expected / expected.name).is_dir():
-        return expected / expected.name
+    names = (expected.name, *also_called)
+    if inside := next((expected / name for name in names if (expected / name).is_dir()), None):
+        return inside
     if expected.is_dir():
         return None
-    found = (path for depth in range(DEPTH - 1) for path in sorted(folder.glob("*/" * depth + expected.name)))
+    found = (p for depth in range(DEPTH - 1) for name in names for p in sorted(folder.glob("*/" * depth + name)))
     own = (path for path in found if not any(n.startswith((".", "__MACOSX")) for n in path.relative_to(folder).parts))
     # It may be `expected` itself, that another process has just made.
     return next((path for path in own if path != expected and path.is_dir() and find_images(path)), None)
@@ -197,7 +209,7 @@ def move_command(lies: Path, expected: Path) -> str:
 
     if lies.parent == expected:  # what is left would be taken for a class
         return f"mv {quoted(lies)}/* {quoted(expected)}/ && rmdir {quoted(lies)}"
-    if lies.parent in expected.parents:  # imagenet/train, to be imagenet/images/train
+    if lies.parent in expected.parents or lies.name != expected.name:  # imagenet/train, to be imagenet/images/train
         return f"mkdir -p {quoted(expected.parent)} && mv {quoted(lies)} {quoted(expected)}"
     return f"mv {quoted(lies.parent)}/* {quoted(expected.parent)}/"  # with the annotation that lies beside it
 

@@ -23,6 +23,7 @@ from dassl.utils.lock import locked
 from parse_test_res import OneLineParser
 
 from .doctor import Finding, command, dataset_name, default_root, examine
+from .imagenet_val import sort_validation_images
 from .readers import read_classnames
 from .sources import BY_HAND, DRIVE, SOURCES, Source
 
@@ -226,9 +227,12 @@ def run(args: argparse.Namespace) -> int:
     if args.mirror and not args.mirror.startswith(("http://", "https://")):
         raise UsageError(f"the mirror {args.mirror!r} is no http:// or https:// address")
     finding = prepare(name, root, args.mirror, args.again)
+    folder = root / DATASET_REGISTRY.get(name).dataset_dir
+    if name == "ImageNet":
+        sort_validation_images(folder, args.labels)
+        finding = examine(name, root)
     whole = finding.state == "found"
     if name in BY_HAND and (args.again or not whole):
-        folder = root / DATASET_REGISTRY.get(name).dataset_dir
         print(BY_HAND[name].format(folder=folder) + f"\nthen: {command('doctor', name, root)}")
     if finding.mend == command("prepare", name, root):
         finding.mend = ""  # it has just been done
@@ -243,6 +247,8 @@ def main(argv: list[str] | None = None) -> int:
     mirror = os.environ.get("DATA_MIRROR", "")
     p.add_argument("--mirror", default=mirror, help="address that stands for all hosts (default: DATA_MIRROR)")
     p.add_argument("--again", action="store_true", help="lay out again what looks whole")
+    labels = "ImageNet: labels of the validation images, to sort them by (default: those of the devkit)"
+    p.add_argument("--labels", type=Path, metavar="FILE", help=labels)
     try:
         return run(p.parse_args(argv))
     except Failure as e:

@@ -13,7 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.io import savemat
 
 from clip import download as download_module
 from datasets import doctor, prepare
@@ -22,6 +24,7 @@ from datasets.sources import BY_HAND, DRIVE, SOURCES, Source
 from ..clip.conftest import Server, server  # noqa: F401 (a fixture)
 from .test_doctor import NAMES, counts, listing  # noqa: F401 (a fixture)
 from .test_fifteen import ALL, load, make_tree
+from .trees import WNIDS, text
 
 CONFIGS = {name: config for config, name in NAMES.items()}
 PUBLISHED = dict(doctor.PUBLISHED)  # before a test has replaced them
@@ -484,6 +487,110 @@ def test_by_hand(name, world):
     requests = len(world.server.requests)
     shutil.copytree(made, folder, dirs_exist_ok=True)
     assert world.prepare(name)[0] == 0 and len(world.server.requests) == requests
+
+
+# -- ImageNet's validation images
+
+
+@pytest.fixture
+def flat(tmp_path) -> Path:
+    """ImageNet as extracted, val in one folder: images 1 to 22, two of each class, mixed."""
+    folder = make_tree("imagenet", tmp_path / "data")
+    val = folder / "images" / "val"
+    paths = sorted(val.rglob("*.JPEG"), key=lambda path: path.name)
+    for number, path in enumerate(paths, start=1):
+        path.rename(path.with_name(f"ILSVRC2012_val_{number:08d}.JPEG"))
+    sort = {path.name: path.parent.name for path in val.rglob("*.JPEG")}
+    (folder.parent / "sorted.json").write_text(json.dumps(sort))
+    for path in list(val.rglob("*.JPEG")):
+        path.rename(val / path.name)
+    for path in list(val.iterdir()):
+        if path.is_dir():
+            path.rmdir()
+    return folder
+
+
+def sort_of(folder: Path) -> dict[str, str]:
+    """{image: wnid} as they lie; a loose one has "val"."""
+    return {path.name: path.parent.name for path in (folder / "images" / "val").rglob("*.JPEG")}
+
+
+def devkit(folder: Path, wnids: list[str]) -> Path:
+    """As extracted: the wnids' numbers from 1 in an order of its own, with those of larger groups behind them."""
+    known = [*reversed(WNIDS), "n00001740"]
+    synsets = np.empty((len(known), 1), dtype=[("ILSVRC2012_ID", object), ("WNID", object), ("words", object)])
+    for i, wnid in enumerate(known):
+        synsets[i, 0] = (np.uint16(i + 1), wnid, "name, other name")
+    data = folder / "ILSVRC2012_devkit_t12" / "data"
+    data.mkdir(parents=True)
+    savemat(data / "meta.mat", {"synsets": synsets})
+    numbers = data / "ILSVRC2012_validation_ground_truth.txt"
+    numbers.write_text("".join(f"{known.index(wnid) + 1}\n" for wnid in wnids))
+    return numbers
+
+
+def test_validation_images_are_sorted_by_the_devkit(flat, world):
+    right = json.loads((world.root / "sorted.json").read_text())
+    code, out, _ = world.prepare("imagenet")
+    assert code == 1 and f"extracted   {flat}/ILSVRC2012_devkit_t12/\n" in out and "--labels FILE" in out
+    assert set(sort_of(flat).values()) == {"val"}
+    numbers = devkit(flat, [right[name] for name in sorted(right)])
+    whole = numbers.read_text()
+    numbers.write_text(whole[:-20])
+    code, _, err = world.prepare("imagenet")
+    assert (
+        code == 1
+        and err.startswith(f"error: {numbers} has no label for {flat}/images/val/ILSVRC")
+        and err.count("\n") == 1
+    )
+    assert set(sort_of(flat).values()) == {"val"}
+    numbers.write_text(whole)
+    # begun before and interrupted
+    first = min(right)
+    (flat / "images" / "val" / right[first]).mkdir()
+    (flat / "images" / "val" / first).rename(flat / "images" / "val" / right[first] / first)
+    code, out, _ = world.prepare("imagenet")
+    assert code == 0 and out == "ImageNet: found, 88 of 88 images, 11 of 11 classes\n"
+    assert sort_of(flat) == right and len(load("imagenet", world.root).test) == 22
+    assert world.prepare("imagenet")[0] == 0
+
+
+LISTS = {
+    "wnids in the images' order": lambda right: [right[name] for name in sorted(right)],
+    "names and wnids": lambda right: [f"{name} {wnid}" for name, wnid in right.items()],
+    "Caffe's": lambda right: [f"{name} {sorted(WNIDS).index(wnid)}" for name, wnid in right.items()],
+    "numbers alone": lambda right: [str(sorted(WNIDS).index(right[name])) for name in sorted(right)],
+    "Kaggle's": lambda right: ["ImageId,PredictionString", *(f"{n[:-5]},{w} 85 1 499 272 " for n, w in right.items())],
+    "a script": lambda right: [*(f"mkdir {w}" for w in WNIDS), *(f"mv {n} {w}/" for n, w in right.items())],
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_validation_images_are_sorted_by_a_list(kind, flat, world, tmp_path):
+    right = json.loads((world.root / "sorted.json").read_text())
+    text(tmp_path / "labels.txt", *LISTS[kind](right))
+    assert world.prepare("imagenet", "--labels", str(tmp_path / "labels.txt"))[0] == 0
+    assert sort_of(flat) == right
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (
+            [str(n % 11 + 1) for n in range(22)],
+            "'11' names no class of ImageNet; for the devkit's numbers put its meta.mat",
+        ),
+        (["tench"] * 22, "'tench' names no class of ImageNet"),
+        (["n01440764"] * 21, "has no label for"),
+        (None, "is missing"),
+    ],
+)
+def test_labels_that_are_none(lines, told, flat, world, tmp_path):
+    if lines:
+        text(tmp_path / "labels.txt", *lines)
+    code, _, err = world.prepare("imagenet", "--labels", str(tmp_path / "labels.txt"))
+    assert code == 1 and f"{tmp_path}/labels.txt" in err and told in err and err.count("\n") == 1
+    assert set(sort_of(flat).values()) == {"val"}
 
 
 def test_errors_of_the_user(world, tmp_path, capsys):
