@@ -17,7 +17,7 @@ from urllib.parse import quote
 import torch
 from torch import Tensor
 
-from dassl.utils import atomic_write
+from dassl.utils import atomic_write, expand_user
 from dassl.utils.errors import Failure, UsageError
 from dassl.utils.lock import locked
 
@@ -72,7 +72,7 @@ def _download(url: str, root: str | None = None) -> str:
     if path.suffix != ".safetensors":
         return str(path)
     # Such code does not read safetensors: the small CLIP is unpacked as a state dict.
-    target = Path(root or CACHE).expanduser() / f"{path.stem}-{sha256_of(path)[:12]}.pt"
+    target = Path(expand_user(root or CACHE)) / f"{path.stem}-{sha256_of(path)[:12]}.pt"
     if not target.exists():
         with locked(target), atomic_write(target) as f:
             torch.save(read_state_dict(path), f)
@@ -95,8 +95,8 @@ def find_weights(name: str, weights: str = "", mirror: str = "", root: str = CAC
     if not weights and source.startswith(HTTP):
         source = os.environ.get("CLIP_WEIGHTS") or source
     if source.startswith(HTTP):
-        return _fetch(source, mirror or os.environ.get("CLIP_MIRROR", ""), Path(root).expanduser())
-    path = Path(source.removeprefix("file://")).expanduser()
+        return _fetch(source, mirror or os.environ.get("CLIP_MIRROR", ""), Path(expand_user(root)))
+    path = Path(expand_user(source.removeprefix("file://")))
     if path.is_file():
         return path
     if source != name or path.suffix or path.is_absolute():

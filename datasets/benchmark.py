@@ -12,7 +12,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DatasetBase, Datum
-from dassl.utils import check_availability, read_json, write_json
+from dassl.utils import check_availability, expand_user, read_json, write_json
 from dassl.utils.errors import Failure, UsageError
 
 from .pickles import read_pickle
@@ -59,8 +59,8 @@ class Benchmark(DatasetBase):
     def __init__(self, cfg: CfgNode):
         """Raises Failure or UsageError with one line for a folder that is missing or wrong."""
         check_availability(cfg.DATASET.SUBSAMPLE_CLASSES, SUBSETS, "DATASET.SUBSAMPLE_CLASSES")
-        self.root = Path(cfg.DATASET.ROOT).expanduser().absolute()
-        self.folder = self.root / self.dataset_dir
+        self.root = Path(expand_user(cfg.DATASET.ROOT)).absolute()
+        self.folder = Path(expand_user(self.root / self.dataset_dir))
         self.images = self.folder / self.image_dir
         self.prepare()
         train, val, test = self.load(cfg)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 import datasets
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import Failure, check_availability, print_error, read_image
+from dassl.utils import Failure, check_availability, expand_user, print_error, read_image
 from parse_test_res import OneLineParser
 
 from .benchmark import SPLITS, Benchmark, read_lists
@@ -66,10 +66,6 @@ class Finding:
         return "\n  ".join(filter(None, (f"{self.name}: {self.state}, {counts}", self.wrong, self.mend)))
 
 
-def default_root() -> str:
-    return os.environ.get("DATA") or "data"
-
-
 def dataset_name(name: str) -> str:
     """DATASET.NAME for itself or the name of its config file, in whatever case. Raises UsageError."""
     names = {alias.lower(): known for known in PUBLISHED for alias in (known, module_name(known))}
@@ -85,7 +81,7 @@ def module_name(name: str) -> str:
 
 def command(tool: str, name: str, root: Path, *flags: str) -> str:
     """What a user types for this data folder."""
-    where = () if str(root) == default_root() else ("--root", str(root))
+    where = () if str(root) == expand_user(datasets.default_root()) else ("--root", str(root))
     return shlex.join(["python", "-m", f"datasets.{tool}", name, *where, *flags])
 
 
@@ -265,7 +261,7 @@ def report(findings: Iterable[Finding]) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    root = Path(args.root).expanduser()
+    root = Path(expand_user(args.root))
     names = list(dict.fromkeys(map(dataset_name, args.names))) or list(PUBLISHED)
     findings = [examine(name, root) for name in names]
     if args.deep:
@@ -278,7 +274,9 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     p = OneLineParser("python -m datasets.doctor", description=__doc__)
     p.add_argument("names", nargs="*", metavar="NAME", help="DATASET.NAME or config file (default: all fifteen)")
-    p.add_argument("--root", default=default_root(), help="folder that holds all datasets (default: DATA, or data)")
+    p.add_argument(
+        "--root", default=datasets.default_root(), help="folder that holds all datasets (default: DATA, or data)"
+    )
     p.add_argument("--deep", action="store_true", help="open every image")
     try:
         return run(p.parse_args(argv))

@@ -3,7 +3,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import Failure
+from dassl.utils import Failure, expand_user
 
 from .benchmark import SPLITS, Benchmark, Splits
 from .readers import class_folders, name_folders, read_class_folders
@@ -21,7 +21,7 @@ class ImageFolder(Benchmark):
     restore = "put it back, or remove the file, and split_fewshot beside it, for a new split"
 
     def __init__(self, cfg: CfgNode):
-        self.dataset_dir = cfg.DATASET.get("FOLDER", "")
+        self.dataset_dir = expand_user(cfg.DATASET.get("FOLDER", ""))
         super().__init__(cfg)
 
     def read_or_make_split(self) -> Splits:

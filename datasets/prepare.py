@@ -18,11 +18,12 @@ from tqdm import tqdm
 
 from clip.download import cannot_write, check_space, fetch, is_web_page, words
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import Failure, UsageError, print_error, read_json
+from dassl.utils import Failure, UsageError, expand_user, print_error, read_json
 from dassl.utils.lock import locked
 from parse_test_res import OneLineParser
 
-from .doctor import Finding, command, dataset_name, default_root, examine
+from . import default_root
+from .doctor import Finding, command, dataset_name, examine
 from .imagenet_val import sort_validation_images
 from .readers import read_classnames
 from .sources import BY_HAND, DRIVE, SOURCES, Source
@@ -223,7 +224,7 @@ def merge(source: Path, target: Path) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    name, root = dataset_name(args.name), Path(args.root).expanduser()
+    name, root = dataset_name(args.name), Path(expand_user(args.root))
     if args.mirror and not args.mirror.startswith(("http://", "https://")):
         raise UsageError(f"the mirror {args.mirror!r} is no http:// or https:// address")
     finding = prepare(name, root, args.mirror, args.again)
