@@ -75,12 +75,13 @@ class Benchmark(DatasetBase):
     def load(self, cfg: CfgNode) -> Splits:
         """The images of this run."""
         train, val, test = self.read_or_make_split()
-        check_names(train, self.equal_names)
-        say_classes_without("validation", train, val)
-        say_classes_without("test", train, test)
+        names = {item.label: item.classname for item in train}
+        check_names(names, self.equal_names)
+        say_classes_without("validation", names, val)
+        say_classes_without("test", names, test)
         if cfg.DATASET.NUM_SHOTS >= 1:
             train, val = self.few_shots(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
-        if cfg.DATASET.SUBSAMPLE_CLASSES == "new" and len({item.label for item in train}) == 1:
+        if cfg.DATASET.SUBSAMPLE_CLASSES == "new" and len(names) == 1:
             raise UsageError(f"{cfg.DATASET.NAME} has one class, a base class: there are no new ones to take")
         return subsample_classes(train, val, test, subset=cfg.DATASET.SUBSAMPLE_CLASSES)
 
@@ -169,10 +170,13 @@ def find(picks: Iterable[Datum], split: Iterable[Datum], source: Path, shots: in
     return [items[pick.impath] for pick in picks]
 
 
-def check_names(items: Iterable[Datum], equal: bool = False) -> None:
-    """Raises Failure for a class without a name, and unless they may be `equal` for two that no prompt tells apart."""
+def check_names(names: Mapping[int, str], equal: bool = False) -> None:
+    """Raises Failure for a class without a name, and unless they may be `equal` for two that no prompt tells apart.
+
+    `names` are {label: class name}.
+    """
     labels: dict[str, int] = {}
-    for label, name in {item.label: item.classname for item in items}.items():
+    for label, name in names.items():
         words = " ".join(name.replace("_", " ").lower().split())
         if not words:
             raise Failure(f"The class {label} has no name: give it one in the split file or classnames.txt")
@@ -180,9 +184,8 @@ def check_names(items: Iterable[Datum], equal: bool = False) -> None:
             raise Failure(f'The classes {other} and {label} are both called "{name}": rename one, or make them one')
 
 
-def say_classes_without(what: str, train: Iterable[Datum], split: Iterable[Datum]) -> None:
-    """A line about the classes that have images to train on and none in a split."""
-    names = {item.label: item.classname for item in train}
+def say_classes_without(what: str, names: Mapping[int, str], split: Iterable[Datum]) -> None:
+    """A line about the classes that have images to train on and none in a split; `names` are {label: class name}."""
     if without := sorted(names.keys() - {item.label for item in split}):
         some = ", ".join(names[label] for label in without[:5]) + ", …" * (len(without) > 5)
         print(f"{len(without):,} of {len(names):,} classes have no {what} images and do not count there: {some}")

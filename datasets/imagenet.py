@@ -46,7 +46,11 @@ class ImageNet(Benchmark):
 
 def unsorted(val: Path) -> list[str]:
     """The names of the validation images that lie as in their archive, all in one folder."""
-    return [name for name in listdir_nohidden(str(val), sort=True) if name.startswith("ILSVRC2012_val_")]
+    return [
+        name
+        for name in listdir_nohidden(str(val), sort=True)
+        if name.startswith("ILSVRC2012_val_") and name.endswith(".JPEG")
+    ]
 
 
 class ImageNetVariant(Benchmark):

@@ -11,6 +11,7 @@ from dassl.utils.lock import locked
 from .imagenet import unsorted
 from .readers import read_annotations, read_classnames, read_mat
 
+IMAGES = 50_000
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 IMAGE, WNID = re.compile(r"ILSVRC2012_val_(\d{8})"), re.compile(r"\bn\d{8}\b")
 
@@ -28,15 +29,15 @@ def sort_validation_images(folder: Path, labels: Path | None = None) -> None:
         return
     wnids = read_labels(labels, folder)
     with locked(folder / ".prepare"):
-        places = {}
-        for name in unsorted(val):
-            number = IMAGE.match(name)
-            if not number or int(number[1]) not in wnids:
-                raise Failure(f"{labels} has no label for {val / name}: get the whole list, of 50,000 labels")
-            places[name] = wnids[int(number[1])]
-        for name, wnid in tqdm(places.items(), desc="sorting images/val", disable=None):
+        images = {int(found[1]): path for path in val.rglob("*.JPEG") if (found := IMAGE.match(path.name))}
+        if lacking := images.keys() - wnids.keys():
+            raise Failure(f"{labels} has no label for {images[min(lacking)]}: get the whole list, of {IMAGES:,} labels")
+        if max(wnids) not in (IMAGES, max(images)):
+            raise Failure(f"{labels} has {max(wnids):,} labels, not {IMAGES:,}: it is of other images")
+        loose = {path: wnids[number] for number, path in images.items() if path.parent == val}
+        for path, wnid in tqdm(loose.items(), desc="sorting images/val", disable=None):
             (val / wnid).mkdir(exist_ok=True)
-            (val / name).rename(val / wnid / name)
+            path.rename(val / wnid / path.name)
 
 
 def find_labels(folder: Path) -> Path | None:

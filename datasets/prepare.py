@@ -225,6 +225,8 @@ def merge(source: Path, target: Path) -> None:
 
 def run(args: argparse.Namespace) -> int:
     name, root = dataset_name(args.name), Path(expand_user(args.root))
+    if args.labels and name != "ImageNet":
+        raise UsageError("--labels are of ImageNet's validation images: give it with imagenet")
     if args.mirror and not args.mirror.startswith(("http://", "https://")):
         raise UsageError(f"the mirror {args.mirror!r} is no http:// or https:// address")
     finding = prepare(name, root, args.mirror, args.again)

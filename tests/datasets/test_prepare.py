@@ -582,6 +582,7 @@ def test_validation_images_are_sorted_by_a_list(kind, flat, world, tmp_path):
         ),
         (["tench"] * 22, "'tench' names no class of ImageNet"),
         (["n01440764"] * 21, "has no label for"),
+        (["n01440764"] * 23, "has 23 labels, not 50,000: it is of other images"),
         (None, "is missing"),
     ],
 )
@@ -595,6 +596,8 @@ def test_labels_that_are_none(lines, told, flat, world, tmp_path):
 
 def test_errors_of_the_user(world, tmp_path, capsys):
     assert world.prepare("eurosta")[0] == 2
+    code, _, err = world.prepare("eurosat", "--labels", "x")
+    assert code == 2 and err == "error: --labels are of ImageNet's validation images: give it with imagenet\n"
     world.publish("EuroSAT")
     assert "the server says 404" in world.prepare("dtd")[2]
     shutil.rmtree(world.root)
