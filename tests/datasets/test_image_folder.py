@@ -151,6 +151,17 @@ def test_what_pillow_can_open_is_an_image(tmp_path, capsys):
     assert capsys.readouterr().out.count("\n") == 1  # only that again
 
 
+def test_a_broken_link_is_an_image_that_is_missing(tmp_path):
+    """Left out, it would change the test set; so whoever reads it says what is wrong."""
+    touch(tmp_path, {"auk": 2, "owl": 2})
+    (tmp_path / "owl" / "2.jpg").symlink_to(tmp_path / "an unmounted disk")
+    data = load(tmp_path)
+    paths = [d.impath for split in (data.train_x, data.val, data.test) for d in split]
+    assert f"{tmp_path}/owl/2.jpg" in paths
+    with pytest.raises(Failure, match="owl/2.jpg does not exist"):
+        read_image(f"{tmp_path}/owl/2.jpg")
+
+
 def test_a_folder_of_what_pillow_cannot_open(tmp_path):
     touch(tmp_path, {"auk": 3})
     (tmp_path / "owl").mkdir()
