@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import logging
+import os
 import re
 import signal
 import sys
@@ -302,11 +303,24 @@ def show_stat(stat: Stat) -> str:
     return f"{stat.mean:.1f}" if np.isnan(stat.spread) else f"{stat.mean:.1f} ± {stat.spread:.1f}"
 
 
+HOME = re.compile(r"(?:^|(?<==))~[\w.-]*(?=/|$)")
+
+
 class OneLineParser(argparse.ArgumentParser):
     """Keeps the line breaks of its texts, and says what is wrong in one line."""
 
     def __init__(self, prog: str | None = None, **texts: str):
         super().__init__(prog, formatter_class=argparse.RawDescriptionHelpFormatter, **texts)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
+        """The home folder also stands for a `~` that the shell has left: in `--out=~/x`, in quotes."""
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([HOME.sub(self.home, word) for word in words], namespace)
+
+    def home(self, match: re.Match) -> str:
+        if (home := os.path.expanduser(match[0])) == match[0]:
+            self.error(f"{match.string}: there is no user {match[0][1:]}; a folder that is called so is ./{match[0]}")
+        return home
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; --help tells more\n")
@@ -314,7 +328,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 def existing_folder(text: str) -> Path:
     """The type of a command line's argument that must be a folder."""
-    if not Path(text).is_dir():
+    if not os.path.isdir(text):  # Path.is_dir raises for names that are too long
         raise argparse.ArgumentTypeError(f"{text}: no such folder")
     return Path(text)
 

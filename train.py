@@ -23,7 +23,7 @@ from dassl.config import (
     record_config,
 )
 from dassl.engine import build_trainer
-from dassl.utils import Failure, UsageError, collect_env_info, print_error, set_random_seed, setup_logger
+from dassl.utils import Failure, UsageError, collect_env_info, expand_user, print_error, set_random_seed, setup_logger
 from parse_test_res import OneLineParser
 
 # flag -> config key
@@ -86,6 +86,9 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     if not cfg.TRAINER.NAME or not cfg.DATASET.NAME:
         raise UsageError("give --trainer and --dataset-config-file (or DATASET.NAME); --help lists the flags")
     check_values(cfg)
+    for node, key in ((cfg, "OUTPUT_DIR"), (cfg, "RESUME"), (cfg.DATASET, "ROOT"), (cfg.MODEL, "INIT_WEIGHTS")):
+        node[key] = expand_user(node[key])
+    args.model_dir = expand_user(args.model_dir)
     cfg.freeze()
     return cfg
 

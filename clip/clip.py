@@ -12,11 +12,12 @@ import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import torch
 from torch import Tensor
 
-from dassl.utils import atomic_write
+from dassl.utils import atomic_write, expand_user
 from dassl.utils.errors import Failure, UsageError
 from dassl.utils.lock import locked
 
@@ -71,7 +72,7 @@ def _download(url: str, root: str | None = None) -> str:
     if path.suffix != ".safetensors":
         return str(path)
     # Such code does not read safetensors: the small CLIP is unpacked as a state dict.
-    target = Path(root or CACHE).expanduser() / f"{path.stem}-{sha256_of(path)[:12]}.pt"
+    target = Path(expand_user(root or CACHE)) / f"{path.stem}-{sha256_of(path)[:12]}.pt"
     if not target.exists():
         with locked(target), atomic_write(target) as f:
             torch.save(read_state_dict(path), f)
@@ -94,8 +95,8 @@ def find_weights(name: str, weights: str = "", mirror: str = "", root: str = CAC
     if not weights and source.startswith(HTTP):
         source = os.environ.get("CLIP_WEIGHTS") or source
     if source.startswith(HTTP):
-        return _fetch(source, mirror or os.environ.get("CLIP_MIRROR", ""), Path(root).expanduser())
-    path = Path(source.removeprefix("file://")).expanduser()
+        return _fetch(source, mirror or os.environ.get("CLIP_MIRROR", ""), Path(expand_user(root)))
+    path = Path(expand_user(source.removeprefix("file://")))
     if path.is_file():
         return path
     if source != name or path.suffix or path.is_absolute():
@@ -112,7 +113,7 @@ def _fetch(url: str, mirror: str, root: Path) -> Path:
         raise UsageError(f"CLIP mirror {mirror!r}: not an http:// or https:// address")
     sha256, file = url.partition("?")[0].rsplit("/", 2)[1:]
     if not re.fullmatch("[0-9a-f]{64}", sha256):  # an address of the user's, whose file may be called as OpenAI's
-        sha256, file = "", f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{file}"
+        sha256, file = "", f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{quote(file)[-100:]}"
     if mirror and url.startswith(OPENAI):
         url = mirror.rstrip("/") + url.removeprefix(OPENAI)
     return fetch(url, root / file, sha256)

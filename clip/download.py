@@ -1,10 +1,13 @@
 """Download one file, checked, resumed where it was cut off, and safe when several processes want it at once."""
 
+import errno
 import hashlib
 import http.client
 import os
 import shutil
+import string
 import urllib.error
+import urllib.parse
 import urllib.request
 from contextlib import ExitStack
 from functools import cache
@@ -17,7 +20,7 @@ from dassl.utils.lock import locked
 
 CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without a byte
-NETWORK_ERRORS = (OSError, http.client.HTTPException)
+NETWORK_ERRORS = (OSError, http.client.HTTPException, ValueError)  # the last for an address that is none
 HINT = "set CLIP_MIRROR to an address that has it or CLIP_WEIGHTS to a file of yours"
 
 
@@ -65,8 +68,20 @@ def fetch(url: str, target: Path, checksum: str = "", hint: str = HINT) -> Path:
             if not is_there():  # no other process has been faster
                 _download(url, target, checksum, hint)
         except OSError as e:
-            raise Failure(f"cannot write {target}: {e.strerror}; free some space and run again, or {hint}") from e
+            raise Failure(f"{cannot_write(target, e)}, or {hint}") from e
     return target
+
+
+def cannot_write(what: object, error: OSError) -> str:
+    """Says why, and what to do."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return f"cannot write {what}: {words(error)}; {'free some space' if full else 'mend that'} and run again"
+
+
+def is_web_page(file: Path) -> bool:
+    """Whether that has come in a file's place: sites say so what they refuse."""
+    with open(file, "rb") as f:
+        return f.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
 
 
 def _download(url: str, target: Path, checksum: str, hint: str) -> None:
@@ -80,12 +95,14 @@ def _download(url: str, target: Path, checksum: str, hint: str) -> None:
                 kept = f"; {have:,} bytes are kept, run again to go on" if have else ""
                 wrong = f" (the file there is another, its {kind} is wrong)" if target.is_file() else ""
                 raise Failure(f"cannot download {url} ({error}){kept}; put the file at {target}{wrong}, or {hint}")
-        if _matches(part, checksum):
+        page = is_web_page(part)
+        if not page and _matches(part, checksum):
             os.replace(part, target)
             return
         part.unlink()
         if not begun:  # else what an earlier run left may be to blame: once more from the beginning
-            raise Failure(f"{url}: not the file expected (its {kind} is wrong), removed; run again, or {hint}")
+            why = "it is a web page" if page else f"its {kind} is wrong"
+            raise Failure(f"{url}: not the file expected ({why}), removed; run again, or {hint}")
 
 
 def _size(path: Path) -> int:
@@ -94,16 +111,21 @@ def _size(path: Path) -> int:
 
 def _continue(url: str, part: Path, have: int) -> str:
     """Append to part what is missing after its `have` bytes; "" when all is there, else why it stopped."""
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    address = urllib.parse.quote(url, safe=string.punctuation)  # é and spaces as servers want them
     try:
+        request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as e:
-        # 416: nothing is missing
-        return "" if e.code == 416 else f"the server says {e.code} {e.reason}"
+        if e.code == 416 and have:  # there is nothing behind the bytes we have
+            if e.headers.get("Content-Range", f"/{have}").endswith(f"/{have}"):
+                return ""
+            part.unlink()  # of another file
+            return _continue(url, part, 0)
+        return f"the server says {e.code} {words(e.reason)}"
     except NETWORK_ERRORS as e:
-        return _words(e)
+        return words(e)
     resumed = response.status == 206  # else the server sends all of it again
-    total = int(response.headers.get("Content-Length", 0)) + resumed * have
+    total = (response.length or 0) + resumed * have  # 0: not known
     check_space(part.parent, total - resumed * have, url)
     with (
         response,
@@ -114,12 +136,14 @@ def _continue(url: str, part: Path, have: int) -> str:
             try:
                 chunk = response.read(CHUNK)
             except NETWORK_ERRORS as e:
-                return _words(e)
+                return words(e)
             if not chunk:
                 break
             f.write(chunk)
             bar.update(len(chunk))
         size = f.tell()
+    if not size:
+        return "nothing came"
     return "" if size >= total else f"{size:,} of {total:,} bytes came"
 
 
@@ -131,6 +155,20 @@ def check_space(folder: Path, size: int, what: object) -> None:
         raise Failure(f"{line}; free some, or choose a folder on another disk")
 
 
-def _words(error: Exception) -> str:
-    cause = getattr(error, "reason", error)  # URLError wraps the error that tells
-    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+def words(error: BaseException | str) -> str:
+    """What an error or a server says, in one short line: of errors in errors, the innermost of the system's."""
+    chain = [error]
+    while inner := _inner(chain[-1]):
+        chain.append(inner)
+    last = next((e for e in reversed(chain) if isinstance(e, OSError)), error)
+    reason = getattr(last, "reason", None)
+    text = getattr(last, "strerror", None) or (reason if isinstance(reason, str) else str(last))
+    text = " ".join(text.split()) or type(last).__name__
+    return "".join(c if c.isprintable() else "?" for c in text)[:200]
+
+
+def _inner(error: BaseException | str) -> BaseException | None:
+    reason = getattr(error, "reason", None)  # what URLError and urllib3's errors wrap
+    if isinstance(reason, BaseException):
+        return reason
+    return getattr(error, "__cause__", None) or getattr(error, "__context__", None)

@@ -4,6 +4,7 @@ import gc
 import math
 import os
 import random
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +12,11 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DatasetBase, Datum
-from dassl.utils import check_availability, read_json, write_json
-from dassl.utils.errors import Failure
+from dassl.utils import check_availability, expand_user, read_json, write_json
+from dassl.utils.errors import Failure, UsageError
 
 from .pickles import read_pickle
-from .readers import check_present, class_folders, read_class_folders, save_cache
+from .readers import EXTRACT, check_present, class_folders, read_class_folders, save_cache
 
 SPLIT_SEED = 1  # a made split is the same for all runs' seeds, so that they share a test set
 SPLITS = ("train", "val", "test")
@@ -46,6 +47,9 @@ class Benchmark(DatasetBase):
     new_names: Mapping[str, str] = {}  # class names that are not those of their folders
     no_classes: Collection[str] = ()  # folders among the class folders that are none
     few_shot_splits = ("train", "val")  # what is picked from
+    equal_names = False  # whether two classes may be called the same
+    also_called: Collection[str] = ()  # image_dir in other sites' archives
+    restore = EXTRACT  # what to do about images that a split file names and that are not there
     remedy = (
         "Put the dataset there or set DATA (--root) to the folder that holds all datasets. "
         "The bundled `shapes` needs no data"
@@ -55,8 +59,8 @@ class Benchmark(DatasetBase):
     def __init__(self, cfg: CfgNode):
         """Raises Failure or UsageError with one line for a folder that is missing or wrong."""
         check_availability(cfg.DATASET.SUBSAMPLE_CLASSES, SUBSETS, "DATASET.SUBSAMPLE_CLASSES")
-        self.root = Path(cfg.DATASET.ROOT).expanduser().absolute()
-        self.folder = self.root / self.dataset_dir
+        self.root = Path(expand_user(cfg.DATASET.ROOT)).absolute()
+        self.folder = Path(expand_user(self.root / self.dataset_dir))
         self.images = self.folder / self.image_dir
         self.prepare()
         train, val, test = self.load(cfg)
@@ -71,8 +75,14 @@ class Benchmark(DatasetBase):
     def load(self, cfg: CfgNode) -> Splits:
         """The images of this run."""
         train, val, test = self.read_or_make_split()
+        names = {item.label: item.classname for item in train}
+        check_names(names, self.equal_names)
+        say_classes_without("validation", names, val)
+        say_classes_without("test", names, test)
         if cfg.DATASET.NUM_SHOTS >= 1:
             train, val = self.few_shots(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
+        if cfg.DATASET.SUBSAMPLE_CLASSES == "new" and len(names) == 1:
+            raise UsageError(f"{cfg.DATASET.NAME} has one class, a base class: there are no new ones to take")
         return subsample_classes(train, val, test, subset=cfg.DATASET.SUBSAMPLE_CLASSES)
 
     @property
@@ -82,7 +92,7 @@ class Benchmark(DatasetBase):
     def read_or_make_split(self) -> Splits:
         """(train, val, test) from the split file; made and saved if there is none."""
         if self.split_file.exists():
-            return read_split(self.split_file, self.images)
+            return read_split(self.split_file, self.images, self.restore)
         try:
             splits = self.make_split(random.Random(SPLIT_SEED))
         except (LookupError, ValueError) as e:
@@ -107,6 +117,7 @@ class Benchmark(DatasetBase):
     def few_shots(self, train: list[Datum], val: list[Datum], shots: int, seed: int) -> tuple[list[Datum], list[Datum]]:
         """The run's few-shot training and validation images, the same for a seed: upstream's if it has picked some."""
         whole = dict(zip(self.few_shot_splits, (train, val), strict=False))
+        numbers = {"train": shots, "val": min(shots, 4)}
         source = self.folder / "split_fewshot" / f"shot_{shots}-seed_{seed}.pkl"
         cached = source.with_suffix(".json")
         if source.exists():
@@ -114,11 +125,10 @@ class Benchmark(DatasetBase):
         elif cached.exists():
             source, picks = cached, read_lists(cached, whole, self.images)
         else:
-            numbers = {"train": shots, "val": min(shots, 4)}
             picks = [self.generate_fewshot_dataset(split, num_shots=numbers[name]) for name, split in whole.items()]
             if seed >= 0:
                 save_cache(to_lists(whole, picks, self.images), cached)
-        few = {name: find(items, whole[name], source) for name, items in zip(whole, picks, strict=True)}
+        few = {name: find(items, whole[name], source, numbers[name]) for name, items in zip(whole, picks, strict=True)}
         return few["train"], few.get("val", val)
 
 
@@ -139,18 +149,46 @@ def subsample_classes(*splits: list[Datum], subset: str = "all") -> list[list[Da
     ]
 
 
-def find(picks: Iterable[Datum], split: Iterable[Datum], source: Path) -> list[Datum]:
-    """The split's own items that were picked, in the order of the picks.
+def find(picks: Iterable[Datum], split: Iterable[Datum], source: Path, shots: int) -> list[Datum]:
+    """The split's own items that were picked, `shots` of each class if it has so many, in the order of the picks.
 
-    Raises: Failure, naming `source`, for an image that the split does not have, or has under another label. Picks
-    from another split are among this one's test images.
+    Raises: Failure, naming `source`, for an image that the split does not have, or has under another label, and for
+    a class with fewer or more. Picks from another split are among this one's test images.
     """
+    remedy = "Put the split file back that it was made with, or remove it for new picks"
     items = {item.impath: item for item in split}
     for pick in picks:
         if pick.impath not in items or items[pick.impath].label != pick.label:
             line = f"{source} picks {pick.impath} for class {pick.label}, which is no such image of this split"
-            raise Failure(f"{line}. Put the split file back that it was made with, or remove it for new picks")
+            raise Failure(f"{line}. {remedy}")
+    different = Counter({pick.impath: pick.label for pick in picks}.values())
+    picked = Counter(pick.label for pick in picks)
+    for label, there in Counter(item.label for item in items.values()).items():
+        if not different[label] == picked[label] == min(there, shots):
+            line = f"{source} picks {different[label]} images of class {label} ({picked[label]} lines)"
+            raise Failure(f"{line}, not {min(there, shots)}. {remedy}")
     return [items[pick.impath] for pick in picks]
+
+
+def check_names(names: Mapping[int, str], equal: bool = False) -> None:
+    """Raises Failure for a class without a name, and unless they may be `equal` for two that no prompt tells apart.
+
+    `names` are {label: class name}.
+    """
+    labels: dict[str, int] = {}
+    for label, name in names.items():
+        words = " ".join(name.replace("_", " ").lower().split())
+        if not words:
+            raise Failure(f"The class {label} has no name: give it one in the split file or classnames.txt")
+        if not equal and (other := labels.setdefault(words, label)) != label:
+            raise Failure(f'The classes {other} and {label} are both called "{name}": rename one, or make them one')
+
+
+def say_classes_without(what: str, names: Mapping[int, str], split: Iterable[Datum]) -> None:
+    """A line about the classes that have images to train on and none in a split; `names` are {label: class name}."""
+    if without := sorted(names.keys() - {item.label for item in split}):
+        some = ", ".join(names[label] for label in without[:5]) + ", …" * (len(without) > 5)
+        print(f"{len(without):,} of {len(names):,} classes have no {what} images and do not count there: {some}")
 
 
 def to_lists(names: Iterable[str], splits: Iterable[list[Datum]], images: Path) -> dict[str, list[list]]:
@@ -170,33 +208,37 @@ def read_lists(path: Path, names: Iterable[str], images: Path) -> tuple[list[Dat
 
     Raises: Failure naming the file if it has another form.
     """
+
+    def datum(name: str, label: int, classname: str) -> Datum:
+        if not isinstance(classname, str):
+            raise TypeError(f"class name {classname!r}")
+        # A split written on Windows has backslashes; elsewhere a file's own name may have some.
+        if "\\" in name and not os.path.exists(os.path.join(images, name)):
+            name = name.replace("\\", "/")
+        return Datum(os.path.join(images, name), int(label), classname=classname)
+
     content = read_json(str(path))
     try:
-        # A split written on Windows has backslashes.
-        return tuple(
-            [
-                Datum(os.path.join(images, p.replace("\\", "/")), int(label), classname=c)
-                for p, label, c in content[name]
-            ]
-            for name in names
-        )
+        return tuple([datum(*item) for item in content[name]] for name in names)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise Failure(f"{path}: not a split file ({e!r}); remove it and it is made again") from e
 
 
-def read_split(path: Path, images: Path) -> Splits:
-    """(train, val, test), whose images must all be there.
+def read_split(path: Path, images: Path, restore: str = EXTRACT) -> Splits:
+    """(train, val, test), whose images must all be there. Says if some are to train on and to test with.
 
     Raises: Failure naming the first missing image.
     """
     splits = read_lists(path, SPLITS, images)
     for split in splits:
-        check_present(split, path)
+        check_present(split, path, restore)
+    if both := {item.impath for item in splits[0]} & {item.impath for item in splits[2]}:
+        print(f"{path}: {len(both):,} images are to train on and to test with as well, the first is {min(both)}")
     return splits
 
 
 def split_50_20_30(items: list[Datum], rng: random.Random) -> Splits:
-    """Per class after a shuffle: round(.5n) train, round(.2n) val, the rest test.
+    """Per class after a shuffle: round(.5n) train, round(.2n) val, the rest test; one of each if there are three.
 
     Raises: Failure for a class that has none to train on.
     """
@@ -214,12 +256,15 @@ def split_80_20(items: list[Datum], rng: random.Random) -> tuple[list[Datum], li
 
 
 def cut(items: list[Datum], rng: random.Random, *shares: float) -> tuple[list[Datum], ...]:
-    """Parts with these rounded shares of each class after a shuffle, and a last one with what is left."""
+    """Parts with these rounded shares of each class after a shuffle, and a last one with what is left.
+
+    No part takes the last images of those behind it: 3 images are 1, 1 and 1, not 2, 1 and 0.
+    """
     parts = tuple([] for _ in (*shares, None))
     for group in DatasetBase.split_dataset_by_label(items).values():
         left = rng.sample(group, len(group))
-        for part, share in zip(parts, shares, strict=False):
-            n = round(share * len(group))
+        for i, (part, share) in enumerate(zip(parts, shares, strict=False)):
+            n = min(round(share * len(group)), max(1, len(left) - len(shares) + i))
             part.extend(left[:n])
             left = left[n:]
         parts[-1].extend(left)

@@ -7,7 +7,7 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from tqdm import tqdm
 import datasets
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import Failure, check_availability, print_error, read_image
+from dassl.utils import Failure, check_availability, expand_user, print_error, read_image
 from parse_test_res import OneLineParser
 
 from .benchmark import SPLITS, Benchmark, read_lists
@@ -66,10 +66,6 @@ class Finding:
         return "\n  ".join(filter(None, (f"{self.name}: {self.state}, {counts}", self.wrong, self.mend)))
 
 
-def default_root() -> str:
-    return os.environ.get("DATA") or "data"
-
-
 def dataset_name(name: str) -> str:
     """DATASET.NAME for itself or the name of its config file, in whatever case. Raises UsageError."""
     names = {alias.lower(): known for known in PUBLISHED for alias in (known, module_name(known))}
@@ -85,7 +81,7 @@ def module_name(name: str) -> str:
 
 def command(tool: str, name: str, root: Path, *flags: str) -> str:
     """What a user types for this data folder."""
-    where = () if str(root) == default_root() else ("--root", str(root))
+    where = () if str(root) == expand_user(datasets.default_root()) else ("--root", str(root))
     return shlex.join(["python", "-m", f"datasets.{tool}", name, *where, *flags])
 
 
@@ -149,7 +145,11 @@ def explain(finding: Finding, kind: type[Benchmark], root: Path, error: str) -> 
     folder = root / kind.dataset_dir
     if not folder.is_dir():
         finding.wrong = f"There is no folder {folder}"
-        if other := similar_folder(root, kind):
+        if images := images_alone(root, kind):
+            above = ", and the data folder is above it" * (images == root)
+            finding.wrong += f", but {images} has the images{above}"
+            finding.mend = move_command(images, images.parent / kind.dataset_dir / kind.image_dir)
+        elif other := similar_folder(root, kind):
             finding.wrong += f", but {other}"
             finding.mend = shlex.join(["mv", str(other), str(folder)])
         elif root.name == kind.dataset_dir:
@@ -157,7 +157,7 @@ def explain(finding: Finding, kind: type[Benchmark], root: Path, error: str) -> 
             finding.mend = command("doctor", finding.name, root.parent)
         return
     for expected in (folder / kind.image_dir / n for n in kind.needed):
-        if lies := misplaced(expected, folder):
+        if lies := misplaced(expected, folder, kind.also_called):
             finding.wrong = f"{expected} has to hold the images, but they lie in {lies}"
             finding.mend = move_command(lies, expected)
             return
@@ -179,13 +179,21 @@ def similar_folder(root: Path, kind: type[Benchmark]) -> Path | None:
     return next((f for f in folders if f.is_dir() and plain(f.name) in names and f.name != kind.dataset_dir), None)
 
 
-def misplaced(expected: Path, folder: Path) -> Path | None:
+def images_alone(root: Path, kind: type[Benchmark]) -> Path | None:
+    """The folder of images, as another site's archive has it: in the data folder, or taken for that."""
+    places = [root / name for name in kind.also_called] + [root] * (root.name in kind.also_called)
+    own = (place for place in places if place.is_dir() and not (place / kind.image_dir).is_dir())
+    return next((place for place in own if find_images(place)), None)
+
+
+def misplaced(expected: Path, folder: Path, also_called: Collection[str]) -> Path | None:
     """Where an archive's folder lies that should be `expected`: inside itself, or elsewhere below `folder`."""
-    if (expected / expected.name).is_dir():
-        return expected / expected.name
+    names = (expected.name, *also_called)
+    if inside := next((expected / name for name in names if (expected / name).is_dir()), None):
+        return inside
     if expected.is_dir():
         return None
-    found = (path for depth in range(DEPTH - 1) for path in sorted(folder.glob("*/" * depth + expected.name)))
+    found = (p for depth in range(DEPTH - 1) for name in names for p in sorted(folder.glob("*/" * depth + name)))
     own = (path for path in found if not any(n.startswith((".", "__MACOSX")) for n in path.relative_to(folder).parts))
     # It may be `expected` itself, that another process has just made.
     return next((path for path in own if path != expected and path.is_dir() and find_images(path)), None)
@@ -197,7 +205,7 @@ def move_command(lies: Path, expected: Path) -> str:
 
     if lies.parent == expected:  # what is left would be taken for a class
         return f"mv {quoted(lies)}/* {quoted(expected)}/ && rmdir {quoted(lies)}"
-    if lies.parent in expected.parents:  # imagenet/train, to be imagenet/images/train
+    if lies.parent in expected.parents or lies.name != expected.name:  # imagenet/train, to be imagenet/images/train
         return f"mkdir -p {quoted(expected.parent)} && mv {quoted(lies)} {quoted(expected)}"
     return f"mv {quoted(lies.parent)}/* {quoted(expected.parent)}/"  # with the annotation that lies beside it
 
@@ -253,7 +261,7 @@ def report(findings: Iterable[Finding]) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    root = Path(args.root).expanduser()
+    root = Path(expand_user(args.root))
     names = list(dict.fromkeys(map(dataset_name, args.names))) or list(PUBLISHED)
     findings = [examine(name, root) for name in names]
     if args.deep:
@@ -266,7 +274,9 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     p = OneLineParser("python -m datasets.doctor", description=__doc__)
     p.add_argument("names", nargs="*", metavar="NAME", help="DATASET.NAME or config file (default: all fifteen)")
-    p.add_argument("--root", default=default_root(), help="folder that holds all datasets (default: DATA, or data)")
+    p.add_argument(
+        "--root", default=datasets.default_root(), help="folder that holds all datasets (default: DATA, or data)"
+    )
     p.add_argument("--deep", action="store_true", help="open every image")
     try:
         return run(p.parse_args(argv))

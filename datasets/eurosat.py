@@ -7,6 +7,7 @@ from .benchmark import Benchmark
 class EuroSAT(Benchmark):
     dataset_dir = "eurosat"
     image_dir = "2750"
+    also_called = ("EuroSAT_RGB",)
     new_names = {
         "AnnualCrop": "Annual Crop Land",
         "HerbaceousVegetation": "Herbaceous Vegetation Land",

@@ -12,13 +12,14 @@ class FGVCAircraft(Benchmark):
     image_dir = "images"
 
     def read_or_make_split(self) -> Splits:
-        labels = {name: i for i, name in enumerate(read_annotations(self.folder / "variants.txt", "class", str))}
+        variants = self.folder / "variants.txt"
+        labels = {name: i for i, name in enumerate(read_annotations(variants, "class", str))}
 
         def datum(name: str, classname: str) -> Datum:
             return self.datum(f"{name}.jpg", labels[classname], classname)
 
         files = [self.folder / f"images_variant_{split}.txt" for split in SPLITS]
-        train, val, test = (read_annotations(file, "id class", datum) for file in files)
+        train, val, test = (read_annotations(file, "id class", datum, variants) for file in files)
         for split, file in zip((train, val, test), files, strict=True):
             check_present(split, file)
         return train, val, test

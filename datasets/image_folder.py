@@ -3,10 +3,10 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import Failure
+from dassl.utils import Failure, expand_user
 
 from .benchmark import SPLITS, Benchmark, Splits
-from .readers import class_folders, list_images, name_folders, read_class_folders
+from .readers import class_folders, name_folders, read_class_folders
 
 
 @DATASET_REGISTRY.register()
@@ -18,16 +18,19 @@ class ImageFolder(Benchmark):
     """
 
     remedy = "DATASET.ROOT (--root), or DATASET.FOLDER below it, must be the folder of your class folders"
+    restore = "put it back, or remove the file, and split_fewshot beside it, for a new split"
 
     def __init__(self, cfg: CfgNode):
-        self.dataset_dir = cfg.DATASET.get("FOLDER", "")
+        self.dataset_dir = expand_user(cfg.DATASET.get("FOLDER", ""))
         super().__init__(cfg)
 
     def read_or_make_split(self) -> Splits:
         parts = set(class_folders(self.images))
         if "train" not in parts or not parts <= set(SPLITS):  # a class may be called "train"
+            old = self.split_file.exists()
             splits = super().read_or_make_split()
-            self.say_if_outdated(sum(map(len, splits)))
+            if old:
+                self.say_if_outdated(splits)
             return splits
         if parts == {"train"}:
             whole = self.images / "train"
@@ -48,7 +51,11 @@ class ImageFolder(Benchmark):
         file = self.folder / "classnames.txt"
         return name_folders(images, file) if file.exists() else {c: c for c in class_folders(images)}
 
-    def say_if_outdated(self, split: int) -> None:
-        there = sum(len(list_images(self.images / c)) for c in class_folders(self.images))
-        if split != there:
-            print(f"{self.images} holds {there:,} images, {self.split_file.name} {split:,}: remove it for a new split")
+    def say_if_outdated(self, splits: Splits) -> None:
+        """The split file is used as it is, whatever has been added or renamed since."""
+        split = {item.impath: item.classname for part in splits for item in part}
+        there = {item.impath: item.classname for item in read_class_folders(self.images, self.classes())}
+        if new := sorted(there.items() - split.items()):
+            path, name = new[0]
+            line = f'{path} of class "{name}", first of {len(new):,} images, is not in {self.split_file.name} as such'
+            print(f"{line}. Runs go by the file: remove it, and split_fewshot beside it, for a new split")

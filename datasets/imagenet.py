@@ -1,9 +1,11 @@
+import shlex
 import time
 from pathlib import Path
 
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import Failure, listdir_nohidden
 
 from .benchmark import Benchmark, Splits
 from .pickles import read_pickle
@@ -18,6 +20,14 @@ class ImageNet(Benchmark):
     image_dir = "images"
     needed = ("train", "val")
     few_shot_splits = ("train",)
+    equal_names = True  # "missile" is there twice
+
+    def prepare(self) -> None:
+        super().prepare()
+        if loose := unsorted(self.images / "val"):
+            line = f"{self.images / 'val'} holds {len(loose):,} images that are not in folders of their classes"
+            command = shlex.join(["python", "-m", "datasets.prepare", "imagenet", "--root", str(self.root)])
+            raise Failure(f"{line}: {command} sorts them, with the labels that docs/DATASETS.md names")
 
     def read_or_make_split(self) -> Splits:
         listed = self.folder / "preprocessed.pkl"  # upstream's; its order decides which images are picked
@@ -32,6 +42,15 @@ class ImageNet(Benchmark):
             train, test = (read_class_folders(self.images / name, classes, cache) for name in ("train", "val"))
             cache.save(now)
         return train, test, test
+
+
+def unsorted(val: Path) -> list[str]:
+    """The names of the validation images that lie as in their archive, all in one folder."""
+    return [
+        name
+        for name in listdir_nohidden(str(val), sort=True)
+        if name.startswith("ILSVRC2012_val_") and name.endswith(".JPEG")
+    ]
 
 
 class ImageNetVariant(Benchmark):

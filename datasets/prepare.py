@@ -4,31 +4,33 @@ Run again after an error: a download goes on where it was cut, and what is whole
 """
 
 import argparse
-import gzip
+import errno
 import os
 import shutil
 import stat
 import sys
 import tarfile
 import zipfile
-import zlib
 from pathlib import Path, PureWindowsPath
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from clip.download import check_space, fetch
+from clip.download import cannot_write, check_space, fetch, is_web_page, words
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import Failure, print_error, read_json
+from dassl.utils import Failure, UsageError, expand_user, print_error, read_json
 from dassl.utils.lock import locked
 from parse_test_res import OneLineParser
 
-from .doctor import Finding, command, dataset_name, default_root, examine
+from . import default_root
+from .doctor import Finding, command, dataset_name, examine
+from .imagenet_val import sort_validation_images
 from .readers import read_classnames
 from .sources import BY_HAND, DRIVE, SOURCES, Source
 
 HINT = "give --mirror an address that has it"
-BAD_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError, RuntimeError)
+# What an archive's names can be to blame for; other errors of the system are the machine's.
+BAD_NAMES = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.EINVAL, errno.EILSEQ)
 
 
 def prepare(name: str, root: Path, mirror: str = "", again: bool = False) -> Finding:
@@ -99,6 +101,8 @@ def get_file(source: Source, folder: Path, mirror: str) -> None:
 def check_content(file: Path) -> None:
     """Raises Failure, removing it, for a file that is not what its name says: a web page that says "later"."""
     try:
+        if is_web_page(file):
+            raise Failure(f"{file} is a web page; put the file itself there")
         if file.suffix == ".json":
             read_json(str(file))
         elif file.suffix == ".txt":
@@ -129,8 +133,7 @@ def download_from_drive(file_id: str, target: Path) -> None:
     try:
         gdown.download(id=file_id, output=str(target), resume=True)
     except Exception as e:  # gdown has many
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise Failure(f"cannot download {where} ({reason}); try again later, put it at {target}, or {HINT}") from e
+        raise Failure(f"cannot download {where} ({words(e)}); try again later, put it at {target}, or {HINT}") from e
     if not target.exists():
         raise Failure(f"cannot download {where}; try again later, put it at {target}, or {HINT}")
 
@@ -165,12 +168,19 @@ class BadArchive(Exception):
 
 def extract(file: Path, into: Path) -> None:
     """Raises BadArchive; Failure if the disk has no space for it."""
+    if not file.exists():
+        raise BadArchive(f"it holds no {file.name}")
+    is_zip = file.suffix == ".zip"
+    if not (zipfile.is_zipfile if is_zip else tarfile.is_tarfile)(file):
+        raise BadArchive("it is a web page" if is_web_page(file) else "it is no archive, or only the beginning of one")
     try:
-        (extract_zip if file.suffix == ".zip" else extract_tar)(file, into)
-    except FileNotFoundError as e:
-        raise BadArchive(f"it holds no {file.name}") from e
-    except BAD_ARCHIVE as e:
-        raise BadArchive(f"it cannot be extracted ({e})") from e
+        (extract_zip if is_zip else extract_tar)(file, into)
+    except (BadArchive, Failure):
+        raise
+    except Exception as e:  # a damaged file can raise anything
+        if isinstance(e, OSError) and e.errno and e.errno not in BAD_NAMES:
+            raise
+        raise BadArchive(f"it cannot be extracted ({words(e)})") from e
 
 
 def extract_zip(file: Path, into: Path) -> None:
@@ -214,11 +224,18 @@ def merge(source: Path, target: Path) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    name, root = dataset_name(args.name), Path(args.root).expanduser()
+    name, root = dataset_name(args.name), Path(expand_user(args.root))
+    if args.labels and name != "ImageNet":
+        raise UsageError("--labels are of ImageNet's validation images: give it with imagenet")
+    if args.mirror and not args.mirror.startswith(("http://", "https://")):
+        raise UsageError(f"the mirror {args.mirror!r} is no http:// or https:// address")
     finding = prepare(name, root, args.mirror, args.again)
+    folder = root / DATASET_REGISTRY.get(name).dataset_dir
+    if name == "ImageNet":
+        sort_validation_images(folder, args.labels)
+        finding = examine(name, root)
     whole = finding.state == "found"
     if name in BY_HAND and (args.again or not whole):
-        folder = root / DATASET_REGISTRY.get(name).dataset_dir
         print(BY_HAND[name].format(folder=folder) + f"\nthen: {command('doctor', name, root)}")
     if finding.mend == command("prepare", name, root):
         finding.mend = ""  # it has just been done
@@ -233,15 +250,15 @@ def main(argv: list[str] | None = None) -> int:
     mirror = os.environ.get("DATA_MIRROR", "")
     p.add_argument("--mirror", default=mirror, help="address that stands for all hosts (default: DATA_MIRROR)")
     p.add_argument("--again", action="store_true", help="lay out again what looks whole")
+    labels = "ImageNet: labels of the validation images, to sort them by (default: those of the devkit)"
+    p.add_argument("--labels", type=Path, metavar="FILE", help=labels)
     try:
         return run(p.parse_args(argv))
     except Failure as e:
         print_error(f"error: {e}")
         return e.exit_code
     except OSError as e:
-        print_error(
-            f"error: cannot write {e.filename or 'the dataset'}: {e.strerror or e}; free some space and run again"
-        )
+        print_error(f"error: {cannot_write(e.filename2 or e.filename or 'the dataset', e)}")
         return 1
     except KeyboardInterrupt:
         print_error("stopped; run the same command again to go on")

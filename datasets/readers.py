@@ -1,6 +1,7 @@
 """Readers of what the benchmarks' folders hold: class folders, annotation files, lists of images."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -10,10 +11,11 @@ from typing import Any, TypeVar
 from dassl.data.datasets import Datum
 from dassl.utils import Failure, listdir_nohidden, read_json
 from dassl.utils.lock import locked
-from dassl.utils.tools import write_json
+from dassl.utils.tools import open_image, write_json
 
 T = TypeVar("T")
 NO_CLASSES = ("__MACOSX", "split_fewshot")  # what a Mac's archive has, and where picks are kept
+# Files called so are images; of others Pillow is asked, which takes longer.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
 
@@ -25,12 +27,40 @@ def class_folders(images: Path) -> list[str]:
     return names
 
 
-def list_images(folder: Path) -> list[str]:
-    """The names of the images in a folder, sorted, whatever else lies there. Raises Failure if there are none."""
-    names = [n for n in listdir_nohidden(str(folder)) if n.lower().endswith(IMAGE_SUFFIXES)] if folder.is_dir() else []
-    if not names:
-        raise Failure(f"{folder} holds no images: extract the archive again, or remove the folder if it is no class")
-    return sorted(names)
+def list_images(folder: Path, others: list[str]) -> list[str]:
+    """The names of the images in a folder, sorted: of what Pillow can open.
+
+    What else lies there, unless it is hidden, is added to `others`. Raises Failure if there are no images.
+    """
+    if not folder.is_dir():
+        raise Failure(f"There is no folder {folder}: extract the archive again")
+    with os.scandir(folder) as entries:
+        found = {entry.name: is_image(entry) for entry in entries if not entry.name.startswith(".")}
+    rest = [f"{folder.name}/{name}" for name in sorted(found) if not found[name]]
+    others += rest
+    if len(rest) == len(found):
+        what = f" that Pillow can open, only {rest[0]}" if rest else ""
+        raise Failure(
+            f"{folder} holds no images{what}: extract the archive again, or remove the folder if it is no class"
+        )
+    return sorted(name for name in found if found[name])
+
+
+def is_image(entry: os.DirEntry) -> bool:
+    """Whether it is called like an image, or else Pillow can open it."""
+    if entry.name.lower().endswith(IMAGE_SUFFIXES):
+        return entry.is_file() or not os.path.exists(entry.path)  # a broken link is an image that is missing
+    try:
+        with open_image(entry.path):
+            return True
+    except Exception:  # what is no image can raise anything
+        return False
+
+
+def say_left_out(folder: Path, others: list[str]) -> None:
+    if others:
+        some = ", ".join(others[:3]) + ", …" * (len(others) > 3)
+        print(f"{folder}: {len(others):,} files or folders are left out, being no images that Pillow can open: {some}")
 
 
 class ListingCache:
@@ -44,13 +74,13 @@ class ListingCache:
             self.old = {}
         self.new: dict[str, list] = {}
 
-    def __call__(self, folder: Path) -> list[str]:
+    def __call__(self, folder: Path, others: list[str]) -> list[str]:
         key = folder.relative_to(self.file.parent).as_posix()
         changed = folder.stat().st_mtime_ns if folder.is_dir() else 0
         entry = self.old.get(key)
         if not entry or entry[0] != changed:
             # One string a folder, not one an image: the file is small and read in no time.
-            entry = [changed, "/".join(list_images(folder))]
+            entry = [changed, "/".join(list_images(folder, others))]
         self.new[key] = entry
         return entry[1].split("/")
 
@@ -65,25 +95,31 @@ class ListingCache:
 def read_class_folders(
     images: Path,
     classes: Mapping[str, str],
-    lister: Callable[[Path], list[str]] = list_images,
+    lister: Callable[[Path, list[str]], list[str]] = list_images,
     complete: bool = True,
 ) -> list[Datum]:
     """All images of class folders; `classes` are {folder: class name} in the order of the labels.
 
+    What lies there besides, and images beside the folders, is counted in a line.
     Raises: Failure for a class without images, unless not `complete`: then its folder may be missing.
     """
-    return [
+    beside = [n for n in listdir_nohidden(str(images), sort=True) if n.lower().endswith(IMAGE_SUFFIXES)]
+    others = [n for n in beside if n not in classes]
+    items = [
         Datum(f"{images}/{folder}/{name}", label, classname=classname)
         for label, (folder, classname) in enumerate(classes.items())
         if complete or (images / folder).is_dir()
-        for name in lister(images / folder)
+        for name in lister(images / folder, others)
     ]
+    say_left_out(images, others)
+    return items
 
 
-def read_annotations(path: Path, form: str, parse: Callable[..., T]) -> list[T]:
+def read_annotations(path: Path, form: str, parse: Callable[..., T], names: Path | None = None) -> list[T]:
     """`parse(field, …)` of each line, blank ones left out.
 
-    A line has as many fields as `form` has words, the last of which may hold spaces.
+    A line has as many fields as `form` has words, the last of which may hold spaces. `names` is the file of the names
+    that `parse` looks up.
     Raises: Failure naming the file and, if the form is wrong or `parse` cannot do with it, the line.
     """
     items = []
@@ -97,7 +133,9 @@ def read_annotations(path: Path, form: str, parse: Callable[..., T]) -> list[T]:
         if line:
             try:
                 items.append(parse(*line.split(maxsplit=form.count(" "))))
-            except (TypeError, ValueError, LookupError) as e:
+            except KeyError as e:
+                raise Failure(f"{path}, line {number}: {e.args[0]!r} is not in {names}. Get both files again") from e
+            except (TypeError, ValueError) as e:
                 raise Failure(f'{path}, line {number} is not "{form}": {line[:80]!r}. Get the file again') from e
     return items
 
@@ -116,15 +154,29 @@ def read_mat(path: Path, variable: str, *fields: str) -> list[Any]:
         raise Failure(f"{path} is not the dataset's annotation file ({reason}): get it again") from e
 
 
-def read_classnames(path: Path) -> dict[str, str]:
-    """{folder: class name} of a file with lines `folder name with spaces`, in its order."""
-    return dict(read_annotations(path, "folder name", lambda folder, name: (folder, name)))
+def read_classnames(path: Path, folders: Iterable[str] = ()) -> dict[str, str]:
+    """{folder: class name} of a file with lines `folder name with spaces`, in its order.
+
+    A folder ends at the first space, unless the line begins with one of `folders`: the longest.
+    Raises: Failure as `read_annotations`, and for a folder that has two lines.
+    """
+    spaced = sorted((f for f in folders if " " in f), key=len, reverse=True)
+
+    def parse(first: str, rest: str) -> tuple[str, str]:
+        line = f"{first} {rest}"
+        folder = next((f for f in spaced if line.startswith(f) and line[len(f) :][:1].isspace()), first)
+        return folder, line[len(folder) :].strip()
+
+    pairs = read_annotations(path, "folder name", parse)
+    if twice := [folder for folder, n in Counter(folder for folder, _ in pairs).items() if n > 1]:
+        raise Failure(f"{path} names the folder {twice[0]} in two lines: remove one")
+    return dict(pairs)
 
 
 def name_folders(images: Path, file: Path) -> dict[str, str]:
     """{class folder: its name in a class-name file}, sorted. Raises Failure for a folder it has no name for."""
-    names = read_classnames(file)
     folders = class_folders(images)
+    names = read_classnames(file, folders)
     if unnamed := [folder for folder in folders if folder not in names]:
         raise Failure(f"{file} has no name for the folder {images / unnamed[0]}: add a line, or remove the folder")
     return {folder: names[folder] for folder in folders}
@@ -141,11 +193,13 @@ def absent(items: Iterable[Datum]) -> Iterator[str]:
             yield item.impath
 
 
-def check_present(items: Iterable[Datum], source: object) -> None:
+EXTRACT = "extract the images again, or get the file that belongs to them"
+
+
+def check_present(items: Iterable[Datum], source: object, remedy: str = EXTRACT) -> None:
     """Raises Failure naming the first image that is not there; `source` is what says it should be."""
     for path in absent(items):
-        line = f"{source} names {path}, which is not there"
-        raise Failure(f"{line}: extract the images again, or get the file that belongs to them")
+        raise Failure(f"{source} names {path}, which is not there: {remedy}")
 
 
 _saving = ContextVar("saving", default=True)

@@ -116,7 +116,10 @@ BY_HAND = {
   ClassName.txt, Training_01.txt, Testing_01.txt (only without a split file)   {folder}/""",
     "ImageNet": """The images need an account at https://image-net.org/download-images. From there put
   ILSVRC2012_img_train.tar   one archive a class, each extracted   {folder}/images/train/<wnid>/
-  ILSVRC2012_img_val.tar     extracted, sorted into classes        {folder}/images/val/<wnid>/""",
+  ILSVRC2012_img_val.tar         extracted   {folder}/images/val/
+  ILSVRC2012_devkit_t12.tar.gz   extracted   {folder}/ILSVRC2012_devkit_t12/
+and give this command again: by the devkit's labels it sorts the validation images into folders of their classes,
+images/val/<wnid>/. Without a devkit, --labels FILE takes a list of one wnid for each image, 1 to 50,000.""",
     "ImageNetV2": """The images are downloaded by hand, from https://huggingface.co/datasets/vaishaal/ImageNetV2. Put
   imagenetv2-matched-frequency.tar.gz   extracted   {folder}/imagenetv2-matched-frequency-format-val/0/ … 999/""",
     "ImageNetSketch": """The images are downloaded by hand, as https://github.com/HaohanWang/ImageNet-Sketch says. Put

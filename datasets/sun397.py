@@ -12,9 +12,11 @@ class SUN397(Benchmark):
 
     dataset_dir = "sun397"
     image_dir = "SUN397"
+    also_called = ("SUN397",)  # in the data folder itself, as torchvision has it
 
     def make_split(self, rng: random.Random) -> Splits:
-        folders = read_annotations(self.folder / "ClassName.txt", "/letter/class", str)
+        names = self.folder / "ClassName.txt"
+        folders = read_annotations(names, "/letter/class", str)
         labels = {folder: i for i, folder in enumerate(folders)}
 
         def datum(path: str) -> Datum:
@@ -22,7 +24,7 @@ class SUN397(Benchmark):
             return self.datum(path[1:], labels[folder], " ".join(reversed(folder.split("/")[2:])))
 
         trainval, test = (
-            read_annotations(self.folder / file, "/letter/class/image", datum)
+            read_annotations(self.folder / file, "/letter/class/image", datum, names)
             for file in ("Training_01.txt", "Testing_01.txt")
         )
         train, val = split_80_20(trainval, rng)

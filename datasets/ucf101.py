@@ -16,7 +16,8 @@ class UCF101(Benchmark):
 
     def make_split(self, rng: random.Random) -> Splits:
         lists = self.folder / "ucfTrainTestlist"
-        labels = dict(read_annotations(lists / "classInd.txt", "label Class", lambda n, name: (name, int(n) - 1)))
+        names = lists / "classInd.txt"
+        labels = dict(read_annotations(names, "label Class", lambda n, name: (name, int(n) - 1)))
 
         def datum(line: str) -> Datum:
             action, video = line.split()[0].split("/")  # in the training list the label follows
@@ -24,7 +25,8 @@ class UCF101(Benchmark):
             return self.datum(f"{name}/{video.removesuffix('.avi')}.jpg", labels[action], name)
 
         trainval, test = (
-            read_annotations(lists / file, "Class/video.avi", datum) for file in ("trainlist01.txt", "testlist01.txt")
+            read_annotations(lists / file, "Class/video.avi", datum, names)
+            for file in ("trainlist01.txt", "testlist01.txt")
         )
         train, val = split_80_20(trainval, rng)
         return train, val, test

@@ -164,7 +164,7 @@ def folder_of(command: Sequence[str], env: Mapping[str, str]) -> Path:
     env = os.environ | env
     settings = tuple((name, env[name]) for name in ("CFG", "SHOTS", "SOURCE") if name in env)
     below = ask(tuple(command[:-1]), settings)
-    return Path(env.get("OUTPUT") or "output", below.parent, f"seed{command[-1]}")
+    return Path(os.path.expanduser(env.get("OUTPUT") or "output"), below.parent, f"seed{command[-1]}")
 
 
 @cache  # one question for all seeds and settings

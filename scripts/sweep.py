@@ -283,7 +283,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--dry-run", action="store_true", help="print the commands that are still to be run")
     args = parser.parse_args(argv)
     ready = SWEEPS / f"{args.file}.yaml"
-    args.file = ready if ready.is_file() else Path(args.file)
+    args.file = ready if os.path.isfile(ready) else Path(args.file)
     if args.slots is not None and args.slots < 1:
         parser.error("--slots must be 1 or more")
     return args

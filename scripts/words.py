@@ -5,6 +5,7 @@ takes the same two arguments). The nearest word is often far: compare its distan
 """
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,9 +39,9 @@ def find_checkpoint(source: Path) -> Path:
 
     Raises: UsageError if there is none.
     """
-    if source.is_file():
+    if os.path.isfile(source):
         return source
-    if not source.is_dir():
+    if not os.path.isdir(source):
         raise UsageError(f"{source}: no such file or folder")
     for folder in sorted(path for path in source.iterdir() if path.is_dir()):
         if names := [BEST] * (folder / BEST).is_file() or resumable(str(folder)):

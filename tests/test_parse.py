@@ -357,6 +357,8 @@ def test_a_terminal_without_plus_minus(base2new):
 
 @pytest.mark.parametrize("mode", [[], ["--multi-exp"], ["--hm"]])
 def test_error_lines_and_exit_codes(tmp_path, mode):
+    with pytest.raises(SystemExit, match="2"):
+        parser.main(["x" * 256, *mode])
     missing = run(tmp_path / "nowhere", *mode)
     assert (missing.returncode, missing.stdout) == (2, "")
     assert missing.stderr == f"error: argument DIR: {tmp_path}/nowhere: no such folder; --help tells more\n"
@@ -369,6 +371,20 @@ def test_wrong_arguments(tmp_path):
     for words in (["--format", "csv"], ["--hm", "--multi-exp"], ["--keyword", "acuracy"], ["--hmm"]):
         done = run(tmp_path, *words)
         assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_the_home_folder(monkeypatch, capsys):
+    monkeypatch.setenv("HOME", "/home/me")
+    flags = parser.OneLineParser("x")
+    flags.add_argument("--out")
+    flags.add_argument("words", nargs="*")
+    args = flags.parse_args(["--out=~/a b", "~", "~/x", "a~/b", "a/~", "--", "~{}", "x=~/y"])
+    assert args.out == "/home/me/a b"
+    assert args.words == ["/home/me", "/home/me/x", "a~/b", "a/~", "~{}", "x=/home/me/y"]
+    with pytest.raises(SystemExit, match="2"):
+        flags.parse_args(["--out=~nosuchuser/x"])
+    error = capsys.readouterr().err
+    assert error.startswith("error: --out=~nosuchuser/x: there is no user nosuchuser") and error.count("\n") == 1
 
 
 def test_help_has_examples():

@@ -1,5 +1,6 @@
 """The shell scripts as a user types them."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from parse_test_res import read_log
+from scripts.runner import folder_of
 from tests.reference.weights import openai_state_dict
 
 REPO = Path(__file__).resolve().parents[1]
@@ -81,6 +83,30 @@ def test_cross_dataset_and_few_shot(data, tmp_path):
 def test_wrong_usage(script, args, env, line):
     done = bash(script, *args, **env)
     assert done.returncode == 2 and line in done.stderr and done.stdout == "" and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/x", "é" * 128])
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [("tables", ["ablation"]), ("figures", ["all"]), ("report", []), ("cloud", []), ("words", []), ("sweep", [])],
+)
+def test_paths_that_cannot_be(script, words, path, monkeypatch, capsys):
+    monkeypatch.chdir(REPO)
+    try:
+        code = importlib.import_module(f"scripts.{script}").main([*words, path])
+    except SystemExit as left:
+        code = left.code
+    assert code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_home_folder_by_the_environment(data, tmp_path):
+    ok(bash("zsclip/base2new_train", "shapes", "1", "--no-train", HOME=str(tmp_path), OUTPUT="~/out", DATA=str(data)))
+    assert (tmp_path / "out" / "base2new").is_dir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path))
+        patch.chdir(REPO)
+        folder = folder_of(["bash", "scripts/zsclip/base2new_train.sh", "shapes", "1"], {"OUTPUT": "~/out"})
+    assert folder.is_dir() and folder.is_relative_to(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["base2new_train", "base2new_test", "xd_train", "xd_test"])

@@ -251,6 +251,57 @@ def test_wrong_usage_is_one_line_and_exit_code_2(more, line, data, tmp_path, cap
     assert error.startswith("error: ") and line in error and error.count("\n") == 1
 
 
+WRONG_PATHS = {
+    "~nosuchuser/x": "~nosuchuser/x: there is no user nosuchuser; a folder that is called so is ./~nosuchuser",
+    "x" * 256: f"{'x' * 80}… is no path: File name too long",
+}
+
+
+@pytest.mark.parametrize("path", WRONG_PATHS)
+@pytest.mark.parametrize(
+    "key",
+    ["root", "output_dir", "resume", "model_dir", "backbone", "MODEL.INIT_WEIGHTS", "MODEL.BACKBONE.WEIGHTS"],
+)
+def test_paths_that_cannot_be(key, path, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = arguments("CoOp", data, tmp_path / "out", flags=("--no-train",))
+    flag = f"--{key.replace('_', '-')}"
+    if flag in words:
+        words[words.index(flag) + 1] = path
+    else:
+        words = [*words, key, path] if "." in key else [flag, path, *words]
+    try:
+        code = train.main(words)
+    except SystemExit as stopped:
+        code = stopped.code
+    error = capsys.readouterr().err
+    assert code == 2 and WRONG_PATHS[path] in error and error.count("\n") == 1
+    assert not list(tmp_path.glob("~*"))
+
+
+def test_a_home_folder_by_whatever_way(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "train.yaml").write_text("OUTPUT_DIR: ~/from yaml\nDATASET: {ROOT: ~/data}\n")
+    common = ["--trainer", "CoOp", "--dataset-config-file", "~/train.yaml"]
+    for words, out in (
+        (["DATASET.NAME", "Shapes"], "from yaml"),
+        (["--output-dir=~/a", "DATASET.NAME", "Shapes"], "a"),
+    ):
+        cfg = train.setup_cfg(train.parse_args([*common, *words]))
+        assert Path(cfg.OUTPUT_DIR) == tmp_path / out and Path(cfg.DATASET.ROOT) == tmp_path / "data"
+    cfg = train.setup_cfg(train.parse_args([*common, "DATASET.NAME", "Shapes", "RESUME", "~/b"]))
+    assert Path(cfg.RESUME) == tmp_path / "b"
+
+
+def test_the_data_folder_is_that_of_the_scripts(monkeypatch):
+    words = ["--trainer", "CoOp", "DATASET.NAME", "Shapes"]
+    monkeypatch.delenv("DATA", raising=False)
+    assert train.setup_cfg(train.parse_args(words)).DATASET.ROOT == "data"
+    monkeypatch.setenv("DATA", "/my/datasets")
+    assert train.setup_cfg(train.parse_args(words)).DATASET.ROOT == "/my/datasets"
+    assert train.setup_cfg(train.parse_args(["--root", "/x", *words])).DATASET.ROOT == "/x"
+
+
 def test_an_output_folder_of_another_run_is_left_alone(data, tmp_path, capsys):
     assert run("MaPLe", data, tmp_path, "OPTIM.MAX_EPOCH", "2") == 0
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}

@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dassl.utils import cpu_cores, read_image
+from dassl.utils.tools import open_image
 
 CHUNK = 1024  # headers read at once: a large training set ends the reading early
 
@@ -62,7 +63,7 @@ class ImageCache:
 def _decoded_bytes(path: str) -> int:
     """What `read_image` will give for a file, from its header."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return 3 * image.width * image.height
     except Exception:
         read_image(path)  # says in one line what is wrong

@@ -1,5 +1,6 @@
 """Files, images, seeds, the environment."""
 
+import errno
 import json
 import os
 import platform
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from .errors import CannotWrite, Failure
+from .errors import CannotWrite, Failure, UsageError
 
 
 def tolist_if_not(x: Any) -> list:
@@ -26,6 +27,25 @@ def mkdir_if_missing(dirname: str) -> None:
         os.makedirs(dirname, exist_ok=True)
     except OSError as error:
         raise Failure(f"Cannot make the folder {dirname}: {error.strerror}. Choose one you can write to") from error
+
+
+def expand_user(path: str | os.PathLike) -> str:
+    """The path with the home folder for its `~` or `~user`.
+
+    Raises UsageError for a user that there is not, and for a path that no disk can hold: a name of over 255 bytes.
+    """
+    full = os.path.expanduser(path)
+    if full.startswith("~"):
+        user, _, rest = full.partition("/")
+        raise UsageError(f"{path}: there is no user {user[1:]}; a folder that is called so is ./{user}")
+    try:
+        os.lstat(full)
+    except ValueError as error:
+        raise UsageError(f"{path!r} is no path: {error}") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UsageError(f"{str(path)[:80]}… is no path: {error.strerror}") from error
+    return full
 
 
 def check_isfile(fpath: str) -> bool:
@@ -117,13 +137,20 @@ def cpu_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def open_image(path: str) -> Image.Image:
+    """Pillow's open, of files only: a pipe would be waited for."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError("it is no file")
+    return Image.open(path)
+
+
 def read_image(path: str) -> Image.Image:
     """Reads any image as upright 8-bit RGB: 16 bits are scaled, transparency lies on white, EXIF turns it.
 
     Raises Failure naming the file if it is missing or cannot be decoded.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             ImageOps.exif_transpose(image, in_place=True)
             image.load()
             return image if image.mode == "RGB" else _to_rgb(image)

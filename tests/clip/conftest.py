@@ -27,6 +27,8 @@ class Server:
         self.cuts: list[int] = []
         self.ranges = True
         self.chunked = False
+        self.headers: dict[str, str] = {}  # further ones, or others
+        self.status = 0  # other than the usual
         self.delay = 0.0
         self.requests: list[tuple[str, str | None]] = []
         server = self
@@ -49,14 +51,18 @@ class Server:
             request.send_error(404, "Not Found")
             return
         start = int(request.headers["Range"][len("bytes=") : -1]) if self.ranges and request.headers["Range"] else 0
-        if start and start >= len(content):
-            request.send_error(416)
+        if start and start >= len(content) or self.status == 416:
+            request.send_response(416)
+            if self.headers:
+                request.send_header("Content-Range", f"bytes */{len(content)}")
+            request.end_headers()
+            self.status = 0
             return
-        request.send_response(206 if start else 200)
+        request.send_response(self.status or (206 if start else 200))
         if self.chunked:
             request.send_header("Transfer-Encoding", "chunked")
         else:
-            request.send_header("Content-Length", str(len(content) - start))
+            request.send_header("Content-Length", self.headers.get("Content-Length") or str(len(content) - start))
         request.end_headers()
         body = content[start:]
         body = body[: self.cuts.pop(0)] if self.cuts else body

@@ -9,6 +9,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,84 @@ def test_the_servers_no_is_told(server, target):
     line = failure_line(fetch, f"{server.address}/nothing.pt", target, SHA256)
     assert f"cannot download {server.address}/nothing.pt (the server says 404 Not Found)" in line
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("length", ["abc", "", "-5", "1e3"])
+def test_a_length_that_is_no_number_is_not_known(server, url, target, length):
+    server.headers = {"Content-Length": length or " "}
+    assert fetch(url, target, SHA256).read_bytes() == CONTENT
+
+
+def test_416(server, url, target):
+    """Said to whoever asks for all of it; for what an earlier run left: right, too long, of another file."""
+    server.status = 416
+    assert f"cannot download {url} (the server says 416 " in failure_line(fetch, url, target, SHA256)
+    assert not part_of(target).exists()
+    server.headers = {"X": "y"}  # tells the true length
+    shutil.rmtree(target.parent)
+    for left in (CONTENT, CONTENT + b"more", CONTENT[:9]):
+        part_of(target, left)
+        server.status = 416
+        assert fetch(url, target, SHA256).read_bytes() == CONTENT
+        shutil.rmtree(target.parent)
+    # Not checked, cut, and then nothing more: not taken for whole.
+    server.cuts = [1_000_000]
+    answer = server.answer
+
+    def no_more(request):
+        server.status = 416 if request.headers["Range"] else 0
+        answer(request)
+
+    server.answer = no_more
+    assert fetch(url, target).read_bytes() == CONTENT
+
+
+def test_an_address_of_other_letters(server, target):
+    server.files["/mod%C3%A8le%20%C3%A9t%C3%A9.pt"] = CONTENT
+    assert fetch(f"{server.address}/modèle été.pt", target).read_bytes() == CONTENT
+    assert "x/modèle (" in failure_line(fetch, "http://127.0.0.1:1/x/modèle", target.with_name("y"))
+
+
+def test_a_long_name_in_an_address(server):
+    server.files["/" + "%C3%A9" * 200 + ".pt"] = CONTENT
+    found = find_weights("ViT-B/16", weights=f"{server.address}/{'é' * 200}.pt")
+    assert found.read_bytes() == CONTENT and found.suffix == ".pt"
+
+
+@pytest.mark.parametrize("checksum", [SHA256, ""])
+@pytest.mark.parametrize("page", [b"<!DOCTYPE html>", b"\xef\xbb\xbf\r\n <html>"])
+def test_a_web_page_is_not_kept(server, url, target, page, checksum):
+    server.files["/x.pt"] = page
+    line = failure_line(fetch, url, target, checksum)
+    assert line.startswith(f"{url}: not the file expected (it is a web page), removed; run again, or set CLIP_MIRROR")
+    assert not target.exists() and not part_of(target).exists()
+
+
+def test_nothing_is_not_a_file(server, url, target):
+    server.files["/x.pt"] = b""
+    assert f"cannot download {url} (nothing came); put" in failure_line(fetch, url, target)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("address", ["foo", "ftp:x", "http://", "http://[::1/x", "http://a b/", "http://127.0.0.1:x/"])
+def test_an_address_that_is_none(address, target):
+    assert failure_line(fetch, address, target).startswith(f"cannot download {address} (")
+
+
+def test_what_a_server_says_is_one_short_line(target):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def answer():
+            connection = other.accept()[0]
+            connection.recv(1000)
+            connection.sendall(b"SSH-2.0 \x1b[31m" + b"x" * 5000 + b"\n\n")
+            connection.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        line = failure_line(fetch, f"http://127.0.0.1:{other.getsockname()[1]}/x", target)
+        thread.join()
+    assert "(SSH-2.0 ?[31mxxx" in line and len(line) < 600
 
 
 def test_offline_the_line_says_what_to_do(tmp_path):

@@ -1,6 +1,7 @@
 import json
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from dassl.utils import (
     UsageError,
     atomic_write,
     collect_env_info,
+    expand_user,
     listdir_nohidden,
     mkdir_if_missing,
     print_error,
@@ -92,19 +94,37 @@ def test_read_image_turns_as_exif_says(tmp_path):
     assert read.getpixel((0, 0)) == (0, 0, 0)  # top left
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "text"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "text", "a pipe", "a folder"])
 @pytest.mark.parametrize("name", ["a.jpg", "a.png"])
 def test_read_image_names_a_broken_file(tmp_path, damage, name):
     path = tmp_path / name
     Image.effect_noise((64, 64), 50).save(path)
-    if damage == "missing":
+    make = {"missing": str, "a pipe": os.mkfifo, "a folder": os.mkdir}.get(damage)
+    if make:
         path.unlink()
+        make(path)
     else:
         whole = path.read_bytes()
         path.write_bytes({"empty": b"", "truncated": whole[: len(whole) // 2], "text": b"hello"}[damage])
     with pytest.raises(Failure) as caught:
         read_image(str(path))
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_home_folders(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert [expand_user(p) for p in ("~", "~/x", "a/~", "./~x", "", Path("~/x"))] == [
+        "/home/me", "/home/me/x", "a/~", "./~x", "", "/home/me/x",
+    ]  # fmt: skip
+    for path, told in (
+        ("~nosuchuser/x", "~nosuchuser/x: there is no user nosuchuser; a folder that is called so is ./~nosuchuser"),
+        (f"{tmp_path}/{'é' * 128}", "… is no path: File name too long"),
+        ("a\0b", "'a\\x00b' is no path: "),
+    ):
+        with pytest.raises(UsageError) as caught:
+            expand_user(path)
+        assert told in str(caught.value) and len(str(caught.value)) < 200
+    assert expand_user(f"{tmp_path}/{'é' * 127}") == f"{tmp_path}/{'é' * 127}"
 
 
 def test_failure_of_a_loader_worker_is_one_line_again():

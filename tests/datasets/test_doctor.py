@@ -139,6 +139,15 @@ def test_a_folder_of_images_is_missing(tmp_path, diagnose):
     assert code == 1 and f"ImageNet: There is no folder {tmp_path}/imagenet/images/val" in out
 
 
+def test_imagenets_validation_images_were_never_sorted(tmp_path, diagnose):
+    val = make_tree("imagenet", tmp_path) / "images" / "val"
+    for path in list(val.rglob("*.JPEG")):
+        path.rename(val / path.name)
+    code, out = diagnose("imagenet")
+    assert code == 1 and f"ImageNet: {val} holds 22 images that are not in folders of their classes: python" in out
+    assert mend(out) == f"python -m datasets.prepare ImageNet --root {tmp_path}"
+
+
 @pytest.mark.parametrize("config", ["imagenet", "imagenetv2", "imagenet_a"])
 def test_no_classnames(config, tmp_path, diagnose):
     (make_tree(config, tmp_path) / "classnames.txt").unlink()
@@ -165,12 +174,20 @@ def nest_images(folder: Path, below: str) -> None:
     nest_below(folder / below, Path(below).name)
 
 
+def rename_images(folder: Path, below: str) -> None:
+    (folder / below).parent.mkdir(parents=True, exist_ok=True)
+    (folder / "2750").rename(folder / below)
+
+
 @pytest.mark.parametrize(
     ("config", "nest", "below"),
     [
         ("eurosat", nest_below, "eurosat"),
         ("eurosat", nest_below, "Euro SAT"),
         ("eurosat", nest_images, "2750"),
+        ("eurosat", rename_images, "EuroSAT_RGB"),
+        ("eurosat", rename_images, "EuroSAT_RGB/EuroSAT_RGB"),
+        ("eurosat", rename_images, "Eurosat data/EuroSAT_RGB"),
         ("oxford_pets", nest_below, "oxford-iiit-pet"),
         ("fgvc_aircraft", nest_below, "fgvc-aircraft-2013b/data"),
         ("imagenet_a", nest_images, "imagenet-a"),
@@ -180,8 +197,9 @@ def test_wrong_nesting(config, nest, below, tmp_path, diagnose):
     nest(make_tree(config, tmp_path), below)
     code, out = diagnose(config)
     assert code == 1 and "has to hold the images, but they lie in" in out
-    assert mend(out).startswith("mv ")
     shell(mend(out))
+    if diagnose(config)[0]:  # two things were wrong
+        shell(mend(diagnose(config)[1]))
     assert diagnose(config)[0] == 0
 
 
@@ -201,6 +219,25 @@ def test_a_folder_with_another_name(tmp_path, diagnose):
     assert code == 1 and " missing " in out
     shell(mend(out))
     assert diagnose("eurosat")[0] == 0
+
+
+@pytest.mark.parametrize(("config", "images"), [("eurosat", "EuroSAT_RGB"), ("sun397", "SUN397")])
+def test_the_folder_of_images_is_taken_for_the_datasets_or_for_the_data_folder(config, images, tmp_path, capsys):
+    folder = make_tree(config, tmp_path)
+    load(config, tmp_path)  # with its split file no annotation is needed
+    split = next(folder.glob("split_zhou*"))
+    held = next(path for path in folder.iterdir() if path.is_dir())
+    (tmp_path / "data").mkdir()
+    for root in (tmp_path / "data", tmp_path / "data" / images):
+        shutil.rmtree(tmp_path / "data")
+        shutil.copytree(held, tmp_path / "data" / images)
+        assert doctor.main([config, "--root", str(root)]) == 1
+        out = capsys.readouterr().out
+        assert f"There is no folder {root}/{folder.name}, but {tmp_path}/data/{images} has the images" in out
+        assert ("and the data folder is above it" in out) == (root.name == images)
+        shell(mend(out))
+        shutil.copy(split, tmp_path / "data" / folder.name)
+        assert doctor.main([config, "--root", str(tmp_path / "data")]) == 0
 
 
 def test_root_is_the_datasets_own_folder(tmp_path, capsys):

@@ -239,7 +239,7 @@ def test_imagenet_is_listed_once_and_again_where_it_changes(tmp_path, monkeypatc
     age(tmp_path)
     assert everything(load("imagenet", tmp_path)) == first
     listed, list_images = [], readers.list_images
-    monkeypatch.setattr(readers, "list_images", lambda f: listed.append(f.name) or list_images(f))
+    monkeypatch.setattr(readers, "list_images", lambda f, others: listed.append(f.name) or list_images(f, others))
     assert everything(load("imagenet", tmp_path)) == first and listed == []
     trees.image(folder / "images" / "train" / "n01440764" / "n01440764_99999.JPEG")
     assert len(load("imagenet", tmp_path).train_x) == 67 and listed == ["n01440764"]
@@ -389,9 +389,29 @@ def test_a_split_that_names_an_absent_image(config, tmp_path):
 MALFORMED = {
     ("oxford_pets", "annotations/test.txt", "Abyssinian_6 1", "Abyssinian_6 one"): 'line 2 is not "name label species',
     ("fgvc_aircraft", "images_variant_val.txt", "0020001 ", "0020001"): 'line 2 is not "id class"',
-    ("fgvc_aircraft", "variants.txt", "F/A-18", "F-18"): "images_variant_train.txt, line 2 is not",
-    ("sun397", "Training_01.txt", "/a/abbey/sun_v", "a/abbey/sun_v"): 'line 1 is not "/letter/class/image"',
-    ("ucf101", "ucfTrainTestlist/testlist01.txt", "YoYo/v_YoYo_g02", "YoYoYo/v_YoYo_g02"): 'line 8 is not "Class/video',
+    ("fgvc_aircraft", "variants.txt", "F/A-18", "F-18"): (
+        r"images_variant_train.txt, line 2: 'F/A-18' is not in \S+/fgvc_aircraft/variants.txt. Get both files again"
+    ),
+    (
+        "sun397",
+        "ClassName.txt",
+        "/a/abbey",
+        "/a/abey",
+    ): "Training_01.txt, line 1: '/a/abbey' is not in .*/ClassName.txt",
+    (
+        "sun397",
+        "Training_01.txt",
+        "/a/abbey/sun_v",
+        "a/abbey/sun_v",
+    ): "line 1: 'a/abbey' is not in .*/ClassName.txt. Get",
+    (
+        "ucf101",
+        "ucfTrainTestlist/classInd.txt",
+        "YoYo",
+        "Yo",
+    ): "trainlist01.txt, line 11: 'YoYo' is not in .*classInd.txt",
+    ("ucf101", "ucfTrainTestlist/testlist01.txt", "YoYo/v_YoYo_g02", "YoYoYo/v_YoYo_g02"): "line 8: 'YoYoYo' is not in",
+    ("ucf101", "ucfTrainTestlist/testlist01.txt", "YoYo/v_YoYo_g02", "v_YoYo_g02"): 'line 8 is not "Class/video',
     ("ucf101", "ucfTrainTestlist/classInd.txt", "2 ", "two "): 'line 2 is not "label Class": \'two Handstand',
     (
         "oxford_flowers",
@@ -439,5 +459,23 @@ def test_validation_images_of_imagenet_that_were_never_sorted(tmp_path):
     folder = make_tree("imagenet", tmp_path) / "images" / "val"
     for path in list(folder.rglob("*.JPEG")):
         path.rename(folder / path.name)
-    with pytest.raises(Failure, match="images/val/n01440764 holds no images"):
+    told = (
+        f"images/val holds 22 images .*: python -m datasets.prepare imagenet --root {tmp_path} sorts them, .*DATASETS"
+    )
+    with pytest.raises(Failure, match=told):
         load("imagenet", tmp_path)
+
+
+def test_a_class_folder_that_is_not_there(tmp_path):
+    shutil.rmtree(make_tree("imagenet", tmp_path) / "images" / "val" / "n01443537")
+    with pytest.raises(Failure, match="^There is no folder .*/images/val/n01443537: extract the archive again$"):
+        load("imagenet", tmp_path)
+    shutil.rmtree(make_tree("imagenetv2", tmp_path) / "imagenetv2-matched-frequency-format-val" / "3")
+    with pytest.raises(Failure, match="^There is no folder .*-val/3: extract"):
+        load("imagenetv2", tmp_path)
+
+
+def test_two_classes_of_imagenet_may_have_one_name(tmp_path):
+    folder = make_tree("imagenet", tmp_path)
+    change(folder / "classnames.txt", "goldfish", "tench")
+    assert load("imagenet", tmp_path).classnames[:2] == ["tench", "tench"]

@@ -1,13 +1,15 @@
 """A folder of one's own."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import datasets
 from dassl.config import get_cfg_default
-from dassl.utils import Failure
+from dassl.utils import Failure, read_image
 from datasets.image_folder import ImageFolder
 
 from .test_fifteen import rows
@@ -47,8 +49,10 @@ def test_class_folders_are_split_once(tmp_path, capsys):
     # More images change nothing, but that is said.
     touch(tmp_path, {"eagle_owl": 4})
     assert rows(load(tmp_path).test) == rows(data.test)
-    told = "holds 34 images, split_zhou_ImageFolder.json 30: remove it for a new split"
-    assert told in capsys.readouterr().out
+    told = (
+        f'{tmp_path}/eagle_owl/0.PNG of class "eagle_owl", first of 4 images, is not in split_zhou_ImageFolder.json as'
+    )
+    assert f"{told} such. Runs go by the file: remove it, and split_fewshot" in capsys.readouterr().out
 
 
 def test_folders_for_train_val_and_test(tmp_path):
@@ -83,6 +87,87 @@ def test_a_file_with_class_names(tmp_path):
     (tmp_path / "birds" / "classnames.txt").write_text("001 auk\n")
     with pytest.raises(Failure, match="classnames.txt has no name for the folder .*/train/002: add a line, or"):
         load(tmp_path, "birds")
+
+
+def test_what_has_changed_since_the_split_is_said(tmp_path, capsys):
+    touch(tmp_path, {"auk": 4, "owl": 4})
+    (tmp_path / "classnames.txt").write_text("auk great auk\nowl barn owl\n")
+    assert load(tmp_path).classnames == ["great auk", "barn owl"] and capsys.readouterr().out == ""
+    # As many images, but others.
+    (tmp_path / "auk" / "1.jpg").rename(tmp_path / "auk" / "7.jpg")
+    with pytest.raises(Failure, match=r"auk/1.jpg, which is not there: put it back, or remove the file, and split_few"):
+        load(tmp_path)
+    (tmp_path / "auk" / "7.jpg").rename(tmp_path / "auk" / "1.jpg")
+    (tmp_path / "classnames.txt").write_text("auk great auk\nowl snowy owl\n")
+    assert load(tmp_path).classnames == ["great auk", "barn owl"]
+    assert 'owl/0.PNG of class "snowy owl", first of 4 images, is not in split_' in capsys.readouterr().out
+
+
+def test_a_folder_with_a_space_can_be_named(tmp_path):
+    touch(tmp_path, {"snow": 3, "snow owl": 3, "snow owl egg": 3})
+    file = tmp_path / "classnames.txt"
+    file.write_text("snow owl  egg\nsnow owl egg clutch\nsnow owl\tNyctea scandiaca\nsnow white stuff\n")
+    with pytest.raises(Failure, match=f"{file} names the folder snow owl in two lines: remove one"):
+        load(tmp_path)
+    file.write_text("snow owl egg clutch\nsnow owl\tNyctea scandiaca\nsnow white stuff\n")
+    assert load(tmp_path).classnames == ["white stuff", "Nyctea scandiaca", "clutch"]
+
+
+def test_two_folders_of_one_name_are_refused(tmp_path):
+    touch(tmp_path, {"Snow_owl": 3, "snow owl": 3})
+    with pytest.raises(Failure, match='The classes 0 and 1 are both called "snow owl"'):
+        load(tmp_path)
+
+
+def test_small_classes(tmp_path, capsys):
+    touch(tmp_path, {"auk": 10, "emu": 3, "owl": 2})
+    data = load(tmp_path)
+    assert [[d.label for d in split].count(1) for split in (data.train_x, data.val, data.test)] == [1, 1, 1]
+    assert {d.label for d in data.test} == {0, 1, 2}
+    assert capsys.readouterr().out == "1 of 3 classes have no validation images and do not count there: owl\n"
+
+
+FORMATS = {"a.jfif": "JPEG", "b.avif": "AVIF", "c": "PNG", "d.jp2": "JPEG2000", "e.tga": "TGA", "f.JPG": "JPEG"}
+
+
+def test_what_pillow_can_open_is_an_image(tmp_path, capsys):
+    for name in ("auk", "owl"):
+        (tmp_path / name / "folder.jpg").mkdir(parents=True)
+        for file, kind in FORMATS.items():
+            Image.new("RGB", (8, 8)).save(tmp_path / name / file, kind)
+    os.mkfifo(tmp_path / "owl" / "pipe.jpg")
+    os.mkfifo(tmp_path / "owl" / "pipe")
+    (tmp_path / "owl" / "x.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (tmp_path / "owl" / "notes.txt").write_text("seen at dusk")
+    (tmp_path / "owl" / ".hidden").write_text("")
+    (tmp_path / "overview.png").write_text("")
+    data = load(tmp_path)
+    files = {Path(d.impath).relative_to(tmp_path) for split in (data.train_x, data.val, data.test) for d in split}
+    assert files == {Path(name) / file for name in ("auk", "owl") for file in FORMATS}
+    assert all(read_image(str(tmp_path / file)).size == (8, 8) for file in files)
+    told = f"{tmp_path}: 7 files or folders are left out, being no images that Pillow can open: overview.png, auk/"
+    assert capsys.readouterr().out.startswith(told)
+    load(tmp_path)
+    assert capsys.readouterr().out.count("\n") == 1  # only that again
+
+
+def test_a_broken_link_is_an_image_that_is_missing(tmp_path):
+    """Left out, it would change the test set; so whoever reads it says what is wrong."""
+    touch(tmp_path, {"auk": 2, "owl": 2})
+    (tmp_path / "owl" / "2.jpg").symlink_to(tmp_path / "an unmounted disk")
+    data = load(tmp_path)
+    paths = [d.impath for split in (data.train_x, data.val, data.test) for d in split]
+    assert f"{tmp_path}/owl/2.jpg" in paths
+    with pytest.raises(Failure, match="owl/2.jpg does not exist"):
+        read_image(f"{tmp_path}/owl/2.jpg")
+
+
+def test_a_folder_of_what_pillow_cannot_open(tmp_path):
+    touch(tmp_path, {"auk": 3})
+    (tmp_path / "owl").mkdir()
+    (tmp_path / "owl" / "x.heic").write_text("x")
+    with pytest.raises(Failure, match=r"owl holds no images that Pillow can open, only owl/x.heic: extract"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,12 @@ import tarfile
 import types
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.io import savemat
 
 from clip import download as download_module
 from datasets import doctor, prepare
@@ -21,6 +24,7 @@ from datasets.sources import BY_HAND, DRIVE, SOURCES, Source
 from ..clip.conftest import Server, server  # noqa: F401 (a fixture)
 from .test_doctor import NAMES, counts, listing  # noqa: F401 (a fixture)
 from .test_fifteen import ALL, load, make_tree
+from .trees import WNIDS, text
 
 CONFIGS = {name: config for config, name in NAMES.items()}
 PUBLISHED = dict(doctor.PUBLISHED)  # before a test has replaced them
@@ -223,7 +227,35 @@ def test_links_that_lead_outside_are_refused(name, archive, world):
     ("name", "cut", "line"),
     [
         ("FGVCAircraft", lambda data: data[: len(data) // 2], "it cannot be extracted"),
-        ("UCF101", lambda data: b"<html>Too many downloads</html>", "it cannot be extracted"),
+        ("FGVCAircraft", lambda data: b"\n<!DOCTYPE html>", "not the file expected (it is a web page), removed"),
+        ("FGVCAircraft", lambda data: b"Too many downloads", "it is no archive, or only the beginning of one. It is"),
+        (
+            "FGVCAircraft",
+            lambda data: pack("x.tar.gz", {"x" * 300: b"x"}),
+            "it cannot be extracted (File name too long)",
+        ),
+        (
+            "FGVCAircraft",
+            lambda data: pack("x.tar.gz", {"x": b"x", "x/y": b"x"}),
+            "it cannot be extracted (Not a direct",
+        ),
+        ("UCF101", lambda data: pack("x.zip", {"x/" + "é" * 130: b"x"}), "it cannot be extracted (File name too long)"),
+        (
+            "UCF101",
+            lambda data: pack("x.zip", {"é": b"x"}).replace("é".encode(), b"\xc3("),
+            "it cannot be extracted (invalid continuation byte). It",
+        ),
+        (
+            "UCF101",
+            lambda data: data[: len(data) // 2],
+            "it is no archive, or only the beginning of one. It is removed;",
+        ),
+        (
+            "UCF101",
+            lambda data: b"<html>Too many downloads</html>",
+            "not the file expected (it is a web page), removed",
+        ),
+        ("UCF101", lambda data: b"", "(nothing came); put the file at"),
         ("UCF101", lambda data: pack("x.zip", {"other/x.jpg": b"x"}), "it holds no folder UCF-101-midframes"),
         ("Caltech101", lambda data: pack("x.zip", {"other/x.jpg": b"x"}), "it holds no 101_ObjectCategories.tar.gz"),
     ],
@@ -337,7 +369,7 @@ def test_without_its_split_file_a_dataset_is_whole(world, monkeypatch, tmp_path)
     page.write_text("<html>")
     for files, reason in (
         ({}, "Cannot retrieve the public link of the file."),
-        ({split.address[len(DRIVE) :]: page}, "JSON"),
+        ({split.address[len(DRIVE) :]: page}, "is a web page; put the file itself there"),
     ):
         stub_gdown(monkeypatch, files)
         code, out, _ = world.prepare("dtd", mirror=False)
@@ -345,6 +377,92 @@ def test_without_its_split_file_a_dataset_is_whole(world, monkeypatch, tmp_path)
         assert out.splitlines()[-1].startswith("DescribableTextures: found")
         assert not list(world.root.rglob("split_zhou*"))
     assert [path for path, _ in world.server.requests] == [world.path(archive)]
+
+
+def nested(*errors: Exception) -> Exception:
+    """Each raised while the one before it was handled."""
+    for inner, error in pairwise(errors):
+        error.__context__ = inner
+    return errors[-1]
+
+
+NO_NAME = nested(
+    OSError(-3, "Temporary failure in name resolution"),
+    ValueError("<HTTPSConnection(host='drive.google.com', port=443)>: Failed to resolve"),
+    ValueError("HTTPSConnectionPool(host='drive.google.com', port=443): Max retries exceeded with url: /uc"),
+    OSError("HTTPSConnectionPool(host='drive.google.com', port=443): Max retries exceeded with url: /uc"),
+)
+GDOWN_SAYS = {
+    "Temporary failure in name resolution": NO_NAME,
+    "404 Client Error: Not Found": OSError("404 Client Error:\n  Not Found"),
+    "ValueError": ValueError(),
+    "Tunnel connection failed: 403 Forbidden": nested(
+        OSError("Tunnel connection failed: 403 Forbidden"), ValueError("Max r")
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", GDOWN_SAYS)
+def test_gdowns_errors_are_for_people(reason, world, monkeypatch):
+    def download(**_):
+        raise GDOWN_SAYS[reason]
+
+    monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download=download))
+    code, _, err = world.prepare("ucf101", mirror=False)
+    where = f"https://drive.google.com/file/d/{SOURCES['UCF101'][0].address.removeprefix(DRIVE)}"
+    assert (
+        code == 1
+        and err.startswith(f"error: cannot download {where} ({reason}); try again later")
+        and err.count("\n") == 1
+    )
+
+
+def test_a_web_page_that_gdown_brings(world, monkeypatch, tmp_path):
+    """It is not kept: not as an archive, not as class names, which any text of two words a line could be."""
+    made = world.publish("UCF101")
+    page = tmp_path / "page.html"
+    page.write_text("<html> <body>\nToo many\n</body> </html>\n")
+    asked = stub_gdown(monkeypatch, {source.address.removeprefix(DRIVE): page for source in SOURCES["UCF101"]})
+    for _ in range(2):
+        code, _, err = world.prepare("ucf101", mirror=False)
+        assert code == 1 and "it is a web page. It is removed; run again" in err and err.count("\n") == 1
+    assert len(asked) == 2 and made.exists()
+    stub_gdown(monkeypatch, {source.address.removeprefix(DRIVE): page for source in SOURCES["ImageNet"]})
+    assert "imagenet/classnames.txt is a web page; put the" in world.prepare("imagenet", mirror=False)[1]
+    assert not list(world.root.rglob("*.txt"))
+
+
+@pytest.mark.parametrize(
+    ("mirror", "code", "line"),
+    [
+        ("foo", 2, "the mirror 'foo' is no http:// or https:// address"),
+        ("file:///tmp", 2, "the mirror 'file:///tmp' is no http:// or https:// address"),
+        ("http://", 1, "cannot download http:/"),
+        ("http://[::1", 1, "(Invalid IPv6 URL)"),
+        ("http://127.0.0.1:x", 1, "(nonnumeric port: 'x')"),
+        ("http://127.0.0.1:1/é", 1, "cannot download http://127.0.0.1:1/é/phelber/EuroSAT.zip (Connection refused)"),
+    ],
+)
+def test_a_mirror_that_is_none(mirror, code, line, world, monkeypatch):
+    monkeypatch.setitem(
+        SOURCES, "EuroSAT", [Source("x.zip", "https://a.b/phelber/EuroSAT.zip", moves={"2750": "2750"})]
+    )
+    for given in (("--mirror", mirror), ()):
+        monkeypatch.setenv("DATA_MIRROR", mirror)
+        assert prepare.main(["eurosat", "--root", str(world.root), *given]) == code
+        out, err = world.capsys.readouterr()
+        assert line in err and err.count("\n") == 1 and out == ""
+
+
+def test_a_file_in_a_folders_place(world):
+    world.publish("EuroSAT")
+    (world.root / "eurosat" / "2750").mkdir(parents=True)
+    (world.root / "eurosat" / "2750" / "River").write_text("")
+    code, _, err = world.prepare("eurosat")
+    assert (
+        code == 1
+        and err == f"error: cannot write {world.root}/eurosat/2750/River: File exists; mend that and run again\n"
+    )
 
 
 def test_gdown_is_not_installed(world):
@@ -371,8 +489,115 @@ def test_by_hand(name, world):
     assert world.prepare(name)[0] == 0 and len(world.server.requests) == requests
 
 
+# -- ImageNet's validation images
+
+
+@pytest.fixture
+def flat(tmp_path) -> Path:
+    """ImageNet as extracted, val in one folder: images 1 to 22, two of each class, mixed."""
+    folder = make_tree("imagenet", tmp_path / "data")
+    val = folder / "images" / "val"
+    paths = sorted(val.rglob("*.JPEG"), key=lambda path: path.name)
+    for number, path in enumerate(paths, start=1):
+        path.rename(path.with_name(f"ILSVRC2012_val_{number:08d}.JPEG"))
+    sort = {path.name: path.parent.name for path in val.rglob("*.JPEG")}
+    (folder.parent / "sorted.json").write_text(json.dumps(sort))
+    for path in list(val.rglob("*.JPEG")):
+        path.rename(val / path.name)
+    for path in list(val.iterdir()):
+        if path.is_dir():
+            path.rmdir()
+    return folder
+
+
+def sort_of(folder: Path) -> dict[str, str]:
+    """{image: wnid} as they lie; a loose one has "val"."""
+    return {path.name: path.parent.name for path in (folder / "images" / "val").rglob("*.JPEG")}
+
+
+def devkit(folder: Path, wnids: list[str]) -> Path:
+    """As extracted: the wnids' numbers from 1 in an order of its own, with those of larger groups behind them."""
+    known = [*reversed(WNIDS), "n00001740"]
+    synsets = np.empty((len(known), 1), dtype=[("ILSVRC2012_ID", object), ("WNID", object), ("words", object)])
+    for i, wnid in enumerate(known):
+        synsets[i, 0] = (np.uint16(i + 1), wnid, "name, other name")
+    data = folder / "ILSVRC2012_devkit_t12" / "data"
+    data.mkdir(parents=True)
+    savemat(data / "meta.mat", {"synsets": synsets})
+    numbers = data / "ILSVRC2012_validation_ground_truth.txt"
+    numbers.write_text("".join(f"{known.index(wnid) + 1}\n" for wnid in wnids))
+    return numbers
+
+
+def test_validation_images_are_sorted_by_the_devkit(flat, world):
+    right = json.loads((world.root / "sorted.json").read_text())
+    code, out, _ = world.prepare("imagenet")
+    assert code == 1 and f"extracted   {flat}/ILSVRC2012_devkit_t12/\n" in out and "--labels FILE" in out
+    assert set(sort_of(flat).values()) == {"val"}
+    numbers = devkit(flat, [right[name] for name in sorted(right)])
+    whole = numbers.read_text()
+    numbers.write_text(whole[:-20])
+    code, _, err = world.prepare("imagenet")
+    assert (
+        code == 1
+        and err.startswith(f"error: {numbers} has no label for {flat}/images/val/ILSVRC")
+        and err.count("\n") == 1
+    )
+    assert set(sort_of(flat).values()) == {"val"}
+    numbers.write_text(whole)
+    # begun before and interrupted
+    first = min(right)
+    (flat / "images" / "val" / right[first]).mkdir()
+    (flat / "images" / "val" / first).rename(flat / "images" / "val" / right[first] / first)
+    code, out, _ = world.prepare("imagenet")
+    assert code == 0 and out == "ImageNet: found, 88 of 88 images, 11 of 11 classes\n"
+    assert sort_of(flat) == right and len(load("imagenet", world.root).test) == 22
+    assert world.prepare("imagenet")[0] == 0
+
+
+LISTS = {
+    "wnids in the images' order": lambda right: [right[name] for name in sorted(right)],
+    "names and wnids": lambda right: [f"{name} {wnid}" for name, wnid in right.items()],
+    "Caffe's": lambda right: [f"{name} {sorted(WNIDS).index(wnid)}" for name, wnid in right.items()],
+    "numbers alone": lambda right: [str(sorted(WNIDS).index(right[name])) for name in sorted(right)],
+    "Kaggle's": lambda right: ["ImageId,PredictionString", *(f"{n[:-5]},{w} 85 1 499 272 " for n, w in right.items())],
+    "a script": lambda right: [*(f"mkdir {w}" for w in WNIDS), *(f"mv {n} {w}/" for n, w in right.items())],
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_validation_images_are_sorted_by_a_list(kind, flat, world, tmp_path):
+    right = json.loads((world.root / "sorted.json").read_text())
+    text(tmp_path / "labels.txt", *LISTS[kind](right))
+    assert world.prepare("imagenet", "--labels", str(tmp_path / "labels.txt"))[0] == 0
+    assert sort_of(flat) == right
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (
+            [str(n % 11 + 1) for n in range(22)],
+            "'11' names no class of ImageNet; for the devkit's numbers put its meta.mat",
+        ),
+        (["tench"] * 22, "'tench' names no class of ImageNet"),
+        (["n01440764"] * 21, "has no label for"),
+        (["n01440764"] * 23, "has 23 labels, not 50,000: it is of other images"),
+        (None, "is missing"),
+    ],
+)
+def test_labels_that_are_none(lines, told, flat, world, tmp_path):
+    if lines:
+        text(tmp_path / "labels.txt", *lines)
+    code, _, err = world.prepare("imagenet", "--labels", str(tmp_path / "labels.txt"))
+    assert code == 1 and f"{tmp_path}/labels.txt" in err and told in err and err.count("\n") == 1
+    assert set(sort_of(flat).values()) == {"val"}
+
+
 def test_errors_of_the_user(world, tmp_path, capsys):
     assert world.prepare("eurosta")[0] == 2
+    code, _, err = world.prepare("eurosat", "--labels", "x")
+    assert code == 2 and err == "error: --labels are of ImageNet's validation images: give it with imagenet\n"
     world.publish("EuroSAT")
     assert "the server says 404" in world.prepare("dtd")[2]
     shutil.rmtree(world.root)
