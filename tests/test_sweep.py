@@ -205,9 +205,10 @@ def here(monkeypatch) -> None:
 def test_ready_sweeps(here, name):
     found = ready(name)
     bundled = name.startswith("shapes_")
-    assert found.methods == (["p2c"] if name.endswith(("table4", "table5", "fig3")) else ALL)
+    assert found.methods == (["p2c"] if name.endswith(("table4", "table5", "fig3", "open_questions")) else ALL)
     assert len(found.datasets) == (1 if bundled or found.protocol in ("xd", "dg") else 11)
-    assert len(found.seeds) == (5 if name in ("shapes_table4", "shapes_table5", "shapes_fig3", "fig3") else 3)
+    five = ("shapes_table4", "shapes_table5", "shapes_fig3", "fig3", "shapes_open_questions")
+    assert len(found.seeds) == (5 if name in five else 3)
     sweep.check_config_keys(Path(name), found)
     folders = [run.folder for run in found.runs()]
     assert len(set(folders)) == len(folders)  # no two runs in one folder
@@ -277,6 +278,17 @@ def test_table_5_has_the_papers_rows(here):
     assert len(ours) == 22 and set(ours) == set(rows)
     reduced = [row("vit_tiny_ep5_batch4", plan) for plan in ready("shapes_table5").plans()]
     assert len(reduced) == len(set(reduced)) == 13 and set(reduced) < set(rows)
+
+
+def test_the_open_questions_are_asked_one_by_one(here):
+    """By hand from the README: schedule, standardised, what F sees, stop-gradient."""
+    usual = ("sigmoid", True, "ctx", True)
+    others = [("sigmoid_rising", *usual[1:]), ("sigmoid", False, *usual[2:]), (*usual[:2], "all", True)]
+    others += [(*usual[:3], False), (*usual[:2], "all", False)]
+    for name, base in (("open_questions", "vit_b16_ep5_batch4"), ("shapes_open_questions", "vit_tiny_ep5_batch4")):
+        nodes = [config(base, plan).P2C for plan in ready(name).plans()]
+        asked = [(n.DPD.SCHEDULE, n.DPD.GMM_STANDARDIZE, n.AUX.PROMPTS, n.AUX.STOP_GRADIENT) for n in nodes]
+        assert asked == [usual, *others]
 
 
 def test_figure_3_varies_the_attributes_length(here):
@@ -413,6 +425,7 @@ def test_an_ablations_baseline_is_its_first_setting(repo, monkeypatch):
         ("table4", "ablation output/table4 --baseline table4_baseline --cost"),
         ("shapes_table4", "ablation output/shapes_table4 --baseline baseline --cost"),
         ("table5", "ablation output/table5 --baseline usual --cost"),
+        ("open_questions", "ablation output/open_questions --baseline usual --cost"),
     ):
         settings = yaml.safe_load((REPO / "configs" / "sweeps" / f"{name}.yaml").read_text())["settings"]
         made = sweep.Sweep("base2new", ["p2c"], ["dtd"], [1], settings=settings, output=f"output/{name}")

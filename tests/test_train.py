@@ -226,6 +226,7 @@ ERRORS = [
     ),
     (("TRAINER.P2C.DPD.SIGMOID_K", "0.0"), "TRAINER.P2C.DPD.SIGMOID_K 0.0: must be above 0 and at most 1000"),
     (("TRAINER.P2C.DPD.SIGMOID_K", "5000.0"), "TRAINER.P2C.DPD.SIGMOID_K 5000.0: must be above 0"),
+    (("TRAINER.P2C.AUX.PROMPTS", "att"), "TRAINER.P2C.AUX.PROMPTS 'att': choose from ctx, all"),
     (("TRAINER.P2C.DPD.SIGMA_MAX", "-1.0"), "DPD.SIGMA_MAX and AUX.SIGMA: must be 0 or more"),
     (("TRAINER.P2C.MAPPER.HIDDEN_SCALE", "0"), "TRAINER.P2C.MAPPER.HIDDEN_SCALE 0: must be 1 or more"),
     (("TRAINER.P2C.N_CTX", "0"), "N_CTX 0: must be 1 or more"),
