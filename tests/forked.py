@@ -24,7 +24,7 @@ class Done(NamedTuple):
     err: str
 
 
-def start(main: Callable[[], int | None], folder: Path) -> int:
+def start(main: Callable[[], int | None], folder: Path, encoding: str = "utf-8") -> int:
     """Starts `main` in a process whose output goes to the files stdout and stderr of a folder; returns its id."""
     folder.mkdir(parents=True, exist_ok=True)
     pid = os.fork()
@@ -32,7 +32,7 @@ def start(main: Callable[[], int | None], folder: Path) -> int:
         return pid
     code = CRASHED
     try:
-        as_a_program(folder)
+        as_a_program(folder, encoding)
         code = main() or 0
     except SystemExit as end:
         code = end.code or 0
@@ -43,12 +43,12 @@ def start(main: Callable[[], int | None], folder: Path) -> int:
         os._exit(code)
 
 
-def as_a_program(folder: Path) -> None:
+def as_a_program(folder: Path, encoding: str) -> None:
     """Undoes what pytest does to streams, logs, warnings and signals."""
     for fd, name in (1, "stdout"), (2, "stderr"):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
-    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", buffering=1, encoding=encoding, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding=encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
     logging.root.handlers.clear()
     warnings.resetwarnings()
     for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
@@ -65,5 +65,5 @@ def wait(pid: int, folder: Path) -> Done:
     return Done(code, *((folder / name).read_text(encoding="utf-8", errors="replace") for name in ("stdout", "stderr")))
 
 
-def forked(main: Callable[[], int | None], folder: Path) -> Done:
-    return wait(start(main, folder), folder)
+def forked(main: Callable[[], int | None], folder: Path, encoding: str = "utf-8") -> Done:
+    return wait(start(main, folder, encoding), folder)

@@ -1,13 +1,13 @@
-"""Wrong values, words, files and archives: each ends in one clear line and the right exit code, and costs nothing saved.
+"""Wrong values, words, files and archives: each ends in one clear line, the right exit code, and costs nothing saved.
 
 A line for each case. Every case runs in a process of its own, forked from this one.
 """
 
+import hashlib
 import io
 import json
 import os
 import shutil
-import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,10 +33,11 @@ MODEL = "MultiModalPromptLearner/model.pth.tar-2"
 CLIP = BUNDLED / "vit_tiny_8.safetensors"
 
 
-def snapshot(*folders: Path) -> dict[Path, tuple[int, int]]:
-    """Size and time of every file."""
-    files = (Path(top, name) for folder in folders for top, _, names in os.walk(folder) for name in names)
-    return {file: (file.lstat().st_size, file.lstat().st_mtime_ns) for file in files}
+def snapshot(*folders: Path) -> dict[Path, bytes]:
+    """What is in every file."""
+    files = [Path(top, name) for folder in folders for top, _, names in os.walk(folder) for name in names]
+    files += [file for file in folders if file.is_file()]
+    return {file: hashlib.sha256(file.read_bytes()).digest() for file in files}
 
 
 def assert_one_line(done: Done, code: int, line: str) -> None:
@@ -44,6 +45,21 @@ def assert_one_line(done: Done, code: int, line: str) -> None:
     assert done.err.count("\n") == 1 and line in done.err, done.err
     assert done.err.startswith("error: ") or done.err.startswith("ERROR: "), done.err
     assert done.code == code
+
+
+@pytest.fixture(scope="module")
+def saved(data, tmp_path_factory) -> Path:
+    """The output folder of a P2C run of two epochs."""
+    out = tmp_path_factory.mktemp("saved")
+    assert run("P2C", data, out, *USUAL) == 0
+    return out
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch) -> Iterator[None]:
+    monkeypatch.chdir(REPO)
+    for name in (*runner.ENVIRONMENT, "SHOW_DIR", "DATA_MIRROR"):
+        monkeypatch.delenv(name, raising=False)
 
 
 # -- config values: trainer, keys and values, what is said
@@ -213,7 +229,7 @@ def test_values(case, data, tmp_path):
 WORDS = """
 train | --sede 1 | 2 | unrecognized arguments
 train | --seed one | 2 | argument --seed: invalid int value: 'one'
-train | --seed 18446744073709551616 --trainer P2C DATASET.NAME Shapes | 2 | SEED 18446744073709551616: must be below 2^63
+train | --seed 18446744073709551616 --trainer P2C DATASET.NAME Shapes | 2 | SEED 18446744073709551616: must be
 train | --config-file /nowhere.yaml | 2 | no config file /nowhere.yaml
 train | --config-file {tmp} | 2 | no config file
 train | --trainer P2C | 2 | give --trainer and --dataset-config-file
@@ -253,21 +269,6 @@ prepare | | 2 | required
 """
 
 
-@pytest.fixture(scope="module")
-def saved(data, tmp_path_factory) -> Path:
-    """The output folder of a P2C run of two epochs."""
-    out = tmp_path_factory.mktemp("saved")
-    assert run("P2C", data, out, *USUAL) == 0
-    return out
-
-
-@pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch) -> Iterator[None]:
-    monkeypatch.chdir(REPO)
-    for name in (*runner.ENVIRONMENT, "SHOW_DIR", "DATA_MIRROR"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.mark.parametrize("case", WORDS.strip().splitlines())
 def test_words(case, data, saved, tmp_path):
     program, arguments, code, line = (
@@ -282,3 +283,271 @@ def test_words(case, data, saved, tmp_path):
     assert line.replace("'", "") in last.replace("'", ""), done.err  # Python 3.12 and later have names without quotes
     assert last.lower().startswith("error: ") and (done.err.count("\n") == 1 or "warning" in done.err.lower())
     assert snapshot(data, saved) == before
+
+
+# -- files and archives: what is done to a copy of the saved run, or to a file; how it is used; exit code; what is said
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip(file: Path) -> None:
+    """One bit in its middle."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def write(content: str | bytes) -> Callable[[Path], object]:
+    return lambda file: file.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def save(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    """A checkpoint or state dict with something else in it."""
+    return lambda file: torch.save(change(torch.load(file, weights_only=True) if file.exists() else {}), file)
+
+
+class RunsCode:
+    def __reduce__(self):
+        return os.mkdir, ("/tmp/owned-by-a-test",)
+
+
+def zipped(**members: str) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
+def folder_instead(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    file.mkdir()
+
+
+def prompt(key: str = "ctx", change: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Callable[[dict], dict]:
+    """A checkpoint with another tensor of the prompt learner; without `change` with none."""
+
+    def changed(state: dict) -> dict:
+        value = state["state_dict"].pop(f"prompt_learner.{key}", torch.zeros(2, 2))
+        if change:
+            state["state_dict"][f"prompt_learner.{key}"] = change(value)
+        return state
+
+    return changed
+
+
+def no_state(state: dict) -> dict:
+    del state["state_dict"]
+    return state
+
+
+PAGE = "<html>Too many downloads</html>"
+CHECKPOINTS = {
+    "cut": (cut, "is truncated, damaged or no checkpoint"),
+    "a flipped bit": (flip, "is truncated, damaged or no checkpoint"),
+    "empty": (write(""), "is truncated, damaged or no checkpoint"),
+    "text": (write("weights"), "is truncated, damaged or no checkpoint"),
+    "a web page": (write(PAGE), "is truncated, damaged or no checkpoint"),
+    "another zip": (write(zipped(a="b")), "is truncated, damaged or no checkpoint"),
+    "an empty zip": (write(zipped()), "is truncated, damaged or no checkpoint"),
+    "code": (save(lambda state: {"state_dict": RunsCode()}), "it names posix.mkdir, which could run code"),
+    "no state_dict": (save(no_state), "it has no state_dict"),
+    "a longer ctx": (save(prompt("ctx", lambda v: torch.cat([v, v]))), "ctx has shape (4, 128) in the file"),
+    "no ctx": (save(prompt("ctx")), "it lacks prompt_learner.ctx"),
+    "one tensor more": (save(prompt("more", lambda v: v)), "the model has no prompt_learner.more"),
+    "a folder": (folder_instead, "MultiModalPromptLearner"),
+    "missing": (Path.unlink, "No model in"),
+}
+
+
+def assert_harmless(main: Callable[[], int], damaged: Path, kept: list[Path], tmp: Path, code: int, line: str) -> None:
+    before = snapshot(*kept)
+    done = forked(main, tmp)
+    assert_one_line(done, code, line)
+    assert before.items() <= snapshot(*kept).items(), damaged  # a new log is no harm
+    assert not Path("/tmp/owned-by-a-test").exists()
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_checkpoints(name, data, saved, tmp_path):
+    damage, line = CHECKPOINTS[name]
+    shutil.copytree(saved, tmp_path / "run")
+    damage(tmp_path / "run" / MODEL)
+    flags = ("--eval-only", "--model-dir", str(tmp_path / "run"))
+    words = arguments("P2C", data, tmp_path / "out", *USUAL, flags=flags)
+    assert_harmless(lambda: train.main(words), tmp_path, [data, tmp_path / "run"], tmp_path, 1, line)
+
+
+MODELS = {
+    "nowhere": ("P2C", "nowhere", (), 1, "No model in"),
+    "another method's": ("MaPLe", "run", (), 1, "is of another method, architecture or config"),
+    "another prompt learner's": ("CoOp", "run", (), 1, "No model in"),
+    "an epoch that is not kept": ("P2C", "run", ("--load-epoch", "7"), 1, "(--load-epoch 2)"),
+    "an epoch that is none": ("P2C", "run", ("--load-epoch", "two"), 2, "invalid int value"),
+    "none": ("P2C", "", (), 2, "--eval-only needs --model-dir"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models(name, data, saved, tmp_path):
+    trainer, folder, more, code, line = MODELS[name]
+    place = str(saved if folder == "run" else tmp_path / folder) if folder else ""
+    words = [trainer, data, tmp_path / "out", *USUAL]
+    main = lambda: train.main(arguments(*words, flags=("--eval-only", "--model-dir", place, *more)))  # noqa: E731
+    assert_harmless(main, saved, [data, saved], tmp_path, code, line)
+
+
+FOLDERS = {
+    "another rate": (("OPTIM.LR", "0.1"), lambda run: None, 2, "holds another run (OPTIM.LR 0.0035; now 0.1)"),
+    "another seed": (("SEED", "7"), lambda run: None, 2, "holds another run (SEED 1; now 7)"),
+    "another subset": (("DATASET.SUBSAMPLE_CLASSES", "new"), lambda run: None, 2, "holds another run"),
+    "cut models": ((), lambda run: cut(run / MODEL), 1, "There is no whole checkpoint in"),
+    "code": ((), lambda run: save(lambda s: RunsCode())(run / MODEL), 1, "it names posix.mkdir"),
+    "another optimizer's state": (
+        (),
+        lambda run: save(lambda s: s | {"optimizer": {"state": {}, "param_groups": []}})(run / MODEL),
+        1,
+        "Training cannot go on from",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_output_folders(name, data, saved, tmp_path):
+    opts, damage, code, line = FOLDERS[name]
+    run = tmp_path / "run"
+    shutil.copytree(saved, run)
+    damage(run)
+    main = lambda: train.main(arguments("P2C", data, run, *USUAL, *opts))  # noqa: E731
+    kept = [data, run / "MultiModalPromptLearner", run / "results.json", run / "log.txt"]
+    assert_harmless(main, run, kept, tmp_path, code, line)
+
+
+WEIGHTS = {
+    "empty.pt": (write(""), 1, "the file is empty"),
+    "page.pt": (write(PAGE), 1, "it is a web page"),
+    "text.pt": (write("weights of CLIP"), 1, "it is no file of torch.save"),
+    "zip.pt": (write(zipped(a="b")), 1, "not readable as CLIP weights"),
+    "script.pt": (write(zipped(**{"a/constants.pkl": "b"})), 1, "SHA-256 is none of OpenAI's"),
+    "code.pt": (save(lambda _: RunsCode()), 1, "names posix.mkdir and could run code"),
+    "others.pt": (save(lambda _: {"weight": torch.zeros(2)}), 1, "holds no CLIP weights under OpenAI's names"),
+    "list.pt": (save(lambda _: [torch.zeros(2)]), 1, "holds no CLIP weights under OpenAI's names"),
+    "number.pt": (save(lambda _: 5), 1, "holds no CLIP weights under OpenAI's names"),
+    "cut.safetensors": (lambda file: (shutil.copy(CLIP, file), cut(file)), 1, "truncated or damaged"),
+    "empty.safetensors": (write(""), 1, "the file is empty"),
+    "page.safetensors": (write(PAGE), 1, "it is a web page"),
+    "missing.pt": (lambda file: None, 2, "no CLIP weights at"),
+    "folder.pt": (Path.mkdir, 2, "(a folder)"),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights(name, data, tmp_path):
+    damage, code, line = WEIGHTS[name]
+    damage(tmp_path / name)
+    opts = ("MODEL.BACKBONE.WEIGHTS", str(tmp_path / name))
+    main = lambda: train.main(arguments("P2C", data, tmp_path / "out", *USUAL, *opts))  # noqa: E731
+    assert_harmless(main, tmp_path, [data], tmp_path, code, line)
+
+
+CONFIGS = {
+    "an unknown key": ("OPTIM:\n  LRR: 0.1\n", "there is no config key OPTIM.LRR; did you mean OPTIM.LR?"),
+    "a section as a value": ("OPTIM: 3\n", "OPTIM is a section, which has no value of its own"),
+    "a section with nothing in it": ("OPTIM:\n", "OPTIM is a section"),
+    "a value as a section": ("OPTIM:\n  LR:\n    A: 1\n", "OPTIM.LR must be a number with a point"),
+    "a word for a number": ("OPTIM:\n  LR: fast\n", "OPTIM.LR must be a number with a point"),
+    "a number for a word": ("OPTIM:\n  NAME: 3\n", "OPTIM.NAME must be text, in a file in quotes, as adam"),
+    "words in quotes": ("OPTIM:\n  'it''s': 1\n", "there is no config key OPTIM.it's"),
+    "NaN": ("OPTIM:\n  LR: .nan\n", "OPTIM.LR nan: must be 0 or more"),
+    "infinity": ("OPTIM:\n  WEIGHT_DECAY: .inf\n", "OPTIM.WEIGHT_DECAY inf: must be below"),
+    "a number as a key": ("1: 2\n", "there is no config key 1"),
+    "on as a key": ("on: 2\n", "there is no config key True"),
+    "no end": ("OPTIM: {LR: 0.1", "while parsing"),
+    "a tab": ("OPTIM:\n\tLR: 0.1\n", "cannot start any token"),
+    "another encoding": (b"# \xe9t\xe9\nOPTIM:\n  LR: 0.1\n", "codec can't decode"),
+    "a control character": (b"OPTIM:\n  NAME: 'a\x1b[31m'\n", "special characters are not allowed"),
+    "an object": ("OPTIM: !!python/object/apply:os.mkdir ['/tmp/owned-by-a-test']\n", "python/object/apply"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_files(name, data, tmp_path):
+    content, line = CONFIGS[name]
+    write(content)(tmp_path / "my.yaml")
+    flags = ("--config-file", str(tmp_path / "my.yaml"))
+    main = lambda: train.main(arguments("P2C", data, tmp_path / "out", flags=flags))  # noqa: E731
+    assert_harmless(main, tmp_path, [data], tmp_path, 2, line)
+
+
+def split(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    """Another split file."""
+
+    def damage(shapes: Path) -> None:
+        file = shapes / "split_zhou_Shapes.json"
+        file.write_text(json.dumps(change(json.loads(file.read_text()))))
+
+    return damage
+
+
+def first_image(shapes: Path) -> Path:
+    return shapes / "images" / json.loads((shapes / "split_zhou_Shapes.json").read_text())["test"][0][0]
+
+
+def at_first(damage: Callable[[Path], None]) -> Callable[[Path], None]:
+    return lambda shapes: damage(first_image(shapes))
+
+
+def huge_image(file: Path) -> None:
+    """400 million pixels in 50 kB: what Pillow takes for an attack."""
+    Image.new("1", (20_000, 20_000)).save(file, "PNG")
+
+
+def entry(*changed: object) -> Callable[[dict], dict]:
+    return lambda content: content | {"test": [list(changed), *content["test"]]}
+
+
+DATA = {
+    "a split that is cut": (lambda shapes: cut(shapes / "split_zhou_Shapes.json"), "is not valid JSON"),
+    "an empty split": (lambda shapes: write("")(shapes / "split_zhou_Shapes.json"), "is not valid JSON"),
+    "a web page as a split": (lambda shapes: write(PAGE)(shapes / "split_zhou_Shapes.json"), "is not valid JSON"),
+    "a split that is a list": (split(lambda content: content["train"]), "split_zhou_Shapes.json"),
+    "a split without test": (split(lambda content: {k: content[k] for k in ("train", "val")}), "split_zhou_Shapes"),
+    "a name that changes": (split(lambda c: c | {"test": [[c["test"][0][0], 0, "x"], *c["test"]]}), "mismatch"),
+    "an item of two": (split(entry("a.png", 0)), "split_zhou_Shapes.json"),
+    "a label in words": (split(entry("a.png", "none", "a")), "split_zhou_Shapes.json"),
+    "a path that is a number": (split(entry(5, 0, "a")), "split_zhou_Shapes.json"),
+    "a missing image": (at_first(Path.unlink), "0"),
+    "an empty image": (at_first(write("")), "Cannot read the image"),
+    "a cut image": (at_first(cut), "Cannot read the image"),
+    "text as an image": (at_first(write("no image")), "Cannot read the image"),
+    "a web page as an image": (at_first(write(PAGE)), "Cannot read the image"),
+    "a huge image": (at_first(huge_image), "Cannot read the image"),
+    "a folder as an image": (at_first(folder_instead), ".png"),
+}
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_data(name, data, tmp_path):
+    damage, line = DATA[name]
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    damage(root / "shapes")
+    flags = ("--no-train",) if "split" in name else ()
+    main = lambda: train.main(arguments("ZeroshotCLIP", root, tmp_path / "out", *USUAL, flags=flags))  # noqa: E731
+    assert_harmless(main, root, [root], tmp_path, 1, line)
+
+
+def test_there_are_150_cases():
+    tables = (
+        VALUES.strip().splitlines(),
+        WORDS.strip().splitlines(),
+        CHECKPOINTS,
+        MODELS,
+        FOLDERS,
+        WEIGHTS,
+        CONFIGS,
+        DATA,
+    )
+    assert sum(map(len, tables)) >= 150

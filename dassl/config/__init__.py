@@ -104,8 +104,8 @@ def _checked(cfg: CfgNode, source: str) -> Iterator[None]:
         if mismatch := re.fullmatch(r"Type mismatch .* for config key: (\S+)", problem):
             key = mismatch[1]
             problem = f"{key} " * (not source.startswith(f"{key} ")) + _kind(key, _get(cfg, key))
-        elif "Non-existent key: " in problem:
-            key = problem.rsplit(": ", 1)[-1]
+        elif re.match("Non-existent (config )?key: ", problem):
+            key = problem.split(": ", 1)[1]
             nearest = get_close_matches(key, all_keys(cfg), n=1)
             problem = f"there is no config key {key}" + (f"; did you mean {nearest[0]}?" if nearest else "")
             problem += " (flags come before KEY VALUE pairs)" * key.startswith("--")
@@ -166,6 +166,8 @@ _ALLOWED = (
     ("height and width in pixels", lambda v: [*map(type, v)] == [int, int] and min(v) >= 1, ("INPUT.SIZE",)),
     ("three numbers", lambda v: len(v) == 3 and max(v) < math.inf, ("INPUT.PIXEL_MEAN",)),
     ("three numbers above 0", lambda v: len(v) == 3 and min(v) > 0, ("INPUT.PIXEL_STD",)),
+    # tensorboard writes into no other
+    ("a folder whose name is UTF-8", lambda v: not re.search("[\ud800-\udfff]", v), ("OUTPUT_DIR",)),
     ("words, True or False", lambda v: isinstance(v, str | None), ("CTX_INIT",)),
 )  # fmt: skip
 
