@@ -15,6 +15,10 @@ from .reference.weights import openai_state_dict  # noqa: E402
 from .runs import run  # noqa: E402
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=8, help="how many runs tests/test_kill.py kills")
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """The models here are small: more threads only wait for each other."""

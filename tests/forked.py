@@ -27,20 +27,30 @@ class Done(NamedTuple):
 def start(main: Callable[[], int | None], folder: Path, encoding: str = "utf-8") -> int:
     """Starts `main` in a process whose output goes to the files stdout and stderr of a folder; returns its id."""
     folder.mkdir(parents=True, exist_ok=True)
-    pid = os.fork()
-    if pid:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # no Ctrl-C may bring the child back into pytest
+    if pid := os.fork():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         return pid
     code = CRASHED
     try:
-        as_a_program(folder, encoding)
-        code = main() or 0
-    except SystemExit as end:
-        code = end.code or 0
+        code = program(main, folder, encoding)
+    except KeyboardInterrupt:  # before main began, or after it had ended
+        code = 130
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush(), sys.stderr.flush()
         os._exit(code)
+
+
+def program(main: Callable[[], int | None], folder: Path, encoding: str) -> int:
+    """The exit code of `main`."""
+    as_a_program(folder, encoding)
+    try:
+        return main() or 0
+    except SystemExit as end:
+        return end.code or 0
+    finally:
+        sys.stdout.flush(), sys.stderr.flush()
 
 
 def as_a_program(folder: Path, encoding: str) -> None:
@@ -55,6 +65,7 @@ def as_a_program(folder: Path, encoding: str) -> None:
         warnings.simplefilter("ignore", kind)
     warnings.showwarning = lambda *about: sys.stderr.write(warnings.formatwarning(*about[:4]))
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     signal.alarm(SECONDS)
     torch.set_num_threads(1)
 

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ import torch
 
 import train
 from dassl.utils import checkpoint, tools
-from tests.runs import REPO, arguments, run
+from tests.runs import HANG, REPO, arguments, run, wait_for
 from trainers.base import PromptTrainer
 
 EPOCHS = ("OPTIM.MAX_EPOCH", "2")
@@ -53,10 +52,9 @@ def test_an_unknown_flag_is_one_line(data, tmp_path, capsys):
 def test_ctrl_c_during_the_imports():
     """Torch takes seconds to import, and is in memory from the first of them on."""
     process = subprocess.Popen([sys.executable, "train.py"], cwd=REPO, stderr=subprocess.PIPE, text=True)
-    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
-        time.sleep(0.01)
+    wait_for(lambda: "libtorch" in Path(f"/proc/{process.pid}/maps").read_text(), pause=0.01)
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=30)[1] == "" and process.returncode == -signal.SIGINT
+    assert process.communicate(timeout=HANG)[1] == "" and process.returncode == -signal.SIGINT
 
 
 @pytest.mark.parametrize(
