@@ -372,9 +372,7 @@ def test_stopped_politely(repo, polite):
     assert process.returncode == 130 and err.endswith("\n\nstopped; run the same command again to go on\n")
     assert "Traceback" not in err
     folder = repo / "output/my/base2new_train/shapes/p2c/usual/seed8"
-    wait_for(
-        lambda: (lock := runner.try_lock(folder)) is not None and os.close(lock) is None
-    )  # nobody is at it any more
+    wait_for(lambda: (lock := runner.try_lock(folder)) and os.close(lock) is None)  # nobody is at it any more
 
 
 def test_a_full_disk_ends_it(repo, capsys, monkeypatch):
