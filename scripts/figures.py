@@ -6,6 +6,7 @@ Numbers come from the runs' results.json; losses and times of runs without one f
 import argparse
 import json
 import logging
+import os
 import re
 import textwrap
 from collections import Counter, defaultdict
@@ -561,7 +562,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         if not args.what:
             parser.error("give the folders of the runs")
         for folder in args.what:
-            if not Path(folder).is_dir():
+            if not os.path.isdir(folder):  # Path.is_dir raises for names that are too long
                 parser.error(f"{folder}: no such folder")
     return args
 

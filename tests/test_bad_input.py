@@ -191,6 +191,7 @@ P2C | TRAINER.P2C.DPD.NOISE gauss | choose from gaussian, gmm
 P2C | TRAINER.P2C.DPD.SIGMA_MAX -1.0 | must be 0 or more
 P2C | TRAINER.P2C.DPD.SIGMA_MAX 1e300 | must be below
 P2C | TRAINER.P2C.DPD.SIGMOID_K 1e-17 | must be from 0.001 to 1000
+P2C | TRAINER.P2C.DPD.SIGMOID_K 0.0 | must be from 0.001 to 1000
 P2C | TRAINER.P2C.DPD.SIGMOID_K 5000.0 | must be from 0.001 to 1000
 P2C | TRAINER.P2C.DPD.WARMUP_EPOCHS 2 | less than OPTIM.MAX_EPOCH 2
 P2C | TRAINER.P2C.DPD.GMM_MEANS ('a','b','c') | GMM_MEANS, GMM_STDS and GMM_WEIGHTS must be numbers
@@ -205,8 +206,14 @@ P2C | TRAINER.P2C.DPD.SIGMA 1 | did you mean TRAINER.P2C.DPD.SIGMA_MAX?
 P2C | TRAINER.ATPROMPT.N_ATT1 -1 | must be 0 or more
 P2C | TRAINER.ATPROMPT.N_ATT1 1000000000 | must be at most 1000
 P2C | TRAINER.ATPROMPT.ATT_NUM 4 | give ATT_NUM 1 to 3
+P2C | TRAINER.ATPROMPT.ATT_NUM 2 | give ATT_NUM 1 to 3 and that many of ATT1_TEXT
 P2C | TRAINER.ATPROMPT.DATASET Owls | Owls has no attributes here
 P2C | NOSUCHKEY 1 | there is no config key NOSUCHKEY
+P2C | OPTIM.LR.X 1 | there is no config key OPTIM.LR.X; did you mean OPTIM.LR?
+P2C | OPTIM. 1 | there is no config key OPTIM.; did you mean OPTIM.LR?
+P2C | ... 1 | there is no config key ...
+P2C | SEED 111111111111111111111111111111111111111111111111111111111111111111111 | must be below 2^63
+P2C | INPUT.SIZE (((((((((((((((((( | must be a list
 P2C | TRAINER.P2C | config keys and values come in pairs
 P2C | OPTIM.LR 0.1 OPTIM.LR 0.2 | OPTIM.LR is given twice, as 0.1 and as 0.2
 P2C | OPTIM.LR 0.1 --seed 3 | flags come before KEY VALUE pairs: move --seed
@@ -224,7 +231,7 @@ def test_values(case, data, tmp_path):
     assert not (out / "config.yaml").exists()  # a run that never began claims no folder
 
 
-# -- words: program, arguments, exit code, what is said; {data}, {saved} and {tmp} are folders
+# -- words: program, arguments, exit code, what is said; {data}, {saved}, {tmp} and {long} are folders
 
 WORDS = """
 train | --sede 1 | 2 | unrecognized arguments
@@ -247,6 +254,7 @@ tables | base2new {tmp}/nowhere | 2 | no such folder
 tables | base2new {tmp} | 1 | no result for the base2new table
 figures | all {tmp}/nowhere | 2 | nowhere
 figures | all {tmp} | 1 | no
+figures | all {long} | 2 | no such folder
 figures | every {tmp} | 2 | invalid choice
 report | {tmp}/nowhere | 2 | no such folder
 report | {tmp} | 1 | no results
@@ -261,6 +269,7 @@ protocol | base2new --seeds -1 | 2 | --seeds are 0 or more
 protocol | few_shot --shots 0 | 2 | --shots 1 or more
 protocol | base2new --seeds one | 2 | invalid int value
 sweep | nowhere | 2 | ready sweeps are
+sweep | {tmp} | 2 | Is a directory
 sweep | | 2 | required
 doctor | Shape | 2 | Unknown
 doctor | --deeep | 2 | unrecognized arguments
@@ -274,7 +283,7 @@ def test_words(case, data, saved, tmp_path):
     program, arguments, code, line = (
         case.split(" | ") if " | | " not in case else case.replace("| |", "|  |").split(" | ")
     )
-    folders = {"data": data, "saved": saved, "tmp": tmp_path / "folder"}
+    folders = {"data": data, "saved": saved, "tmp": tmp_path / "folder", "long": tmp_path / ("x" * 300)}
     folders["tmp"].mkdir()
     before = snapshot(data, saved)
     done = forked(lambda: PROGRAMS[program](arguments.format(**folders).split()), tmp_path)

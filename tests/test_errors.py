@@ -152,6 +152,12 @@ def test_a_key_given_twice_with_one_value(data, tmp_path):
     assert train.setup_cfg(train.parse_args(args)).OPTIM.LR == 0.1
 
 
+def test_a_number_where_text_is_wanted_is_text(data):
+    args = arguments("P2C", data, Path("2024"), "DATASET.FOLDER", "1e3", "TRAINER.ATPROMPT.ATT1_TEXT", "True")
+    cfg = train.setup_cfg(train.parse_args(args))
+    assert (cfg.OUTPUT_DIR, cfg.DATASET.FOLDER, cfg.TRAINER.ATPROMPT.ATT1_TEXT) == ("2024", "1e3", "True")
+
+
 def test_no_memory_left(data, tmp_path, capsys, monkeypatch):
     """In the second epoch, and then in the test; what lowers the test's need is no other run."""
     forward_backward, inference = PromptTrainer.forward_backward, PromptTrainer.model_inference

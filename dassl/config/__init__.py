@@ -61,6 +61,8 @@ def merge_command_line(cfg: CfgNode, flags: Sequence[tuple[str, str, object]], o
     words = [(f"by {flag}", key, value) for flag, key, value in flags if value is not None]
     for how, key, value in [*words, *((f"as {value}", key, value) for key, value in pairs)]:
         with _checked(cfg, f"{key} {value}"):
+            if key not in known and _get(cfg, key) is None:  # of which yacs says this only if there is its section
+                raise KeyError(f"Non-existent key: {key}")
             cfg.merge_from_list([key, _as_typed(cfg, key, value)])
         now = _get(cfg, key)
         before, how_before = given.setdefault(key, (now, how))
@@ -104,11 +106,12 @@ def _checked(cfg: CfgNode, source: str) -> Iterator[None]:
         if mismatch := re.fullmatch(r"Type mismatch .* for config key: (\S+)", problem):
             key = mismatch[1]
             problem = f"{key} " * (not source.startswith(f"{key} ")) + _kind(key, _get(cfg, key))
-        elif re.match("Non-existent (config )?key: ", problem):
-            key = problem.split(": ", 1)[1]
+        elif re.match("Non-existent (config )?key:", problem):
+            key = problem.split(":", 1)[1].strip()
             nearest = get_close_matches(key, all_keys(cfg), n=1)
             problem = f"there is no config key {key}" + (f"; did you mean {nearest[0]}?" if nearest else "")
             problem += " (flags come before KEY VALUE pairs)" * key.startswith("--")
+        source = source if len(source) <= 200 else f"{source[:200]}…"
         raise UsageError(f"{source}: {problem}") from error
 
 
