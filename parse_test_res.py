@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tabulate import SEPARATING_LINE, tabulate
 
+from dassl.plain import plain
+
 EXAMPLES = """examples:
   trained runs      python parse_test_res.py output/base2new/train_base/shapes/shots_16/P2C/<cfg>
   --eval-only runs  python parse_test_res.py output/base2new/test_new/shapes/shots_16/P2C/<cfg> --test-log
@@ -160,11 +162,11 @@ def parse_experiment(directory: Path, keyword: str, eval_only: bool, ci95: bool)
     if not results:
         return None
     stat = summarise([result.metrics[keyword] for result in results], ci95)
-    print(f"Parsing files in {directory}")
+    print(f"Parsing files in {plain(directory)}")
     for result in results:
-        print(f"file: {result.path}. {keyword}: {result.metrics[keyword]:.2f}%.")
+        print(f"file: {plain(result.path)}. {keyword}: {result.metrics[keyword]:.2f}%.")
     spread = 0.0 if len(results) == 1 else stat.spread  # as the family has it
-    print(f"===\nSummary of directory: {directory}\n* {keyword}: {stat.mean:.2f}% +- {spread:.2f}%\n===")
+    print(f"===\nSummary of directory: {plain(directory)}\n* {keyword}: {stat.mean:.2f}% +- {spread:.2f}%\n===")
     return stat
 
 
@@ -176,7 +178,7 @@ def read_tree(root: Path, keyword: str) -> dict[Run, float]:
             continue
         # eval_only on the base side as well: a zero-shot run has no training whose end could be asked for
         if result := newest_result(folder, keyword, eval_only=True):
-            dataset, shots, trainer, cfg, _ = folder.relative_to(root).parts
+            dataset, shots, trainer, cfg, _ = map(plain, folder.relative_to(root).parts)
             variant = cfg if shots == "shots_16" else f"{cfg} {shots}"
             values[Run(dataset, trainer, variant, seed)] = result.metrics[keyword]
     return values
@@ -255,15 +257,22 @@ def hm_table(base: dict[Run, float], new: dict[Run, float], ci95: bool = False) 
 
 
 def to_csv(table: Sequence[Sequence[object]]) -> str:
-    """Lines of comma-separated values; the first line is the headers."""
+    """Lines of comma-separated values; the first line is the headers. No cell is a formula to a spreadsheet."""
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(table)
+    csv.writer(out, lineterminator="\n").writerows([*map(no_formula, row)] for row in table)
     return out.getvalue().rstrip("\n")
+
+
+def no_formula(cell: object) -> object:
+    """A cell, behind a ' if it is text that a spreadsheet would run."""
+    return f"'{cell}" if isinstance(cell, str) and re.match(r"[=+@]|-(?![\d.]+$)", cell) else cell
 
 
 def lay_out(headers: Sequence[str], blocks: Sequence[Sequence[Sequence[str]]], caption: Sequence[str], fmt: str) -> str:
     """Lay out blocks of lines, with rules between them, as text, markdown or latex with a caption."""
     lines: list = []
+    if fmt == "markdown":  # where a | begins the next cell
+        blocks = [[[cell.replace("|", "\\|") for cell in line] for line in block] for block in blocks]
     for block in blocks:
         if lines and fmt != "markdown":  # which has no rules between rows
             lines.append(SEPARATING_LINE)
@@ -323,7 +332,20 @@ class OneLineParser(argparse.ArgumentParser):
         return home
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; --help tells more\n")
+        self.exit(2, f"error: {plain(message)}; --help tells more\n")
+
+
+class OneLine(logging.Formatter):
+    """A message as one line, with its level."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(f"{record.levelname}: {record.getMessage()}")
+
+
+def log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine())
+    logging.basicConfig(handlers=[handler])
 
 
 def existing_folder(text: str) -> Path:
@@ -375,7 +397,7 @@ def show(args: argparse.Namespace) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 0, 1 (no result) or 2 (wrong arguments)."""
     args = parse_args(argv)
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    log_to_stderr()
     try:
         if show(args):
             return 0

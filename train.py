@@ -23,7 +23,16 @@ from dassl.config import (
     record_config,
 )
 from dassl.engine import build_trainer
-from dassl.utils import Failure, UsageError, collect_env_info, expand_user, print_error, set_random_seed, setup_logger
+from dassl.utils import (
+    Failure,
+    UsageError,
+    collect_env_info,
+    expand_user,
+    print_error,
+    set_random_seed,
+    setup_logger,
+    tolerate_encoding,
+)
 from parse_test_res import OneLineParser
 
 # flag -> config key
@@ -118,6 +127,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    tolerate_encoding()
     try:
         run(parse_args(argv))
     except Failure as e:

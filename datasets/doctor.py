@@ -18,7 +18,8 @@ from tqdm import tqdm
 import datasets
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import Failure, check_availability, expand_user, print_error, read_image
+from dassl.plain import plain
+from dassl.utils import Failure, check_availability, expand_user, print_error, read_image, tolerate_encoding
 from parse_test_res import OneLineParser
 
 from .benchmark import SPLITS, Benchmark, read_lists
@@ -267,11 +268,12 @@ def run(args: argparse.Namespace) -> int:
     if args.deep:
         for finding in findings:
             look_inside(finding, root)
-    print(report(findings))
+    print(plain(report(findings), keep="\n"))
     return int(bool(args.names) and any(f.state != "found" for f in findings))
 
 
 def main(argv: list[str] | None = None) -> int:
+    tolerate_encoding()
     p = OneLineParser("python -m datasets.doctor", description=__doc__)
     p.add_argument("names", nargs="*", metavar="NAME", help="DATASET.NAME or config file (default: all fifteen)")
     p.add_argument(

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from clip.download import cannot_write, check_space, fetch, is_web_page, words
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import Failure, UsageError, expand_user, print_error, read_json
+from dassl.utils import Failure, UsageError, expand_user, print_error, read_json, tolerate_encoding
 from dassl.utils.lock import locked
 from parse_test_res import OneLineParser
 
@@ -244,6 +244,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
+    tolerate_encoding()
     p = OneLineParser("python -m datasets.prepare", description=__doc__)
     p.add_argument("name", metavar="NAME", help="DATASET.NAME or config file")
     p.add_argument("--root", default=default_root(), help="folder that holds all datasets (default: DATA, or data)")

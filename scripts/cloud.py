@@ -30,7 +30,7 @@ from yacs.config import CfgNode
 from dassl.engine import TrainerBase, build_trainer
 from dassl.engine.record import commit
 from dassl.utils import Failure, UsageError, mix_seed, seeded, set_random_seed, write_json
-from parse_test_res import OneLineParser, existing_folder, show_stat, summarise
+from parse_test_res import OneLineParser, existing_folder, log_to_stderr, show_stat, summarise
 from train import parse_args as train_args
 from train import setup_cfg
 from trainers.base import PromptedCLIP, PromptTrainer
@@ -212,7 +212,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """0, or 1 if a run could not be asked or none could; leaves with 2 for wrong arguments."""
     args = parse_args(argv)
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    log_to_stderr()
     found, values, skipped = find_results(args.folders), {}, 0
     if not found:
         leave(f"no results of runs in {' '.join(map(str, args.folders))}", 1)

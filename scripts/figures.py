@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from parse_test_res import LOG_NAME, OneLineParser, harmonic_mean, read_log
+from parse_test_res import LOG_NAME, OneLineParser, harmonic_mean, log_to_stderr, read_log
 
 from .records import Result, find_results, name_methods
 from .runner import command_line, leave
@@ -562,7 +562,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         if not args.what:
             parser.error("give the folders of the runs")
         for folder in args.what:
-            if not os.path.isdir(folder):
+            if not os.path.isdir(folder):  # Path.is_dir raises for names that are too long
                 parser.error(f"{folder}: no such folder")
     return args
 
@@ -582,7 +582,7 @@ def only(found: Sequence[Result], methods: Sequence[str] | None) -> list[Result]
 def main(argv: Sequence[str] | None = None) -> int:
     """0 or 1 (nothing to draw); leaves with 2 for wrong arguments."""
     args = parse_args(argv)
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    log_to_stderr()
     import matplotlib
 
     matplotlib.rcParams.update(STYLE)

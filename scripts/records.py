@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from dassl.plain import plain
 from parse_test_res import LOG_NAME, newest_result, seed_of, shared_configs
 
 from .runner import TARGETS, is_stale
@@ -134,6 +135,7 @@ def read_run(folder: Path, top: Path) -> Result | None:
     if not (place := place or recorded):
         log.warning("%s: what was run is not known: no %s, and no folders as of scripts/run.sh", folder, RECORD)
         return None
+    place = {key: plain(value) if isinstance(value, str) else value for key, value in place.items()}
     return Result(**place, folder=folder, metrics=metrics, record=record)
 
 
@@ -224,7 +226,8 @@ def name_methods(results: Sequence[Result], by: Sequence[str] = ("cfg", "shots",
     for trainer, group in trainers.items():
         cfgs = shared_configs([((r.dataset, r.protocol, r.shots), r.cfg) for r in group])
         variants = {
-            r: {"cfg": cfgs[r.cfg], "shots": f"shots_{r.shots}", "root": os.path.relpath(r.root, top)} for r in group
+            r: {"cfg": cfgs[r.cfg], "shots": f"shots_{r.shots}", "root": plain(os.path.relpath(r.root, top))}
+            for r in group
         }
         choices = [c for size in range(len(by) + 1) for c in combinations(by, size)]
         total = len({tuple(v[key] for key in by) for v in variants.values()})

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from parse_test_res import OneLineParser, existing_folder, show_stat
+from parse_test_res import OneLineParser, existing_folder, log_to_stderr, show_stat
 
 from . import figures, tables
 from .records import Result, find_results, name_methods
@@ -275,7 +275,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """0; leaves with 1 (no results) or 2 (wrong arguments)."""
     args = parse_args(argv)
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    log_to_stderr()
     notes = Notes()
     logging.getLogger().addHandler(notes)
     try:

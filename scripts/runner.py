@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 
 import parse_test_res as results
+from dassl.plain import plain
 
 SCRIPTS = Path("scripts")  # the working directory is the repository's
 TEN = ("caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101", "fgvc_aircraft", "sun397", "dtd",
@@ -58,7 +59,7 @@ STOP_SECONDS = 10  # for a run to end before it is killed
 
 
 def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(plain(line, keep="\n"), file=sys.stderr, flush=True)
 
 
 def leave(line: str, code: int) -> None:

@@ -27,6 +27,7 @@ from parse_test_res import (
     existing_folder,
     harmonic_mean,
     lay_out,
+    log_to_stderr,
     show_stat,
     span,
     summarise,
@@ -482,7 +483,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """0, 1 (nothing found) or 2 (wrong arguments)."""
     args = parse_args(argv)
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    log_to_stderr()
     table = make_table(args.kind, find_results(args.folders))
     if table is None:
         print(f"error: no result for the {args.kind} table in {' '.join(map(str, args.folders))}", file=sys.stderr)

@@ -22,6 +22,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "gpu" in item.path.parts)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=8, help="how many runs tests/test_kill.py kills")
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """The models here are small: more threads only wait for each other."""

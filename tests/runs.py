@@ -1,6 +1,8 @@
 """Runs of train.py in this process, on a small drawing of the bundled benchmark (the fixture `data`)."""
 
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import train
@@ -11,6 +13,15 @@ CONFIGS = {path.parent.name: path for path in sorted((REPO / "configs" / "traine
 # Two shots of the base classes, a few epochs.
 SMALL = {"SEED": "1", "DATASET.NUM_SHOTS": "2", "DATASET.SUBSAMPLE_CLASSES": "base", "OPTIM.MAX_EPOCH": "3",
          "TRAIN.PRINT_FREQ": "2"}  # fmt: skip
+HANG = 600  # seconds after which a program is taken to hang, on however slow a machine
+
+
+def wait_for(condition: Callable[[], object], pause: float = 0.02) -> None:
+    """Returns when it is so; fails if it never is."""
+    deadline = time.monotonic() + HANG
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(pause)
 
 
 def arguments(trainer: str, data: Path, out: Path, *opts: str, flags: tuple[str, ...] = ()) -> list[str]:

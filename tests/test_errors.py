@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ import torch
 
 import train
 from dassl.utils import checkpoint, tools
-from tests.runs import REPO, arguments, run
+from tests.runs import HANG, REPO, arguments, run, wait_for
 from trainers.base import PromptTrainer
 
 EPOCHS = ("OPTIM.MAX_EPOCH", "2")
@@ -53,10 +52,9 @@ def test_an_unknown_flag_is_one_line(data, tmp_path, capsys):
 def test_ctrl_c_during_the_imports():
     """Torch takes seconds to import, and is in memory from the first of them on."""
     process = subprocess.Popen([sys.executable, "train.py"], cwd=REPO, stderr=subprocess.PIPE, text=True)
-    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
-        time.sleep(0.01)
+    wait_for(lambda: "libtorch" in Path(f"/proc/{process.pid}/maps").read_text(), pause=0.01)
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=30)[1] == "" and process.returncode == -signal.SIGINT
+    assert process.communicate(timeout=HANG)[1] == "" and process.returncode == -signal.SIGINT
 
 
 @pytest.mark.parametrize(
@@ -152,6 +150,12 @@ def test_a_key_given_twice_with_one_value(data, tmp_path):
     twice = "OPTIM.LR 0.10 SEED 1 INPUT.TRANSFORMS ['normalize'] OPTIM.LR 0.1".split()
     args = arguments("P2C", data, tmp_path, *twice, flags=("--transforms", "normalize", "--seed", "1"))
     assert train.setup_cfg(train.parse_args(args)).OPTIM.LR == 0.1
+
+
+def test_a_number_where_text_is_wanted_is_text(data):
+    args = arguments("P2C", data, Path("2024"), "DATASET.FOLDER", "1e3", "TRAINER.ATPROMPT.ATT1_TEXT", "True")
+    cfg = train.setup_cfg(train.parse_args(args))
+    assert (cfg.OUTPUT_DIR, cfg.DATASET.FOLDER, cfg.TRAINER.ATPROMPT.ATT1_TEXT) == ("2024", "1e3", "True")
 
 
 def test_no_memory_left(data, tmp_path, capsys, monkeypatch):

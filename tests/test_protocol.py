@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 
 from scripts import protocol, runner
 
+from .runs import HANG, wait_for
 from .test_parse import EPOCH, block, trained
 
 REPO = Path(__file__).resolve().parents[1]
@@ -274,13 +274,13 @@ def start(data: Path, out: Path, *words: str) -> subprocess.Popen:
 def test_real_runs_one_of_which_fails(data, out):
     words = ["few_shot", "--methods", "zsclip", "--datasets", "dtd", "shapes", "--seeds", "1", "--shots", "2"]
     process = start(data, out, *words)
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=HANG)
     assert process.returncode == 1 and "shapes     ZeroshotCLIP" in stdout
     assert stderr.count(f"error: DescribableTextures: no folder {data}/dtd") == 2  # at once, and at the end
     assert "1 of 2 runs failed" in stderr and "Traceback" not in stderr
     words.remove("dtd")
     process = start(data, out, *words)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=HANG)
     assert process.returncode == 0 and stderr == "1 of 1 runs are finished\n" and "ZeroshotCLIP" in stdout
 
 
@@ -288,10 +288,8 @@ def test_ctrl_c_ends_it_with_one_line(data, out):
     process = start(data, out, "base2new", "--methods", "p2c", "--datasets", "shapes", "--seeds", "1")
     assert process.stderr.readline() == "[1/2] p2c, shapes, seed 1: train\n"
     folder = out / "base2new" / "train_base"
-    deadline = time.monotonic() + 60
-    while not list(folder.rglob("log.txt")) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_for(lambda: list(folder.rglob("log.txt")))
     os.killpg(process.pid, signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=HANG)
     assert process.returncode == 130 and stdout == ""
     assert stderr == "\nstopped; run the same command again to go on\n"

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,8 @@ import datasets
 import trainers
 from dassl.config import get_cfg_default
 from scripts import runner, sweep
+
+from .runs import HANG, wait_for
 
 REPO = Path(__file__).resolve().parents[1]
 ALL = "zsclip coop cocoop kgcoop prograd promptsrc tcp mma maple coop_atp cocoop_atp maple_atp p2c".split()
@@ -77,13 +78,6 @@ def start(repo: Path, *words: str, stderr=subprocess.PIPE) -> subprocess.Popen:
     env = os.environ | {"PYTHONPATH": str(REPO)}
     command = [sys.executable, "-c", PROGRAM, *words]
     return subprocess.Popen(command, cwd=repo, env=env, stderr=stderr, text=True, start_new_session=True)
-
-
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 # -- files
@@ -205,9 +199,9 @@ def here(monkeypatch) -> None:
 def test_ready_sweeps(here, name):
     found = ready(name)
     bundled = name.startswith("shapes_")
-    assert found.methods == (["p2c"] if name.endswith(("table4", "table5", "fig3", "bf16")) else ALL)
+    assert found.methods == (["p2c"] if name.endswith(("table4", "table5", "fig3", "bf16", "open_questions")) else ALL)
     assert len(found.datasets) == (1 if bundled or found.protocol in ("xd", "dg") else 11)
-    five = ("shapes_table4", "shapes_table5", "shapes_fig3", "shapes_bf16", "fig3")
+    five = ("shapes_table4", "shapes_table5", "shapes_fig3", "shapes_bf16", "fig3", "shapes_open_questions")
     assert len(found.seeds) == (5 if name in five else 3)
     sweep.check_config_keys(Path(name), found)
     folders = [run.folder for run in found.runs()]
@@ -280,6 +274,17 @@ def test_table_5_has_the_papers_rows(here):
     assert len(reduced) == len(set(reduced)) == 13 and set(reduced) < set(rows)
 
 
+def test_the_open_questions_are_asked_one_by_one(here):
+    """By hand from the README: schedule, standardised, what F sees, stop-gradient."""
+    usual = ("sigmoid", True, "ctx", True)
+    others = [("sigmoid_rising", *usual[1:]), ("sigmoid", False, *usual[2:]), (*usual[:2], "all", True)]
+    others += [(*usual[:3], False), (*usual[:2], "all", False)]
+    for name, base in (("open_questions", "vit_b16_ep5_batch4"), ("shapes_open_questions", "vit_tiny_ep5_batch4")):
+        nodes = [config(base, plan).P2C for plan in ready(name).plans()]
+        asked = [(n.DPD.SCHEDULE, n.DPD.GMM_STANDARDIZE, n.AUX.PROMPTS, n.AUX.STOP_GRADIENT) for n in nodes]
+        assert asked == [usual, *others]
+
+
 def test_figure_3_varies_the_attributes_length(here):
     for name, base in (("fig3", "vit_b16_ep5_batch4"), ("shapes_fig3", "vit_tiny_ep5_batch4")):
         for plan in ready(name).plans():
@@ -333,7 +338,7 @@ def test_two_at_once_share_the_work(repo):
     both = [start(repo, name), start(repo, name)]
     wait_for(lambda: len(journal(repo, "end")) == 12)  # all but those of seed 8, which wait
     (repo / "go").touch()
-    errors = [process.communicate(timeout=30)[1] for process in both]
+    errors = [process.communicate(timeout=HANG)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     began = journal(repo, "begin")
     assert len(began) == len(set(began)) == 16
@@ -351,7 +356,7 @@ def test_killed_and_started_again(repo):
     assert second.stderr.readline() == "2 of 4 runs are finished\n"
     assert second.stderr.readline() == "another process is at what is left: waiting for it\n"
     (repo / "go").touch()
-    assert "[4/4] " in second.communicate(timeout=30)[1] and second.returncode == 0
+    assert "[4/4] " in second.communicate(timeout=HANG)[1] and second.returncode == 0
     assert sorted(journal(repo, "begin")) == [
         f"base2new_{part}/shapes/p2c/usual/seed{seed}" for part in ("test", "train") for seed in (1, 8)
     ]
@@ -363,12 +368,11 @@ def test_stopped_politely(repo, polite):
     process = start(repo, name)
     wait_for(lambda: len(journal(repo, "end")) == 2)
     process.send_signal(polite)  # to it alone: it has to stop its runs
-    err = process.communicate(timeout=30)[1]
+    err = process.communicate(timeout=HANG)[1]
     assert process.returncode == 130 and err.endswith("\n\nstopped; run the same command again to go on\n")
     assert "Traceback" not in err
-    lock = runner.try_lock(repo / "output/my/base2new_train/shapes/p2c/usual/seed8")
-    assert lock is not None  # nobody is at it any more
-    os.close(lock)
+    folder = repo / "output/my/base2new_train/shapes/p2c/usual/seed8"
+    wait_for(lambda: (lock := runner.try_lock(folder)) and os.close(lock) is None)  # nobody is at it any more
 
 
 def test_a_full_disk_ends_it(repo, capsys, monkeypatch):
@@ -414,6 +418,7 @@ def test_an_ablations_baseline_is_its_first_setting(repo, monkeypatch):
         ("table4", "ablation output/table4 --baseline table4_baseline --cost"),
         ("shapes_table4", "ablation output/shapes_table4 --baseline baseline --cost"),
         ("table5", "ablation output/table5 --baseline usual --cost"),
+        ("open_questions", "ablation output/open_questions --baseline usual --cost"),
     ):
         settings = yaml.safe_load((REPO / "configs" / "sweeps" / f"{name}.yaml").read_text())["settings"]
         made = sweep.Sweep("base2new", ["p2c"], ["dtd"], [1], settings=settings, output=f"output/{name}")
@@ -455,7 +460,7 @@ def test_a_live_table_on_a_terminal(repo):
     (repo / "go").touch()
     while piece := _read(ours):
         shown += piece
-    assert process.wait(30) == 0
+    assert process.wait(HANG) == 0
     assert "[4/4] p2c, shapes, seed 8: test: 50.0% in 0:00:00" in shown and shown.count("\x1b[2F\x1b[J") >= 1
     assert shown.endswith("\r\n") and shown.rindex("\x1b[J") < shown.rindex("[4/4]")  # the table is gone at the end
 
@@ -478,7 +483,7 @@ def test_real_runs(data, tmp_path):
     command = ["bash", "scripts/sweep.sh", str(tmp_path / "my.yaml"), "--slots", "2"]
     for again in (False, True):
         env["OUTPUT"] = str(tmp_path / "out")
-        done = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True, timeout=200)
+        done = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True, timeout=HANG)
         assert done.returncode == 0, done.stderr
         assert done.stderr.startswith("2 of 2 runs are finished\n") == again
         assert "new" in done.stdout and "P2C" in done.stdout

@@ -185,6 +185,11 @@ class PromptTrainer(FrozenTowerTrainer):
     def build_prompt_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
         raise NotImplementedError
 
+    def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
+        if (copies := cfg.DATALOADER.K_TRANSFORMS) != 1:
+            raise UsageError(f"DATALOADER.K_TRANSFORMS {copies}: {type(self).__name__} takes one copy of each image")
+
     def build_optimizer(self, learner: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(learner, self.cfg.OPTIM, fused=self.device.type == "cuda")
 

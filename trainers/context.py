@@ -86,6 +86,7 @@ class ContextTrainer(PromptTrainer):
         return self.cfg.TRAINER.COOP
 
     def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
         if cfg.TRAINER.COOP.CSC or cfg.TRAINER.COOP.CLASS_TOKEN_POSITION != "end":
             about = f"{type(self).__name__}'s context is shared by all classes and before the name"
             raise UsageError(f"TRAINER.COOP.CSC and CLASS_TOKEN_POSITION: {about}")

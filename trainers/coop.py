@@ -11,6 +11,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import UsageError
 
 from .atprompt import attribute_layout
+from .base import PromptTrainer
 from .context import ContextLearner, ContextTrainer
 from .prompt_text import NAME, Gap, PromptText, ctx_words
 
@@ -48,6 +49,7 @@ class AroundTheName(ContextLearner):
 @TRAINER_REGISTRY.register()
 class CoOp(ContextTrainer):
     def check_cfg(self, cfg: CfgNode) -> None:
+        PromptTrainer.check_cfg(self, cfg)  # not ContextTrainer's, which refuses what CoOp has
         node = cfg.TRAINER.COOP
         if node.CLASS_TOKEN_POSITION not in ("end", "middle", "front"):
             raise UsageError(

@@ -108,6 +108,7 @@ class MultiModalAdapter(PromptTrainer):
         return self.cfg.TRAINER.MMADAPTER
 
     def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
         node = cfg.TRAINER.MMADAPTER
         if node.ADAPTER_DIM < 1 or node.ADAPTER_SCALE <= 0:
             given = f"ADAPTER_DIM {node.ADAPTER_DIM}, ADAPTER_SCALE {node.ADAPTER_SCALE}"

@@ -5,6 +5,7 @@ MLP trained to undo noise (eq. 3 to 6). The paper leaves much open; the README s
 """
 
 import math
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,8 @@ def add_config(cfg: CfgNode) -> None:
     node.AUX.ENABLED = True
     node.AUX.SIGMA = 0.01
     node.AUX.LAMBDA = 0.1
+    node.AUX.PROMPTS = "ctx"  # what F is given in L_aux: ctx, or all (eq. 3 to 5: the attribute vectors too)
+    node.AUX.STOP_GRADIENT = True  # on the clean side; False: eq. 6 as it stands
 
 
 def falling_sigmoid(p: float, k: float) -> float:
@@ -121,10 +124,13 @@ class P2CPromptLearner(MultiModalPromptLearner):
         return {name: p + self.sigma * self.noise(p) for name, p in clean.items()}
 
     def aux_loss(self) -> Tensor:
-        """L_aux = MSE(F(ctx + η), F(ctx)) of eq. 6; the clean side is a target, without gradient."""
-        noisy = self.ctx + self.options.AUX.SIGMA * torch.randn_like(self.ctx)
+        """L_aux = MSE(F(P + η), F(P)) of eq. 6; P is ctx or all learned vectors of the text prompt."""
+        aux = self.options.AUX
+        prompts = torch.cat([*super().vectors().values()]) if aux.PROMPTS == "all" else self.ctx
+        noisy = prompts + aux.SIGMA * torch.randn_like(prompts)
         with torch.autocast(noisy.device.type, enabled=False):  # a difference that amp would round away
-            return F.mse_loss(self.proj(noisy), self.proj(self.ctx).detach())
+            clean = self.proj(prompts)
+            return F.mse_loss(self.proj(noisy), clean.detach() if aux.STOP_GRADIENT else clean)
 
 
 @TRAINER_REGISTRY.register()
@@ -140,13 +146,16 @@ class P2C(MultiModalTrainer):
         node, epochs = cfg.TRAINER.P2C, cfg.OPTIM.MAX_EPOCH
         dpd = node.DPD
         mixture = dpd.GMM_MEANS, dpd.GMM_STDS, dpd.GMM_WEIGHTS
+        if not all(isinstance(value, int | float) for value in chain(*mixture)):
+            raise UsageError("TRAINER.P2C.DPD.GMM_MEANS, GMM_STDS and GMM_WEIGHTS must be numbers")
         for fine, message in (
             (node.MAPPER.HIDDEN_SCALE >= 1, f"MAPPER.HIDDEN_SCALE {node.MAPPER.HIDDEN_SCALE}: must be 1 or more"),
             (dpd.SCHEDULE in SCHEDULES, f"DPD.SCHEDULE {dpd.SCHEDULE!r}: choose from {', '.join(SCHEDULES)}"),
             (dpd.NOISE in ("gaussian", "gmm"), f"DPD.NOISE {dpd.NOISE!r}: choose from gaussian, gmm"),
+            (node.AUX.PROMPTS in ("ctx", "all"), f"AUX.PROMPTS {node.AUX.PROMPTS!r}: choose from ctx, all"),
             (min(dpd.SIGMA_MAX, node.AUX.SIGMA) >= 0, "DPD.SIGMA_MAX and AUX.SIGMA: must be 0 or more"),
-            # Beyond, e^k is no float any more; at 100 the sigmoid is a step already.
-            (0 < dpd.SIGMOID_K <= 1000, f"DPD.SIGMOID_K {dpd.SIGMOID_K}: must be above 0 and at most 1000"),
+            # Beyond, e^k is no float any more, or all that is left is rounding; 100 is a step already, 0.1 linear.
+            (0.001 <= dpd.SIGMOID_K <= 1000, f"DPD.SIGMOID_K {dpd.SIGMOID_K}: must be from 0.001 to 1000"),
             (
                 0 <= dpd.WARMUP_EPOCHS < epochs,
                 f"DPD.WARMUP_EPOCHS {dpd.WARMUP_EPOCHS}: must be 0 or more and less than OPTIM.MAX_EPOCH {epochs}",

@@ -83,6 +83,7 @@ class PromptSRC(PromptTrainer):
         return self.cfg.TRAINER.PROMPTSRC
 
     def check_cfg(self, cfg: CfgNode) -> None:
+        super().check_cfg(cfg)
         if cfg.TRAINER.PROMPTSRC.GPA_STD <= 0:
             raise UsageError(f"TRAINER.PROMPTSRC.GPA_STD {cfg.TRAINER.PROMPTSRC.GPA_STD}: must be above 0")
 

@@ -1,4 +1,5 @@
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -60,7 +61,9 @@ def merge_command_line(cfg: CfgNode, flags: Sequence[tuple[str, str, object]], o
     words = [(f"by {flag}", key, value) for flag, key, value in flags if value is not None]
     for how, key, value in [*words, *((f"as {value}", key, value) for key, value in pairs)]:
         with _checked(cfg, f"{key} {value}"):
-            cfg.merge_from_list([key, _words(key, value)])
+            if key not in known and _get(cfg, key) is None:  # of which yacs says this only if there is its section
+                raise KeyError(f"Non-existent key: {key}")
+            cfg.merge_from_list([key, _as_typed(cfg, key, value)])
         now = _get(cfg, key)
         before, how_before = given.setdefault(key, (now, how))
         if now != before:
@@ -73,6 +76,14 @@ def _words(key: str, value: object) -> object:
     if not key.endswith("CTX_INIT"):
         return value
     return {"true": "a photo of a", "false": ""}.get(str(value).lower(), value)
+
+
+def _as_typed(cfg: CfgNode, key: str, value: object) -> object:
+    """A command line's value, for yacs to read; where text is wanted a number is text too (a folder called 2024)."""
+    if key.endswith("CTX_INIT"):
+        return _words(key, value)
+    is_text = isinstance(_get(cfg, key), str)
+    return repr(value) if is_text and not isinstance(CfgNode._decode_cfg_value(value), str) else value
 
 
 def _in_words(node: CfgNode) -> CfgNode:
@@ -90,13 +101,30 @@ def _checked(cfg: CfgNode, source: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # yacs asserts and raises KeyError and ValueError, and the yaml reader errors of its own
-        problem = " ".join(str(error).split()).strip("'")
-        if "Non-existent key: " in problem:
-            key = problem.rsplit(": ", 1)[-1]
+        # str() of a KeyError puts its text in quotes
+        problem = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
+        if mismatch := re.fullmatch(r"Type mismatch .* for config key: (\S+)", problem):
+            key = mismatch[1]
+            problem = f"{key} " * (not source.startswith(f"{key} ")) + _kind(key, _get(cfg, key))
+        elif re.match("Non-existent (config )?key:", problem):
+            key = problem.split(":", 1)[1].strip()
             nearest = get_close_matches(key, all_keys(cfg), n=1)
             problem = f"there is no config key {key}" + (f"; did you mean {nearest[0]}?" if nearest else "")
             problem += " (flags come before KEY VALUE pairs)" * key.startswith("--")
+        source = source if len(source) <= 200 else f"{source[:200]}…"
         raise UsageError(f"{source}: {problem}") from error
+
+
+# How a value of each type is written.
+_KINDS = {bool: "True or False", int: "a whole number", float: "a number with a point or an exponent", list: "a list",
+          str: "text, in a file in quotes"}  # fmt: skip
+
+
+def _kind(key: str, value: object) -> str:
+    """What a key must have, in words, by what it has now."""
+    if isinstance(value, CfgNode):
+        return f"is a section, which has no value of its own: give one of its keys, as {all_keys(value, f'{key}.')[0]}"
+    return f"must be {_KINDS[type(value)]}" + (f", as {value}" if value not in ([], "") else "")
 
 
 def all_keys(node: CfgNode, prefix: str = "") -> list[str]:
@@ -119,13 +147,30 @@ _ALLOWED = (
         "0 or more",
         lambda v: v >= 0,
         ("OPTIM.LR", "OPTIM.MOMENTUM", "OPTIM.WEIGHT_DECAY", "OPTIM.RMSPROP_ALPHA", "DATALOADER.NUM_WORKERS",
-         "DATALOADER.CACHE_MB"),
+         "DATALOADER.CACHE_MB", "INPUT.CUTOUT_LEN", "INPUT.GN_STD", "COLORJITTER_B", "COLORJITTER_C", "COLORJITTER_S",
+         "OPTIM.GAMMA", "OPTIM.BASE_LR_MULT", "OPTIM.WARMUP_MIN_LR"),
     ),
+    ("at most 1000000", lambda v: v <= 10**6, ("OPTIM.MAX_EPOCH",)),
+    # Learned vectors, and widths by which layers grow.
+    ("at most 1000", lambda v: v <= 1000,
+     ("N_CTX", "N_CTX_TEXT", "N_CTX_VISION", "N_ATT1", "N_ATT2", "N_ATT3", "HIDDEN_SCALE", "ADAPTER_DIM")),
+    ("from 0 to 1", lambda v: 0 <= v <= 1, ("INPUT.RGS_P", "INPUT.GB_P", "MODEL.HEAD.DROPOUT", "DATASET.VAL_PERCENT")),
+    ("from 0 to 0.5", lambda v: 0 <= v <= 0.5, ("INPUT.COLORJITTER_H",)),
+    ("from 0 to 30", lambda v: 0 <= v <= 30, ("INPUT.RANDAUGMENT_M",)),
+    ("from 0 to 1000", lambda v: 0 <= v <= 1000, ("INPUT.RANDAUGMENT_N", "INPUT.CUTOUT_N")),
+    ("odd and 1 or more", lambda v: v >= 1 and v % 2 == 1, ("INPUT.GB_K",)),
+    ("two numbers above 0 and at most 1, the smaller one first", lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1,
+     ("INPUT.RRCROP_SCALE",)),
+    ("a list of epochs, as (10, 20)", lambda v: {*map(type, v)} == {int}, ("OPTIM.STEPSIZE",)),
+    ("a list of whole numbers above 0", lambda v: {*map(type, v)} <= {int} and min(v, default=1) > 0,
+     ("MODEL.HEAD.HIDDEN_LAYERS",)),
     ("0 or more and below 1", lambda v: 0 <= v < 1, ("OPTIM.ADAM_BETA1", "OPTIM.ADAM_BETA2")),
     ("1 or more, or -1 for all images", lambda v: v >= 1 or v == -1, ("DATASET.NUM_SHOTS",)),
     ("height and width in pixels", lambda v: [*map(type, v)] == [int, int] and min(v) >= 1, ("INPUT.SIZE",)),
     ("three numbers", lambda v: len(v) == 3 and max(v) < math.inf, ("INPUT.PIXEL_MEAN",)),
     ("three numbers above 0", lambda v: len(v) == 3 and min(v) > 0, ("INPUT.PIXEL_STD",)),
+    # tensorboard writes into no other
+    ("a folder whose name is UTF-8", lambda v: not re.search("[\ud800-\udfff]", v), ("OUTPUT_DIR",)),
     ("words, True or False", lambda v: isinstance(v, str | None), ("CTX_INIT",)),
 )  # fmt: skip
 
@@ -141,6 +186,20 @@ def check_values(cfg: CfgNode) -> None:
                 fine = False
             if not fine:
                 raise UsageError(f"{key} {value}: must be {allowed}")
+        if value is None and not key.endswith("CTX_INIT"):
+            raise UsageError(f"{key} None: must have a value")
+        if not all(map(_has_a_size, value if isinstance(value, list) else [value])):
+            raise UsageError(f"{key} {value}: must be below 2^63, with a point or an exponent below 3e38")
+    padding, optim = cfg.INPUT.CROP_PADDING, cfg.OPTIM
+    if not 0 <= padding <= min(cfg.INPUT.SIZE):
+        raise UsageError(f"INPUT.CROP_PADDING {padding}: must be from 0 to what INPUT.SIZE has, {min(cfg.INPUT.SIZE)}")
+    if optim.NAME == "sgd" and optim.SGD_NESTEROV and (optim.MOMENTUM == 0 or optim.SGD_DAMPNING != 0):
+        raise UsageError("OPTIM.SGD_NESTEROV True: needs OPTIM.MOMENTUM above 0 and OPTIM.SGD_DAMPNING 0")
+
+
+def _has_a_size(value: object) -> bool:
+    """Whether a number is one that 64 bits, or a float of 32, can hold; NaN is not."""
+    return not isinstance(value, int | float) or abs(value) < (2**63 if isinstance(value, int) else 3e38)
 
 
 RECORD = "config.yaml"

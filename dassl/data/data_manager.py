@@ -103,10 +103,12 @@ def build_data_loader(
 ) -> DataLoader:
     """A loader over Datums; for training the last batch is dropped if it is not full and not the only one.
 
-    Raises UsageError if there are no images.
+    Raises UsageError if there are no images, or nothing that makes tensors of them.
     """
     if not data_source:
         raise UsageError(f"{cfg.DATASET.NAME} has no {'training' if is_train else 'test'} images to load")
+    if tfm is None and dataset_wrapper is None:
+        raise UsageError("INPUT.NO_TRANSFORM True: there is no batch of images that are no tensors; set it to False")
     sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
     wrapper = dataset_wrapper or DatasetWrapper
     workers = min(cfg.DATALOADER.NUM_WORKERS, cpu_cores())

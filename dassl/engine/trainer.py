@@ -41,7 +41,10 @@ from dassl.utils.checkpoint import BEST, epoch_file, load_optim, load_weights, n
 
 from .record import Recorder, device_name
 
-NOT_FINITE = "Lower OPTIM.LR or compute in a wider precision, then run again: it goes on from the last checkpoint"
+NOT_FINITE = (
+    "Choose a lower OPTIM.LR or a wider PREC, and another --output-dir for it; --resume with this folder goes on from "
+    "its last checkpoint"
+)
 # Buffers of prompt learners that follow from the class names, so they say nothing about what was learned.
 DERIVED_BUFFERS = ("token_prefix", "token_suffix", "token_middle")
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from dassl.plain import plain
 from dassl.utils import Failure, Registry, atomic_write, mkdir_if_missing
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
@@ -116,7 +117,7 @@ class Classification(EvaluatorBase):
         print("=> per-class result")
         accuracies = [100.0 * right / total for _, _, total, right in per_class]
         for (label, name, total, right), accuracy in zip(per_class, accuracies, strict=True):
-            print(f"* class: {label} ({name})\ttotal: {total:,}\tcorrect: {right:,}\tacc: {accuracy:.1f}%")
+            print(f"* class: {label} ({plain(name)})\ttotal: {total:,}\tcorrect: {right:,}\tacc: {accuracy:.1f}%")
         average = float(np.mean(accuracies))
         print(f"* average: {average:.1f}%")
         return average

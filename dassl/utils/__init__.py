@@ -4,7 +4,7 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .errors import Failure, UsageError
-from .logger import print_error, setup_logger
+from .logger import print_error, setup_logger, tolerate_encoding
 from .meters import AverageMeter, MetricMeter
 from .registry import Registry, check_availability
 from .tools import (
@@ -60,6 +60,7 @@ __all__ = [
     "seeded",
     "set_random_seed",
     "setup_logger",
+    "tolerate_encoding",
     "tolist_if_not",
     "write_json",
 ]

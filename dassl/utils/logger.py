@@ -2,6 +2,8 @@ import os
 import sys
 import time
 
+from dassl.plain import plain
+
 from .errors import Failure
 from .tools import mkdir_if_missing
 
@@ -13,8 +15,8 @@ class Logger:
         self.console = sys.stdout.console if isinstance(sys.stdout, Logger) else sys.stdout
         mkdir_if_missing(os.path.dirname(fpath) or ".")
         try:
-            # line-buffered, so that a crash loses no line
-            self.file = open(fpath, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+            # line-buffered, so that a crash loses no line; names of files may be no text
+            self.file = open(fpath, "a", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         except OSError as error:
             raise Failure(f"Cannot write {fpath}: {error.strerror}. Choose another --output-dir") from error
 
@@ -43,8 +45,15 @@ def setup_logger(output: str | None = None) -> None:
     sys.stdout = Logger(fpath)
 
 
+def tolerate_encoding() -> None:
+    """From now on stdout shows a ? for what its encoding lacks, where a print would raise an error."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+
+
 def print_error(line: str) -> None:
-    """Prints to stderr, and to the log if one is open."""
+    """Prints one line to stderr, and to the log if one is open."""
+    line = plain(line)
     print(line, file=sys.stderr)
     if isinstance(sys.stdout, Logger):
         print(line, file=sys.stdout.file)

@@ -85,7 +85,7 @@ def mixture_noise(
 class P2CLoss(NamedTuple):
     loss: Tensor  # cls + lam * aux
     cls: Tensor  # cross-entropy with noisy text prompts
-    aux: Tensor  # MSE(F(ctx + eta), stop-grad F(ctx)); 0 without eta
+    aux: Tensor  # auxiliary_loss; 0 without eta
     text_features: Tensor  # (C, D), not normalised
     image_features: Tensor  # (B, D), not normalised
     logits: Tensor  # (B, C)
@@ -103,11 +103,14 @@ def p2c_loss(
     lam: float = 0.1,
     frozen_words: str = "",
     upstream_slicing: bool = False,
+    aux_names: Sequence[str] = ("ctx",),
+    stop_gradient: bool = True,
 ) -> P2CLoss:
     """P2C's training loss with explicit noise.
 
     noise: {"ctx": (N_CTX, W), "ctx_att1": (N_ATT, W), ...}, scaled by sigma_t already. A missing name: none.
-    eta: (N_CTX, W), scaled by sigma_aux already; None switches the auxiliary loss off.
+    eta: (N_CTX, W), scaled by sigma_aux already; None switches the auxiliary loss off. With other aux_names than ctx
+    as many rows as these prompts have, in this order.
     """
     noise = noise or {}
     assert set(noise) <= {"ctx", "ctx_att1", "ctx_att2", "ctx_att3"}, "only these are perturbed"
@@ -123,12 +126,19 @@ def p2c_loss(
 
     aux = torch.zeros((), dtype=cls.dtype)
     if eta is not None:
-        aux = auxiliary_loss(prompts, eta)
+        aux = auxiliary_loss(prompts, eta, aux_names, stop_gradient)
     return P2CLoss(cls + lam * aux, cls, aux, text, image, logits)
 
 
-def auxiliary_loss(prompts: Mapping[str, Tensor], eta: Tensor) -> Tensor:
-    """mean over all elements of (F(ctx + eta) - stop-grad F(ctx))^2, eta (N_CTX, W)."""
-    target = mapper(prompts, prompts["ctx"]).detach()
-    reconstruction = mapper(prompts, prompts["ctx"] + eta)
-    return ((reconstruction - target) ** 2).mean()
+def auxiliary_loss(
+    prompts: Mapping[str, Tensor], eta: Tensor, names: Sequence[str] = ("ctx",), stop_gradient: bool = True
+) -> Tensor:
+    """mean over all elements of (F(p + eta) - F(p))^2, p each vector of the named prompts, eta a row for each.
+
+    With stop_gradient F(p) is a constant.
+    """
+    p = torch.cat([prompts[name] for name in names])
+    assert eta.shape == p.shape
+    target = mapper(prompts, p)
+    reconstruction = mapper(prompts, p + eta)
+    return ((reconstruction - (target.detach() if stop_gradient else target)) ** 2).mean()

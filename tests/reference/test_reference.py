@@ -353,6 +353,21 @@ def test_auxiliary_loss_of_a_linear_mapper(clip: PlainCLIP) -> None:
     assert torch.allclose(grads["proj.bias"], 2 * residual.sum(0) / residual.numel())
     assert torch.allclose(grads["ctx"], 2 * residual @ prompts["proj.weight"] / residual.numel())
     assert torch.allclose(grads["proj.weight"], 2 * residual.T @ (prompts["ctx"] + eta) / residual.numel())
+    # And so it is where it is not stopped.
+    free = gradients(auxiliary_loss(prompts, eta, stop_gradient=False), prompts)
+    assert max(free["proj.bias"].abs().max(), free["ctx"].abs().max()) < 1e-12
+    assert torch.allclose(free["proj.weight"], 2 * residual.T @ eta / residual.numel())
+
+
+def test_auxiliary_loss_of_all_prompts(clip: PlainCLIP) -> None:
+    """F applies to each vector by itself: the mean over all rows is that of the parts, weighed by their lengths."""
+    prompts = random_prompts(clip, hidden_scale=2)
+    names = ("ctx", "ctx_att1", "ctx_att2")
+    lengths = [len(prompts[name]) for name in names]
+    eta = torch.randn(sum(lengths), 64, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    parts = [auxiliary_loss(prompts, e, (n,)) for n, e in zip(names, eta.split(lengths), strict=True)]
+    weighed = sum(n * part for n, part in zip(lengths, parts, strict=True)) / sum(lengths)
+    assert auxiliary_loss(prompts, eta, names).item() == pytest.approx(weighed.item(), rel=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,9 @@ def check_p2c(cfg, clip, plain, tolerance):
     torch.manual_seed(5)
     aux = learner.aux_loss()
     torch.manual_seed(5)
-    eta = cfg.TRAINER.P2C.AUX.SIGMA * torch.randn_like(learner.ctx)
+    aux_names = ("ctx_att1", "ctx_att2", "ctx") if cfg.TRAINER.P2C.AUX.PROMPTS == "all" else ("ctx",)
+    rows = sum(len(getattr(learner, name)) for name in aux_names)
+    eta = cfg.TRAINER.P2C.AUX.SIGMA * torch.randn(rows, learner.ctx.shape[1], dtype=learner.ctx.dtype)
     weight = -70.0  # far more than in use, so that the aux loss is seen in the sum; its sign may be negative (Table 5)
     loss = torch.nn.functional.cross_entropy(logits, label) + weight * aux
     loss.backward()
@@ -140,7 +142,10 @@ def check_p2c(cfg, clip, plain, tolerance):
     assert set(drawn) == {"ctx", "ctx_att1", "ctx_att2"}
     prompts = as_leaves(prompts_from_checkpoint(model.state_dict()))
     given = {name: SIGMA * n for name, n in drawn.items()}
-    expected = p2c_plain.p2c_loss(plain, prompts, CLASSNAMES, image, label, ATTRIBUTES, given, eta, weight)
+    expected = p2c_plain.p2c_loss(
+        plain, prompts, CLASSNAMES, image, label, ATTRIBUTES, given, eta, weight,
+        aux_names=aux_names, stop_gradient=cfg.TRAINER.P2C.AUX.STOP_GRADIENT,
+    )  # fmt: skip
     assert abs(loss - expected.loss) <= tolerance * abs(expected.loss)
     assert abs(aux - expected.aux) <= tolerance * expected.aux
     check_gradients(learner, gradients(expected.loss, prompts), tolerance)
@@ -149,6 +154,13 @@ def check_p2c(cfg, clip, plain, tolerance):
 @pytest.mark.parametrize("mlp", [True, False])
 def test_p2c_equals_the_reference(cfg, clip64, weights, mlp):
     cfg.TRAINER.P2C.MAPPER.MLP = mlp
+    check_p2c(cfg, clip64, PlainCLIP(weights, torch.float64), 1e-10)
+
+
+@pytest.mark.parametrize("prompts", ["ctx", "all"])
+@pytest.mark.parametrize("stop_gradient", [True, False])
+def test_the_auxiliary_loss_of_eq_3_to_6_equals_the_reference(cfg, clip64, weights, prompts, stop_gradient):
+    cfg.TRAINER.P2C.AUX.PROMPTS, cfg.TRAINER.P2C.AUX.STOP_GRADIENT = prompts, stop_gradient
     check_p2c(cfg, clip64, PlainCLIP(weights, torch.float64), 1e-10)
 
 
@@ -343,6 +355,21 @@ def test_aux_loss_is_in_single_precision_under_amp(cfg, clip64):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             losses.append(learner.aux_loss())
     assert losses[0].dtype == torch.float32 and torch.equal(*losses)
+
+
+def test_aux_gradient_without_the_stop_and_of_all_prompts(cfg, clip64):
+    """With a linear F ctx and bias cancel; with an MLP every vector in use gets its gradient, the third's does not."""
+    cfg.TRAINER.P2C.AUX.STOP_GRADIENT, cfg.TRAINER.P2C.MAPPER.MLP = False, False
+    learner = p2c_learner(cfg, clip64)
+    learner.aux_loss().backward()
+    assert learner.proj.weight.grad.norm() > 0 and learner.ctx.grad.abs().max() < 1e-15 > learner.proj.bias.grad.norm()
+    cfg.TRAINER.P2C.AUX.PROMPTS, cfg.TRAINER.P2C.MAPPER.MLP = "all", True
+    learner = p2c_learner(cfg, clip64).train()
+    learner.sigma.fill_(1e6)  # DPD's noise has no part in it
+    aux = learner.aux_loss()
+    aux.backward()
+    assert aux < 1 and learner.ctx_att3.grad is None
+    assert min(p.grad.norm() for p in (learner.ctx, learner.ctx_att1, learner.ctx_att2)) > 0
 
 
 def test_features_are_kept_in_eval_until_something_changes(cfg, clip64):

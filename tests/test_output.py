@@ -1,0 +1,140 @@
+"""Names that others gave, in output: in what encoding it may be, and that they are not obeyed."""
+
+import csv
+import io
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import parse_test_res
+import train
+from dassl.plain import plain
+from datasets import doctor, prepare
+from scripts import protocol, report, sweep, tables
+from scripts.runner import command_line, say
+from tests.forked import forked
+from tests.runs import arguments
+from tests.test_parse import block, trained
+
+NAMES = [
+    "line\nfeed",
+    "\x1b[31mred",
+    "=cmd|calc!A0",
+    "+1+1",
+    "-x",
+    "@sum(1)",
+    "a|b",
+    "caf\udce9",
+    "back\\slash",
+    "50%_",
+]
+
+
+def images(folder: Path, classes: list[str]) -> Path:
+    for i, name in enumerate(classes):
+        for n in range(8):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), (20 * n, 40 * i, 99)).save(folder / name / f"{n}.png")
+    return folder
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_training_whose_classes_an_encoding_lacks(encoding, tmp_path):
+    root = images(
+        tmp_path / os.fsdecode(b"caf\xe9 \xe2\x82\xac"), ["été", "\x1b[31mred", "雪", "caf\udce9"]
+    )  # caf and no UTF-8
+    opts = ("DATASET.NAME", "ImageFolder", "DATASET.SUBSAMPLE_CLASSES", "all", "TEST.PER_CLASS_RESULT", "True")
+    opts += ("OPTIM.MAX_EPOCH", "2", "DATALOADER.NUM_WORKERS", "0")
+    out = tmp_path / "€"
+    done = forked(lambda: train.main(arguments("P2C", root, out, *opts)), tmp_path, encoding)
+    assert done.code == 0 and done.err == ""
+    assert ("(été)\ttotal" if encoding == "utf-8" else "(?t?)\ttotal") in done.out and "\x1b" not in done.out
+    log = (out / "log.txt").read_text(encoding="utf-8")
+    assert "(été)\ttotal" in log and "(雪)\ttotal" in log and r"(\x1b[31mred)" in log and r"caf\udce9 €" in log
+    words = arguments("P2C", root, out, *opts, "OPTIM.LR", "0.5")
+    done = forked(lambda: train.main(words), tmp_path, encoding)
+    assert done.code == 2 and done.err.count("\n") == 1 and "holds another run" in done.err
+    done = forked(lambda: train.main(arguments("P2C", root, root / "out", *opts)), tmp_path, encoding)
+    assert done.code == 2 and done.err.count("\n") == 1 and "must be a folder whose name is UTF-8" in done.err
+
+
+@pytest.mark.parametrize("program", [train, parse_test_res, doctor, prepare, report, tables, sweep, protocol])
+def test_help_where_an_encoding_lacks_its_signs(program, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["program", "--help"])
+    whole = hasattr(program, "runner") or hasattr(program, "command_line")
+    done = forked(lambda: command_line(program.main) if whole else program.main(), tmp_path, "ascii")
+    assert done.code == 0 and "usage: " in done.out and done.err == ""
+
+
+@pytest.fixture
+def odd(tmp_path) -> Path:
+    """Base-to-new results of methods with odd names."""
+    for name in NAMES:
+        for side in ("train_base", "test_new"):
+            folder = tmp_path / "runs" / "base2new" / side / "shapes" / "shots_16" / name / "cfg" / "seed1"
+            folder.mkdir(parents=True)
+            (folder / "log.txt").write_text(trained(80.0) if side == "train_base" else block(40.0))
+    return tmp_path / "runs"
+
+
+def outputs(odd: Path, fmt: str, tmp: Path) -> list[str]:
+    """The table of scripts.tables and the one of parse_test_res."""
+    wanted = (
+        lambda: tables.main(["base2new", str(odd), "--format", fmt]),
+        lambda: parse_test_res.main([str(odd / "base2new"), "--hm", "--format", fmt]),
+    )
+    found = []
+    for main in wanted:
+        done = forked(main, tmp)
+        assert done.code == 0 and "Traceback" not in done.err
+        found.append(done.out)
+    return found
+
+
+@pytest.mark.parametrize("fmt", ["text", "markdown", "latex"])
+def test_odd_names_end_no_line_and_move_no_cursor(odd, fmt, tmp_path):
+    for text in outputs(odd, fmt, tmp_path):
+        rows = [line for line in text.splitlines() if "53.3" in line]
+        assert len(rows) == len(NAMES) and "\x1b" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
+        if fmt == "markdown":
+            assert {row.replace(r"\|", "").count("|") for row in rows} == {7}
+        if fmt == "latex":
+            assert all(row.endswith(r"\\") for row in rows) and not any(
+                "feed" in row and "line" not in row for row in rows
+            )
+
+
+def test_odd_names_are_no_formulas(odd, tmp_path):
+    for text in outputs(odd, "csv", tmp_path):
+        rows = list(csv.reader(io.StringIO(text)))
+        names = {row[1] for row in rows[1:]}
+        assert {"'=cmd|calc!A0", "'+1+1", "'-x", "'@sum(1)", "a|b", r"line\nfeed"} <= names and len(names) == len(NAMES)
+        assert any(row[2:4] == ["80.0000", "40.0000"] or "80.0000" in row for row in rows)
+
+
+def test_numbers_are_no_formulas():
+    assert parse_test_res.to_csv([["-1.5", "-x", "−2", -3.0]]) == "-1.5,'-x,−2,-3.0"
+
+
+def test_warnings_and_errors_are_one_line(odd, tmp_path):
+    for name in NAMES[:2]:
+        (odd / "base2new" / "train_base" / "shapes" / "shots_16" / name / "cfg" / "seed2").mkdir()
+    for main in (tables.main, parse_test_res.main):
+        words = ["base2new", str(odd)] if main is tables.main else [str(odd / "base2new"), "--hm"]
+        err = forked(lambda: main(words), tmp_path).err  # noqa: B023
+        assert r"line\nfeed" in err and r"\x1b[31mred" in err and "\x1b" not in err
+        assert all(line.startswith("WARNING: ") for line in err.splitlines())
+    done = forked(lambda: parse_test_res.main([str(odd / "no\nwhere")]), tmp_path)
+    assert done.err.count("\n") == 1 and r"no\nwhere" in done.err
+    done = forked(lambda: train.main(["--config-file", "a\nb\x1b[2J"]), tmp_path)
+    assert done.err == "error: no config file a\\nb\\x1b[2J\n"
+    done = forked(lambda: say("a\x1b[2J\nb"), tmp_path)
+    assert done.err == "a\\x1b[2J\nb\n"
+
+
+def test_plain():
+    assert plain("été 雪 ½ ± −") == "été 雪 ½ ± −"
+    assert plain("a\tb\r\n\x7f\x9b\u202e\ud800") == r"a\tb\r\n\x7f\x9b\u202e\ud800"
+    assert plain("a\n\x1b", keep="\n") == "a\n\\x1b" and plain(Path("a\nb")) == r"a\nb"
