@@ -1,4 +1,4 @@
-"""scripts/starter.py: a forked run is what its plain command is. Most runs here are of a small train.py that tells all."""
+"""scripts/starter.py: a forked run is what its plain command is. Most runs here are of a train.py that tells all."""
 
 import fcntl
 import json
@@ -29,7 +29,8 @@ if __name__ == "__main__":
     os.makedirs(out, exist_ok=True)
     how = sys.argv[-5] if len(sys.argv) > 5 else ""
     tell = {
-        "argv": sys.argv, "environment": dict(os.environ), "cwd": os.getcwd(), "path": sys.path, "file": os.path.abspath(__file__),
+        "argv": sys.argv, "environment": dict(os.environ), "cwd": os.getcwd(), "path": sys.path,
+        "file": os.path.abspath(__file__),
         "flags": str(sys.flags), "hash": hash("a word"), "parent": os.getppid(), "ids": [os.getpgid(0), os.getsid(0)],
         "quiet": [os.fstat(fd).st_rdev for fd in (0, 1)], "streams": [sys.stdout.write_through, sys.stderr.encoding],
         "terminal": os.isatty(2) and termios.tcgetwinsize(2), "at import": [seen.threads, seen.text],
@@ -37,7 +38,8 @@ if __name__ == "__main__":
         "blocked": str(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
         "files": sorted(os.readlink(fd) for n in range(99) if os.path.lexists(fd := f"/proc/self/fd/{n}")),
     }
-    more = {"pid": os.getpid(), "random": random.random(), "numpy": numpy.random.rand(), "torch": "torch" in sys.modules}
+    more = {"pid": os.getpid(), "random": random.random(), "numpy": numpy.random.rand()}
+    more["torch"] = "torch" in sys.modules
     with open(f"{out}/tell.json", "w") as file:
         json.dump([tell, more], file)
     print("to stderr", file=sys.stderr)
@@ -197,7 +199,8 @@ def test_who_started_it_may_be_killed(tmp_path):
     code = (
         "import os, time; from scripts.starter import Starter; starter = Starter(); "
         f"run = starter.start({command('wait')}, dict(os.environ), 2, os.open('{tmp_path}/stderr', os.O_CREAT)); "
-        "print(type(run).__name__, run.pid, *[t.pid for t, _ in starter.templates.values()], flush=True); time.sleep(99)"
+        "[(template, _)] = starter.templates.values(); "
+        "print(type(run).__name__, run.pid, template.pid, flush=True); time.sleep(99)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     kind, *pids = process.stdout.readline().split()
