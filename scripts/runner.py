@@ -1,8 +1,8 @@
 """What scripts/protocol.sh and scripts/sweep.sh share: the runs of a protocol, and doing those that are not finished.
 
-A run is a plain command, `bash scripts/<method>/<script>.sh …`, whose folder holds its log. It is finished when that
-log has a result. While it is under way its process holds a lock in the folder, so whoever else wants the same run
-waits, also if the one who started it was killed.
+A run is a plain command, `bash scripts/<method>/<script>.sh …`, which scripts/starter.py starts and whose folder holds
+its log. It is finished when that log has a result. While it is under way its process holds a lock in the folder, so
+whoever else wants the same run waits, also if the one who started it was killed.
 """
 
 import fcntl
