@@ -19,7 +19,7 @@ from tabulate import tabulate
 import parse_test_res as results
 
 from . import runner
-from .runner import PROTOCOLS, SHOTS, TEN, Job, Plan, Pool, Run, say
+from .runner import PROTOCOLS, SHOTS, TEN, Plan, Pool, Run, say
 
 METHODS = ("p2c", "maple", "zsclip")
 EXAMPLES = """examples:
@@ -38,8 +38,8 @@ class OneByOne(runner.View):
     def __init__(self):
         self.terminal = sys.stderr.isatty()
 
-    def started(self, pool: Pool, job: Job) -> None:
-        say(f"[{pool.runs.index(job.run) + 1}/{len(pool.runs)}] {job.run}{pool.left()}")
+    def starts(self, pool: Pool, run: Run) -> None:
+        say(f"[{pool.runs.index(run) + 1}/{len(pool.runs)}] {run}{pool.left()}")
 
     def wrote(self, piece: bytes) -> None:
         sys.stderr.buffer.write(piece)

@@ -3,7 +3,8 @@
 # The scripts in the methods' folders are this one with the first two words filled in.
 # Environment: DATA (folder of the datasets, default data), OUTPUT (default output), CFG (a file's name in
 # configs/trainers/TRAINER), SHOTS (16), SOURCE (dataset a cross-dataset model was trained on), LOADEP (epoch to test),
-# VENV (Python environment); SHOW_DIR=1 only prints the folder of the run's log and checkpoints.
+# VENV (Python environment); SHOW_DIR=1 only prints the folder of the run's log and checkpoints, SHOW_DIR=command what
+# would be executed: the number of words, the words and the environment, each with a null byte after it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -58,14 +59,16 @@ case $protocol in
     ;;
   *) wrong "error: unknown protocol $protocol" ;;
 esac
-[ -z "${SHOW_DIR:-}" ] || { echo "$dir" && exit; }
+[[ ${SHOW_DIR:-command} == command ]] || { echo "$dir" && exit; }
 python=$(bash scripts/python.sh ready)
 
 # A line is to be seen when it is printed. The small CLIP gains nothing from threads and loses much when they have to wait.
 export PYTHONUNBUFFERED=1
 if [ "$size" = vit_tiny ]; then export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}; fi
-exec "$python" train.py \
+set -- "$python" train.py \
   --root "${DATA:-data}" --seed "$seed" --trainer "$trainer" \
   --dataset-config-file "configs/datasets/$dataset.yaml" --config-file "configs/trainers/$trainer/$cfg.yaml" \
   --output-dir "$dir" ${model:+--eval-only --model-dir "$model" ${LOADEP:+--load-epoch "$LOADEP"}} "$@" \
   DATASET.NUM_SHOTS "$shots" DATASET.SUBSAMPLE_CLASSES "$subset"
+[ -z "${SHOW_DIR:-}" ] || { printf '%s\0' $# "$@" && exec env -0 -u SHOW_DIR; }
+exec "$@"

@@ -1,8 +1,8 @@
 """What scripts/protocol.sh and scripts/sweep.sh share: the runs of a protocol, and doing those that are not finished.
 
-A run is a plain command, `bash scripts/<method>/<script>.sh …`, whose folder holds its log. It is finished when that
-log has a result. While it is under way its process holds a lock in the folder, so whoever else wants the same run
-waits, also if the one who started it was killed.
+A run is a plain command, `bash scripts/<method>/<script>.sh …`, which scripts/starter.py starts and whose folder holds
+its log. It is finished when that log has a result. While it is under way its process holds a lock in the folder, so
+whoever else wants the same run waits, also if the one who started it was killed.
 """
 
 import fcntl
@@ -30,6 +30,8 @@ import numpy as np
 
 import parse_test_res as results
 from dassl.plain import plain
+
+from .starter import Starter
 
 SCRIPTS = Path("scripts")  # the working directory is the repository's
 TEN = ("caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101", "fgvc_aircraft", "sun397", "dtd",
@@ -241,7 +243,7 @@ def try_lock(folder: Path) -> int | None:
 class Job:
     """A run under way. Its stdout is in its log.txt, its stderr is read here."""
 
-    def __init__(self, run: Run, slot: Mapping[str, str], lock: int, terminal: bool):
+    def __init__(self, starter: Starter, run: Run, slot: Mapping[str, str], lock: int, terminal: bool):
         """`terminal`: the run is to see a terminal as wide as ours, for its bars; else it writes to a file, which no
         death of ours can close. `lock` is handed over to the run."""
         self.run, self.slot, self.start, self.last = run, slot, time.monotonic(), b""
@@ -255,9 +257,7 @@ class Job:
             its, name = tempfile.mkstemp()
             self.ours = os.open(name, os.O_RDONLY)
             os.unlink(name)
-        env = os.environ | run.env | slot
-        quiet = subprocess.DEVNULL
-        self.process = subprocess.Popen(run.command, env=env, stdin=quiet, stdout=quiet, stderr=its, pass_fds=[lock])
+        self.process = starter.start(run.command, os.environ | run.env | slot, its, lock)
         os.close(its)
         os.close(lock)
 
@@ -298,7 +298,7 @@ class View:
 
     terminal = False  # whether runs are to draw their bars
 
-    def started(self, pool: "Pool", job: Job) -> None: ...
+    def starts(self, pool: "Pool", run: Run) -> None: ...
     def wrote(self, piece: bytes) -> None: ...
     def ended(self, pool: "Pool", run: Run, seconds: float | None) -> None:
         """`seconds` is None for a run that another process did."""
@@ -314,6 +314,7 @@ class Pool:
         self.runs, self.slots, self.free, self.view = runs, slots, list(slots), view
         self.todo = unfinished(runs)
         self.jobs: list[Job] = []
+        self.starter = Starter()
         self.failed: dict[Run, list[str]] = {}  # with its last lines; none for a test whose model's training failed
         self.took: dict[tuple[str, str], list[float]] = defaultdict(list)
         self.waiting = False  # for runs that other processes are doing, and nothing else
@@ -349,12 +350,12 @@ class Pool:
                 self.look_at = time.monotonic() + 1
                 break
             run, lock = found
+            self.view.starts(self, run)
             del self.todo[run]
             try:
-                self.jobs.append(Job(run, self.free.pop(0), lock, self.view.terminal))
+                self.jobs.append(Job(self.starter, run, self.free.pop(0), lock, self.view.terminal))
             except OSError as error:
                 leave(f"cannot start a run: {error.strerror}; run the same command again to go on", 1)
-            self.view.started(self, self.jobs[-1])
 
     def next(self) -> tuple[Run, int] | None:
         """The first run that can be started now, and its lock."""
@@ -392,6 +393,7 @@ class Pool:
 
     def stop(self) -> None:
         """End what is under way; what it saved is whole, and the next time it goes on from there."""
+        self.starter.close()
         for job in self.jobs:
             job.process.terminate()
         deadline = time.monotonic() + STOP_SECONDS

@@ -3,4 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/make_env.sh
-exec "$(bash scripts/python.sh)" -m pytest "$@"
+# Files side by side, on as many cores as there are; each of up to four processes takes a few GB with a ViT-B/16.
+exec "$(bash scripts/python.sh)" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"

@@ -13,7 +13,9 @@ from .reference.weights import openai_state_dict
 from .runs import run
 
 # Tensors and tolerances of the tests are a CPU's: they, and what they start, see no GPU. tests/gpu sees what there is.
-VISIBLE, is_available = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.is_available
+# (The tests' own processes, side by side, inherit what the first of them has seen.)
+VISIBLE = os.environ.setdefault("GPU_TESTS_SEE", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+is_available = torch.cuda.is_available
 os.environ["CUDA_VISIBLE_DEVICES"], torch.cuda.is_available = "", lambda: False
 
 

@@ -1,10 +1,13 @@
 """The shell scripts as a user types them."""
 
+import contextlib
 import importlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from PIL import Image
 
 from parse_test_res import read_log
 from scripts.runner import folder_of
+from scripts.starter import Starter
 from tests.reference.weights import openai_state_dict
 
 REPO = Path(__file__).resolve().parents[1]
@@ -26,16 +30,33 @@ def bash(script: str, *args: str, **env: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.fixture(scope="module")
+def forked() -> Iterator[Callable[..., None]]:
+    """As `bash`, for runs that end well; tests/test_starter.py shows that these are the plain ones."""
+    starter = Starter()
+
+    def run(script: str, *args: str, **env: str) -> None:
+        environment = os.environ | {"VENV": sys.prefix, "OMP_NUM_THREADS": "1"} | env
+        with contextlib.chdir(REPO), tempfile.TemporaryFile() as stderr:
+            command = ["bash", f"scripts/{script}.sh", *args]
+            code = starter.start(command, environment, stderr.fileno(), stderr.fileno()).wait(300)
+            stderr.seek(0)
+            assert code == 0, stderr.read().decode()[-2000:]
+
+    yield run
+    starter.close()
+
+
 def ok(done: subprocess.CompletedProcess) -> subprocess.CompletedProcess:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done
 
 
-def test_base_to_new_ends_in_a_table(data, tmp_path):
+def test_base_to_new_ends_in_a_table(data, tmp_path, forked):
     env = {"DATA": str(data), "OUTPUT": str(tmp_path), "SHOTS": "2"}
     for method in ("p2c", "zsclip"):
-        ok(bash(f"{method}/base2new_train", "shapes", "1", *FAST, **env))
-        ok(bash(f"{method}/base2new_test", "shapes", "1", *FAST, **env))
+        forked(f"{method}/base2new_train", "shapes", "1", *FAST, **env)
+        forked(f"{method}/base2new_test", "shapes", "1", *FAST, **env)
     below = "shapes/shots_2/P2C/vit_tiny_ep5_batch4"
     base, new = (tmp_path / "base2new" / part / below / "seed1" / "log.txt" for part in ("train_base", "test_new"))
     assert "Finish training" in base.read_text() and "Finish training" not in new.read_text()
@@ -52,15 +73,15 @@ def test_base_to_new_ends_in_a_table(data, tmp_path):
     assert "P2C" in table and "ZeroshotCLIP" in table and f"{read_log(new).metrics['accuracy']:.1f}" in table
 
 
-def test_cross_dataset_and_few_shot(data, tmp_path):
+def test_cross_dataset_and_few_shot(data, tmp_path, forked):
     env = {"DATA": str(data), "OUTPUT": str(tmp_path), "SHOTS": "1"}
-    ok(bash("maple/xd_train", "shapes", "1", *FAST, **env))
+    forked("maple/xd_train", "shapes", "1", *FAST, **env)
     # Another data folder entry with the same images stands for a target; its classes are all the classes.
-    ok(bash("maple/xd_test", "shapes", "1", *FAST, **env))
+    forked("maple/xd_test", "shapes", "1", *FAST, **env)
     cfg = "vit_tiny_c2_ep5_batch4_2ctx_1shots"
     trained = read_log(tmp_path / "shapes" / "MaPLe" / cfg / "seed1" / "log.txt").metrics
     assert read_log(tmp_path / "evaluation" / "MaPLe" / cfg / "shapes" / "seed1" / "log.txt").metrics == trained
-    ok(bash("p2c/few_shot", "shapes", "1", "3", *FAST, **env))
+    forked("p2c/few_shot", "shapes", "1", "3", *FAST, **env)
     assert (tmp_path / "shapes" / "P2C" / "vit_tiny_ep5_batch4_1shots" / "seed3" / "log.txt").is_file()
 
 
@@ -136,7 +157,7 @@ EUROSAT = (
 )  # fmt: skip
 
 
-def test_eurosat_with_vit_b16_as_a_coop_user_types_it(tmp_path):
+def test_eurosat_with_vit_b16_as_a_coop_user_types_it(tmp_path, forked):
     """The real layout and class names, the real architecture and file form; images and weights are random."""
     rng = np.random.default_rng(0)
     for name in EUROSAT:
@@ -148,8 +169,8 @@ def test_eurosat_with_vit_b16_as_a_coop_user_types_it(tmp_path):
     torch.save(openai_state_dict("ViT-B/16", dtype=torch.float16), weights)
     env = {"DATA": str(tmp_path / "data"), "OUTPUT": str(tmp_path / "out"), "CLIP_WEIGHTS": str(weights), "SHOTS": "1"}
     try:
-        ok(bash("p2c/base2new_train", "eurosat", "1", *FAST, **env))
-        ok(bash("p2c/base2new_test", "eurosat", "1", *FAST, **env))
+        forked("p2c/base2new_train", "eurosat", "1", *FAST, **env)
+        forked("p2c/base2new_test", "eurosat", "1", *FAST, **env)
     finally:
         weights.unlink()  # pytest keeps the folders of its last runs
     below = "eurosat/shots_1/P2C/vit_b16_ep5_batch4/seed1"
