@@ -206,7 +206,7 @@ def move_command(lies: Path, expected: Path) -> str:
 
     if lies.parent == expected:  # what is left would be taken for a class
         return f"mv {quoted(lies)}/* {quoted(expected)}/ && rmdir {quoted(lies)}"
-    if lies.parent in expected.parents or lies.name != expected.name:  # imagenet/train, to be imagenet/images/train
+    if lies.parent in expected.parents:  # imagenet/train, to be imagenet/images/train
         return f"mkdir -p {quoted(expected.parent)} && mv {quoted(lies)} {quoted(expected)}"
     return f"mv {quoted(lies.parent)}/* {quoted(expected.parent)}/"  # with the annotation that lies beside it
 

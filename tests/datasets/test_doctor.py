@@ -221,6 +221,14 @@ def test_a_folder_with_another_name(tmp_path, diagnose):
     assert diagnose("eurosat")[0] == 0
 
 
+def test_the_datasets_folder_is_called_like_that_of_its_images(tmp_path, diagnose):
+    make_tree("sun397", tmp_path).rename(tmp_path / "SUN397")
+    out = diagnose("sun397")[1]
+    assert mend(out) == f"mv {tmp_path}/SUN397 {tmp_path}/sun397"
+    shell(mend(out))
+    assert diagnose("sun397")[0] == 0
+
+
 @pytest.mark.parametrize(("config", "images"), [("eurosat", "EuroSAT_RGB"), ("sun397", "SUN397")])
 def test_the_folder_of_images_is_taken_for_the_datasets_or_for_the_data_folder(config, images, tmp_path, capsys):
     folder = make_tree(config, tmp_path)
