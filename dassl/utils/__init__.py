@@ -4,7 +4,7 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .errors import Failure, UsageError
-from .logger import print_error, setup_logger
+from .logger import Logger, print_error, setup_logger
 from .meters import AverageMeter, MetricMeter
 from .registry import Registry, check_availability
 from .tools import (
@@ -12,6 +12,7 @@ from .tools import (
     check_isfile,
     collect_env_info,
     cpu_cores,
+    download_url,
     listdir_nohidden,
     mix_seed,
     mkdir_if_missing,
@@ -33,6 +34,7 @@ from .torchtools import (
 __all__ = [
     "AverageMeter",
     "Failure",
+    "Logger",
     "MetricMeter",
     "Registry",
     "UsageError",
@@ -42,6 +44,7 @@ __all__ = [
     "collect_env_info",
     "count_num_param",
     "cpu_cores",
+    "download_url",
     "init_network_weights",
     "listdir_nohidden",
     "load_checkpoint",

@@ -138,7 +138,7 @@ class Evil:
     [
         ((os.system, ("touch pwned",)), "posix.system"),
         ((eval, ("open('pwned', 'w')",)), "eval"),
-        ((torch.optim.Adagrad, ([nn.Parameter(torch.zeros(1))],)), "torch.optim.adagrad.Adagrad"),
+        ((nn.Linear, (1, 1)), "torch.nn.modules.linear.Linear"),
         ((getattr, ("torch", "load")), "getattr"),
     ],
 )

@@ -87,7 +87,7 @@ def test_resume_from_another_folder(make, whole, tmp_path):
     moved.train()
     assert_same(saved(moved, 5), saved(whole, 5))
     with pytest.raises(Failure, match="There is nothing to resume in /nowhere: it holds no checkpoint of linear"):
-        make("RESUME", "/nowhere").train()
+        make("RESUME", "/nowhere", "OUTPUT_DIR", str(tmp_path / "new")).train()
 
 
 def test_checkpoints_that_stay(make):
