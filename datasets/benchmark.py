@@ -12,13 +12,16 @@ from yacs.config import CfgNode
 
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.utils import check_availability, read_json, write_json
-from dassl.utils.errors import Failure
+from dassl.utils.errors import Failure, UsageError
 
 from .pickles import read_pickle
 from .readers import check_present, class_folders, read_class_folders, save_cache
 
 SPLIT_SEED = 1  # a made split is the same for all runs' seeds, so that they share a test set
 SPLITS = ("train", "val", "test")
+# What other kinds of datasets are told by the config, with its defaults: domains, unlabeled images.
+NO_EFFECT = {"SOURCE_DOMAINS": (), "TARGET_DOMAINS": (), "NUM_LABELED": -1, "ALL_AS_UNLABELED": False, "STL10_FOLD": -1,
+             "CIFAR_C_TYPE": ""}  # fmt: skip
 Splits = tuple[list[Datum], list[Datum], list[Datum]]
 
 
@@ -54,7 +57,13 @@ class Benchmark(DatasetBase):
     @collector_paused()
     def __init__(self, cfg: CfgNode):
         """Raises Failure or UsageError with one line for a folder that is missing or wrong."""
-        check_availability(cfg.DATASET.SUBSAMPLE_CLASSES, SUBSETS, "DATASET.SUBSAMPLE_CLASSES")
+        subset = cfg.DATASET.get("SUBSAMPLE_CLASSES", "all")
+        check_availability(subset, SUBSETS, "DATASET.SUBSAMPLE_CLASSES")
+        for key, usual in NO_EFFECT.items():
+            if cfg.DATASET.get(key, usual) != usual:
+                raise UsageError(
+                    f"DATASET.{key} {cfg.DATASET[key]}: has no effect on {type(self).__name__}; leave it out"
+                )
         self.root = Path(cfg.DATASET.ROOT).expanduser().absolute()
         self.folder = self.root / self.dataset_dir
         self.images = self.folder / self.image_dir
@@ -73,7 +82,7 @@ class Benchmark(DatasetBase):
         train, val, test = self.read_or_make_split()
         if cfg.DATASET.NUM_SHOTS >= 1:
             train, val = self.few_shots(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
-        return subsample_classes(train, val, test, subset=cfg.DATASET.SUBSAMPLE_CLASSES)
+        return subsample_classes(train, val, test, subset=cfg.DATASET.get("SUBSAMPLE_CLASSES", "all"))
 
     @property
     def split_file(self) -> Path:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 
-from .base import PRECISIONS, choose_precision, load_clip
+from .base import PRECISIONS, check_clip, choose_precision, load_clip
 from .prompt_text import hand_crafted_features, zero_shot_template
 
 SEVEN = (
@@ -27,6 +27,10 @@ class ZeroshotCLIP(TrainerX):
 
     def templates(self) -> tuple[str, ...]:
         return (zero_shot_template(self.cfg),)
+
+    def build_data_loader(self) -> None:
+        check_clip(self.cfg)
+        super().build_data_loader()
 
     def build_model(self) -> None:
         self.clip_model = load_clip(self.cfg, PRECISIONS[choose_precision("fp16", self.device)], self.device)
