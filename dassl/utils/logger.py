@@ -1,6 +1,7 @@
 import os
 import sys
 import time
+from contextlib import suppress
 
 from .errors import Failure
 from .tools import mkdir_if_missing
@@ -19,7 +20,15 @@ class Logger:
             raise Failure(f"Cannot write {fpath}: {error.strerror}. Choose another --output-dir") from error
 
     def write(self, text: str) -> int:
-        self.file.write(text)
+        """Raises Failure if the file cannot be written; from then on only the console is."""
+        try:
+            self.file.write(text)
+        except OSError as error:
+            full, self.file = self.file, open(os.devnull, "w")  # noqa: SIM115
+            with suppress(OSError):  # what it still holds
+                full.close()
+            line = f"Cannot write {full.name}: {error.strerror}. Free some space"
+            raise Failure(f"{line}, then run the same command again to go on") from error
         return self.console.write(text)
 
     def flush(self) -> None:
