@@ -21,6 +21,11 @@ class Logger:
 
     def write(self, text: str) -> int:
         """Raises Failure if the file cannot be written; from then on only the console is."""
+        self.keep(text)
+        return self.console.write(text)
+
+    def keep(self, text: str) -> None:
+        """Writes to the file alone. Raises as `write`."""
         try:
             self.file.write(text)
         except OSError as error:
@@ -29,7 +34,6 @@ class Logger:
                 full.close()
             line = f"Cannot write {full.name}: {error.strerror}. Free some space"
             raise Failure(f"{line}, then run the same command again to go on") from error
-        return self.console.write(text)
 
     def flush(self) -> None:
         self.file.flush()
@@ -56,4 +60,5 @@ def print_error(line: str) -> None:
     """Prints to stderr, and to the log if one is open."""
     print(line, file=sys.stderr)
     if isinstance(sys.stdout, Logger):
-        print(line, file=sys.stdout.file)
+        with suppress(Failure):  # the disk may be full
+            sys.stdout.keep(f"{line}\n")
