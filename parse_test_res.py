@@ -106,7 +106,7 @@ def unrounded(result: Result) -> Result:
             return result
         full = {"error" if name == "error_rate" else name: value for name, value in record["metrics"].items()}
         same = {name: full[name] for name, value in result.metrics.items() if abs(full[name] - value) <= 0.051}
-    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return result
     return result._replace(metrics=result.metrics | same)
 

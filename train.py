@@ -1,6 +1,7 @@
 """One run: train and test a method on a dataset, or test what was trained (--eval-only)."""
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -15,6 +16,8 @@ import datasets  # registers the datasets
 import trainers  # registers the methods
 from dassl.config import (
     check_output_dir,
+    check_resume,
+    check_schedule,
     check_values,
     get_cfg_default,
     merge_command_line,
@@ -33,6 +36,7 @@ from dassl.utils import (
     setup_logger,
     tolerate_encoding,
 )
+from dassl.utils.lock import sole_run
 from parse_test_res import OneLineParser
 
 # flag -> config key
@@ -50,9 +54,15 @@ FLAGS = {
 }
 
 MEMORY_FULL = (
-    "the device's memory is full; what was saved is kept. To train, lower DATALOADER.TRAIN_X.BATCH_SIZE or take PREC "
-    "fp16, in another --output-dir; to test, lower DATALOADER.TEST.BATCH_SIZE"
+    "the memory is full, the device's or the machine's; what was saved is kept. To train, lower "
+    "DATALOADER.TRAIN_X.BATCH_SIZE or take PREC fp16, in another --output-dir; to test, "
+    "lower DATALOADER.TEST.BATCH_SIZE"
 )
+WORKER_KILLED = (
+    "a process that reads images was killed, as happens where memory or /dev/shm is full; what was saved is kept. "
+    "Lower DATALOADER.NUM_WORKERS (0: no such processes) or DATALOADER.CACHE_MB and run again to go on"
+)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -98,16 +108,33 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     for node, key in ((cfg, "OUTPUT_DIR"), (cfg, "RESUME"), (cfg.DATASET, "ROOT"), (cfg.MODEL, "INIT_WEIGHTS")):
         node[key] = expand_user(node[key])
     args.model_dir = expand_user(args.model_dir)
+    check_schedule(cfg)
     cfg.freeze()
     return cfg
 
 
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises UsageError for flags that would have no effect beside each other."""
+    testing, training = ("model_dir", "load_epoch"), ("resume", "no_train")
+    for name in training if args.eval_only else testing:
+        if getattr(args, name) not in (None, False, ""):
+            where = "with --eval-only, which trains nothing" if args.eval_only else "without --eval-only"
+            raise UsageError(f"--{name.replace('_', '-')} has no effect {where}")
+
+
 def run(args: argparse.Namespace) -> None:
+    check_flags(args)
     cfg = setup_cfg(args)
+    with sole_run(cfg.OUTPUT_DIR):
+        work(args, cfg)
+
+
+def work(args: argparse.Namespace, cfg: CfgNode) -> None:
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
     check_output_dir(cfg)
+    check_resume(cfg)
     setup_logger(cfg.OUTPUT_DIR)
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
@@ -126,6 +153,19 @@ def run(args: argparse.Namespace) -> None:
         trainer.train()
 
 
+def known(error: Exception) -> str:
+    """What to tell the user where a library's exception says it; nothing of one that has to be looked into."""
+    text = str(error)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in text:
+        return MEMORY_FULL
+    if "DataLoader worker (pid" in text:
+        return WORKER_KILLED
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        where = error.filename or "a file"
+        return f"cannot write {where}: {error.strerror}. Free some space, then run the same command again to go on"
+    return ""
+
+
 def main(argv: list[str] | None = None) -> int:
     tolerate_encoding()
     try:
@@ -133,8 +173,10 @@ def main(argv: list[str] | None = None) -> int:
     except Failure as e:
         print_error(f"error: {e}")
         return e.exit_code
-    except torch.OutOfMemoryError:
-        print_error(f"error: {MEMORY_FULL}")
+    except Exception as e:
+        if not (line := known(e)):
+            raise
+        print_error(f"error: {line}")
         return 1
     except KeyboardInterrupt:
         print_error("stopped; run the same command again to go on from the last checkpoint")

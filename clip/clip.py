@@ -31,6 +31,8 @@ OPENAI = "https://openaipublic.azureedge.net/clip/models"
 HTTP = ("http://", "https://")
 CACHE = "~/.cache/clip"
 BUNDLED = Path(__file__).parent / "weights"
+SMALL = BUNDLED / "vit_tiny_8.safetensors"
+SMALL_SHA256 = "6e0f71d027dc9f7e589be54f789b1dc8fce7adbd7ab83719078709573857d305"  # safetensors has no checksums
 # The part of an address before the file's name is the file's SHA-256.
 _MODELS = {
     "RN50": f"{OPENAI}/afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762/RN50.pt",
@@ -42,7 +44,7 @@ _MODELS = {
     "ViT-B/16": f"{OPENAI}/5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f/ViT-B-16.pt",
     "ViT-L/14": f"{OPENAI}/b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836/ViT-L-14.pt",
     "ViT-L/14@336px": f"{OPENAI}/3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02/ViT-L-14-336px.pt",
-    "ViT-Tiny/8": f"file://{BUNDLED / 'vit_tiny_8.safetensors'}",
+    "ViT-Tiny/8": f"file://{SMALL}",
 }
 # What every CLIP has: a prompt learner's checkpoint, say, has not.
 REQUIRED = (
@@ -129,6 +131,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises: Failure naming the file and what is wrong with it.
     """
     path = Path(path)
+    if path == SMALL and sha256_of(path) != SMALL_SHA256:
+        raise Failure(f"{path}: not the file that this repository brings (its SHA-256 is wrong); get it again")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -151,7 +155,10 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     keys = {str(key).removeprefix("module."): key for key in state_dict} if isinstance(state_dict, dict) else {}
     if missing := [key for key in REQUIRED if key not in keys]:
         raise Failure(f"{path}: holds no CLIP weights under OpenAI's names (there is no {missing[0]})")
-    return {key: state_dict[original] for key, original in keys.items()}
+    weights = {key: state_dict[original] for key, original in keys.items()}
+    if wrong := [key for key, value in weights.items() if not isinstance(value, Tensor) or value.is_complex()]:
+        raise Failure(f"{path}: {wrong[0]} is no tensor of real numbers")
+    return weights
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:

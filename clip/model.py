@@ -455,6 +455,9 @@ def build_model(state_dict: Mapping[str, Tensor]) -> CLIP:
             )
         # OpenAI's archives carry these three numbers beside the weights.
         about = {"input_resolution", "context_length", "vocab_size"}
+        for key, own in model.state_dict().items():
+            if own.is_floating_point() and key in state_dict and not state_dict[key].is_floating_point():
+                raise Failure(f"these weights make no CLIP: {key} has type {state_dict[key].dtype}")
         model.load_state_dict({k: v for k, v in state_dict.items() if k not in about}, assign=True)
     except KeyError as e:
         raise Failure(f"these weights make no CLIP: there is no {e.args[0]}") from e

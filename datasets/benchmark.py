@@ -20,6 +20,9 @@ from .readers import EXTRACT, check_present, class_folders, read_class_folders, 
 
 SPLIT_SEED = 1  # a made split is the same for all runs' seeds, so that they share a test set
 SPLITS = ("train", "val", "test")
+# What other kinds of datasets are told by the config, with its defaults: domains, unlabeled images.
+NO_EFFECT = {"SOURCE_DOMAINS": (), "TARGET_DOMAINS": (), "NUM_LABELED": -1, "ALL_AS_UNLABELED": False, "STL10_FOLD": -1,
+             "CIFAR_C_TYPE": ""}  # fmt: skip
 Splits = tuple[list[Datum], list[Datum], list[Datum]]
 
 
@@ -58,7 +61,13 @@ class Benchmark(DatasetBase):
     @collector_paused()
     def __init__(self, cfg: CfgNode):
         """Raises Failure or UsageError with one line for a folder that is missing or wrong."""
-        check_availability(cfg.DATASET.SUBSAMPLE_CLASSES, SUBSETS, "DATASET.SUBSAMPLE_CLASSES")
+        subset = cfg.DATASET.get("SUBSAMPLE_CLASSES", "all")
+        check_availability(subset, SUBSETS, "DATASET.SUBSAMPLE_CLASSES")
+        for key, usual in NO_EFFECT.items():
+            if cfg.DATASET.get(key, usual) != usual:
+                raise UsageError(
+                    f"DATASET.{key} {cfg.DATASET[key]}: has no effect on {type(self).__name__}; leave it out"
+                )
         self.root = Path(expand_user(cfg.DATASET.ROOT)).absolute()
         self.folder = Path(expand_user(self.root / self.dataset_dir))
         self.images = self.folder / self.image_dir
@@ -81,9 +90,10 @@ class Benchmark(DatasetBase):
         say_classes_without("test", names, test)
         if cfg.DATASET.NUM_SHOTS >= 1:
             train, val = self.few_shots(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
-        if cfg.DATASET.SUBSAMPLE_CLASSES == "new" and len(names) == 1:
+        subset = cfg.DATASET.get("SUBSAMPLE_CLASSES", "all")
+        if subset == "new" and len(names) == 1:
             raise UsageError(f"{cfg.DATASET.NAME} has one class, a base class: there are no new ones to take")
-        return subsample_classes(train, val, test, subset=cfg.DATASET.SUBSAMPLE_CLASSES)
+        return subsample_classes(train, val, test, subset=subset)
 
     @property
     def split_file(self) -> Path:

@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dassl.data.datasets import DATASET_REGISTRY, Datum
+from dassl.utils.errors import Failure
 from dassl.utils.lock import locked
 
 from .benchmark import Benchmark, Splits, write_split
@@ -99,8 +100,13 @@ class DrawnBenchmark(Benchmark):
         if self.split_file.exists():
             return
         with locked(self.folder.with_name(f".{self.folder.name}")):
-            if not self.split_file.exists():  # another run may have drawn them while this one waited
+            if self.split_file.exists():  # another run has drawn them while this one waited
+                return
+            try:
                 self.draw()
+            except OSError as error:
+                line = f"Cannot draw {type(self).__name__} into {self.images}: {error.strerror or error}"
+                raise Failure(f"{line}. Free some space, or give a folder you can write to (--root)") from error
 
     def draw(self) -> None:
         """Write all images and, last, the split file; a drawing that was broken off is begun anew."""

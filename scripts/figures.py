@@ -449,8 +449,9 @@ def draw_recorded_schedule(found: Sequence[Result]) -> "Figure | None":
     configs = []
     for r in (r for r in found if r.trainer == "P2C"):
         dpd = method_config(r).get("P2C", {}).get("DPD", {})
-        if dpd.get("ENABLED"):
-            configs.append((json.dumps(dpd, sort_keys=True), r.record["config"]["OPTIM"]["MAX_EPOCH"]))
+        epochs = (r.record or {}).get("config", {}).get("OPTIM", {}).get("MAX_EPOCH")
+        if dpd.get("ENABLED") and isinstance(epochs, int):
+            configs.append((json.dumps(dpd, sort_keys=True), epochs))
     if not configs:
         return None
     from yacs.config import CfgNode

@@ -29,6 +29,11 @@ FIELDS = (
     | dict.fromkeys(("config", "metrics"), dict)
     | dict.fromkeys(("loss", "epoch_seconds"), list)
 )
+# The same of what older records lack; kinds of what is in lists and dicts.
+OPTIONAL = dict.fromkeys(("images_per_second", "peak_memory_mb", "versions", "per_class"), dict) | {
+    "commit": str | None, "machine": str, "finished": str}  # fmt: skip
+NUMBERS = ("loss", "epoch_seconds", "images_per_second", "peak_memory_mb")
+SECTIONS = ("TRAINER", "TRAINER.ATPROMPT", "TRAINER.P2C", "TRAINER.P2C.DPD", "OPTIM")  # of the config
 CONFIGS = Path(__file__).parents[1] / "configs" / "datasets"
 SIDES = {"train_base": "base", "test_new": "new", "base": "base", "new": "new"}
 # The folders of scripts/run.sh, which are those of MaPLe's and CoOp's scripts.
@@ -150,7 +155,7 @@ def read_record(folder: Path) -> dict | None:
             log.warning("%s: %s: not read", path, wrong)
             return None
         return record
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         log.warning("%s cannot be read (%s)", path, " ".join(f"{type(error).__name__} {error}".split()))
     return None
 
@@ -161,6 +166,19 @@ def problem(record: object) -> str:
         return f"it has not format {FORMAT}"
     if wrong := [key for key, kind in FIELDS.items() if not isinstance(record.get(key), kind)]:
         return f"{wrong[0]} is missing or of another kind"
+    if wrong := [key for key, kind in OPTIONAL.items() if key in record and not isinstance(record[key], kind)]:
+        return f"{wrong[0]} is of another kind"
+    for key in NUMBERS:
+        values = record.get(key, ())
+        for value in values.values() if isinstance(values, dict) else values:
+            if not isinstance(value, int | float | None):
+                return f"{key} has {value!r}, which is no number"
+    for section in SECTIONS:
+        node = record["config"]
+        for part in section.split("."):
+            node = node.get(part, {})
+            if not isinstance(node, dict):
+                return f"its config's {section} is no section"
     metrics = [record["metrics"].get(key) for key in METRICS]
     if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in metrics):
         return f"its metrics are {record['metrics']}"

@@ -5,11 +5,9 @@ its log. It is finished when that log has a result. While it is under way its pr
 whoever else wants the same run waits, also if the one who started it was killed.
 """
 
-import fcntl
 import hashlib
 import json
 import os
-import pty
 import re
 import shlex
 import shutil
@@ -17,7 +15,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import termios
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,6 +29,13 @@ import parse_test_res as results
 from dassl.plain import plain
 
 from .starter import Starter
+
+try:
+    import fcntl
+    import pty
+    import termios
+except ImportError:
+    raise SystemExit("error: this runs on Linux and macOS; on Windows use WSL") from None
 
 SCRIPTS = Path("scripts")  # the working directory is the repository's
 TEN = ("caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101", "fgvc_aircraft", "sun397", "dtd",
@@ -198,7 +202,7 @@ def is_stale(folder: Path) -> bool:
             now = last_model(folder / tested["folder"] / name)
             if now and (now.name != file or hashlib.sha256(now.read_bytes()).hexdigest() != sha256):
                 return True
-    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return False  # there is no record that says it
     return False
 
@@ -213,7 +217,10 @@ def unfinished(runs: Iterable[Run]) -> dict[Run, results.Result | None]:
         result = run.result()
         if result is None or run.trained in todo or is_stale(run.folder):
             todo[run] = result
-        elif (lock := run.folder / LOCK).is_file() and (was := lock.read_text()) not in ("", shlex.join(run.command)):
+        elif (lock := run.folder / LOCK).is_file() and (was := lock.read_text(errors="replace")) not in (
+            "",
+            shlex.join(run.command),
+        ):
             leave(
                 f"{run.folder} holds another run ({was}; now {shlex.join(run.command)}): choose another OUTPUT or name "
                 "for these settings, or remove that folder",

@@ -37,6 +37,7 @@ import yaml
 from tabulate import tabulate
 
 import parse_test_res as results
+from dassl import strict_yaml
 
 from . import runner, tables
 from .runner import Job, Plan, Pool, Run, say
@@ -93,21 +94,10 @@ class Sweep:
         return Plan(self.protocol, self.targets, self.shots, list(map(str, what)), env, setting)
 
 
-class Loader(yaml.SafeLoader):
-    """Refuses a mapping that has a key twice, of which the first would be lost."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        names = [key.value for key, _ in node.value]
-        for name in names:
-            if names.count(name) > 1:
-                raise yaml.YAMLError(f"{name}: is there twice")
-        return super().construct_mapping(node, deep)
-
-
 def read_sweep(path: Path) -> Sweep:
     """Read a sweep's file; leaves with code 2 and one line, naming the file and the key, if it makes no sense."""
     try:
-        given = yaml.load(path.read_text(encoding="utf-8"), Loader)
+        given = strict_yaml.load(path.read_text(encoding="utf-8"))
     except OSError as error:
         runner.leave(f"{path}: {error.strerror}; ready sweeps are {', '.join(ready_sweeps())}", 2)
     except (ValueError, yaml.YAMLError) as error:

@@ -4,9 +4,13 @@ Whole runs; what has no run of its own here is tested beside its code (weights i
 """
 
 import errno
+import fcntl
+import importlib.util
 import json
+import multiprocessing
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -18,7 +22,8 @@ import torch
 
 import train
 from dassl.utils import checkpoint, tools
-from tests.runs import HANG, REPO, arguments, run, wait_for
+from parse_test_res import newest_result, read_log
+from tests.runs import HANG, REPO, arguments, forked, run, wait_for
 from trainers.base import PromptTrainer
 
 EPOCHS = ("OPTIM.MAX_EPOCH", "2")
@@ -98,6 +103,9 @@ def test_wrong_names_and_values(flags, opts, line, data, tmp_path, capsys):
         ("INPUT.PIXEL_MEAN", ("[0.5]",), "three numbers"),
         ("INPUT.PIXEL_STD", ("[0.0,0.0,0.0]", "[0.2,0.2]", "['a',1,1]"), "three numbers above 0"),
         ("TRAINER.COOP.CTX_INIT", ("5",), "words, True or False"),
+        ("OPTIM.MOMENTUM", ("1.0", "5.0"), "below 1"),
+        ("OPTIM.RMSPROP_ALPHA", ("1.0",), "below 1"),
+        ("OPTIM.WARMUP_CONS_LR", ("-1.0",), "0 or more"),
     ],
 )
 def test_a_value_that_no_run_can_have(key, values, allowed, data, tmp_path, capsys):
@@ -144,6 +152,266 @@ def test_attributes_that_cannot_be(trainer, opts, line, data, tmp_path, capsys):
 def test_a_key_given_twice(opts, line, data, tmp_path, capsys):
     assert run("P2C", data, tmp_path, *" ".join(opts).split(), flags=("--seed", "1")) == 2
     assert the_line(capsys).endswith(f"{line}\n")
+
+
+@pytest.fixture
+def nothing_is_read(monkeypatch):
+    """Whoever comes to reading data or weights fails."""
+
+    def read(*args, **kwargs):
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr("dassl.data.data_manager.build_dataset", read)
+    monkeypatch.setattr("trainers.base.read_state_dict", read)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "flags", "opts", "line"),
+    [
+        ("P2C", (), ("OPTIM.MAX_EPOCH", "1"), "the warm-up leaves no epoch to train in"),
+        ("P2C", (), ("OPTIM.NAME", "sdg"), 'Unknown optimizer "sdg": did you mean sgd?'),
+        ("P2C", (), ("OPTIM.LR_SCHEDULER", "cos"), 'Unknown learning rate scheduler "cos"'),
+        ("P2C", (), ("OPTIM.LR_SCHEDULER", "single_step", "OPTIM.STEPSIZE", "()"), "cannot be built"),
+        ("P2C", (), ("OPTIM.WARMUP_TYPE", "const"), 'Unknown OPTIM.WARMUP_TYPE "const"'),
+        ("P2C", (), ("TEST.SPLIT", "tset"), 'Unknown TEST.SPLIT "tset"'),
+        ("P2C", (), ("INPUT.TRANSFORMS", "('flip',)"), 'Unknown transform "flip"'),
+        ("P2C", (), ("TRAINER.P2C.PREC", "fp8"), "PREC 'fp8': choose from fp32, fp16, bf16, amp"),
+        ("P2C", (), ("MODEL.BACKBONE.NAME", "ViT-B/17"), "unknown CLIP model 'ViT-B/17'"),
+        ("PromptSRC", (), ("TRAINER.ATPROMPT.USE_ATPROMPT", "True"), "PromptSRC has no place for attributes"),
+        ("P2C", ("--head", "mlp"), (), "MODEL.HEAD.NAME mlp (--head): has no effect"),
+        ("ZeroshotCLIP", ("--head", "mlp"), (), "MODEL.HEAD.NAME mlp (--head): has no effect"),
+        ("ZeroshotCLIP", (), ("MODEL.BACKBONE.NAME", "ViT-B/17"), "unknown CLIP model 'ViT-B/17'"),
+        ("P2C", ("--load-epoch", "2"), (), "--load-epoch has no effect without --eval-only"),
+        ("P2C", ("--model-dir", "x"), (), "--model-dir has no effect without --eval-only"),
+        ("P2C", ("--eval-only", "--model-dir", "x", "--no-train"), (), "--no-train has no effect with --eval-only"),
+        ("P2C", ("--eval-only", "--model-dir", "x", "--resume", "y"), (), "--resume has no effect with --eval-only"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_is_read(
+    trainer, flags, opts, line, nothing_is_read, data, tmp_path, capsys
+):
+    assert run(trainer, data, tmp_path, *opts, flags=flags) == 2
+    assert line in the_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("flags", "opts", "line"),
+    [
+        (("--source-domains", "day", "--seed", "1"), (), "DATASET.SOURCE_DOMAINS ('day',): has no effect on Shapes"),
+        (("--target-domains", "day", "--seed", "1"), (), "DATASET.TARGET_DOMAINS ('day',): has no effect on Shapes"),
+        ((), ("DATASET.NUM_LABELED", "4"), "DATASET.NUM_LABELED 4: has no effect on Shapes"),
+    ],
+)
+def test_keys_without_effect_on_the_benchmarks(flags, opts, line, data, tmp_path, capsys):
+    assert run("P2C", data, tmp_path, *opts, flags=flags) == 2
+    assert line in the_line(capsys)
+
+
+@pytest.mark.parametrize("name", ["evil.py", "evil.yaml", "evil"])
+def test_a_config_is_text_and_runs_nothing(name, data, tmp_path, capsys):
+    (tmp_path / name).write_text(f"import os\nos.mkdir({str(tmp_path / 'owned')!r})\ncfg = {{'SEED': 3}}\n")
+    assert run("P2C", data, tmp_path / "out", flags=("--config-file", str(tmp_path / name))) == 2
+    assert name in the_line(capsys) and not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("OPTIM:\n  LR: 0.1\n  LR: 0.2\n", "own.yaml: LR: is there twice"),
+        ("OPTIM:\n  LR: 0.1\nSEED: 1\nOPTIM:\n  MAX_EPOCH: 5\n", "own.yaml: OPTIM: is there twice"),
+        ("just words", "own.yaml: it holds no keys with values"),
+        ("[" * 5000, "own.yaml: it is nested too deep"),
+        ("a: !!python/object/apply:os.getcwd []", "own.yaml: could not determine a constructor"),
+        ("\udcff", "own.yaml: "),
+    ],
+)
+def test_config_files_that_are_none(text, line, data, tmp_path, capsys):
+    (tmp_path / "own.yaml").write_text(text, errors="surrogateescape")
+    assert run("P2C", data, tmp_path / "out", flags=("--config-file", str(tmp_path / "own.yaml"))) == 2
+    assert line in the_line(capsys)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"words", b"OPTIM: [", b"SEED: 1\nSEED: 1\n"])
+def test_a_damaged_record_of_the_config(content, data, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_bytes(content)
+    assert run("P2C", data, tmp_path) == 2
+    line = the_line(capsys)
+    assert f"{tmp_path}/config.yaml: " in line and "get it back, or remove it if you are sure" in line
+
+
+@pytest.mark.parametrize(
+    ("opts", "line"),
+    [
+        (("TRAINER.P2C.N_CTX", "4"), "cannot be continued with another TRAINER.P2C.N_CTX (2; now 4)"),
+        (("SEED", "2"), "cannot be continued with another SEED (1; now 2)"),
+        (("OPTIM.NAME", "adam"), "cannot be continued with another OPTIM.NAME (sgd; now adam)"),
+        (("DATASET.NUM_SHOTS", "1"), "cannot be continued with another DATASET.NUM_SHOTS (2; now 1)"),
+    ],
+)
+def test_what_cannot_be_continued(trained, opts, line, nothing_is_read, data, tmp_path, capsys):
+    assert run("P2C", data, tmp_path, *EPOCHS, *opts, flags=("--resume", str(trained))) == 2
+    assert line in the_line(capsys)
+
+
+def test_more_epochs_at_another_rate_in_another_folder(data, trained, tmp_path):
+    flags = ("--resume", str(trained))
+    opts = ("OPTIM.MAX_EPOCH", "3", "OPTIM.LR", "0.01", "TRAINER.P2C.PREC", "fp32")
+    assert run("P2C", data, tmp_path, *opts, flags=flags) == 0
+    log = (tmp_path / "log.txt").read_text()
+    assert re.findall(r"\[(\d/\d)\] batch \[2/8\] .* lr (\S+) eta", log) == [
+        ("3/3", "7.5000e-03")
+    ]  # .01 (1 + cos 60°)/2
+    assert (
+        json.loads((tmp_path / "results.json").read_text())["loss"][:2]
+        == json.loads((trained / "results.json").read_text())["loss"]
+    )
+
+
+def test_promptsrc_cannot_average_over_another_number_of_epochs(data, tmp_path, capsys):
+    assert run("PromptSRC", data, tmp_path / "a", *EPOCHS) == 0
+    flags = ("--resume", str(tmp_path / "a"))
+    assert run("PromptSRC", data, tmp_path / "b", "OPTIM.MAX_EPOCH", "3", flags=flags) == 2
+    assert "the weights of the average are those of 2 epochs" in the_line(capsys)
+
+
+def test_weights_that_are_nan_are_not_tested(data, trained, tmp_path, capsys):
+    state = torch.load(model(trained), weights_only=True)
+    state["state_dict"]["prompt_learner.ctx"][0, 0] = float("nan")
+    model(tmp_path / "a").parent.mkdir(parents=True)
+    torch.save(state, model(tmp_path / "a"))
+    assert run("P2C", data, tmp_path / "b", flags=("--eval-only", "--model-dir", str(tmp_path / "a"))) == 1
+    assert "prompt_learner.ctx in" in (line := the_line(capsys)) and "is NaN or infinite" in line
+
+
+def test_scores_that_are_nan_are_no_result(data, trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(PromptTrainer, "model_inference", lambda self, image: torch.full((len(image), 16), torch.nan))
+    assert run("P2C", data, tmp_path, *EPOCHS, flags=("--eval-only", "--model-dir", str(trained))) == 1
+    assert "The scores of 64 images are NaN" in the_line(capsys) and not (tmp_path / "results.json").exists()
+
+
+def test_a_second_run_in_the_same_folder(data, tmp_path, capsys):
+    """It ends with one line, writes nothing, and starts when the first is gone, however it went."""
+    begun, go_on = multiprocessing.Event(), multiprocessing.Event()
+
+    def first():
+        forward_backward = PromptTrainer.forward_backward
+
+        def waiting(self, batch):
+            begun.set()
+            go_on.wait()
+            return forward_backward(self, batch)
+
+        PromptTrainer.forward_backward = waiting
+        run("P2C", data, tmp_path, *EPOCHS, "DATALOADER.NUM_WORKERS", "1")
+
+    process = multiprocessing.get_context("fork").Process(target=first)
+    process.start()
+    begun.wait()
+    before = sorted(tmp_path.rglob("*"))
+    assert run("P2C", data, tmp_path, *EPOCHS) == 1
+    line = the_line(capsys)
+    assert f"Another run is at work in {tmp_path} (it holds {tmp_path}/.lock)" in line
+    assert sorted(tmp_path.rglob("*")) == before
+    process.kill()
+    process.join()
+    assert run("P2C", data, tmp_path, *EPOCHS) == 0
+
+
+def test_a_lock_handed_over_is_held_already(data, tmp_path):
+    """As scripts/runner.py does it: the run has its file open."""
+    lock = os.open(tmp_path / ".lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.write(lock, b"its command")
+    assert run("ZeroshotCLIP", data, tmp_path) == 0
+    os.close(lock)
+    assert (tmp_path / ".lock").read_bytes() == b"its command"
+    assert run("ZeroshotCLIP", data, tmp_path) == 0
+
+
+def test_a_lock_that_is_a_folder(data, tmp_path, capsys):
+    (tmp_path / ".lock").mkdir()
+    assert run("ZeroshotCLIP", data, tmp_path) == 1
+    assert f"Cannot write {tmp_path}/.lock: Is a directory" in the_line(capsys)
+
+
+def test_a_run_cut_before_its_record_is_not_finished(data, tmp_path, monkeypatch):
+    """The record comes first: a log that has a result is never without."""
+
+    def cut(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dassl.engine.record.write_json", cut)
+    assert run("ZeroshotCLIP", data, tmp_path) == 130
+    assert read_log(tmp_path / "log.txt") is None
+    monkeypatch.undo()
+    assert run("ZeroshotCLIP", data, tmp_path) == 0
+    assert newest_result(tmp_path, "accuracy", eval_only=True) and (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_no_memory_left_in_the_machine(workers, data, tmp_path, capsys, monkeypatch):
+    def read(self, idx):
+        torch.empty(2**60)
+
+    monkeypatch.setattr("dassl.data.data_manager.DatasetWrapper._read", read)
+    assert run("P2C", data, tmp_path, "DATALOADER.NUM_WORKERS", workers) == 1
+    assert "the memory is full" in the_line(capsys)
+
+
+def test_a_worker_that_is_killed(data, tmp_path, capsys, monkeypatch):
+    def read(self, idx):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr("dassl.data.data_manager.DatasetWrapper._read", read)
+    assert run("P2C", data, tmp_path, "DATALOADER.NUM_WORKERS", "1") == 1
+    assert "a process that reads images was killed" in (line := the_line(capsys)) and "NUM_WORKERS" in line
+
+
+def test_no_space_for_anything(data, trained, tmp_path, capfd):
+    """Whatever is being written when the disk is full (log, tensorboard, checkpoint, record): one line, and what had
+    been saved goes on."""
+
+    def full(out, size, stderr):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        os.dup2(stderr, 2)
+        sys.stdout, sys.stderr = open(os.devnull, "w"), open(2, "w", buffering=1)  # noqa: SIM115
+        code = run("P2C", data, out, *EPOCHS)
+        os._exit(code)
+
+    largest = max(path.stat().st_size for path in trained.rglob("*") if path.is_file())
+    for size in [0, 10, 100, 1000, 3000, 6000, largest // 2, largest - 1]:
+        out = tmp_path / f"{size}"
+        ours, its = os.pipe()  # a file would be full too
+        assert forked(full, out, size, its) == 1, size
+        os.close(its)
+        with open(ours) as stderr:
+            lines = stderr.read().splitlines()
+        assert len(lines) == 1 and "File too large" in lines[0] and lines[0].startswith("error: "), lines
+        assert not list(out.rglob("*.tmp"))
+    assert run("P2C", data, out, *EPOCHS) == 0
+    whole = (torch.load(model(o), weights_only=True)["state_dict"] for o in (trained, out))
+    assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in whole), strict=True))
+
+
+def test_no_space_to_draw_the_bundled_benchmark(tmp_path, capsys, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("datasets.shapes.save_png", full)
+    assert run("ZeroshotCLIP", tmp_path / "data", tmp_path / "out") == 1
+    line = the_line(capsys)
+    assert f"Cannot draw Shapes into {tmp_path}/data/shapes/images: No space left on device" in line
+
+
+@pytest.mark.parametrize("module", ["dassl/utils/lock.py", "scripts/runner.py"])
+def test_other_systems_are_one_line(module, monkeypatch):
+    """Without fcntl, as on Windows."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    name = module.removesuffix(".py").replace("/", ".")
+    spec = importlib.util.spec_from_file_location(name, REPO / module)
+    with pytest.raises(SystemExit, match="^error: this runs on Linux and macOS; on Windows use WSL$"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 def test_a_key_given_twice_with_one_value(data, tmp_path):

@@ -562,7 +562,7 @@ def test_deep_prompts_are_named_by_their_block():
         ("nowhere", (), 2, "nowhere: no such file or folder"),
         ("empty", (), 2, "empty: no checkpoint in it"),
         ("damaged.pth", (), 1, "truncated, damaged or no checkpoint"),
-        ("other.pth", (), 1, "holds no learned vectors of text prompts"),
+        ("other.pth", (), 1, "it holds a list, not a dict"),
         ("narrow.pth", ("--backbone", "ViT-Tiny/8"), 2, "vectors of 3 numbers, ViT-Tiny/8's words 128"),
         ("good.pth", ("--backbone", "ViT-Tiny"), 2, "did you mean ViT-Tiny/8?"),
         ("good.pth", ("0", "--backbone", "ViT-Tiny/8"), 2, "topk 0: must be 1 to 49408"),

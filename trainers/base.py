@@ -34,6 +34,17 @@ def add_config(cfg: CfgNode) -> None:
     cfg.MODEL.BACKBONE.MIRROR = ""  # an address with copies of OpenAI's files (or the environment's CLIP_MIRROR)
 
 
+def check_clip(cfg: CfgNode) -> None:
+    """What can be said of MODEL before data and weights are read, which are downloaded here if need be.
+
+    Raises: UsageError for a head, which CLIP has none of; as `find_weights`.
+    """
+    backbone, head = cfg.MODEL.BACKBONE, cfg.MODEL.HEAD.NAME
+    if head:
+        raise UsageError(f"MODEL.HEAD.NAME {head} (--head): has no effect, as there is no head on a CLIP")
+    find_weights(backbone.NAME, backbone.WEIGHTS, backbone.MIRROR)
+
+
 def multiplies_in_bf16() -> bool:
     """Whether the CPU has instructions for products in bfloat16, as far as this PyTorch can tell."""
     tests = (getattr(torch.cpu, f"_is_{name}_supported", bool) for name in ("avx512_bf16", "amx_tile"))
@@ -41,17 +52,13 @@ def multiplies_in_bf16() -> bool:
 
 
 def choose_precision(prec: str, device: torch.device, fixed: bool = False) -> str:
-    """PREC as it can be had on the device: a CPU computes fp16, amp and tf32 in fp32.
+    """PREC, one of PRECISIONS, as it can be had on the device: a CPU computes fp16, amp and tf32 in fp32.
 
     The log says so, and what bf16 is worth there.
 
     Args:
         fixed: the method has no PREC that could be changed.
-
-    Raises: UsageError for a name that is none of fp16, bf16, fp32, tf32, amp.
     """
-    if prec not in PRECISIONS:
-        raise UsageError(f"PREC {prec!r}: choose from {', '.join(PRECISIONS)}")
     if device.type != "cpu":
         return prec
     if prec == "bf16":
@@ -190,16 +197,24 @@ class PromptTrainer(FrozenTowerTrainer):
         if (copies := cfg.DATALOADER.K_TRANSFORMS) != 1:
             raise UsageError(f"DATALOADER.K_TRANSFORMS {copies}: {type(self).__name__} takes one copy of each image")
 
+    def build_data_loader(self) -> None:
+        """Refuses first what would be refused when the model is built: reading the data may take long."""
+        if self.node.PREC not in PRECISIONS:
+            raise UsageError(f"PREC {self.node.PREC!r}: choose from {', '.join(PRECISIONS)}")
+        if self.cfg.TRAINER.ATPROMPT.USE_ATPROMPT and not self.takes_attributes:
+            name = type(self).__name__
+            raise UsageError(f"TRAINER.ATPROMPT.USE_ATPROMPT True: {name} has no place for attributes")
+        check_clip(self.cfg)
+        super().build_data_loader()
+
     def build_optimizer(self, learner: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(learner, self.cfg.OPTIM, fused=self.device.type == "cuda")
 
     def build_model(self) -> None:
-        cfg, name = self.cfg, type(self).__name__
+        cfg = self.cfg
         self.prec = choose_precision(self.node.PREC, self.device)
         allow_tf32(self.prec == "tf32")
         clip_model = load_clip(cfg, PRECISIONS[self.prec], self.device)
-        if cfg.TRAINER.ATPROMPT.USE_ATPROMPT and not self.takes_attributes:
-            raise UsageError(f"TRAINER.ATPROMPT.USE_ATPROMPT True: {name} has no place for attributes")
         learner = self.build_prompt_learner(clip_model, self.classnames)
         self.model = self.prompted(clip_model, learner).to(self.device)
         saved = self.model if self.saves_prefixed else learner

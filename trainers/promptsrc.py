@@ -121,12 +121,15 @@ class PromptSRC(PromptTrainer):
         super().after_epoch()
 
     def state_to_resume(self) -> dict:
-        return super().state_to_resume() | {"average": self.average}
+        return super().state_to_resume() | {"average": self.average, "max_epoch": self.max_epoch}
 
     def resume_state(self, state: dict) -> None:
         super().resume_state(state)
         if "average" not in state:
             raise Failure("The checkpoint has no average over its epochs, as upstream's have none: train from scratch")
+        if (before := state.get("max_epoch", self.max_epoch)) != self.max_epoch:  # files of before had none
+            line = f"OPTIM.MAX_EPOCH {self.max_epoch}: the weights of the average are those of {before} epochs"
+            raise UsageError(f"{line}, so the training cannot go on with another number: train from scratch")
         self.average = {key: value.to(self.device) for key, value in state["average"].items()}
 
     def clean_state_dict(self, name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

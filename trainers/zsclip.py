@@ -8,7 +8,7 @@ from torch import Tensor
 from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PRECISIONS, choose_precision, load_clip
+from .base import PRECISIONS, check_clip, choose_precision, load_clip
 from .features import FrozenTowerTrainer, takes_features
 from .prompt_text import hand_crafted_features, zero_shot_template
 
@@ -29,6 +29,10 @@ class ZeroshotCLIP(FrozenTowerTrainer):
 
     def templates(self) -> tuple[str, ...]:
         return (zero_shot_template(self.cfg),)
+
+    def build_data_loader(self) -> None:
+        check_clip(self.cfg)
+        super().build_data_loader()
 
     def build_model(self) -> None:
         self.prec = choose_precision("fp16", self.device, fixed=True)

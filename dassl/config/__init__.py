@@ -6,14 +6,19 @@ from difflib import get_close_matches
 from itertools import zip_longest
 from pathlib import Path
 
+from torch import nn
 from yacs.config import CfgNode
 
+from dassl import strict_yaml
+from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import UsageError, atomic_write, mkdir_if_missing
 
 from .defaults import _C
 
 __all__ = [
     "check_output_dir",
+    "check_resume",
+    "check_schedule",
     "check_values",
     "clean_cfg",
     "get_cfg_default",
@@ -37,12 +42,13 @@ def clean_cfg(cfg: CfgNode, trainer: str) -> None:
 
 
 def merge_file(cfg: CfgNode, path: str) -> None:
-    """Merges a file into cfg.
+    """Merges a YAML file into cfg.
 
-    Raises UsageError with one line for an unknown key (naming the nearest), a value of the wrong type or a broken file.
+    Raises UsageError with one line for an unknown key (naming the nearest), a key that is there twice, a value of the
+    wrong type or a broken file.
     """
-    with _checked(cfg, path), open(path, encoding="utf-8") as file:
-        cfg.merge_from_other_cfg(_in_words(CfgNode.load_cfg(file)))
+    with _checked(cfg, path):
+        cfg.merge_from_other_cfg(_read(path))
 
 
 def merge_command_line(cfg: CfgNode, flags: Sequence[tuple[str, str, object]], opts: Sequence[str]) -> None:
@@ -84,6 +90,14 @@ def _as_typed(cfg: CfgNode, key: str, value: object) -> object:
         return _words(key, value)
     is_text = isinstance(_get(cfg, key), str)
     return repr(value) if is_text and not isinstance(CfgNode._decode_cfg_value(value), str) else value
+
+
+def _read(path: str | Path) -> CfgNode:
+    """A file's values; whatever it is called it is read as YAML (yacs would run Python)."""
+    values = strict_yaml.load(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(values, dict | None):
+        raise ValueError("it holds no keys with values")
+    return _in_words(CfgNode(values))
 
 
 def _in_words(node: CfgNode) -> CfgNode:
@@ -171,6 +185,8 @@ _ALLOWED = (
     ("three numbers above 0", lambda v: len(v) == 3 and min(v) > 0, ("INPUT.PIXEL_STD",)),
     # tensorboard writes into no other
     ("a folder whose name is UTF-8", lambda v: not re.search("[\ud800-\udfff]", v), ("OUTPUT_DIR",)),
+    ("below 1", lambda v: v < 1, ("OPTIM.MOMENTUM", "OPTIM.RMSPROP_ALPHA")),
+    ("0 or more", lambda v: v >= 0, ("OPTIM.WARMUP_CONS_LR",)),
     ("words, True or False", lambda v: isinstance(v, str | None), ("CTX_INIT",)),
 )  # fmt: skip
 
@@ -202,12 +218,27 @@ def _has_a_size(value: object) -> bool:
     return not isinstance(value, int | float) or abs(value) < (2**63 if isinstance(value, int) else 3e38)
 
 
+def check_schedule(cfg: CfgNode) -> None:
+    """Raises UsageError for an optimizer or schedule that cannot be, or whose warm-up leaves nothing to train in."""
+    c = cfg.OPTIM
+    if c.WARMUP_EPOCH >= c.MAX_EPOCH:
+        line = f"OPTIM.WARMUP_EPOCH is {c.WARMUP_EPOCH} and OPTIM.MAX_EPOCH {c.MAX_EPOCH}"
+        raise UsageError(f"{line}: the warm-up leaves no epoch to train in. Lower it, or set it to -1 for none")
+    try:
+        build_lr_scheduler(build_optimizer(nn.Linear(1, 1), c), c)
+    except (ValueError, LookupError, TypeError) as error:  # PyTorch's own checks
+        raise UsageError(f"OPTIM: {c.NAME} and {c.LR_SCHEDULER} cannot be built ({error})") from error
+
+
 RECORD = "config.yaml"
 # What may differ between two runs that share an output folder: it changes no result.
 _FREE = ("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE_MB",
          "DATALOADER.FEATURES", "DATALOADER.TEST_CACHE", "DATALOADER.TEST.", "TRAIN.", "TEST.")  # fmt: skip
 
 
+# What else may differ where a training goes on in another folder.
+_SCHEDULE = ("OPTIM.", "DATALOADER.")
+_OPTIMIZER = ("OPTIM.NAME", "OPTIM.STAGED_LR", "OPTIM.NEW_LAYERS")
 # What makes a model what it is.
 _LEARNED = ("MODEL.BACKBONE.", "TRAINER.")
 
@@ -218,6 +249,17 @@ def check_output_dir(cfg: CfgNode) -> None:
         if not key.startswith(_FREE):
             line = f"{cfg.OUTPUT_DIR} holds another run ({key} {was}; now {now})"
             raise UsageError(f"{line}: choose another --output-dir, or remove that folder and the tests of its model")
+
+
+def check_resume(cfg: CfgNode) -> None:
+    """Raises UsageError, naming the first key that differs, if the run in cfg.RESUME cannot go on with cfg.
+
+    More epochs, another rate or batch size and a wider precision are what one resumes for.
+    """
+    for key, was, now in _differences(cfg, cfg.RESUME) if cfg.RESUME else ():
+        if not key.startswith(_FREE + _SCHEDULE) and not key.endswith(".PREC") or key in _OPTIMIZER:
+            line = f"{cfg.RESUME} cannot be continued with another {key} ({was}; now {now})"
+            raise UsageError(f"{line}: to start from its weights, give MODEL.INIT_WEIGHTS its file instead of --resume")
 
 
 def notes_on_training(cfg: CfgNode, model_dir: str) -> list[str]:
@@ -231,8 +273,12 @@ def _differences(cfg: CfgNode, folder: str) -> Iterator[tuple[str, object, objec
     file = Path(folder) / RECORD
     before = CfgNode()
     if file.exists():
-        with _checked(before, str(file)):
-            before.update(_in_words(CfgNode.load_cfg(file.read_text())))
+        try:
+            with _checked(before, str(file)):
+                before.update(_read(file))
+        except UsageError as error:
+            line = f"{error}. It says which run the folder holds: get it back"
+            raise UsageError(f"{line}, or remove it if you are sure that the settings are the same") from error
     for key in all_keys(cfg):
         was, now = _get(before, key), _get(cfg, key)
         if was != now and was is not None:

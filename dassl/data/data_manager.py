@@ -38,7 +38,7 @@ class DatasetWrapper(Dataset):
         self.data_source = data_source
         self.transform = transform
         self.is_train = is_train
-        self.cache = ImageCache(cfg.DATALOADER.CACHE_MB * 2**20 if is_train else 0)
+        self.cache = ImageCache(cfg.DATALOADER.get("CACHE_MB", 0) * 2**20 if is_train else 0)
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         if self.k_tfm > 1 and transform is None:
             raise UsageError(
@@ -140,12 +140,13 @@ class DataManager:
         custom_tfm_test: Callable | None = None,
         dataset_wrapper: type[Dataset] | None = None,
     ):
-        self.dataset = dataset = build_dataset(cfg)
-        self.num_classes = dataset.num_classes
-        self.num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
-        self.lab2cname = dataset.lab2cname
+        # first the transforms: a wrong name is refused before the data are read
         tfm_train = build_transform(cfg, is_train=True) if custom_tfm_train is None else custom_tfm_train
         tfm_test = build_transform(cfg, is_train=False) if custom_tfm_test is None else custom_tfm_test
+        self.dataset = dataset = build_dataset(cfg)
+        self.num_classes = dataset.num_classes
+        self.num_source_domains = len(cfg.DATASET.get("SOURCE_DOMAINS", ()))
+        self.lab2cname = dataset.lab2cname
 
         def loader(data_source, c, tfm, is_train):
             return build_data_loader(
@@ -161,7 +162,7 @@ class DataManager:
             )
 
         c = cfg.DATALOADER
-        c_u = c.TRAIN_X if c.TRAIN_U.SAME_AS_X else c.TRAIN_U
+        c_u = c.TRAIN_X if "TRAIN_U" not in c or c.TRAIN_U.SAME_AS_X else c.TRAIN_U  # SkipTuning's config has none
         self.train_loader_x = loader(dataset.train_x, c.TRAIN_X, tfm_train, True)
         self.train_loader_u = loader(dataset.train_u, c_u, tfm_train, True) if dataset.train_u else None
         self.val_loader = loader(dataset.val, c.TEST, tfm_test, False) if dataset.val else None
@@ -171,8 +172,9 @@ class DataManager:
 
     def show_dataset_summary(self, cfg: CfgNode) -> None:
         rows = [["Dataset", cfg.DATASET.NAME]]
-        rows += [["Source", cfg.DATASET.SOURCE_DOMAINS]] if cfg.DATASET.SOURCE_DOMAINS else []
-        rows += [["Target", cfg.DATASET.TARGET_DOMAINS]] if cfg.DATASET.TARGET_DOMAINS else []
+        for name in ("Source", "Target"):
+            if domains := cfg.DATASET.get(f"{name.upper()}_DOMAINS"):
+                rows.append([name, domains])
         rows += [["# classes", f"{self.num_classes:,}"]]
         for split in ("train_x", "train_u", "val", "test"):
             if items := getattr(self.dataset, split):

@@ -51,7 +51,7 @@ class Recorder:
         self.trained = self.in_training = True
         self.epochs = []
         if start_epoch and self.trainer:
-            self.epochs = read_epochs(self.trainer.cfg.RESUME or self.trainer.cfg.OUTPUT_DIR)[:start_epoch]
+            self.epochs = read_epochs(self.trainer.cfg.OUTPUT_DIR)[:start_epoch]
         unknown: Epoch = {"loss": None, "seconds": None, "images": 0}
         self.epochs += [unknown] * (start_epoch - len(self.epochs))
 
@@ -110,7 +110,7 @@ class Recorder:
             "dataset": cfg.DATASET.NAME,
             "seed": self.trainer.seed,
             "shots": cfg.DATASET.NUM_SHOTS,
-            "subsample": cfg.DATASET.SUBSAMPLE_CLASSES,
+            "subsample": cfg.DATASET.get("SUBSAMPLE_CLASSES", "all"),
             "config": cfg,
             "command": shlex.join(["python", *sys.argv]),
             "log": os.path.basename(sys.stdout.file.name) if isinstance(sys.stdout, Logger) else None,
@@ -144,9 +144,16 @@ def _end() -> dict[str, Any]:
 def read_epochs(folder: str) -> list[Epoch]:
     """The epochs in a folder's epochs.json; none if it is not there or cannot be read, which stops no run."""
     try:
-        return read_json(os.path.join(folder, EPOCHS))
-    except Failure:
+        epochs = read_json(os.path.join(folder, EPOCHS))
+        return [{key: _number(epoch[key]) for key in ("loss", "seconds", "images")} for epoch in epochs]
+    except (Failure, LookupError, TypeError):
         return []
+
+
+def _number(value: object) -> float | int | None:
+    if value is not None and not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return value
 
 
 @cache

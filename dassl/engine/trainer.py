@@ -27,6 +27,7 @@ from dassl.utils import (
     AverageMeter,
     Failure,
     MetricMeter,
+    atomic_write,
     check_availability,
     count_num_param,
     load_checkpoint,
@@ -36,10 +37,11 @@ from dassl.utils import (
     save_checkpoint,
     set_random_seed,
     tolist_if_not,
+    write_json,
 )
-from dassl.utils.checkpoint import BEST, epoch_file, load_optim, load_weights, newest_whole, resumable
+from dassl.utils.checkpoint import BEST, epoch_file, load_optim, load_weights, newest_whole, resumable, weights_of
 
-from .record import Recorder, device_name
+from .record import EPOCHS, Recorder, device_name, read_epochs
 
 NOT_FINITE = (
     "Choose a lower OPTIM.LR or a wider PREC, and another --output-dir for it; --resume with this folder goes on from "
@@ -47,6 +49,15 @@ NOT_FINITE = (
 )
 # Buffers of prompt learners that follow from the class names, so they say nothing about what was learned.
 DERIVED_BUFFERS = ("token_prefix", "token_suffix", "token_middle")
+
+
+def __getattr__(name: str) -> Any:
+    """DePT imports SummaryWriter from here; importing it is slow, and needed for training only."""
+    if name != "SummaryWriter":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter
 
 
 class SimpleNet(nn.Module):
@@ -183,7 +194,11 @@ class TrainerBase:
         for name, folder, checkpoint in zip(names, folders, checkpoints, strict=True):
             self._load(name, checkpoint, folder)
             load_optim(checkpoint, self._optims[name], self._scheds[name], folder)
-        self.resume_state(checkpoints[0].get("trainer", {}))
+        try:
+            self.resume_state(checkpoints[0].get("trainer", {}))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            line = f"Training cannot go on from {folders[0]}, as its trainer's state is of another program or config"
+            raise Failure(line) from error
         print(f"Epochs done: {checkpoints[0]['epoch']}")
         return checkpoints[0]["epoch"]
 
@@ -217,13 +232,10 @@ class TrainerBase:
         self.loaded = {"folder": directory, "epoch": epoch, "files": files}
 
     def _load(self, name: str, checkpoint: dict, source: str) -> None:
-        if "state_dict" not in checkpoint:
-            raise Failure(f"{source} is no checkpoint of a training run: it has no state_dict")
-
         def learned(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {k: v for k, v in weights.items() if not k.rpartition(".")[2].startswith(DERIVED_BUFFERS)}
 
-        state_dict = learned(self.clean_state_dict(name, checkpoint["state_dict"]))
+        state_dict = learned(self.clean_state_dict(name, weights_of(checkpoint, source)))
         load_weights(self._models[name], state_dict, learned(self.weights_to_save(name)), source)
 
     # -- tensorboard
@@ -233,13 +245,15 @@ class TrainerBase:
             from torch.utils.tensorboard import SummaryWriter  # slow to import, and needed for training only
 
             print(f"Initialize tensorboard (log_dir={log_dir})")
-            self._writer = SummaryWriter(log_dir=log_dir)
+            try:
+                self._writer = SummaryWriter(log_dir=log_dir)
+            except OSError as error:
+                raise Failure(f"Cannot write to {log_dir}: {error.strerror}. Remove that folder") from error
 
     def close_writer(self) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-        self.loaded: dict[str, Any] | None = None  # what load_model has loaded: folder, epoch asked for, files
 
     def write_scalar(self, tag: str, scalar_value: float | Tensor, global_step: int | None = None) -> None:
         if self._writer is not None:
@@ -395,19 +409,46 @@ class SimpleTrainer(TrainerBase):
         set_random_seed(mix_seed(self.seed, self.epoch))
 
     def before_train(self) -> None:
-        """Resumes from cfg.RESUME, or from what the output folder holds, and opens tensorboard."""
-        self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.output_dir)
+        """Resumes from what the output folder holds, or else from cfg.RESUME, and opens tensorboard."""
+        names = self.get_model_names()
+        begun = any(resumable(os.path.join(self.output_dir, name)) for name in names)
+        source = self.output_dir if begun or not self.cfg.RESUME else self.cfg.RESUME
+        if begun and self.cfg.RESUME not in ("", self.output_dir):
+            print(f"Note: {self.output_dir} has checkpoints of its own, which count, not those of {self.cfg.RESUME}")
+        self.start_epoch = self.resume_model_if_exist(source)
         if self.cfg.RESUME and not self.start_epoch:
-            names = ", ".join(self.get_model_names())
-            raise Failure(f"There is nothing to resume in {self.cfg.RESUME}: it holds no checkpoint of {names}")
+            raise Failure(f"There is nothing to resume in {source}: it holds no checkpoint of {', '.join(names)}")
+        if self.start_epoch > self.max_epoch:
+            line = f"{source} has {self.start_epoch} epochs behind it, more than OPTIM.MAX_EPOCH {self.max_epoch}"
+            raise Failure(f"{line}: give at least as many, or another --output-dir")
+        if source != self.output_dir:
+            self._take_over(source)
         if self.start_epoch and self.cfg.TEST.FINAL_MODEL == "best_val":
-            best = os.path.join(self.output_dir, self.get_model_names()[0], BEST)
-            if os.path.isfile(best):
-                self.best_result = load_checkpoint(best)["val_result"]
+            self._read_best_result()
         writer_dir = os.path.join(self.output_dir, "tensorboard")
         mkdir_if_missing(writer_dir)
         self.init_writer(writer_dir)
         self.time_start = time.time()
+
+    def _take_over(self, source: str) -> None:
+        """Gives the output folder what was resumed elsewhere, so that it can be resumed and tested by itself."""
+        for name in self.get_model_names() if self.cfg.TEST.FINAL_MODEL == "best_val" else ():
+            best = os.path.join(source, name, BEST)
+            if os.path.isfile(best):
+                mkdir_if_missing(os.path.join(self.output_dir, name))
+                with open(best, "rb") as file, atomic_write(os.path.join(self.output_dir, name, BEST)) as copy:
+                    copy.write(file.read())
+        write_json(read_epochs(source), os.path.join(self.output_dir, EPOCHS))
+        self.save_model(self.start_epoch - 1, self.output_dir)
+
+    def _read_best_result(self) -> None:
+        best = os.path.join(self.output_dir, self.get_model_names()[0], BEST)
+        if not os.path.isfile(best):
+            print(f"Note: no best model of the first {self.start_epoch} epochs was kept; the later ones are compared")
+            return
+        self.best_result = load_checkpoint(best).get("val_result")
+        if not isinstance(self.best_result, (int, float)):
+            raise Failure(f"{best} does not say how good it was on the validation set: remove it to choose anew")
 
     def after_train(self) -> None:
         """Tests the last or the best model."""
@@ -454,6 +495,9 @@ class SimpleTrainer(TrainerBase):
         self.recorder.test_from = "images"
         split = split or self.cfg.TEST.SPLIT
         if split == "val" and self.val_loader is None:
+            chosen = self.recorder.in_training and self.cfg.TEST.FINAL_MODEL == "best_val"
+            told = ": the best model is CHOSEN ON THE TEST SET, so its result is not that of unseen images" * chosen
+            print(f"WARNING: there are no validation images, the test set takes their place{told}")
             split = "test"
         loader = self.val_loader if split == "val" else self.test_loader
         print(f"Evaluate on the *{split}* set")

@@ -53,6 +53,7 @@ class Classification(EvaluatorBase):
     def reset(self) -> None:
         self._counts: Tensor | None = None  # (3, C): images of each class, predictions of it, right ones
         self._cmat: Tensor | None = None  # (C · C,): label times C plus prediction
+        self._nans: Tensor | int = 0  # images with a score that is NaN
         self._start = time.monotonic()
 
     def process(self, mo: Tensor, gt: Tensor) -> None:
@@ -63,6 +64,7 @@ class Classification(EvaluatorBase):
             self._counts = torch.zeros(3, classes, dtype=torch.int64, device=mo.device)
             if self.cfg.TEST.COMPUTE_CMAT:
                 self._cmat = torch.zeros(classes * classes, dtype=torch.int32, device=mo.device)
+        self._nans = self._nans + mo.isnan().any(dim=1).sum()
         images, predicted, right = self._counts
         ones = torch.ones_like(gt)  # added by scatter_add_, since bincount would wait for the device
         images.scatter_add_(0, gt, ones)
@@ -74,10 +76,12 @@ class Classification(EvaluatorBase):
     def evaluate(self) -> OrderedDict[str, float]:
         """Prints the results and returns accuracy, error_rate, macro_f1 (and perclass_accuracy) in percent.
 
-        Macro F1 is the mean over the classes that occur. Raises Failure if nothing was processed.
+        Macro F1 is the mean over the classes that occur. Raises Failure if nothing was processed, or a score was NaN.
         """
         if self._counts is None:
             raise Failure("There is nothing to evaluate: the test split is empty")
+        if nans := int(self._nans):
+            raise Failure(f"The scores of {nans:,} images are NaN: the model's weights are damaged or overflow PREC")
         images, predicted, right = self._counts.cpu().numpy()
         seconds = time.monotonic() - self._start  # here the last batch has come from its device
         total, correct = int(images.sum()), int(right.sum())
@@ -85,6 +89,17 @@ class Classification(EvaluatorBase):
         occurs = images > 0
         macro_f1 = 100.0 * float(np.mean(2.0 * right[occurs] / (images + predicted)[occurs]))
         results = OrderedDict(accuracy=accuracy, error_rate=100.0 - accuracy, macro_f1=macro_f1)
+        per_class = self._per_class(images, right)
+        if self.cfg.TEST.PER_CLASS_RESULT:
+            accuracies = [100.0 * hits / of_class for _, _, of_class, hits in per_class]
+            results["perclass_accuracy"] = float(np.mean(accuracies))
+        if self._cmat is not None:
+            self._save_confusion(occurs | (predicted > 0))
+        if self.when_done:  # before a result is printed: a log that has one has its files
+            by_name = {}
+            for label, name, of_class, hits in per_class:  # ImageNet has some names twice
+                by_name[f"{name} ({label})" if name in by_name else name] = 100.0 * hits / of_class
+            self.when_done(dict(results, total=total, correct=correct), by_name, seconds)
         print(
             "=> result\n"
             f"* total: {total:,}\n"
@@ -93,16 +108,8 @@ class Classification(EvaluatorBase):
             f"* error: {100.0 - accuracy:.1f}%\n"
             f"* macro_f1: {macro_f1:.1f}%"
         )
-        per_class = self._per_class(images, right)
         if self.cfg.TEST.PER_CLASS_RESULT:
-            results["perclass_accuracy"] = self._print_per_class(per_class)
-        if self._cmat is not None:
-            self._save_confusion(occurs | (predicted > 0))
-        if self.when_done:
-            by_name = {}
-            for label, name, of_class, hits in per_class:  # ImageNet has some names twice
-                by_name[f"{name} ({label})" if name in by_name else name] = 100.0 * hits / of_class
-            self.when_done(dict(results, total=total, correct=correct), by_name, seconds)
+            self._print_per_class(per_class, results["perclass_accuracy"])
         return results
 
     def _per_class(self, images: np.ndarray, right: np.ndarray) -> list[tuple[int, str, int, int]]:
@@ -113,14 +120,12 @@ class Classification(EvaluatorBase):
             rows.append((label, name, int(images[label]), int(right[label])))
         return rows
 
-    def _print_per_class(self, per_class: list[tuple[int, str, int, int]]) -> float:
+    def _print_per_class(self, per_class: list[tuple[int, str, int, int]], average: float) -> None:
         print("=> per-class result")
-        accuracies = [100.0 * right / total for _, _, total, right in per_class]
-        for (label, name, total, right), accuracy in zip(per_class, accuracies, strict=True):
+        for label, name, total, right in per_class:
+            accuracy = 100.0 * right / total
             print(f"* class: {label} ({plain(name)})\ttotal: {total:,}\tcorrect: {right:,}\tacc: {accuracy:.1f}%")
-        average = float(np.mean(accuracies))
         print(f"* average: {average:.1f}%")
-        return average
 
     def _save_confusion(self, kept: np.ndarray) -> None:
         """(n, n) float64: the share of each label's images that got each prediction, for the n classes `kept`."""

@@ -8,6 +8,8 @@ from dassl.utils import UsageError, check_availability
 
 from .radam import RAdam
 
+AVAI_OPTIMS = ["adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw"]
+
 
 def build_optimizer(
     model: nn.Module | Iterable, optim_cfg: CfgNode, param_groups: Iterable | None = None, fused: bool = False
@@ -31,7 +33,7 @@ def build_optimizer(
             {"momentum": c.MOMENTUM, "dampening": c.SGD_DAMPNING, "nesterov": c.SGD_NESTEROV},
         ),
     }
-    check_availability(c.NAME, kinds, "optimizer")
+    check_availability(c.NAME, AVAI_OPTIMS, "optimizer")
     if param_groups is None and c.STAGED_LR:
         param_groups = _staged(model, c)
     elif param_groups is None:

@@ -4,7 +4,7 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .errors import Failure, UsageError
-from .logger import print_error, setup_logger, tolerate_encoding
+from .logger import Logger, print_error, setup_logger, tolerate_encoding
 from .meters import AverageMeter, MetricMeter
 from .registry import Registry, check_availability
 from .tools import (
@@ -12,6 +12,7 @@ from .tools import (
     check_isfile,
     collect_env_info,
     cpu_cores,
+    download_url,
     expand_user,
     listdir_nohidden,
     mix_seed,
@@ -34,6 +35,7 @@ from .torchtools import (
 __all__ = [
     "AverageMeter",
     "Failure",
+    "Logger",
     "MetricMeter",
     "Registry",
     "UsageError",
@@ -43,6 +45,7 @@ __all__ = [
     "collect_env_info",
     "count_num_param",
     "cpu_cores",
+    "download_url",
     "expand_user",
     "init_network_weights",
     "listdir_nohidden",

@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer, lr_scheduler, swa_utils
 
 from .errors import Failure
 from .tools import atomic_write, mkdir_if_missing
@@ -26,11 +28,19 @@ class _Inert:
     """Takes the place of an object of upstream's that we have no use for."""
 
 
-# Upstream's warm-up pickles its successor scheduler, which holds the optimizer. Nothing else is let in.
+# Upstream's warm-up pickles its successor scheduler, which holds the optimizer: PyTorch's or Dassl's own.
+_OPTIM = [
+    kind
+    for module in (torch.optim, lr_scheduler, swa_utils)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and issubclass(kind, (Optimizer, lr_scheduler.LRScheduler))
+]
+_DASSL = ("radam.RAdam", "radam.PlainRAdam", "radam.AdamW", "lr_scheduler.ConstantWarmupScheduler",
+          "lr_scheduler.LinearWarmupScheduler")  # fmt: skip
+# Nothing else is let in.
 _STAND_INS = [
-    (_Inert, "torch.optim.lr_scheduler.CosineAnnealingLR"),
-    (_Inert, "torch.optim.sgd.SGD"),
-    (_Inert, "torch.optim.adam.Adam"),
+    *((_Inert, f"{kind.__module__}.{kind.__qualname__}") for kind in _OPTIM),
+    *((_Inert, f"dassl.optim.{name}") for name in _DASSL),
     (lambda *args: OrderedDict(), "collections.defaultdict"),
     (dict, "builtins.dict"),
 ]
@@ -62,8 +72,8 @@ def save_checkpoint(state: dict, save_dir: str, is_best: bool = False, model_nam
 def load_checkpoint(fpath: str) -> dict[str, Any]:
     """Reads a checkpoint to the CPU. Nothing in it is run: tensors and plain data are all that is taken in.
 
-    Raises DamagedFile (a Failure) if it is truncated or altered, Failure if it is missing or names any other
-    class.
+    Raises DamagedFile (a Failure) if it is truncated or altered, Failure if it is missing, holds something else or
+    names any other class.
     """
     try:
         file = open(fpath, "rb")  # noqa: SIM115
@@ -74,13 +84,24 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
             if zipfile.is_zipfile(file) and zipfile.ZipFile(file).testzip():
                 raise ValueError("wrong checksum, which torch.load does not look at")
             file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything
         refused = isinstance(error, pickle.UnpicklingError) and re.search(r"GLOBAL (\S+)", str(error))
         if refused:
             line = f"Refused to load {fpath}: it names {refused[1]}"
             raise Failure(f"{line}, which could run code and has no place in a checkpoint") from error
         raise DamagedFile(f"{fpath} is truncated, damaged or no checkpoint") from error
+    if not isinstance(checkpoint, dict):
+        raise Failure(f"{fpath} is no checkpoint of a training run: it holds a {type(checkpoint).__name__}, not a dict")
+    return checkpoint
+
+
+def weights_of(checkpoint: dict, source: str) -> Mapping[str, Any]:
+    """A checkpoint's state_dict; raises Failure if it has none."""
+    weights = checkpoint.get("state_dict")
+    if not isinstance(weights, Mapping) or not all(isinstance(key, str) for key in weights):
+        raise Failure(f"{source} is no checkpoint of a training run: it has no state_dict, of names and tensors")
+    return weights
 
 
 def resumable(fdir: str) -> list[str]:
@@ -90,7 +111,7 @@ def resumable(fdir: str) -> list[str]:
     epochs = [int(found[1]) for name in os.listdir(fdir) if (found := re.fullmatch(r"model\.pth\.tar-(\d+)", name))]
     files = [epoch_file(epoch) for epoch in sorted(epochs, reverse=True)]
     pointer = os.path.join(fdir, "checkpoint")
-    named = Path(pointer).read_text().strip() if os.path.isfile(pointer) else ""
+    named = Path(pointer).read_text(errors="replace").strip() if os.path.isfile(pointer) else ""
     return files[files.index(named) :] if named in files else files
 
 
@@ -102,7 +123,10 @@ def newest_whole(fdirs: list[str]) -> list[dict]:
     for name in resumable(fdirs[0]):
         try:
             if all(name in resumable(fdir) for fdir in fdirs):
-                return [load_checkpoint(os.path.join(fdir, name)) for fdir in fdirs]
+                found = [load_checkpoint(os.path.join(fdir, name)) for fdir in fdirs]
+                if not all(isinstance(checkpoint.get("epoch"), int) for checkpoint in found):
+                    raise Failure(f"{fdirs[0]}/{name} is no checkpoint of a training run: its epoch is no number")
+                return found
         except DamagedFile as error:
             print(f"{error}: going back to the epoch before")
     raise Failure(f"There is no whole checkpoint in {fdirs[0]}. Remove the folder to train from scratch")
@@ -116,13 +140,20 @@ def load_weights(
     Raises Failure naming the first key that is wrong and both shapes; the model is then unchanged.
     """
     for key in [*expected, *state_dict]:
+        value = state_dict.get(key)
         if key not in state_dict:
             problem = f"it lacks {key}, shape {tuple(expected[key].shape)}"
+        elif not isinstance(value, Tensor):
+            problem = f"{key} is no tensor"
         elif key not in expected:
-            problem = f"the model has no {key}, shape {tuple(state_dict[key].shape)}"
-        elif state_dict[key].shape != expected[key].shape:
-            shapes = tuple(state_dict[key].shape), tuple(expected[key].shape)
+            problem = f"the model has no {key}, shape {tuple(value.shape)}"
+        elif value.shape != expected[key].shape:
+            shapes = tuple(value.shape), tuple(expected[key].shape)
             problem = f"{key} has shape {shapes[0]} in the file, {shapes[1]} in the model"
+        elif value.is_floating_point() != expected[key].is_floating_point() or value.layout != torch.strided:
+            problem = f"{key} has type {value.dtype} in the file, {expected[key].dtype} in the model"
+        elif not torch.isfinite(value).all():
+            raise Failure(f"{key} in {source} is NaN or infinite: take the file of another epoch or run")
         else:
             continue
         raise Failure(f"{source} is of another method, architecture or config: {problem}")
@@ -130,23 +161,57 @@ def load_weights(
 
 
 def load_optim(checkpoint: dict, optimizer: Any, scheduler: Any, source: str) -> None:
-    """Gives optimizer and scheduler (or None) their state back; raises Failure if it is not theirs."""
+    """Takes optimizer and scheduler (or None), just built, to where a checkpoint's were.
+
+    The file says what has been gathered (momentum, …) and how many steps the scheduler has behind it; rates and all
+    other settings are the present ones. So with another number of epochs or another rate a training goes on with the
+    schedule of that, and with the same ones as if it had never stopped.
+
+    Raises Failure if the file's state is not theirs.
+    """
+    name = "scheduler"
     try:
-        if optimizer is not None and checkpoint.get("optimizer") is not None:
-            # Which kernels compute a step is this run's choice, not the file's.
-            for saved, own in zip(checkpoint["optimizer"]["param_groups"], optimizer.param_groups, strict=False):
-                saved |= {key: own[key] for key in ("fused", "foreach") if key in own}
-        for name, part in ("optimizer", optimizer), ("scheduler", scheduler):
-            if part is not None and checkpoint.get(name) is not None:
-                part.load_state_dict(checkpoint[name])
-    except (ValueError, KeyError, TypeError) as error:
+        kept = {"params", "lr"}
+        if scheduler is not None and (state := checkpoint.get(name)) is not None:
+            plain = isinstance(scheduler, lr_scheduler.LRScheduler)
+            if plain and not isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):  # which has to be told of losses
+                _catch_up(scheduler, _steps(state))
+                kept = {"params"}
+            else:
+                scheduler.load_state_dict(state)
+        name = "optimizer"
+        if optimizer is not None and (state := checkpoint.get(name)) is not None:
+            for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
+                if _kind(saved) != _kind(own):
+                    raise ValueError("another optimizer's")
+                saved |= {key: value for key, value in own.items() if key not in kept}
+            optimizer.load_state_dict(state)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         line = f"Training cannot go on from {source}, as the state of its {name} is of another program or config"
         raise Failure(f"{line}. Its weights can still be tested (--eval-only)") from error
+
+
+def _kind(group: dict) -> list:
+    """What tells optimizers' parameter groups apart that keep different states."""
+    return [*(key in group for key in ("betas", "momentum", "alpha")), bool(group.get("amsgrad"))]
+
+
+def _steps(state: dict) -> int:
+    """How often a scheduler had been stepped; a warm-up hands its steps on to its successor."""
+    if not isinstance(state, dict):
+        raise TypeError("no plain state of a scheduler")
+    return state["_step_count"] - 1 + (_steps(state["successor"]) if "successor" in state else 0)
+
+
+def _catch_up(scheduler: lr_scheduler.LRScheduler, steps: int) -> None:
+    with warnings.catch_warnings(action="ignore"):  # the optimizer's steps were another process's
+        for _ in range(steps):
+            scheduler.step()
 
 
 def resume_from_checkpoint(fdir: str, model: nn.Module, optimizer: Any = None, scheduler: Any = None) -> int:
     """Loads the newest whole checkpoint in a folder and returns the number of epochs it has behind it."""
     [checkpoint] = newest_whole([fdir])
-    load_weights(model, checkpoint["state_dict"], model.state_dict(), fdir)
+    load_weights(model, weights_of(checkpoint, fdir), model.state_dict(), fdir)
     load_optim(checkpoint, optimizer, scheduler, fdir)
     return checkpoint["epoch"]

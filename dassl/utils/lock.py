@@ -1,11 +1,21 @@
 """One process at a time."""
 
-import fcntl
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import CannotWrite
+from .errors import CannotWrite, Failure
+
+try:
+    import fcntl
+except ImportError:
+    raise SystemExit("error: this runs on Linux and macOS; on Windows use WSL") from None
+
+RUN = ".lock"  # in a run's folder
+
+_held: set[int] = set()  # file descriptors of locks that end with this very process, not with a worker it has forked
+os.register_at_fork(after_in_child=lambda: [os.close(_held.pop()) for _ in list(_held)])
 
 
 @contextmanager
@@ -30,3 +40,43 @@ def locked(target: Path) -> Iterator[None]:
             yield
         finally:  # closing would leave it to the processes that were forked meanwhile
             fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+@contextmanager
+def sole_run(folder: str) -> Iterator[None]:
+    """Hold the lock of a run's folder, made if need be, until the end or the process's own, whatever that is.
+
+    Whoever started the process may hold it, and hands it over by leaving its file open (scripts/runner.py).
+
+    Raises Failure if another run holds it or the folder cannot be written to.
+    """
+    path = os.path.join(folder, RUN)
+    try:
+        os.makedirs(folder or ".", exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # its text is the runner's
+    except OSError as error:
+        raise Failure(f"Cannot write {path}: {error.strerror}. Choose another --output-dir") from error
+    _held.add(lock)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not _handed_over(lock):
+                line = f"Another run is at work in {folder} (it holds {path})"
+                raise Failure(f"{line}: wait for its end, or choose another --output-dir") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        _held.discard(lock)
+        os.close(lock)
+
+
+def _handed_over(lock: int) -> bool:
+    """Whether this process has the same file open once more, as whoever started it left it."""
+    there = os.fstat(lock)
+    for fd in map(int, os.listdir("/dev/fd")):
+        with suppress(OSError):  # the folder's own is closed by now
+            if fd != lock and os.path.samestat(os.fstat(fd), there):
+                return True
+    return False

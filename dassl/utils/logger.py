@@ -1,6 +1,7 @@
 import os
 import sys
 import time
+from contextlib import suppress
 
 from dassl.plain import plain
 
@@ -21,8 +22,20 @@ class Logger:
             raise Failure(f"Cannot write {fpath}: {error.strerror}. Choose another --output-dir") from error
 
     def write(self, text: str) -> int:
-        self.file.write(text)
+        """Raises Failure if the file cannot be written; from then on only the console is."""
+        self.keep(text)
         return self.console.write(text)
+
+    def keep(self, text: str) -> None:
+        """Writes to the file alone. Raises as `write`."""
+        try:
+            self.file.write(text)
+        except OSError as error:
+            full, self.file = self.file, open(os.devnull, "w")  # noqa: SIM115
+            with suppress(OSError):  # what it still holds
+                full.close()
+            line = f"Cannot write {full.name}: {error.strerror}. Free some space"
+            raise Failure(f"{line}, then run the same command again to go on") from error
 
     def flush(self) -> None:
         self.file.flush()
@@ -56,4 +69,5 @@ def print_error(line: str) -> None:
     line = plain(line)
     print(line, file=sys.stderr)
     if isinstance(sys.stdout, Logger):
-        print(line, file=sys.stdout.file)
+        with suppress(Failure):  # the disk may be full
+            sys.stdout.keep(f"{line}\n")

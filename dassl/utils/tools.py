@@ -1,11 +1,14 @@
 """Files, images, seeds, the environment."""
 
 import errno
+import http.client
 import json
 import os
 import platform
 import random
+import shutil
 import struct
+import urllib.request
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,9 +85,11 @@ def atomic_write(path: str, mode: str = "wb") -> Iterator[IO]:
     except BaseException as error:  # Ctrl-C too leaves no half file
         if os.path.exists(tmp):
             os.remove(tmp)
-        if isinstance(error, OSError):
+        # torch.save's own complaint about a file that could not be written hides the system's
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(cause, OSError):
             hint = "Free some space or choose another folder; what was there before is unchanged"
-            raise CannotWrite(f"Cannot write {path}: {error.strerror or error}. {hint}") from error
+            raise CannotWrite(f"Cannot write {path}: {cause.strerror or cause}. {hint}") from error
         raise
 
 
@@ -94,7 +99,7 @@ def read_json(fpath: str) -> Any:
             return json.load(file)
     except OSError as error:
         raise Failure(f"Cannot read {fpath}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Failure(f"{fpath} is not valid JSON ({error}). Remove or replace it") from error
 
 
@@ -103,6 +108,15 @@ def write_json(obj: Any, fpath: str) -> None:
     mkdir_if_missing(os.path.dirname(fpath) or ".")
     with atomic_write(fpath, "w") as file:
         json.dump(obj, file, indent=4)
+
+
+def download_url(url: str, dst: str) -> None:
+    """Downloads a file to `dst`, which is whole or not there; raises Failure."""
+    try:
+        with urllib.request.urlopen(url, timeout=30) as response, atomic_write(dst) as file:
+            shutil.copyfileobj(response, file)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise Failure(f"Cannot download {url}: {' '.join(str(error).split())}. Put the file at {dst}") from error
 
 
 def set_random_seed(seed: int) -> None:

@@ -1,10 +1,24 @@
 """Small helpers on modules."""
 
 from torch import nn
+from torch.optim import Optimizer
 
-from .checkpoint import load_checkpoint
+from .checkpoint import load_checkpoint, load_weights, resume_from_checkpoint, save_checkpoint, weights_of
 from .errors import Failure
 from .tools import tolist_if_not
+
+__all__ = [
+    "adjust_learning_rate",
+    "count_num_param",
+    "init_network_weights",
+    "load_checkpoint",
+    "load_pretrained_weights",
+    "open_all_layers",
+    "open_specified_layers",
+    "resume_from_checkpoint",
+    "save_checkpoint",
+    "set_bn_to_eval",
+]
 
 
 def count_num_param(model: nn.Module | list | None = None, params: list | None = None) -> int:
@@ -30,15 +44,39 @@ def open_specified_layers(model: nn.Module, open_layers: str | list[str]) -> Non
         child.requires_grad_(name in opened)
 
 
+def set_bn_to_eval(module: nn.Module) -> None:
+    """For `Module.apply`: batch norms keep their statistics; scale and shift still learn."""
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        module.eval()
+
+
+def adjust_learning_rate(
+    optimizer: Optimizer,
+    base_lr: float,
+    epoch: int,
+    stepsize: int = 20,
+    gamma: float = 0.1,
+    linear_decay: bool = False,
+    final_lr: float = 0,
+    max_epoch: int = 100,
+) -> None:
+    """Sets the rate of an epoch (from 0): times `gamma` every `stepsize` epochs, or on the line to `final_lr`."""
+    done = epoch / max_epoch
+    lr = base_lr + done * (final_lr - base_lr) if linear_decay else base_lr * gamma ** (epoch // stepsize)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
 def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
     """Loads those weights of a file whose name and shape fit the model; raises Failure if none does."""
     checkpoint = load_checkpoint(weight_path)
-    weights = {k.removeprefix("module."): v for k, v in checkpoint.get("state_dict", checkpoint).items()}
+    weights = weights_of({"state_dict": checkpoint} | checkpoint, weight_path)
+    weights = {k.removeprefix("module."): v for k, v in weights.items()}
     own = model.state_dict()
-    fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
+    fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == getattr(v, "shape", None)}
     if not fitting:
         raise Failure(f"No weight in {weight_path} fits the model by name and shape")
-    model.load_state_dict(fitting, strict=False)
+    load_weights(model, fitting, {k: own[k] for k in fitting}, weight_path)
     print(f"Loaded pretrained weights from {weight_path}")
     if left_out := sorted(weights.keys() - fitting.keys()):
         print(f"Left out, as the model has no such name or another shape: {left_out}")

@@ -91,6 +91,9 @@ BAD = {
     "other.pt": (lambda w, path: torch.save(argparse.Namespace(), path), "its pickle names argparse.Namespace"),
     "archive.pt": (save_torchscript, "a TorchScript archive whose SHA-256 is none of OpenAI's"),
     "missing.pt": (lambda w, path: None, "No such file"),
+    "words.pt": (lambda w, path: torch.save(w | {"text_projection": "word"}, path), "text_projection is no tensor of"),
+    "complex.pt": (lambda w, path: torch.save({k: v * 1j for k, v in w.items()}, path), "is no tensor of real numbers"),
+    "list.pt": (lambda w, path: torch.save({"state_dict": [1]}, path), "holds no CLIP weights"),
 }
 
 
@@ -101,6 +104,23 @@ def test_what_is_not_weights_is_one_line(name, weights, tmp_path):
     line = line_of(Failure, read_state_dict, tmp_path / name)
     assert line.startswith(f"{tmp_path / name}: ") and what in line and "weights_only" not in line
     assert not os.path.exists("/tmp/clip-was-here")
+
+
+@pytest.mark.parametrize("key", ["visual.conv1.weight", "text_projection", "token_embedding.weight"])
+def test_weights_of_whole_numbers_are_one_line(key, weights):
+    line = line_of(Failure, clip_module.build_model, weights | {key: weights[key].int()})
+    assert line == f"these weights make no CLIP: {key} has type torch.int32"
+
+
+def test_a_flipped_byte_in_the_bundled_clip(tmp_path, monkeypatch):
+    """safetensors itself does not notice one."""
+    flipped = tmp_path / "small.safetensors"
+    content = bytearray(clip_module.SMALL.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    flipped.write_bytes(content)
+    read_state_dict(flipped)  # a file of the user's: its SHA-256 is in the record
+    monkeypatch.setattr(clip_module, "SMALL", flipped)
+    assert line_of(Failure, read_state_dict, flipped).startswith(f"{flipped}: not the file that this repository brings")
 
 
 def test_which_file_stands_for_a_model(tmp_path, monkeypatch):

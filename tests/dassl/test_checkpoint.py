@@ -1,6 +1,8 @@
 import errno
 import os
 import pickle
+import resource
+import signal
 from collections import OrderedDict, defaultdict
 
 import pytest
@@ -15,6 +17,7 @@ from dassl.utils import (
     save_checkpoint,
 )
 from dassl.utils.checkpoint import newest_whole
+from tests.runs import forked
 
 
 def state(epoch, value=None):
@@ -138,7 +141,7 @@ class Evil:
     [
         ((os.system, ("touch pwned",)), "posix.system"),
         ((eval, ("open('pwned', 'w')",)), "eval"),
-        ((torch.optim.Adagrad, ([nn.Parameter(torch.zeros(1))],)), "torch.optim.adagrad.Adagrad"),
+        ((nn.Linear, (1, 1)), "torch.nn.modules.linear.Linear"),
         ((getattr, ("torch", "load")), "getattr"),
     ],
 )
@@ -163,6 +166,56 @@ def test_bare_pickle_is_refused(tmp_path):
     (tmp_path / "p").write_bytes(pickle.dumps(Evil((os.system, ("touch pwned",))), protocol=2))
     with pytest.raises(Failure):
         load_checkpoint(str(tmp_path / "p"))
+
+
+def test_a_disk_that_is_full_at_any_byte(tmp_path):
+    """torch.save complains of a position then; the system's own word counts. What was there stays."""
+    save_checkpoint(state(1, value=7), str(tmp_path))
+    path = tmp_path / "model.pth.tar-1"
+    before = path.read_bytes()
+
+    def no_room(size):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        with pytest.raises(Failure) as caught:
+            save_checkpoint(state(1), str(tmp_path))
+        assert str(caught.value).startswith(f"Cannot write {path}: {os.strerror(errno.EFBIG)}. ")
+
+    for size in [*range(0, len(before), 97), len(before) - 1]:
+        assert forked(no_room, size) == 0, size
+        assert path.read_bytes() == before and sorted(os.listdir(tmp_path)) == ["checkpoint", path.name]
+
+
+def test_a_pointer_of_binary_bytes_points_nowhere(tmp_path):
+    for epoch in (1, 2):
+        save_checkpoint(state(epoch), str(tmp_path))
+    (tmp_path / "checkpoint").write_bytes(b"\xff\xfe\x00model")
+    assert resume_from_checkpoint(str(tmp_path), model()) == 2
+
+
+def schedulers(optimizer):
+    lr = torch.optim.lr_scheduler
+    return [
+        lr.CosineAnnealingLR(optimizer, 5.0),
+        lr.StepLR(optimizer, 2),
+        lr.MultiStepLR(optimizer, [1, 2]),
+        lr.CosineAnnealingWarmRestarts(optimizer, 2),
+        lr.OneCycleLR(optimizer, 0.1, 9, cycle_momentum=False),
+        lr.PolynomialLR(optimizer),
+        lr.ReduceLROnPlateau(optimizer),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "RAdam", "NAdam", "Adadelta"])
+def test_a_warm_up_may_hold_any_optimizer_and_scheduler(tmp_path, kind):
+    """As pickled today, whole: the weights can be tested, and nothing of torch.optim comes to be."""
+    net = model()
+    for i in range(len(schedulers(torch.optim.SGD(net.parameters())))):
+        successor = schedulers(getattr(torch.optim, kind)(net.parameters(), lr=0.1))[i]
+        torch.save(state(5) | {"scheduler": {"successor": successor}}, tmp_path / "u")
+        checkpoint = load_checkpoint(str(tmp_path / "u"))
+        assert checkpoint["state_dict"]["weight"].eq(5).all()
+        assert type(checkpoint["scheduler"]["successor"]).__module__ == "dassl.utils.checkpoint"
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
@@ -199,6 +252,22 @@ def test_upstreams_pickled_scheduler_is_read_and_inert(tmp_path, kind):
     assert type(checkpoint["scheduler"]["successor"]).__module__ == "dassl.utils.checkpoint"
     inert = checkpoint["scheduler"]["successor"].optimizer
     assert type(inert.state) is OrderedDict and not isinstance(inert, torch.optim.Optimizer)
+
+
+@pytest.mark.parametrize("content", [torch.zeros(2), [1], {"state_dict": 3}, {1: torch.zeros(2)}])
+def test_pretrained_weights_of_odd_form(tmp_path, content):
+    torch.save(content, tmp_path / "w")
+    with pytest.raises(Failure, match="is no checkpoint of a training run"):
+        load_pretrained_weights(model(), str(tmp_path / "w"))
+
+
+@pytest.mark.parametrize("value", [torch.full((4, 3), float("nan")), torch.ones(4, 3).int()])
+def test_pretrained_weights_that_are_no_numbers(tmp_path, value):
+    torch.save({"weight": value}, tmp_path / "w")
+    net = model()
+    with pytest.raises(Failure, match="weight .*(is NaN or infinite|has type torch.int32)"):
+        load_pretrained_weights(net, str(tmp_path / "w"))
+    assert torch.isfinite(net.weight).all()
 
 
 def test_pretrained_weights_take_what_fits(tmp_path, capsys):

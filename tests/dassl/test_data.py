@@ -22,6 +22,7 @@ from dassl.data.samplers import (
     build_sampler,
 )
 from dassl.data.transforms import INTERPOLATION_MODES, build_transform
+from dassl.data.transforms.transforms import Cutout, GaussianNoise, InstanceNormalization, Random2DTranslation
 from dassl.utils import Failure, UsageError, read_image
 
 
@@ -420,6 +421,24 @@ def test_cutout_and_instance_norm(cfg):
     image = build_transform(cfg, choices=("instance_norm",))(Image.effect_noise((8, 8), 60).convert("RGB"))
     torch.testing.assert_close(image.mean((1, 2)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(image.std((1, 2)), torch.ones(3))
+
+
+def test_transforms_by_dassls_class_names():
+    image = Image.effect_noise((20, 30), 60).convert("RGB")
+    assert {Random2DTranslation(8, 6)(image).size for _ in range(9)} == {(6, 8)}
+    resized = image.resize((6, 8), Image.BILINEAR)
+    assert np.array_equal(Random2DTranslation(8, 6, p=0.0, interpolation=Image.BILINEAR)(image), resized)
+    gray = torch.full((3, 99, 99), 0.5)
+    assert torch.equal(GaussianNoise(p=0.0)(gray), gray)
+    noise = GaussianNoise(mean=0.5, std=0.25, p=1.0)(gray) - gray
+    assert noise.mean().item() == pytest.approx(0.5, abs=0.01) and noise.std().item() == pytest.approx(0.25, abs=0.01)
+    assert (Cutout()(gray) == 0).any() and InstanceNormalization()(gray).abs().max() < 1e-4
+
+
+def test_a_transform_that_is_not_chosen_may_be_anything(cfg):
+    cfg.INPUT.GB_K = 4
+    cfg.INPUT.RRCROP_SCALE = (2, 3)
+    build_transform(cfg, choices=("random_flip",))
 
 
 def test_unknown_transform(cfg):

@@ -66,7 +66,6 @@ def test_warmup_state_is_plain_data(cfg, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [
-        ("WARMUP_EPOCH", 5, "OPTIM.WARMUP_EPOCH is 5 and OPTIM.MAX_EPOCH 5"),
         ("LR_SCHEDULER", "cosin", "did you mean cosine?"),
         ("WARMUP_TYPE", "const", "did you mean constant?"),
     ],

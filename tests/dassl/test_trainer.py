@@ -1,6 +1,8 @@
+import math
 import multiprocessing
 import os
 import re
+import shutil
 
 import pytest
 import torch
@@ -87,7 +89,180 @@ def test_resume_from_another_folder(make, whole, tmp_path):
     moved.train()
     assert_same(saved(moved, 5), saved(whole, 5))
     with pytest.raises(Failure, match="There is nothing to resume in /nowhere: it holds no checkpoint of linear"):
-        make("RESUME", "/nowhere").train()
+        make("RESUME", "/nowhere", "OUTPUT_DIR", str(tmp_path / "new")).train()
+
+
+def rates_of(out):
+    """The rate at the first line of each epoch."""
+    return [float(lr) for lr in re.findall(r"batch \[2/4\] .* lr (\S+) eta", out)]
+
+
+def cosine(lr, epochs, first):
+    """The rates from epoch `first` (from 0) on, of a run behind one epoch of warm-up."""
+    return [lr * (1 + math.cos(math.pi * (e - 1) / epochs)) / 2 for e in range(first, epochs)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (("OPTIM.MAX_EPOCH", 6), cosine(0.0035, 6, 2)),
+        (("OPTIM.MAX_EPOCH", 6, "OPTIM.LR", 0.01), cosine(0.01, 6, 2)),
+        (("OPTIM.MAX_EPOCH", 6, "OPTIM.WARMUP_EPOCH", 3), [1e-5, *cosine(0.0035, 6, 1)[:3]]),
+        (("OPTIM.MAX_EPOCH", 4, "OPTIM.LR_SCHEDULER", "single_step", "OPTIM.STEPSIZE", (2,)), [0.0035, 0.00035]),
+    ],
+)
+def test_more_epochs_and_other_rates_go_on_as_if_from_the_start(make, tmp_path, capsys, changes, expected):
+    make("OPTIM.MAX_EPOCH", 2, "OUTPUT_DIR", str(tmp_path / "a")).train()
+    capsys.readouterr()
+    trainer = make("RESUME", str(tmp_path / "a"), *changes)
+    trainer.train()
+    assert rates_of(capsys.readouterr().out) == pytest.approx(expected, rel=1e-4)
+    # the optimizer's momentum is that of the file
+    again = make("RESUME", str(tmp_path / "a"), "OUTPUT_DIR", str(tmp_path / "c"), *changes)
+    again.before_train()
+    buffers = saved(make("OPTIM.MAX_EPOCH", 2, "OUTPUT_DIR", str(tmp_path / "a")), 2)["optimizer"]["state"]
+    for p, state in zip(again.model.parameters(), buffers.values(), strict=True):
+        assert torch.equal(again.optim.state[p]["momentum_buffer"], state["momentum_buffer"])
+    again.close_writer()
+
+
+@pytest.mark.parametrize("final", ["last_step", "best_val"])
+def test_a_resumed_run_with_nothing_left_to_do_can_be_tested(make, tmp_path, final):
+    first = make("OUTPUT_DIR", str(tmp_path / "a"), "TEST.FINAL_MODEL", final)
+    first.train()
+    second = make("RESUME", first.output_dir, "TEST.FINAL_MODEL", final)
+    second.train()
+    assert second.best_result == first.best_result and not second.seen
+    shutil.rmtree(first.output_dir)
+    tested = make("OUTPUT_DIR", str(tmp_path / "test"))
+    tested.load_model(second.output_dir)
+    assert_same(dict(tested.model.state_dict()), dict(first.model.state_dict()))
+    assert tested.loaded["files"]["linear"][0] == ("model-best.pth.tar" if final == "best_val" else "model.pth.tar-5")
+
+
+def test_a_resumed_run_goes_on_from_its_own_folder(make, whole, tmp_path, capsys):
+    make("OPTIM.MAX_EPOCH", 2, "OUTPUT_DIR", str(tmp_path / "a")).train()
+    moved = make("RESUME", str(tmp_path / "a"))
+    moved.fail_at = (4, 0)
+    with pytest.raises(KeyboardInterrupt):
+        moved.train()
+    again = make("RESUME", str(tmp_path / "a"))
+    again.train()
+    assert again.start_epoch == 4 and "has checkpoints of its own, which count" in capsys.readouterr().out
+    assert_same(saved(again, 5), saved(whole, 5))
+
+
+def test_more_epochs_than_wanted(make):
+    make().train()
+    with pytest.raises(Failure, match="has 5 epochs behind it, more than OPTIM.MAX_EPOCH 4"):
+        make("OPTIM.MAX_EPOCH", 4).train()
+
+
+@pytest.mark.parametrize("name", ["adam", "amsgrad", "rmsprop"])
+def test_another_optimizer_cannot_go_on(make, name):
+    make("OPTIM.MAX_EPOCH", 2).train()
+    with pytest.raises(Failure, match="the state of its optimizer is of another program or config"):
+        make("OPTIM.NAME", name).train()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda c: torch.zeros(3), "it holds a Tensor, not a dict"),
+        (lambda c: [c], "it holds a list, not a dict"),
+        (lambda c: c | {"state_dict": [1, 2]}, "it has no state_dict, of names and tensors"),
+        (lambda c: c | {"state_dict": {1: torch.zeros(3)}}, "it has no state_dict, of names and tensors"),
+        (lambda c: {k: v for k, v in c.items() if k != "state_dict"}, "it has no state_dict, of names and tensors"),
+        (lambda c: c | {"state_dict": c["state_dict"] | {"2.bias": "word"}}, "2.bias is no tensor"),
+        (
+            lambda c: c | {"state_dict": c["state_dict"] | {"2.bias": torch.ones(3).int()}},
+            "2.bias has type torch.int32",
+        ),
+        (
+            lambda c: c | {"state_dict": c["state_dict"] | {"2.bias": torch.ones(3) * 1j}},
+            "2.bias has type torch.complex64",
+        ),
+        (
+            lambda c: c | {"state_dict": c["state_dict"] | {"2.bias": torch.tensor([1, math.nan, 1])}},
+            "is NaN or infinite",
+        ),
+        (lambda c: c | {"epoch": "last"}, "its epoch is no number"),
+        (lambda c: c | {"optimizer": "sgd"}, "the state of its optimizer is of another program"),
+        (
+            lambda c: c | {"optimizer": c["optimizer"] | {"param_groups": []}},
+            "the state of its optimizer is of another",
+        ),
+        (lambda c: c | {"scheduler": [1]}, "the state of its scheduler is of another program"),
+        (lambda c: c | {"trainer": 7}, "its trainer's state is of another program"),
+    ],
+)
+def test_checkpoints_of_odd_form_are_one_line(make, whole, change, told):
+    path = f"{whole.output_dir}/linear/model.pth.tar-5"
+    torch.save(change(saved(whole, 5)), path)
+    trainer = make("OUTPUT_DIR", whole.output_dir)
+    trainer.resume_state = lambda state: state.get("scaler")
+    with pytest.raises(Failure) as caught:
+        trainer.train()
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+    if "program" not in told and "epoch" not in told:  # its weights cannot be tested either
+        with pytest.raises(Failure, match=told.split(",")[0]):
+            trainer.load_model(whole.output_dir)
+
+
+def test_the_best_model_does_not_say_how_good_it_was(make):
+    trainer = make("TEST.FINAL_MODEL", "best_val")
+    trainer.train()
+    path = f"{trainer.output_dir}/linear/model-best.pth.tar"
+    torch.save(saved(trainer, 5) | {"val_result": "good"}, path)
+    with pytest.raises(Failure, match=r"model-best.pth.tar does not say how good it was"):
+        make("TEST.FINAL_MODEL", "best_val").train()
+    os.remove(path)
+    make("TEST.FINAL_MODEL", "best_val").before_train()
+
+
+def test_choosing_on_the_test_set_is_said(make, capsys):
+    trainer = make("TEST.FINAL_MODEL", "best_val", "OPTIM.MAX_EPOCH", 2)
+    trainer.val_loader = None
+    trainer.train()
+    assert capsys.readouterr().out.count("the best model is CHOSEN ON THE TEST SET") == 2
+    trainer.test(split="val")
+    assert "WARNING: there are no validation images, the test set takes their place\n" in capsys.readouterr().out
+
+
+def test_closing_the_writer_forgets_nothing(make, whole):
+    trainer = make()
+    trainer.load_model(whole.output_dir)
+    loaded = trainer.loaded
+    trainer.close_writer()
+    assert trainer.loaded is loaded and loaded["folder"] == whole.output_dir
+
+
+def test_a_tensorboard_folder_that_cannot_be_written(make):
+    trainer = make()
+    os.makedirs(trainer.output_dir)
+    with open(f"{trainer.output_dir}/file", "w"), pytest.raises(Failure, match="Cannot write to .*file"):
+        trainer.init_writer(f"{trainer.output_dir}/file")
+
+
+def test_a_config_as_other_code_builds_it(make, cfg):
+    """Without the unlabeled loader's settings and without keys that Dassl has not."""
+    del cfg.DATALOADER["TRAIN_U"], cfg.DATALOADER["CACHE_MB"], cfg.DATASET["SUBSAMPLE_CLASSES"]
+    for key in ("SOURCE_DOMAINS", "TARGET_DOMAINS"):
+        del cfg.DATASET[key]
+    for key in ("RRCROP_SCALE", "COLORJITTER_B", "GB_K"):
+        del cfg.INPUT[key]
+    cfg.INPUT.TRANSFORMS = ("random_flip", "normalize")
+    cfg.OPTIM.MAX_EPOCH = cfg.OPTIM.WARMUP_EPOCH = 1
+    cfg.VERBOSE = True
+    trainer = make()
+    trainer.train()
+    assert saved(trainer, 1)["epoch"] == 1
+
+
+def test_one_epoch_of_warm_up_alone_is_trained_as_upstream(make, capsys):
+    make("OPTIM.MAX_EPOCH", 1).train()
+    out = capsys.readouterr().out
+    assert rates_of(out) == [1e-5] and "Note: the warm-up of 1 epochs leaves none of 1 to train in" in out
 
 
 def test_checkpoints_that_stay(make):

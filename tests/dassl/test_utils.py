@@ -17,6 +17,7 @@ from dassl.utils import (
     UsageError,
     atomic_write,
     collect_env_info,
+    download_url,
     expand_user,
     listdir_nohidden,
     mkdir_if_missing,
@@ -28,6 +29,7 @@ from dassl.utils import (
     write_json,
 )
 from dassl.utils.tools import mix_seed, seeded
+from dassl.utils.torchtools import adjust_learning_rate, set_bn_to_eval
 
 
 def test_registry_names_the_nearest():
@@ -152,6 +154,36 @@ def test_atomic_write_survives_ctrl_c(tmp_path):
         file.write(b"new")
         raise KeyboardInterrupt
     assert os.listdir(tmp_path) == ["a"] and path.read_bytes() == b"old"
+
+
+def test_json_that_is_nested_too_deep(tmp_path):
+    (tmp_path / "a.json").write_text("[" * 99999)
+    with pytest.raises(Failure, match="a.json is not valid JSON"):
+        read_json(str(tmp_path / "a.json"))
+
+
+def test_download_url(tmp_path):
+    (tmp_path / "a").write_bytes(b"content")
+    download_url((tmp_path / "a").as_uri(), str(tmp_path / "b"))
+    assert (tmp_path / "b").read_bytes() == b"content"
+    for url in ((tmp_path / "nowhere").as_uri(), "no address", "http://127.0.0.1:9/x"):
+        with pytest.raises(Failure, match=f"Cannot download {url}: .*. Put the file at .*/c") as caught:
+            download_url(url, str(tmp_path / "c"))
+        assert "\n" not in str(caught.value)
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_rates_and_norms_by_hand():
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    net.apply(set_bn_to_eval)
+    assert net[0].training and not net[1].training
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    seen = []
+    for more in ({"stepsize": 2}, {"linear_decay": True, "final_lr": 0.1, "max_epoch": 4}):
+        for epoch in range(4):
+            adjust_learning_rate(optimizer, 0.5, epoch, **more)
+            seen.append(optimizer.param_groups[0]["lr"])
+    assert seen == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.5, 0.4, 0.3, 0.2])
 
 
 def test_folders(tmp_path):

@@ -308,17 +308,21 @@ dassl.data.datasets.base_dataset: Datum
 dassl.data.samplers: RandomSampler SequentialSampler RandomDomainSampler SeqDomainSampler RandomClassSampler
 dassl.data.transforms: build_transform INTERPOLATION_MODES
 dassl.engine: TRAINER_REGISTRY TrainerX TrainerXU SimpleTrainer TrainerBase build_trainer
-dassl.engine.trainer: SimpleNet
+dassl.engine.trainer: SimpleNet SummaryWriter
 dassl.evaluation: EVALUATOR_REGISTRY build_evaluator EvaluatorBase Classification
 dassl.metrics: compute_accuracy
 dassl.modeling: build_backbone build_head build_network
+dassl.data.transforms.transforms: Random2DTranslation InstanceNormalization Cutout GaussianNoise AVAI_CHOICES
 dassl.optim: build_optimizer build_lr_scheduler
-dassl.optim.lr_scheduler: ConstantWarmupScheduler LinearWarmupScheduler
+dassl.optim.optimizer: AVAI_OPTIMS
+dassl.optim.lr_scheduler: AVAI_SCHEDS ConstantWarmupScheduler LinearWarmupScheduler
 dassl.optim.radam: RAdam
 dassl.utils: mkdir_if_missing listdir_nohidden load_pretrained_weights load_checkpoint save_checkpoint
 dassl.utils: resume_from_checkpoint setup_logger set_random_seed collect_env_info count_num_param read_json write_json
 dassl.utils: check_isfile read_image Registry check_availability MetricMeter AverageMeter tolist_if_not
-dassl.utils: open_specified_layers init_network_weights
+dassl.utils: open_specified_layers init_network_weights open_all_layers Logger download_url
+dassl.utils.torchtools: save_checkpoint load_checkpoint resume_from_checkpoint open_all_layers open_specified_layers
+dassl.utils.torchtools: count_num_param load_pretrained_weights init_network_weights set_bn_to_eval adjust_learning_rate
 """
 
 

@@ -9,6 +9,7 @@ from yacs.config import CfgNode
 
 from dassl.utils import check_availability
 
+Interpolation = InterpolationMode | int  # Pillow's number
 INTERPOLATION_MODES = {
     "bilinear": InterpolationMode.BILINEAR,
     "bicubic": InterpolationMode.BICUBIC,
@@ -19,15 +20,18 @@ INTERPOLATION_MODES = {
 class InstanceNormalization:
     """Gives each channel of a (C, H, W) image mean 0 and standard deviation 1."""
 
+    def __init__(self, eps: float = 1e-8):
+        self.eps = eps
+
     def __call__(self, image: Tensor) -> Tensor:
         std, mean = torch.std_mean(image, dim=(1, 2), keepdim=True)
-        return (image - mean) / (std + 1e-8)
+        return (image - mean) / (std + self.eps)
 
 
 class Cutout:
     """Zeroes squares around random pixels of a (C, H, W) image; at the border they are cut off."""
 
-    def __init__(self, n_holes: int, length: int):
+    def __init__(self, n_holes: int = 1, length: int = 16):
         self.n_holes = n_holes
         self.half = length // 2
 
@@ -39,34 +43,42 @@ class Cutout:
         return image
 
 
-def _on_pil(cfg: CfgNode) -> dict[str, Callable]:
-    """Augmentations of the PIL image, in the order in which they are applied."""
-    c = cfg.INPUT
-    height, width = c.SIZE
-    interpolation = INTERPOLATION_MODES[c.INTERPOLATION]
-    larger = (round(height * 1.125), round(width * 1.125))
-    translate = v2.Compose([v2.Resize(larger, interpolation), v2.RandomCrop(c.SIZE)])
-    return {
-        "random_translation": v2.RandomChoice([translate, v2.Resize(c.SIZE, interpolation)]),
-        "random_crop": v2.RandomCrop(c.SIZE, padding=c.CROP_PADDING),
-        "random_resized_crop": v2.RandomResizedCrop(c.SIZE, scale=c.RRCROP_SCALE, interpolation=interpolation),
-        "random_flip": v2.RandomHorizontalFlip(),
-        "randaugment": v2.RandAugment(c.RANDAUGMENT_N, c.RANDAUGMENT_M),
-        "colorjitter": v2.ColorJitter(c.COLORJITTER_B, c.COLORJITTER_C, c.COLORJITTER_S, c.COLORJITTER_H),
-        "randomgrayscale": v2.RandomGrayscale(c.RGS_P),
-        "gaussian_blur": v2.RandomApply([v2.GaussianBlur(c.GB_K)], c.GB_P),
-    }
+class GaussianNoise(v2.RandomApply):
+    """Adds noise to a tensor, with probability p."""
+
+    def __init__(self, mean: float = 0, std: float = 0.15, p: float = 0.5):
+        super().__init__([v2.GaussianNoise(mean, std, clip=False)], p)
 
 
-def _on_tensor(cfg: CfgNode) -> dict[str, Callable]:
-    """The same for the tensor."""
-    c = cfg.INPUT
-    return {
-        "cutout": Cutout(c.CUTOUT_N, c.CUTOUT_LEN),
-        "normalize": v2.Normalize(c.PIXEL_MEAN, c.PIXEL_STD),
-        "gaussian_noise": v2.RandomApply([v2.GaussianNoise(c.GN_MEAN, c.GN_STD, clip=False)], 0.5),
-        "instance_norm": InstanceNormalization(),
-    }
+class Random2DTranslation(v2.RandomChoice):
+    """Resizes a PIL image to (height, width), or with probability p to an eighth more and crops that anywhere."""
+
+    def __init__(
+        self, height: int, width: int, p: float = 0.5, interpolation: Interpolation = InterpolationMode.BILINEAR
+    ):
+        larger = v2.Resize((round(height * 1.125), round(width * 1.125)), interpolation)
+        moved = v2.Compose([larger, v2.RandomCrop((height, width))])
+        super().__init__([moved, v2.Resize((height, width), interpolation)], p=[p, 1 - p])
+
+
+# Each transform is built only where it is chosen: code written for Dassl may have a config without the others' keys.
+_ON_PIL: dict[str, Callable[[CfgNode, InterpolationMode], Callable]] = {  # in the order in which they are applied
+    "random_translation": lambda c, how: Random2DTranslation(*c.SIZE, interpolation=how),
+    "random_crop": lambda c, how: v2.RandomCrop(c.SIZE, padding=c.CROP_PADDING),
+    "random_resized_crop": lambda c, how: v2.RandomResizedCrop(c.SIZE, scale=c.RRCROP_SCALE, interpolation=how),
+    "random_flip": lambda c, how: v2.RandomHorizontalFlip(),
+    "randaugment": lambda c, how: v2.RandAugment(c.RANDAUGMENT_N, c.RANDAUGMENT_M),
+    "colorjitter": lambda c, how: v2.ColorJitter(c.COLORJITTER_B, c.COLORJITTER_C, c.COLORJITTER_S, c.COLORJITTER_H),
+    "randomgrayscale": lambda c, how: v2.RandomGrayscale(c.RGS_P),
+    "gaussian_blur": lambda c, how: v2.RandomApply([v2.GaussianBlur(c.GB_K)], c.GB_P),
+}
+_ON_TENSOR: dict[str, Callable[[CfgNode], Callable]] = {
+    "cutout": lambda c: Cutout(c.CUTOUT_N, c.CUTOUT_LEN),
+    "normalize": lambda c: v2.Normalize(c.PIXEL_MEAN, c.PIXEL_STD),
+    "gaussian_noise": lambda c: GaussianNoise(c.GN_MEAN, c.GN_STD),
+    "instance_norm": lambda c: InstanceNormalization(),
+}
+AVAI_CHOICES = [*_ON_PIL, *_ON_TENSOR, "center_crop"]
 
 
 def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] | None = None) -> Callable | None:
@@ -80,13 +92,12 @@ def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] 
         return None
     check_availability(cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES, "INPUT.INTERPOLATION")
     choices = cfg.INPUT.TRANSFORMS if choices is None else choices
-    on_pil, on_tensor = _on_pil(cfg), _on_tensor(cfg)
     for choice in choices:
-        check_availability(choice, [*on_pil, *on_tensor, "center_crop"], "transform")
+        check_availability(choice, AVAI_CHOICES, "transform")
 
     interpolation = INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]
     if is_train:
-        steps = [transform for name, transform in on_pil.items() if name in choices]
+        steps = [build(cfg.INPUT, interpolation) for name, build in _ON_PIL.items() if name in choices]
         if not {"random_crop", "random_resized_crop"} & set(choices):
             steps.insert(0, v2.Resize(cfg.INPUT.SIZE, interpolation))
         wanted = set(choices)
@@ -94,7 +105,7 @@ def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] 
         steps = [v2.Resize(max(cfg.INPUT.SIZE), interpolation), v2.CenterCrop(cfg.INPUT.SIZE)]
         wanted = set(choices) & {"normalize", "instance_norm"}
     # not v2.ToDtype: it multiplies by 1/255, whose rounding differs from upstream's division
-    steps += [ToTensor()] + [transform for name, transform in on_tensor.items() if name in wanted]
+    steps += [ToTensor()] + [build(cfg.INPUT) for name, build in _ON_TENSOR.items() if name in wanted]
     if cfg.VERBOSE:
         print(f"Building transform_{'train' if is_train else 'test'}")
         for step in steps:
