@@ -69,7 +69,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = OneLineParser(description=__doc__)
     p.add_argument("--root", help="folder that holds all datasets")
     p.add_argument("--output-dir", help="folder of the log and the checkpoints")
-    p.add_argument("--resume", help="folder of the checkpoints to go on from (default: the output folder)")
+    p.add_argument("--resume", help="output folder of a run to go on from in a new one: more epochs, another rate")
     p.add_argument("--seed", type=int, help="0 or more; negative: a random one")
     p.add_argument("--source-domains", nargs="+")
     p.add_argument("--target-domains", nargs="+")

@@ -93,11 +93,19 @@ def find_weights(name: str, weights: str = "", mirror: str = "", root: str = CAC
 
     Raises: UsageError for a name, path or address that is none; Failure if a download fails.
     """
+    source = source_of(name, weights)
+    if isinstance(source, Path):
+        return source
+    return _fetch(source, mirror or os.environ.get("CLIP_MIRROR", ""), Path(expand_user(root)))
+
+
+def source_of(name: str, weights: str = "") -> Path | str:
+    """The file, or the address to download, of a model; arguments and UsageErrors are `find_weights`'s."""
     source = weights or _MODELS.get(name, name)
     if not weights and source.startswith(HTTP):
         source = os.environ.get("CLIP_WEIGHTS") or source
     if source.startswith(HTTP):
-        return _fetch(source, mirror or os.environ.get("CLIP_MIRROR", ""), Path(expand_user(root)))
+        return source
     path = Path(expand_user(source.removeprefix("file://")))
     if path.is_file():
         return path

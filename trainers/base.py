@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from clip.clip import find_weights, read_state_dict
+from clip.clip import find_weights, read_state_dict, source_of
 from clip.download import sha256_of
 from clip.model import CLIP, Transformer, build_model, convert_weights
 from dassl.engine.capture import CapturedStep
@@ -35,14 +35,14 @@ def add_config(cfg: CfgNode) -> None:
 
 
 def check_clip(cfg: CfgNode) -> None:
-    """What can be said of MODEL before data and weights are read, which are downloaded here if need be.
+    """What can be said of MODEL before data and weights are read.
 
-    Raises: UsageError for a head, which CLIP has none of; as `find_weights`.
+    Raises: UsageError for a head, which CLIP has none of, and a name or path of weights that is none.
     """
     backbone, head = cfg.MODEL.BACKBONE, cfg.MODEL.HEAD.NAME
     if head:
         raise UsageError(f"MODEL.HEAD.NAME {head} (--head): has no effect, as there is no head on a CLIP")
-    find_weights(backbone.NAME, backbone.WEIGHTS, backbone.MIRROR)
+    source_of(backbone.NAME, backbone.WEIGHTS)
 
 
 def multiplies_in_bf16() -> bool:

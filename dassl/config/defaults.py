@@ -5,7 +5,7 @@ from yacs.config import CfgNode as CN
 _C = CN()
 _C.VERSION = 1
 _C.OUTPUT_DIR = "./output"
-_C.RESUME = ""  # output folder of the run to continue; without it a run continues what OUTPUT_DIR holds
+_C.RESUME = ""  # output folder of a run to continue in OUTPUT_DIR, if that holds no checkpoints yet
 _C.SEED = -1  # negative: a new one is drawn
 _C.USE_CUDA = True
 _C.VERBOSE = True
