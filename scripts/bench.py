@@ -65,9 +65,10 @@ FROZEN_WORDS = {"MaPLe": "of a", "P2C": "", "CoCoOp": ""}
 METHODS = {"maple": "MaPLe", "cocoop": "CoCoOp"}  # of the tables that are not P2C's
 NAMES = ("maple", "p2c", "eval", "cocoop", "overhead", "share", "bf16", "bf16_eval", "capture", "memory")
 ONLY_ON = {"share": "cpu", "bf16": "cpu", "bf16_eval": "cpu", "capture": "cuda"}
-PRECISIONS = {"cpu": ("fp32",), "cuda": ("fp32", "bf16", "amp")}
+PRECISIONS = {"cpu": ("fp32",), "cuda": ("fp32", "fp16", "bf16", "amp")}
+IN_ALL = ("p2c", "eval", "capture")  # tables that a GPU has in all of them, the others in the usual fp16
 # Relative difference of the two losses; half precision rounds the features to three digits and the logits amplify that.
-TOLERANCE = {"fp32": 1e-4, "bf16": 0.1, "amp": 0.05}
+TOLERANCE = {"fp32": 1e-4, "bf16": 0.1, "fp16": 0.05, "amp": 0.05}
 EUROSAT = (
     "Annual Crop Land|Forest|Herbaceous Vegetation Land|Highway or Road|Industrial Buildings|"
     "Pasture Land|Permanent Crop Land|Residential Buildings|River|Sea or Lake"
@@ -116,15 +117,19 @@ def cases(device: str, quick: bool, only: Sequence[str] = NAMES) -> list[Case]:
         "bf16_eval": [(n, images) for n in test[:1]],
         "capture": [(n, 4) for n in pairs],
     }
+
+    def precisions(table: str) -> Sequence[str]:
+        return PRECISIONS[device] if device == "cpu" or table in IN_ALL else ("fp16",)
+
     made = [
         Case(table, METHODS.get(table, "P2C"), *size, prec, device, arch)
         for table in sizes
         if ONLY_ON.get(table, device) == device
-        for prec in PRECISIONS[device]
+        for prec in precisions(table)
         for size in sizes[table]
     ]
     for method, batch, counts in (("P2C", 4, full), ("CoCoOp", 1, one)):
-        made += [Case("memory", method, n, batch, prec, device, arch) for prec in PRECISIONS[device] for n in counts]
+        made += [Case("memory", method, n, batch, prec, device, arch) for prec in precisions("memory") for n in counts]
     return [c for c in made if c.table in only]
 
 
@@ -215,7 +220,7 @@ class Plain:
 
     def __init__(self, case: Case, weights: Mapping[str, Tensor], trainer: TrainerX):
         self.case, self.learner = case, trainer.model.prompt_learner
-        self.clip = PlainCLIP(weights, torch.bfloat16 if case.prec == "bf16" else torch.float32).to(case.device)
+        self.clip = PlainCLIP(weights, trainers.base.PRECISIONS[case.prec]).to(case.device)
         for module in self.clip.modules():
             if isinstance(module, nn.MultiheadAttention):  # upstream asks for no weights, so torch may take a kernel
                 module.register_forward_pre_hook(lambda _, a, kw: (a, kw | {"need_weights": False}), with_kwargs=True)
@@ -381,7 +386,7 @@ def plain_flops(case: Case) -> float:
 
 def matrix_rate(device: str, prec: str, quick: bool) -> float:
     """FLOP/s of the best of a few products of the towers' shapes."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "amp": torch.float16}[prec]
+    dtype = torch.float16 if prec == "amp" else trainers.base.PRECISIONS[prec]
     rows, repeats, count = (512, 2, 2) if quick else (4096, 5, 100 if device == "cuda" else 5)
     best = 0.0
     for width, hidden in ((512, 2048), (2048, 512), (768, 3072), (3072, 768)):
