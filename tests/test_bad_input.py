@@ -183,7 +183,7 @@ MultiModalAdapter | TRAINER.MMADAPTER.ADAPTER_DIM 1000000000 | must be at most 1
 MultiModalAdapter | TRAINER.MMADAPTER.ADAPTER_SCALE 0.0 | must be 1 or more, and above 0
 P2C | TRAINER.P2C.CTX_INIT a | has 1 tokens, fewer than N_CTX 2
 P2C | TRAINER.P2C.PROMPT_DEPTH 5 | this CLIP's towers allow 1 to 4
-P2C | TRAINER.P2C.PREC fp8 | choose from fp32, fp16, bf16, amp
+P2C | TRAINER.P2C.PREC fp8 | choose from fp32, tf32, fp16, bf16, amp
 P2C | TRAINER.P2C.MAPPER.HIDDEN_SCALE 0 | must be 1 or more
 P2C | TRAINER.P2C.MAPPER.HIDDEN_SCALE 1000000000 | must be at most 1000
 P2C | TRAINER.P2C.DPD.SCHEDULE sigmoidal | choose from constant, linear
