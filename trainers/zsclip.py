@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clip.model import CLIP
-from dassl.engine import TRAINER_REGISTRY
+from dassl.engine import TRAINER_REGISTRY, TrainerX
 
 from .base import PRECISIONS, check_clip, choose_precision, load_clip
-from .features import FrozenTowerTrainer, takes_features
+from .features import KeptFeatures
 from .prompt_text import hand_crafted_features, zero_shot_template
 
 SEVEN = (
@@ -24,8 +24,10 @@ SEVEN = (
 
 
 @TRAINER_REGISTRY.register()
-class ZeroshotCLIP(FrozenTowerTrainer):
+class ZeroshotCLIP(KeptFeatures, TrainerX):
     """One template per dataset."""
+
+    frozen_image_tower = True
 
     def templates(self) -> tuple[str, ...]:
         return (zero_shot_template(self.cfg),)
@@ -45,7 +47,6 @@ class ZeroshotCLIP(FrozenTowerTrainer):
     def about(self) -> dict[str, Any]:
         return {"clip": self.clip_model.source}
 
-    @takes_features
     def model_inference(self, image: Tensor) -> Tensor:
         features = image if image.dim() == 2 else self.clip_model.encode_image(image)
         image_features = F.normalize(features.float(), dim=-1)
@@ -62,6 +63,8 @@ class ZeroshotCLIP(FrozenTowerTrainer):
 @TRAINER_REGISTRY.register()
 class ZeroshotCLIP2(ZeroshotCLIP):
     """Seven templates that suit ImageNet, and the dataset's own: their mean feature."""
+
+    frozen_image_tower = True
 
     def templates(self) -> tuple[str, ...]:
         return SEVEN if self.cfg.DATASET.NAME == "ImageNet" else (*SEVEN, *super().templates())
