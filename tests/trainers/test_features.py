@@ -84,6 +84,7 @@ def test_all_methods_and_seeds_share_one_file(data, tmp_path, weights, encoded, 
     made = []
     for seed, name in enumerate(LEAVE_IT_ALONE):
         options = ("TRAINER.TCP.LAYER", "1") if name == "TCP" else ()
+        torch.backends.cudnn.allow_tf32 = True  # as a process begins, whatever another trainer here has set
         trainer = build(name, data, tmp_path / "out", weights, BATCH, "24", "SEED", str(seed), *options)
         if hasattr(trainer, "model"):
             shake(trainer.model)
