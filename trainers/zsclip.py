@@ -38,7 +38,7 @@ class ZeroshotCLIP(KeptFeatures, TrainerX):
 
     def build_model(self) -> None:
         self.prec = choose_precision("fp16", self.device, fixed=True)
-        allow_tf32(False)  # as the learned methods, whose kept features these are too
+        allow_tf32(False)  # as the other methods have it, or kept features would not be theirs too
         self.clip_model = load_clip(self.cfg, PRECISIONS[self.prec], self.device)
         self.text_features = hand_crafted_features(self.clip_model, self.dm.dataset.classnames, self.templates())
 
