@@ -12,12 +12,13 @@ from yacs.config import CfgNode
 from clip.clip import find_weights, read_state_dict, source_of
 from clip.download import sha256_of
 from clip.model import CLIP, Transformer, build_model, convert_weights
+from dassl.engine import TrainerX
 from dassl.engine.capture import CapturedStep
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_pretrained_weights
 from dassl.utils.errors import UsageError
 
-from .features import FrozenTowerTrainer, takes_features, versions
+from .features import KeptFeatures
 
 # The type of the frozen CLIP's large weights. tf32: float32, whose products a GPU may round to TF32's 10 bits.
 PRECISIONS = {
@@ -74,8 +75,7 @@ def choose_precision(prec: str, device: torch.device, fixed: bool = False) -> st
 def load_clip(cfg: CfgNode, dtype: torch.dtype, device: torch.device) -> CLIP:
     """The CLIP that MODEL.BACKBONE names, frozen, its large weights in dtype, on the device.
 
-    Its `source` has file and SHA-256, for results.json: names of models do not tell files apart. `as_loaded` tells
-    whether its image tower has changed since.
+    Its `source` has file and SHA-256, for results.json: names of models do not tell files apart.
     """
     backbone = cfg.MODEL.BACKBONE
     file = find_weights(backbone.NAME, backbone.WEIGHTS, backbone.MIRROR)
@@ -87,9 +87,7 @@ def load_clip(cfg: CfgNode, dtype: torch.dtype, device: torch.device) -> CLIP:
     size = model.visual.input_resolution
     if tuple(cfg.INPUT.SIZE) != (size, size):
         raise UsageError(f"INPUT.SIZE {tuple(cfg.INPUT.SIZE)}: {backbone.NAME} takes images of ({size}, {size})")
-    model = model.requires_grad_(False).to(device)
-    model.as_loaded = versions(model.visual)
-    return model
+    return model.requires_grad_(False).to(device)
 
 
 def allow_tf32(allowed: bool) -> None:
@@ -143,7 +141,6 @@ class PromptedCLIP(nn.Module):
             self._kept = versions, features
         return features
 
-    @takes_features
     def image_features(self, image: Tensor) -> Tensor:
         """(B, 3, R, R) -> (B, D), unit length, float32."""
         return self.unit(self.prompt_learner.image_features(self.clip, image))
@@ -165,13 +162,12 @@ class PromptedCLIP(nn.Module):
         with torch.autocast(image_features.device.type, enabled=False):  # amp would round them to half precision
             return self.clip.logit_scale.exp() * torch.einsum(formula, image_features, text_features)
 
-    @takes_features
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, R, R) -> logits (B, C)."""
         return self.logits(self.image_features(image), self.text_features())
 
 
-class PromptTrainer(FrozenTowerTrainer):
+class PromptTrainer(KeptFeatures, TrainerX):
     """Trains a prompt learner. A method gives `node`, `build_prompt_learner` and, where they are its own, the rest."""
 
     model_name = "prompt_learner"  # the checkpoint's folder
@@ -230,11 +226,6 @@ class PromptTrainer(FrozenTowerTrainer):
 
     def frozen_clip(self) -> CLIP:
         return self.model.clip
-
-    def way_of_images(self) -> list[tuple[object, str]]:
-        learner = getattr(self.model, "prompt_learner", None)
-        way = [(self.model, "forward"), (self.model, "image_features"), (learner, "image_features")]
-        return [*super().way_of_images(), *way]
 
     def about(self) -> dict[str, Any]:
         return {"clip": self.model.clip.source}
@@ -295,7 +286,6 @@ class PromptTrainer(FrozenTowerTrainer):
         if (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
 
-    @takes_features
     def model_inference(self, input: Tensor) -> Tensor:
         with self.autocast():
             return self.model(input)

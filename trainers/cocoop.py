@@ -11,7 +11,6 @@ from dassl.engine import TRAINER_REGISTRY
 
 from .base import PromptedCLIP
 from .context import ContextLearner, ContextTrainer
-from .features import takes_features
 
 # Prompts (images × classes) encoded at once where no gradient is kept.
 MOST_PROMPTS = 4096
@@ -44,7 +43,6 @@ class MetaNetLearner(ContextLearner):
 class ConditionalCLIP(PromptedCLIP):
     """The logits of an image are its cosines with text features of its own."""
 
-    @takes_features
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, R, R) -> logits (B, C), float32."""
         features = self.image_features(image)
@@ -60,6 +58,7 @@ class ConditionalCLIP(PromptedCLIP):
 
 @TRAINER_REGISTRY.register()
 class CoCoOp(ContextTrainer):
+    frozen_image_tower = True
     prompted = ConditionalCLIP
 
     @property
@@ -74,4 +73,5 @@ class CoCoOp(ContextTrainer):
 class CoCoOp_ATP(CoCoOp):
     """CoCoOp with ATPrompt's attributes (Li et al., 2024); the image shifts the context, not the attributes."""
 
+    frozen_image_tower = True
     always_attributes = True

@@ -13,7 +13,6 @@ from dassl.utils.errors import UsageError
 
 from .atprompt import add_attributes, attribute_layout, attribute_words, sliced_as_upstream
 from .base import PromptTrainer
-from .features import takes_features
 from .prompt_text import Gap, PromptText, ctx_words, initial_ctx
 
 
@@ -66,9 +65,8 @@ class ContextLearner(nn.Module):
         """(C, D), not normalised."""
         return self.text.encode(clip_model, self.vectors())[0]
 
-    @takes_features
     def image_features(self, clip_model: CLIP, image: Tensor) -> Tensor:
-        """(B, D), not normalised."""
+        """Images (B, 3, R, R), or kept features (B, D) of them -> (B, D), not normalised."""
         if image.dim() == 2:
             return image
         with torch.no_grad():

@@ -48,6 +48,8 @@ class AroundTheName(ContextLearner):
 
 @TRAINER_REGISTRY.register()
 class CoOp(ContextTrainer):
+    frozen_image_tower = True
+
     def check_cfg(self, cfg: CfgNode) -> None:
         PromptTrainer.check_cfg(self, cfg)  # not ContextTrainer's, which refuses what CoOp has
         node = cfg.TRAINER.COOP
@@ -81,4 +83,5 @@ class CoOp(ContextTrainer):
 class CoOp_ATP(CoOp):
     """CoOp with ATPrompt's attributes (Li et al., 2024)."""
 
+    frozen_image_tower = True
     always_attributes = True

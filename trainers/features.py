@@ -1,49 +1,34 @@
 """Kept image features (DATALOADER.FEATURES): a test image is encoded once for all that leave the image tower alone."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from clip import model
 from clip.model import CLIP
 from dassl.data.kept import Key, code_of
 from dassl.data.kept_images import batches, images_key, kept_for, usual_steps
-from dassl.engine import TrainerX
 from dassl.engine.record import device_name
 
 
-def takes_features(function: Callable) -> Callable:
-    """Says of a function that where it takes images it may be given the frozen tower's features of them, (B, D).
+class KeptFeatures:
+    """For a trainer around a CLIP: tests with kept features where the method leaves the image tower alone.
 
-    Kept features are used where all functions from model_inference down to the tower say so. An override says nothing
-    unless it is marked too, so a subclass that prompts the image tower gets images.
+    A class says so with `frozen_image_tower = True` in its own body: the loader's images go unchanged to
+    CLIP.encode_image, and model_inference takes its features, (B, D), in their place. A subclass may prompt the tower,
+    so it does not inherit this. A trainer sets `prec`.
     """
-    function.takes_features = True
-    return function
-
-
-def versions(tower: nn.Module) -> list[tuple[int, int]]:
-    """Of its weights and buffers: another list once one has been written to, replaced or added."""
-    return [(t.data_ptr(), t._version) for t in tower.state_dict().values()]
-
-
-class FrozenTowerTrainer(TrainerX):
-    """A trainer around a CLIP, which tests with kept features where it may. A subclass sets `prec`."""
 
     prec: str
 
     def frozen_clip(self) -> CLIP:
         raise NotImplementedError
-
-    def way_of_images(self) -> list[tuple[object, str]]:
-        """The methods that a test's images go through, each an object and a name."""
-        return [(self, "model_inference")]
 
     def autocast(self):
         return torch.autocast(self.device.type, torch.float16) if self.prec == "amp" else nullcontext()
@@ -73,21 +58,11 @@ class FrozenTowerTrainer(TrainerX):
         with self.autocast():
             return self.frozen_clip().encode_image(image)
 
-    def leaves_tower_alone(self) -> bool:
-        """Whether all that images go through takes features too, and the image tower is still the CLIP file's."""
-        ours, base = type(self), FrozenTowerTrainer
-        if ours.parse_batch_test is not base.parse_batch_test or ours.autocast is not base.autocast:
-            return False
-        way = (getattr(owner, name, None) for owner, name in self.way_of_images())
-        if not all(getattr(method, "takes_features", False) for method in way):
-            return False
-        tower, loaded = self.frozen_clip().visual, getattr(self.frozen_clip(), "as_loaded", None)
-        return versions(tower) == loaded and not any(p.requires_grad for p in tower.parameters())
-
     def features_key(self, loader: DataLoader) -> tuple[Key, str] | None:
         """What the features' last bit may depend on, for `kept_for`; None where a test must have images."""
-        steps = usual_steps(loader) if self.cfg.DATALOADER.FEATURES else None
-        if steps is None or not self.leaves_tower_alone():
+        frozen = vars(type(self)).get("frozen_image_tower", False)
+        steps = usual_steps(loader) if frozen and self.cfg.DATALOADER.FEATURES else None
+        if steps is None or any(p.requires_grad for p in self.frozen_clip().visual.parameters()):
             return None
         key, state = images_key(loader, steps)
         backends = (torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn)

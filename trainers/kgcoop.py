@@ -15,6 +15,8 @@ TEACHER = {"DescribableTextures": "a photo of a {}, a type of texture."}
 
 @TRAINER_REGISTRY.register()
 class KgCoOp(ContextTrainer):
+    frozen_image_tower = True
+
     @cached_property
     def teacher(self) -> Tensor:
         """(C, D), unit length, computed when training begins."""

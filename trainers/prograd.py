@@ -30,6 +30,7 @@ def without_conflict(task: Tensor, general: Tensor, amount: float) -> Tensor:
 
 @TRAINER_REGISTRY.register()
 class ProGrad(ContextTrainer):
+    frozen_image_tower = True
     graphed = False  # two backward passes
 
     def check_cfg(self, cfg: CfgNode) -> None:

@@ -72,6 +72,7 @@ class ClassAwareLearner(ContextLearner):
 
 @TRAINER_REGISTRY.register()
 class TCP(ContextTrainer):
+    frozen_image_tower = True
     takes_attributes = False
 
     def check_cfg(self, cfg: CfgNode) -> None:

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clip.model import CLIP
-from dassl.engine import TRAINER_REGISTRY
+from dassl.engine import TRAINER_REGISTRY, TrainerX
 
-from .base import PRECISIONS, check_clip, choose_precision, load_clip
-from .features import FrozenTowerTrainer, takes_features
+from .base import PRECISIONS, allow_tf32, check_clip, choose_precision, load_clip
+from .features import KeptFeatures
 from .prompt_text import hand_crafted_features, zero_shot_template
 
 SEVEN = (
@@ -24,8 +24,10 @@ SEVEN = (
 
 
 @TRAINER_REGISTRY.register()
-class ZeroshotCLIP(FrozenTowerTrainer):
+class ZeroshotCLIP(KeptFeatures, TrainerX):
     """One template per dataset."""
+
+    frozen_image_tower = True
 
     def templates(self) -> tuple[str, ...]:
         return (zero_shot_template(self.cfg),)
@@ -36,6 +38,7 @@ class ZeroshotCLIP(FrozenTowerTrainer):
 
     def build_model(self) -> None:
         self.prec = choose_precision("fp16", self.device, fixed=True)
+        allow_tf32(False)  # as the other methods have it, or kept features would not be theirs too
         self.clip_model = load_clip(self.cfg, PRECISIONS[self.prec], self.device)
         self.text_features = hand_crafted_features(self.clip_model, self.dm.dataset.classnames, self.templates())
 
@@ -45,7 +48,6 @@ class ZeroshotCLIP(FrozenTowerTrainer):
     def about(self) -> dict[str, Any]:
         return {"clip": self.clip_model.source}
 
-    @takes_features
     def model_inference(self, image: Tensor) -> Tensor:
         features = image if image.dim() == 2 else self.clip_model.encode_image(image)
         image_features = F.normalize(features.float(), dim=-1)
@@ -62,6 +64,8 @@ class ZeroshotCLIP(FrozenTowerTrainer):
 @TRAINER_REGISTRY.register()
 class ZeroshotCLIP2(ZeroshotCLIP):
     """Seven templates that suit ImageNet, and the dataset's own: their mean feature."""
+
+    frozen_image_tower = True
 
     def templates(self) -> tuple[str, ...]:
         return SEVEN if self.cfg.DATASET.NAME == "ImageNet" else (*SEVEN, *super().templates())
