@@ -8,7 +8,7 @@ from torch import Tensor
 from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PRECISIONS, check_clip, choose_precision, load_clip
+from .base import PRECISIONS, allow_tf32, check_clip, choose_precision, load_clip
 from .features import FrozenTowerTrainer, takes_features
 from .prompt_text import hand_crafted_features, zero_shot_template
 
@@ -36,6 +36,7 @@ class ZeroshotCLIP(FrozenTowerTrainer):
 
     def build_model(self) -> None:
         self.prec = choose_precision("fp16", self.device, fixed=True)
+        allow_tf32(False)  # as the other methods have it, or kept features would not be theirs too
         self.clip_model = load_clip(self.cfg, PRECISIONS[self.prec], self.device)
         self.text_features = hand_crafted_features(self.clip_model, self.dm.dataset.classnames, self.templates())
 

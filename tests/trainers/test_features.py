@@ -21,7 +21,7 @@ from dassl.engine import TrainerX, build_trainer
 from tests.clip.resnets import rn50_state_dict
 from tests.runs import arguments, run
 from tests.trainers.methods import build, shake
-from trainers.base import PromptedCLIP
+from trainers.base import PromptedCLIP, allow_tf32
 from trainers.coop import CoOp
 
 LEAVE_IT_ALONE = [
@@ -84,6 +84,7 @@ def test_all_methods_and_seeds_share_one_file(data, tmp_path, weights, encoded, 
     made = []
     for seed, name in enumerate(LEAVE_IT_ALONE):
         options = ("TRAINER.TCP.LAYER", "1") if name == "TCP" else ()
+        allow_tf32(True)  # each is a process of its own, where nobody has said yet what is allowed
         trainer = build(name, data, tmp_path / "out", weights, BATCH, "24", "SEED", str(seed), *options)
         if hasattr(trainer, "model"):
             shake(trainer.model)
