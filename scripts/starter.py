@@ -132,12 +132,17 @@ def open_template(python: str, env: Mapping[str, str], stderr: int) -> tuple[sub
     return None
 
 
-def next_run(channel: socket.socket) -> list[str] | None:
-    """In the template: fork a run for each request. Returns in the run, with its arguments, and None at the end."""
+def next_run(channel: socket.socket, since: int) -> list[str] | None:
+    """In the template: fork a run for each request. Returns in the run, with its arguments, and None at the end.
+
+    `since`: when the imports began, in ns. What was changed meanwhile may have been read before.
+    """
     import numpy as np
 
     interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the runs
     sources = modified_at()
+    if max(sources.values()) >= since:
+        return None
     os.dup2(0, 2)
     channel.send(b"ready")
     while True:
@@ -176,13 +181,14 @@ def modified_at() -> dict[str, int]:
 
 
 def main() -> None:
+    began = time.time_ns()
     import safetensors.torch  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401
 
     import train  # noqa: F401
 
     # The rest is as of `python train.py …`: this is its end, and what it raises is shown, by the interpreter itself.
-    if argv := next_run(socket.socket(fileno=int(sys.argv[1]))):
+    if argv := next_run(socket.socket(fileno=int(sys.argv[1])), began):
         sys.argv = argv
         runpy.run_path(argv[0], run_name="__main__")
 

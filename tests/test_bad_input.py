@@ -95,6 +95,7 @@ P2C | OPTIM.BASE_LR_MULT -1.0 | must be 0 or more
 P2C | OPTIM.WARMUP_MIN_LR -1.0 | must be 0 or more
 P2C | OPTIM.WARMUP_TYPE slow | Unknown OPTIM.WARMUP_TYPE "slow"
 P2C | OPTIM.WARMUP_EPOCH 2 | the warm-up leaves no epoch to train in
+P2C | OPTIM.STAGED_LR True | OPTIM.STAGED_LR is for layers, and ctx
 P2C | OPTIM.LR_SCHEDULER cosin | did you mean cosine?
 P2C | OPTIM.STEPSIZE () | OPTIM.STEPSIZE []: must be a list of epochs, as (10, 20)
 P2C | OPTIM.STEPSIZE (1.5,) | must be a list of epochs

@@ -243,6 +243,18 @@ def test_changed_code_is_what_runs(repo, tmp_path):
     starter.close()
 
 
+def test_code_changed_while_it_is_imported_is_not_forked(repo, tmp_path):
+    starter = Starter()
+    second = SEEN.replace("first", "second")
+    change = f'import sys\nif sys.argv[0] != "train.py":\n    open(__file__, "w").write({second!r})\n'
+    (repo / "seen.py").write_text(SEEN + change)
+    try:
+        assert [Done(starter.start, "", tmp_path).tell["at import"][1] for _ in range(2)] == ["second"] * 2
+    finally:
+        (repo / "seen.py").write_text(SEEN)
+    starter.close()
+
+
 def test_what_cannot_be_imported_is_run_plainly(repo, tmp_path):
     starter = Starter()
     (repo / "seen.py").write_text(SEEN + 'if __import__("sys").argv[0] != "train.py": raise ValueError\n')

@@ -225,7 +225,7 @@ def check_schedule(cfg: CfgNode) -> None:
         line = f"OPTIM.WARMUP_EPOCH is {c.WARMUP_EPOCH} and OPTIM.MAX_EPOCH {c.MAX_EPOCH}"
         raise UsageError(f"{line}: the warm-up leaves no epoch to train in. Lower it, or set it to -1 for none")
     try:
-        build_lr_scheduler(build_optimizer(nn.Linear(1, 1), c), c)
+        build_lr_scheduler(build_optimizer(nn.Sequential(nn.Linear(1, 1)), c), c)  # a layer, for STAGED_LR
     except (ValueError, LookupError, TypeError) as error:  # PyTorch's own checks
         raise UsageError(f"OPTIM: {c.NAME} and {c.LR_SCHEDULER} cannot be built ({error})") from error
 

@@ -34,7 +34,7 @@ def usual_steps(loader: DataLoader) -> list[Callable] | None:
 
 def images_key(loader: DataLoader, steps: Iterable[Callable]) -> tuple[Key, str]:
     """What the loader's images follow from but the files' contents, and a digest that changes with one of those."""
-    root = f"{data_folder(loader)}/"
+    root = f"{os.path.abspath(data_folder(loader))}/"
     paths = [os.path.abspath(item.impath) for item in loader.dataset.data_source]
     key = {
         "images": digest([path.removeprefix(root) for path in paths]),

@@ -236,6 +236,7 @@ def test_each_split_and_size_has_its_file(make, images, unread):
     assert len(kept_files) == 3 and sum(p.name.startswith("Noise-val-") for p in kept_files) == 1
     unread()  # another batch size is no other file
     inputs(make(*CROPS, "DATALOADER.TEST.BATCH_SIZE", 12))
+    inputs(make(*CROPS, "DATASET.ROOT", f"{images}/../{images.name}/"))  # nor another spelling
 
 
 def test_a_changed_image_is_noticed(make, images):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dassl.config import check_schedule
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.optim.radam import RAdam
 from dassl.utils import UsageError
@@ -117,6 +118,12 @@ def test_staged_lr_refuses_what_it_would_not_train(cfg):
     model.ctx, model.frozen = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2), requires_grad=False)
     with pytest.raises(UsageError, match="STAGED_LR is for layers, and ctx is in none, so it would not be trained"):
         build_optimizer(model, cfg.OPTIM)
+
+
+def test_staged_lr_is_refused_by_models_only(cfg):
+    """Not before there is one."""
+    cfg.OPTIM.STAGED_LR = True
+    check_schedule(cfg)
 
 
 @pytest.mark.parametrize(

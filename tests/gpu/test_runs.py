@@ -90,7 +90,7 @@ def test_full_memory_is_one_line(data, tmp_path, capsys):
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     [line] = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("error: the device's memory is full")
+    assert line.startswith("error: the memory is full, the device's")
 
 
 def test_logged_times_are_the_devices(data, tmp_path, monkeypatch, capsys):
