@@ -22,6 +22,8 @@ from dassl.engine.record import commit
 from dassl.utils import Failure, collect_env_info, read_json
 from parse_test_res import OneLineParser
 
+from .runner import command_line, leave
+
 Row = tuple[str, str, bool]  # what was checked, what it said, whether that is fine
 LIMIT = 540  # seconds of a command
 QUIET = "TRAINER.P2C.DPD.ENABLED False TRAINER.P2C.AUX.ENABLED False TRAINER.P2C.PREC fp32".split()
@@ -41,7 +43,7 @@ def tests(folder: Path) -> list[Row]:
     file = folder / "tests.xml"
     done = run(["bash", "scripts/test.sh", "tests/gpu", f"--junitxml={file}"])
     if not file.is_file():
-        return [("tests/gpu", f"did not run: {done.stdout.strip().splitlines()[-1]}", False)]
+        return [("tests/gpu", f"did not run: {' '.join(done.stdout.splitlines()[-1:])}", False)]
     cases = defaultdict(list)
     for case in ET.parse(file).iter("testcase"):
         bad = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
@@ -95,10 +97,12 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     folder = Path(os.environ.get("OUTPUT") or "output") / "gpu_check"
     if not torch.cuda.is_available():
-        print("error: there is no GPU here that torch can use", file=sys.stderr)
-        return 2
+        leave("there is no GPU here that torch can use", 2)
     shutil.rmtree(folder, ignore_errors=True)  # finished trainings would not be repeated
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        leave(f"cannot make {folder}: {error.strerror}; choose another OUTPUT", 1)
     parts = {"tests": tests, "shapes": shapes, "bench": partial(bench, repeats=args.repeats)}
     rows: list[Row] = []
     for part in args.only:
@@ -118,4 +122,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command_line(partial(main, sys.argv[1:]))

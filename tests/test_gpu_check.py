@@ -90,6 +90,20 @@ def test_what_takes_too_long_fails(monkeypatch):
         gpu_check.run(["sleep", "5"])
 
 
-def test_no_gpu_is_one_line(capsys):
-    assert gpu_check.main([]) == 2
-    assert capsys.readouterr().err == "error: there is no GPU here that torch can use\n"
+def test_tests_that_say_nothing_are_not_ok(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu_check, "run", lambda command: subprocess.CompletedProcess(command, 1, stdout=""))
+    assert gpu_check.tests(tmp_path) == [("tests/gpu", "did not run: ", False)]
+
+
+def test_what_keeps_it_from_beginning_is_one_line(monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("OUTPUT", str(tmp_path / "file"))
+    lines = {
+        False: (2, "error: there is no GPU here that torch can use\n"),
+        True: (1, f"error: cannot make {tmp_path}/file/gpu_check: Not a directory; choose another OUTPUT\n"),
+    }
+    for gpu, (code, line) in lines.items():
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        with pytest.raises(SystemExit) as end:
+            gpu_check.main([])
+        assert (end.value.code, capsys.readouterr().err) == (code, line)

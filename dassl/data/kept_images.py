@@ -40,7 +40,7 @@ def images_key(loader: DataLoader, steps: Iterable[Callable]) -> tuple[Key, str]
         "images": digest([path.removeprefix(root) for path in paths]),
         "transforms": [repr(step) for step in steps],
         "versions": [str(v) for v in (torch.__version__, torchvision.__version__, PIL.__version__)],
-        "code": code_of(transforms.__file__, tools.__file__),
+        "code": code_of(transforms.__file__, tools.__file__, *sorted(Path(__file__).parent.glob("*.py"))),
     }
     return key, digest([_state(path) for path in paths])
 

@@ -1,5 +1,6 @@
 """Tensors kept in files (dassl/data/kept.py), and decoded test images in them (DATALOADER.TEST_CACHE)."""
 
+import inspect
 import multiprocessing
 import os
 import signal
@@ -13,9 +14,11 @@ from PIL import Image
 from torchvision.transforms import ToTensor, v2
 
 from dassl.data import DatasetWrapper
+from dassl.data.cache import ImageCache
 from dassl.data.kept import code_of, kept, load, save
 from dassl.data.kept_images import to_float
-from dassl.utils import Failure
+from dassl.data.transforms import build_transform
+from dassl.utils import Failure, read_image
 from dassl.utils.lock import locked
 
 from .test_record import read
@@ -250,6 +253,15 @@ def test_a_changed_image_is_noticed(make, images):
     after = inputs(make(*CROPS))
     assert not same(after, before) and same(after, files(make))
     assert len(names(images / "crops")) == 2  # in the old one's place, and its lock
+
+
+def test_the_code_that_reads_images_is_in_the_key(make, images, monkeypatch):
+    """An image read or cropped by other code is another image."""
+    seen: set[str] = set()
+    monkeypatch.setattr("dassl.data.kept_images.code_of", lambda *files: seen.update(map(str, files)) or "code")
+    inputs(make(*CROPS))
+    for what in (DatasetWrapper, ImageCache, read_image, build_transform, to_float):
+        assert inspect.getfile(what) in seen, what
 
 
 def test_another_order_of_the_images_is_another_file(make, images):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dassl.engine import SimpleNet, TrainerX
 from dassl.utils import read_json
+from scripts import protocol
 from tests.runs import REPO, run
 
 FP32 = ("TRAINER.P2C.PREC", "fp32")
@@ -29,6 +30,17 @@ def test_a_training_and_what_it_says(prec, data, tmp_path, capsys):
     assert f"Device: {torch.cuda.get_device_name()}" in log and "Steps are" not in log and "Precision" not in log
     record = read_json(str(tmp_path / "results.json"))
     assert record["device"] == torch.cuda.get_device_name() and record["peak_memory_mb"]["gpu"] > 1
+
+
+def test_forked_runs_compute_on_the_gpu(data, tmp_path, monkeypatch, capsys):
+    """The process that they are forked from has touched no CUDA."""
+    monkeypatch.chdir(REPO)
+    for name, value in {"DATA": str(data), "OUTPUT": str(tmp_path), "VENV": sys.prefix, "SHOTS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    words = "base2new --methods zsclip p2c --datasets shapes --seeds 1 -- OPTIM.MAX_EPOCH 2"
+    assert protocol.main(words.split()) == 0, capsys.readouterr().err
+    records = [read_json(str(file)) for file in tmp_path.rglob("results.json")]
+    assert [record["device"] for record in records] == [torch.cuda.get_device_name()] * 4
 
 
 def test_a_resumed_training_ends_where_an_undisturbed_one_does(data, tmp_path, monkeypatch):
