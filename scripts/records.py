@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from dassl.files import regular
 from dassl.plain import plain
 from parse_test_res import LOG_NAME, newest_result, seed_of, shared_configs
 
@@ -150,7 +151,7 @@ def read_record(folder: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(regular(path).read_text(encoding="utf-8"))
         if wrong := problem(record):
             log.warning("%s: %s: not read", path, wrong)
             return None

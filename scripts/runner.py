@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 import parse_test_res as results
+from dassl.files import regular
 from dassl.plain import plain
 
 from .starter import Starter
@@ -195,7 +196,7 @@ def last_model(folder: Path) -> Path | None:
 def is_stale(folder: Path) -> bool:
     """Whether the model that a run tested, as its record says, has been trained further, or anew, since."""
     try:
-        tested = json.loads((folder / "results.json").read_text(encoding="utf-8"))["model"]
+        tested = json.loads(regular(folder / "results.json").read_text(encoding="utf-8"))["model"]
         if tested["epoch"] is not None:  # it was asked for
             return False
         for name, (file, sha256) in tested["files"].items():
