@@ -94,7 +94,7 @@ def read_log(path: Path) -> Result | None:
             finished, metrics = True, {}
         elif line == "=> result":
             metrics = {}
-        elif match := METRIC.match(line):
+        elif (match := METRIC.match(line)) and float(match[2]) <= 100:  # else no program has written it
             metrics[match[1]] = float(match[2])
     return None if finished is False or not metrics else Result(path, metrics, trained=finished is True)
 

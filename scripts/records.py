@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -181,7 +180,7 @@ def problem(record: object) -> str:
             if not isinstance(node, dict):
                 return f"its config's {section} is no section"
     metrics = [record["metrics"].get(key) for key in METRICS]
-    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in metrics):
+    if not all(isinstance(value, (int, float)) and 0 <= value <= 100 for value in metrics):
         return f"its metrics are {record['metrics']}"
     return ""
 

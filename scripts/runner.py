@@ -242,9 +242,11 @@ def try_lock(folder: Path) -> int | None:
         leave(f"cannot write to {folder}: {error.strerror}", 1)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(lock)
         return None
+    except OSError:
+        pass  # a file system without locks
     return lock
 
 

@@ -91,7 +91,6 @@ P2C | OPTIM.ADAM_BETA1 1.0 | must be 0 or more and below 1
 P2C | OPTIM.ADAM_BETA2 -0.5 | must be 0 or more and below 1
 P2C | OPTIM.RMSPROP_ALPHA -1.0 | must be 0 or more
 P2C | OPTIM.SGD_DAMPNING 7 | OPTIM.SGD_DAMPNING 7: must be from 0 to 1
-P2C | TRAINER.P2C.AUX.LAMBDA -3.0 | TRAINER.P2C.AUX.LAMBDA -3.0: must be 0 or more
 PromptSRC | TRAINER.PROMPTSRC.TEXT_LOSS_WEIGHT -1.0 | must be 0 or more
 KgCoOp | TRAINER.COOP.W -8.0 | must be 0 or more
 TCP | TRAINER.TCP.KG_WEIGHT -8.0 | must be 0 or more
@@ -190,7 +189,7 @@ MultiModalAdapter | TRAINER.MMADAPTER.ADAPTER_DIM 1000000000 | must be at most 1
 MultiModalAdapter | TRAINER.MMADAPTER.ADAPTER_SCALE 0.0 | must be 1 or more, and above 0
 P2C | TRAINER.P2C.CTX_INIT a | has 1 tokens, fewer than N_CTX 2
 P2C | TRAINER.P2C.PROMPT_DEPTH 5 | this CLIP's towers allow 1 to 4
-P2C | TRAINER.P2C.PREC fp8 | choose from fp32, fp16, bf16, amp
+P2C | TRAINER.P2C.PREC fp8 | choose from fp32, tf32, fp16, bf16, amp
 P2C | TRAINER.P2C.MAPPER.HIDDEN_SCALE 0 | must be 1 or more
 P2C | TRAINER.P2C.MAPPER.HIDDEN_SCALE 1000000000 | must be at most 1000
 P2C | TRAINER.P2C.DPD.SCHEDULE sigmoidal | choose from constant, linear
@@ -239,7 +238,7 @@ def test_values(case, data, tmp_path):
 
 
 # -- words: program, arguments, exit code, what is said; {data}, {saved}, {tmp} and {long} are folders, {pipe} a FIFO,
-# {usual} is what P2C needs
+# {usual} is what CoOp needs
 
 WORDS = """
 train | --sede 1 | 2 | unrecognized arguments
@@ -298,7 +297,7 @@ def test_words(case, data, saved, tmp_path):
     folders = {"data": data, "saved": saved, "tmp": tmp_path / "folder", "long": tmp_path / ("x" * 300)}
     folders["pipe"] = tmp_path / "pipe"
     os.mkfifo(folders["pipe"])
-    folders["usual"] = f"--trainer P2C --root {data} --backbone ViT-Tiny/8 DATASET.NAME Shapes INPUT.SIZE (32,32)"
+    folders["usual"] = f"--trainer CoOp --root {data} --backbone ViT-Tiny/8 DATASET.NAME Shapes INPUT.SIZE (32,32)"
     folders["tmp"].mkdir()
     before = snapshot(data, saved)
     done = forked(lambda: PROGRAMS[program](arguments.format(**folders).split()), tmp_path)

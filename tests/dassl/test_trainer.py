@@ -190,7 +190,7 @@ def test_another_optimizer_cannot_go_on(make, name):
         (lambda c: c | {"optimizer": "sgd"}, "the state of its optimizer is of another program"),
         (
             lambda c: c | {"optimizer": c["optimizer"] | {"param_groups": []}},
-            "the state of its optimizer is of another",
+            "the state of its optimizer is of another program",
         ),
         (lambda c: c | {"scheduler": [1]}, "the state of its scheduler is of another program"),
         (lambda c: c | {"trainer": 7}, "its trainer's state is of another program"),
@@ -332,7 +332,7 @@ def test_nan_loss_stops_the_run_and_saves_nothing(make, print_freq, seen_at):
     with pytest.raises(Failure) as caught:
         trainer.train()
     line = str(caught.value)
-    assert line.startswith(f"The loss is NaN or infinite by epoch [3/5] batch [{seen_at}/4]. Lower OPTIM.LR")
+    assert line.startswith(f"The loss is NaN or infinite by epoch [3/5] batch [{seen_at}/4]. Choose a lower OPTIM.LR")
     assert files(trainer) == ["checkpoint", "model.pth.tar-1", "model.pth.tar-2"]
 
 
