@@ -218,16 +218,17 @@ def unfinished(runs: Iterable[Run]) -> dict[Run, results.Result | None]:
         result = run.result()
         if result is None or run.trained in todo or is_stale(run.folder):
             todo[run] = result
-        elif (lock := run.folder / LOCK).is_file() and (was := lock.read_text(errors="replace")) not in (
-            "",
-            shlex.join(run.command),
-        ):
-            leave(
-                f"{run.folder} holds another run ({was}; now {shlex.join(run.command)}): choose another OUTPUT or name "
-                "for these settings, or remove that folder",
-                2,
-            )
+        else:
+            refuse_another(run)
     return todo
+
+
+def refuse_another(run: Run) -> None:
+    """Leaves with code 2 if the folder of a finished run holds the result of another command."""
+    lock, now = run.folder / LOCK, shlex.join(run.command)
+    if lock.is_file() and (was := lock.read_text(errors="replace")) not in ("", now):
+        line = f"{run.folder} holds another run ({was}; now {now}): choose another OUTPUT or name for these settings"
+        leave(f"{line}, or remove that folder", 2)
 
 
 # -- doing them
@@ -378,6 +379,7 @@ class Pool:
                 if run.result() in (None, before):
                     return run, lock
                 os.close(lock)
+                refuse_another(run)
                 del self.todo[run]
                 self.view.ended(self, run, None)
         return None
