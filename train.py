@@ -161,6 +161,8 @@ def known(error: Exception) -> str:
         return MEMORY_FULL
     if "DataLoader worker (pid" in text:
         return WORKER_KILLED
+    if isinstance(error, BrokenPipeError):
+        return "nobody reads what is printed any more; what was saved is kept. Run the same command again to go on"
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         where = error.filename or "a file"
         return f"cannot write {where}: {error.strerror}. Free some space, then run the same command again to go on"

@@ -5,6 +5,7 @@ its log. It is finished when that log has a result. While it is under way its pr
 whoever else wants the same run waits, also if the one who started it was killed.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -456,7 +457,13 @@ def command_line(main: Callable[[], int]) -> None:
     sys.stdout.reconfigure(errors="replace")
     try:
         code = main()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         say("\nstopped; run the same command again to go on")
         code = 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        say(f"error: cannot write {error.filename or 'what is printed'}: {error.strerror}; free some space")
+        os._exit(1)  # what is still to be printed would raise once more
     sys.exit(code)
