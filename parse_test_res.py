@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tabulate import SEPARATING_LINE, tabulate
 
+from dassl.files import regular
 from dassl.plain import plain
 
 EXAMPLES = """examples:
@@ -86,14 +87,14 @@ def read_log(path: Path) -> Result | None:
     metrics: dict[str, float] = {}
     finished = None  # None: no sign of training, False: under way, True: ended
     # read_text turns the \r of progress bars into line ends; a killed run may leave half a character behind
-    for line in map(str.strip, path.read_text(encoding="utf-8", errors="replace").splitlines()):
+    for line in map(str.strip, regular(path).read_text(encoding="utf-8", errors="replace").splitlines()):
         if line.startswith("epoch ["):
             finished, metrics = False, {}
         elif line in TRAINING_ENDS:
             finished, metrics = True, {}
         elif line == "=> result":
             metrics = {}
-        elif match := METRIC.match(line):
+        elif (match := METRIC.match(line)) and float(match[2]) <= 100:  # else no program has written it
             metrics[match[1]] = float(match[2])
     return None if finished is False or not metrics else Result(path, metrics, trained=finished is True)
 
@@ -101,7 +102,7 @@ def read_log(path: Path) -> Result | None:
 def unrounded(result: Result) -> Result:
     """The log's metrics as the results.json beside it has them, in full, as far as they are the same numbers."""
     try:
-        record = json.loads((result.path.parent / "results.json").read_text(encoding="utf-8"))
+        record = json.loads(regular(result.path.parent / "results.json").read_text(encoding="utf-8"))
         if record["format"] != 1:
             return result
         full = {"error" if name == "error_rate" else name: value for name, value in record["metrics"].items()}

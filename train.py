@@ -117,7 +117,8 @@ def check_flags(args: argparse.Namespace) -> None:
     """Raises UsageError for flags that would have no effect beside each other."""
     testing, training = ("model_dir", "load_epoch"), ("resume", "no_train")
     for name in training if args.eval_only else testing:
-        if getattr(args, name) not in (None, False, ""):
+        value = getattr(args, name)
+        if value not in (None, "") and value is not False:  # an epoch may be 0
             where = "with --eval-only, which trains nothing" if args.eval_only else "without --eval-only"
             raise UsageError(f"--{name.replace('_', '-')} has no effect {where}")
 
@@ -160,6 +161,8 @@ def known(error: Exception) -> str:
         return MEMORY_FULL
     if "DataLoader worker (pid" in text:
         return WORKER_KILLED
+    if isinstance(error, BrokenPipeError):
+        return "nobody reads what is printed any more; what was saved is kept. Run the same command again to go on"
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         where = error.filename or "a file"
         return f"cannot write {where}: {error.strerror}. Free some space, then run the same command again to go on"

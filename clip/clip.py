@@ -164,9 +164,18 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if missing := [key for key in REQUIRED if key not in keys]:
         raise Failure(f"{path}: holds no CLIP weights under OpenAI's names (there is no {missing[0]})")
     weights = {key: state_dict[original] for key, original in keys.items()}
-    if wrong := [key for key, value in weights.items() if not isinstance(value, Tensor) or value.is_complex()]:
+    if wrong := [key for key, value in weights.items() if not _is_plain(value)]:
         raise Failure(f"{path}: {wrong[0]} is no tensor of real numbers")
+    if weights["token_embedding.weight"].shape[:1] < (words := _tokenizer.eot_token_id + 1,):
+        raise Failure(f"{path}: token_embedding.weight has fewer rows than the {words} of CLIP's vocabulary")
     return weights
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it is a tensor of real numbers, all there."""
+    if not isinstance(value, Tensor):
+        return False
+    return value.layout == torch.strided and not (value.is_complex() or value.is_meta)
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:

@@ -461,7 +461,7 @@ def build_model(state_dict: Mapping[str, Tensor]) -> CLIP:
         model.load_state_dict({k: v for k, v in state_dict.items() if k not in about}, assign=True)
     except KeyError as e:
         raise Failure(f"these weights make no CLIP: there is no {e.args[0]}") from e
-    except RuntimeError as e:
+    except (RuntimeError, IndexError, ArithmeticError, ValueError) as e:  # sizes that no tensors have
         raise Failure(f"these weights make no CLIP: {' '.join(str(e).split())[:300]}") from e
     convert_weights(model, conv1.dtype)
     return model.eval()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dassl.data.datasets import Datum
+from dassl.files import regular
 from dassl.utils import Failure
 
 
@@ -41,7 +42,7 @@ def read_pickle(path: Path, names: Iterable[str], folder: Path) -> list[list[Dat
     Raises: Failure if the file is damaged, of another form, names anything but Datum, or images that are not there.
     """
     try:
-        with open(path, "rb") as file:
+        with open(regular(path), "rb") as file:
             unpickler = _Unpickler(file)
             content = unpickler.load()
         lists = [[_values(item, unpickler.stand_in) for item in content[name]] for name in names]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dassl.data.datasets import Datum
+from dassl.files import regular
 from dassl.utils import Failure, listdir_nohidden, read_json
 from dassl.utils.lock import locked
 from dassl.utils.tools import open_image, write_json
@@ -124,11 +125,11 @@ def read_annotations(path: Path, form: str, parse: Callable[..., T], names: Path
     """
     items = []
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = regular(path).read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as e:
         raise Failure(f"{path} is missing: docs/DATASETS.md says where to get it") from e
     except (OSError, UnicodeError) as e:
-        raise Failure(f"Cannot read {path}: {e}. Extract or download it again") from e
+        raise Failure(f"Cannot read {path}: {getattr(e, 'strerror', e)}. Extract or download it again") from e
     for number, line in enumerate(map(str.strip, lines), start=1):
         if line:
             try:
@@ -147,7 +148,7 @@ def read_mat(path: Path, variable: str, *fields: str) -> list[Any]:
     if not path.exists():
         raise Failure(f"{path} is missing: docs/DATASETS.md says where to get it")
     try:
-        values = loadmat(path, squeeze_me=True)[variable].reshape(-1)
+        values = loadmat(regular(path), squeeze_me=True)[variable].reshape(-1)
         return (values[list(fields)] if fields else values).tolist()
     except Exception as e:  # a damaged file can raise anything
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__

@@ -29,6 +29,7 @@ from yacs.config import CfgNode
 
 from dassl.engine import TrainerBase, build_trainer
 from dassl.engine.record import commit
+from dassl.files import regular
 from dassl.utils import Failure, UsageError, mix_seed, seeded, set_random_seed, write_json
 from parse_test_res import OneLineParser, existing_folder, log_to_stderr, show_stat, summarise
 from train import parse_args as train_args
@@ -86,7 +87,7 @@ def tested_model(folder: Path, names: Sequence[str]) -> tuple[str, int | None]:
     flags.add_argument("--model-dir")
     flags.add_argument("--load-epoch", type=int)
     try:
-        record = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        record = json.loads(regular(folder / "results.json").read_text(encoding="utf-8"))
         given = flags.parse_known_args(shlex.split(record["command"]))[0]
         # relative to the run's folder it holds also after the whole output was moved
         away = os.path.normpath(folder / os.path.relpath(given.model_dir, record["config"]["OUTPUT_DIR"]))

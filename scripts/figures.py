@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from dassl.files import regular
 from parse_test_res import LOG_NAME, OneLineParser, harmonic_mean, log_to_stderr, read_log
 
 from .records import Result, find_results, name_methods
@@ -102,7 +103,7 @@ def curves_of_logs(folder: Path) -> Curves | None:
 def epochs_of_log(path: Path) -> dict[int, tuple[float, float]]:
     """{epoch: (loss, seconds)}, from the last line of each: mean loss so far, mean time of a batch × batches.
     Raises OSError."""
-    matches = EPOCH_LINE.finditer(path.read_text(encoding="utf-8", errors="replace"))
+    matches = EPOCH_LINE.finditer(regular(path).read_text(encoding="utf-8", errors="replace"))
     return {int(m["epoch"]): (float(m["loss"]), float(m["time"]) * int(m["batches"])) for m in matches}
 
 
@@ -122,7 +123,7 @@ def read_cloud(folder: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        cloud = json.loads(path.read_text(encoding="utf-8"))
+        cloud = json.loads(regular(path).read_text(encoding="utf-8"))
         if len(cloud["accuracy"]) == len(cloud["sigmas"]) and all(cloud["accuracy"]) and cloud["noise"]:
             return cloud
     except (OSError, ValueError, KeyError, TypeError):

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from dassl.files import regular
 from dassl.plain import plain
 from parse_test_res import LOG_NAME, newest_result, seed_of, shared_configs
 
@@ -150,7 +150,7 @@ def read_record(folder: Path) -> dict | None:
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(regular(path).read_text(encoding="utf-8"))
         if wrong := problem(record):
             log.warning("%s: %s: not read", path, wrong)
             return None
@@ -180,7 +180,7 @@ def problem(record: object) -> str:
             if not isinstance(node, dict):
                 return f"its config's {section} is no section"
     metrics = [record["metrics"].get(key) for key in METRICS]
-    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in metrics):
+    if not all(isinstance(value, (int, float)) and 0 <= value <= 100 for value in metrics):
         return f"its metrics are {record['metrics']}"
     return ""
 

@@ -5,6 +5,7 @@ its log. It is finished when that log has a result. While it is under way its pr
 whoever else wants the same run waits, also if the one who started it was killed.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 import parse_test_res as results
+from dassl.files import regular
 from dassl.plain import plain
 
 from .starter import Starter
@@ -195,7 +197,7 @@ def last_model(folder: Path) -> Path | None:
 def is_stale(folder: Path) -> bool:
     """Whether the model that a run tested, as its record says, has been trained further, or anew, since."""
     try:
-        tested = json.loads((folder / "results.json").read_text(encoding="utf-8"))["model"]
+        tested = json.loads(regular(folder / "results.json").read_text(encoding="utf-8"))["model"]
         if tested["epoch"] is not None:  # it was asked for
             return False
         for name, (file, sha256) in tested["files"].items():
@@ -217,16 +219,17 @@ def unfinished(runs: Iterable[Run]) -> dict[Run, results.Result | None]:
         result = run.result()
         if result is None or run.trained in todo or is_stale(run.folder):
             todo[run] = result
-        elif (lock := run.folder / LOCK).is_file() and (was := lock.read_text(errors="replace")) not in (
-            "",
-            shlex.join(run.command),
-        ):
-            leave(
-                f"{run.folder} holds another run ({was}; now {shlex.join(run.command)}): choose another OUTPUT or name "
-                "for these settings, or remove that folder",
-                2,
-            )
+        else:
+            refuse_another(run)
     return todo
+
+
+def refuse_another(run: Run) -> None:
+    """Leaves with code 2 if the folder of a finished run holds the result of another command."""
+    lock, now = run.folder / LOCK, shlex.join(run.command)
+    if lock.is_file() and (was := lock.read_text(errors="replace")) not in ("", now):
+        line = f"{run.folder} holds another run ({was}; now {now}): choose another OUTPUT or name for these settings"
+        leave(f"{line}, or remove that folder", 2)
 
 
 # -- doing them
@@ -241,9 +244,11 @@ def try_lock(folder: Path) -> int | None:
         leave(f"cannot write to {folder}: {error.strerror}", 1)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(lock)
         return None
+    except OSError:
+        pass  # a file system without locks
     return lock
 
 
@@ -375,6 +380,7 @@ class Pool:
                 if run.result() in (None, before):
                     return run, lock
                 os.close(lock)
+                refuse_another(run)
                 del self.todo[run]
                 self.view.ended(self, run, None)
         return None
@@ -451,7 +457,13 @@ def command_line(main: Callable[[], int]) -> None:
     sys.stdout.reconfigure(errors="replace")
     try:
         code = main()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         say("\nstopped; run the same command again to go on")
         code = 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        say(f"error: cannot write {error.filename or 'what is printed'}: {error.strerror}; free some space")
+        os._exit(1)  # what is still to be printed would raise once more
     sys.exit(code)

@@ -38,6 +38,7 @@ from tabulate import tabulate
 
 import parse_test_res as results
 from dassl import strict_yaml
+from dassl.files import regular
 
 from . import runner, tables
 from .runner import Job, Plan, Pool, Run, say
@@ -97,7 +98,7 @@ class Sweep:
 def read_sweep(path: Path) -> Sweep:
     """Read a sweep's file; leaves with code 2 and one line, naming the file and the key, if it makes no sense."""
     try:
-        given = strict_yaml.load(path.read_text(encoding="utf-8"))
+        given = strict_yaml.load(regular(path).read_text(encoding="utf-8"))
     except OSError as error:
         runner.leave(f"{path}: {error.strerror}; ready sweeps are {', '.join(ready_sweeps())}", 2)
     except (ValueError, yaml.YAMLError) as error:

@@ -1,6 +1,5 @@
 """Runs of train.py in this process, on a small drawing of the bundled benchmark (the fixture `data`)."""
 
-import multiprocessing
 import sys
 import time
 from collections.abc import Callable
@@ -41,11 +40,3 @@ def run(trainer: str, data: Path, out: Path, *opts: str, flags: tuple[str, ...] 
         return train.main(arguments(trainer, data, out, *opts, flags=flags))
     finally:
         sys.stdout = stdout
-
-
-def forked(function: Callable, *args: object) -> int:
-    """Calls a function in a process forked from this one; returns its exit code, 0 if it ended well."""
-    process = multiprocessing.get_context("fork").Process(target=function, args=args)
-    process.start()
-    process.join()
-    return process.exitcode

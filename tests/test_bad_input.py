@@ -37,7 +37,7 @@ def snapshot(*folders: Path) -> dict[Path, bytes]:
     """What is in every file."""
     files = [Path(top, name) for folder in folders for top, _, names in os.walk(folder) for name in names]
     files += [file for file in folders if file.is_file()]
-    return {file: hashlib.sha256(file.read_bytes()).digest() for file in files}
+    return {file: hashlib.sha256(file.read_bytes()).digest() for file in files if file.is_file()}
 
 
 def assert_one_line(done: Done, code: int, line: str) -> None:
@@ -90,6 +90,11 @@ P2C | OPTIM.SGD_NESTEROV maybe | must be True or False
 P2C | OPTIM.ADAM_BETA1 1.0 | must be 0 or more and below 1
 P2C | OPTIM.ADAM_BETA2 -0.5 | must be 0 or more and below 1
 P2C | OPTIM.RMSPROP_ALPHA -1.0 | must be 0 or more
+P2C | OPTIM.SGD_DAMPNING 7 | OPTIM.SGD_DAMPNING 7: must be from 0 to 1
+PromptSRC | TRAINER.PROMPTSRC.TEXT_LOSS_WEIGHT -1.0 | must be 0 or more
+KgCoOp | TRAINER.COOP.W -8.0 | must be 0 or more
+TCP | TRAINER.TCP.KG_WEIGHT -8.0 | must be 0 or more
+ProGrad | LOSS.LAMBDA -1.0 | must be 0 or more
 P2C | OPTIM.GAMMA -0.1 | OPTIM.GAMMA -0.1: must be 0 or more
 P2C | OPTIM.BASE_LR_MULT -1.0 | must be 0 or more
 P2C | OPTIM.WARMUP_MIN_LR -1.0 | must be 0 or more
@@ -232,7 +237,8 @@ def test_values(case, data, tmp_path):
     assert not (out / "config.yaml").exists()  # a run that never began claims no folder
 
 
-# -- words: program, arguments, exit code, what is said; {data}, {saved}, {tmp} and {long} are folders
+# -- words: program, arguments, exit code, what is said; {data}, {saved}, {tmp} and {long} are folders, {pipe} a FIFO,
+# {usual} is what CoOp needs
 
 WORDS = """
 train | --sede 1 | 2 | unrecognized arguments
@@ -240,6 +246,8 @@ train | --seed one | 2 | argument --seed: invalid int value: 'one'
 train | --seed 18446744073709551616 --trainer P2C DATASET.NAME Shapes | 2 | SEED 18446744073709551616: must be
 train | --config-file /nowhere.yaml | 2 | no config file /nowhere.yaml
 train | --config-file {tmp} | 2 | no config file
+train | --config-file {pipe} | 2 | no config file
+train | {usual} MODEL.INIT_WEIGHTS {pipe} | 1 | It is a pipe or device
 train | --trainer P2C | 2 | give --trainer and --dataset-config-file
 train | --trainer P2D --root {data} DATASET.NAME Shapes | 2 | Unknown trainer "P2D": did you mean P2C?
 train | --trainer --root {data} | 2 | expected one argument
@@ -262,6 +270,7 @@ report | {tmp} | 1 | no results
 cloud | {tmp}/nowhere | 2 | no such folder
 cloud | {tmp} | 1 | no results of runs
 words | {tmp}/nowhere | 2 | no such file or folder
+words | {pipe} | 2 | no such file or folder
 words | {saved} 0 | 2 | topk 0: must be 1 to
 words | {saved} three | 2 | invalid int value
 protocol | base2knew | 2 | invalid choice
@@ -271,6 +280,7 @@ protocol | few_shot --shots 0 | 2 | --shots 1 or more
 protocol | base2new --seeds one | 2 | invalid int value
 sweep | nowhere | 2 | ready sweeps are
 sweep | {tmp} | 2 | Is a directory
+sweep | {pipe} | 2 | It is a pipe or device
 sweep | | 2 | required
 doctor | Shape | 2 | Unknown
 doctor | --deeep | 2 | unrecognized arguments
@@ -285,6 +295,9 @@ def test_words(case, data, saved, tmp_path):
         case.split(" | ") if " | | " not in case else case.replace("| |", "|  |").split(" | ")
     )
     folders = {"data": data, "saved": saved, "tmp": tmp_path / "folder", "long": tmp_path / ("x" * 300)}
+    folders["pipe"] = tmp_path / "pipe"
+    os.mkfifo(folders["pipe"])
+    folders["usual"] = f"--trainer CoOp --root {data} --backbone ViT-Tiny/8 DATASET.NAME Shapes INPUT.SIZE (32,32)"
     folders["tmp"].mkdir()
     before = snapshot(data, saved)
     done = forked(lambda: PROGRAMS[program](arguments.format(**folders).split()), tmp_path)
@@ -307,6 +320,12 @@ def flip(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
+
+
+def pipe(file: Path) -> None:
+    """One that nobody will ever write to."""
+    file.unlink(missing_ok=True)
+    os.mkfifo(file)
 
 
 def write(content: str | bytes) -> Callable[[Path], object]:
@@ -365,9 +384,14 @@ CHECKPOINTS = {
     "code": (save(lambda state: {"state_dict": RunsCode()}), "it names posix.mkdir, which could run code"),
     "no state_dict": (save(no_state), "it has no state_dict"),
     "a longer ctx": (save(prompt("ctx", lambda v: torch.cat([v, v]))), "ctx has shape (4, 128) in the file"),
+    "weights without values": (save(prompt("ctx", lambda v: v.to("meta"))), "prompt_learner.ctx is no tensor"),
+    "complex weights": (save(prompt("ctx", lambda v: v.to(torch.complex64))), "ctx has type torch.complex64"),
+    "whole numbers": (save(prompt("ctx", lambda v: v.long())), "ctx has type torch.int64"),
+    "NaN": (save(prompt("ctx", lambda v: v * torch.nan)), "is NaN or infinite"),
     "no ctx": (save(prompt("ctx")), "it lacks prompt_learner.ctx"),
     "one tensor more": (save(prompt("more", lambda v: v)), "the model has no prompt_learner.more"),
     "a folder": (folder_instead, "MultiModalPromptLearner"),
+    "a pipe": (pipe, "No model at"),
     "missing": (Path.unlink, "No model in"),
 }
 
@@ -409,12 +433,41 @@ def test_models(name, data, saved, tmp_path):
     assert_harmless(main, saved, [data, saved], tmp_path, code, line)
 
 
+def state(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    """The saved run's checkpoint, changed or replaced by what is returned."""
+
+    def changed(state: dict) -> object:
+        new = change(state)
+        return state if new is None else new
+
+    return lambda run: save(changed)(run / MODEL)
+
+
+def momentum(value: object) -> Callable[[dict], None]:
+    def change(state: dict) -> None:
+        for kept in state["optimizer"]["state"].values():
+            kept["momentum_buffer"] = value
+
+    return change
+
+
 FOLDERS = {
     "another rate": (("OPTIM.LR", "0.1"), lambda run: None, 2, "holds another run (OPTIM.LR 0.0035; now 0.1)"),
     "another seed": (("SEED", "7"), lambda run: None, 2, "holds another run (SEED 1; now 7)"),
     "another subset": (("DATASET.SUBSAMPLE_CLASSES", "new"), lambda run: None, 2, "holds another run"),
     "cut models": ((), lambda run: cut(run / MODEL), 1, "There is no whole checkpoint in"),
     "code": ((), lambda run: save(lambda s: RunsCode())(run / MODEL), 1, "it names posix.mkdir"),
+    "an epoch below 0": ((), state(lambda s: s | {"epoch": -1}), 1, "its epoch is no number"),
+    "an epoch that is a word": ((), state(lambda s: s | {"epoch": "two"}), 1, "its epoch is no number"),
+    "steps without end": ((), state(lambda s: s["scheduler"].update(_step_count=10**15)), 1, "state of its scheduler"),
+    "steps below 0": ((), state(lambda s: s["scheduler"].update(_step_count=-5)), 1, "state of its scheduler"),
+    "momentum of another shape": ((), state(momentum(torch.zeros(1, 7))), 1, "state of its optimizer"),
+    "momentum that is a word": ((), state(momentum("fast")), 1, "state of its optimizer"),
+    "a scheduler that is a word": ((), state(lambda s: s | {"scheduler": "x"}), 1, "state of its scheduler"),
+    "weights that are a list": ((), state(lambda s: s | {"state_dict": [1]}), 1, "it has no state_dict"),
+    "a tensor": ((), state(lambda s: torch.zeros(2)), 1, "it holds a Tensor, not a dict"),
+    "a pipe as a model": ((), lambda run: pipe(run / MODEL), 1, "Cannot read the checkpoint"),
+    "a pipe as its config": ((), lambda run: pipe(run / "config.yaml"), 2, "It is a pipe or device"),
     "another optimizer's state": (
         (),
         lambda run: save(lambda s: s | {"optimizer": {"state": {}, "param_groups": []}})(run / MODEL),
@@ -448,6 +501,7 @@ WEIGHTS = {
     "cut.safetensors": (lambda file: (shutil.copy(CLIP, file), cut(file)), 1, "truncated or damaged"),
     "empty.safetensors": (write(""), 1, "the file is empty"),
     "page.safetensors": (write(PAGE), 1, "it is a web page"),
+    "pipe.pt": (pipe, 2, "no CLIP weights at"),
     "missing.pt": (lambda file: None, 2, "no CLIP weights at"),
     "folder.pt": (Path.mkdir, 2, "(a folder)"),
 }
@@ -522,6 +576,7 @@ DATA = {
     "a split that is cut": (lambda shapes: cut(shapes / "split_zhou_Shapes.json"), "is not valid JSON"),
     "an empty split": (lambda shapes: write("")(shapes / "split_zhou_Shapes.json"), "is not valid JSON"),
     "a web page as a split": (lambda shapes: write(PAGE)(shapes / "split_zhou_Shapes.json"), "is not valid JSON"),
+    "a split that is a pipe": (lambda shapes: pipe(shapes / "split_zhou_Shapes.json"), "It is a pipe or device"),
     "a split that is a list": (split(lambda content: content["train"]), "split_zhou_Shapes.json"),
     "a split without test": (split(lambda content: {k: content[k] for k in ("train", "val")}), "split_zhou_Shapes"),
     "a name that changes": (split(lambda c: c | {"test": [[c["test"][0][0], 0, "x"], *c["test"]]}), "mismatch"),
@@ -534,6 +589,7 @@ DATA = {
     "text as an image": (at_first(write("no image")), "Cannot read the image"),
     "a web page as an image": (at_first(write(PAGE)), "Cannot read the image"),
     "a huge image": (at_first(huge_image), "Cannot read the image"),
+    "a pipe as an image": (at_first(pipe), "Cannot read the image"),
     "a folder as an image": (at_first(folder_instead), ".png"),
 }
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,41 @@ def test_plain():
     assert plain("été 雪 ½ ± −") == "été 雪 ½ ± −"
     assert plain("a\tb\r\n\x7f\x9b\u202e\ud800") == r"a\tb\r\n\x7f\x9b\u202e\ud800"
     assert plain("a\n\x1b", keep="\n") == "a\n\\x1b" and plain(Path("a\nb")) == r"a\nb"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
+def test_a_full_disk_behind_what_is_printed(tmp_path):
+    """As of `> table.txt`."""
+    for side in ("train_base", "test_new"):
+        seed = tmp_path / "runs" / side / "shapes" / "shots_16" / "P2C" / "c" / "seed1"
+        seed.mkdir(parents=True)
+        (seed / "log.txt").write_text(trained(80.0))
+
+    def main():
+        sys.stdout = open("/dev/full", "w", buffering=1)  # noqa: SIM115
+        sys.argv = ["tables", "base2new", str(tmp_path / "runs")]
+        return command_line(tables.main)
+
+    done = forked(main, tmp_path / "said")
+    assert done.code == 1 and done.err.count("\n") == 1, done.err
+    assert done.err.startswith("error: cannot write what is printed: No space left on device")
+
+
+def test_nobody_reads_what_a_run_prints(data, tmp_path):
+    """As of `| head`."""
+
+    def main():
+        ours, its = os.pipe()
+        os.close(ours)
+        sys.stdout = open(its, "w", buffering=1)  # noqa: SIM115
+        try:
+            return train.main(arguments("ZeroshotCLIP", data, tmp_path / "out"))
+        finally:
+            sys.stdout = sys.stderr
+
+    done = forked(main, tmp_path / "said")
+    assert (
+        done.code == 1
+        and done.err.startswith("error: nobody reads what is printed any more")
+        and "\n" not in done.err[:-1]
+    )

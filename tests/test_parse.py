@@ -106,6 +106,13 @@ def test_unfinished_log_has_no_result(tmp_path, text):
     assert parser.read_log(write(tmp_path, {"log.txt": text}) / "log.txt") is None
 
 
+@pytest.mark.parametrize("value", ["250.0", "100.1", "-5.0", "nan", "1e5"])
+def test_what_is_no_share_of_a_hundred_is_no_result(tmp_path, value):
+    write(tmp_path, {"seed1/log.txt": trained(value)})
+    done = run(tmp_path)
+    assert done.returncode == 1 and done.stdout == "" and "no accuracy of a finished run in log.txt" in done.stderr
+
+
 def test_log_with_progress_bars_and_broken_bytes(tmp_path):
     path = tmp_path / "log.txt"
     path.write_bytes(b"\xff 50%|#####\r" + trained(85.2).replace("\n", "\r\n").encode() + b"\xe2\x96")

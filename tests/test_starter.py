@@ -1,5 +1,6 @@
 """scripts/starter.py: a forked run is what its plain command is. Most runs here are of a train.py that tells all."""
 
+import errno
 import fcntl
 import json
 import os
@@ -178,6 +179,18 @@ def test_the_lock_is_the_runs_and_ends_with_it(starter, tmp_path):
     again = runner.try_lock(tmp_path)
     assert again is not None  # the template does not hold it
     os.close(again)
+
+
+def test_a_disk_without_locks_is_no_other_process(tmp_path, monkeypatch):
+    """Some network file systems have none: train.py goes on there, and the runner does not wait for nobody."""
+
+    def none(*args):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    lock = runner.try_lock(tmp_path)
+    assert lock is not None
+    os.close(lock)
 
 
 def test_a_template_that_dies_takes_nothing_with_it(tmp_path):

@@ -333,6 +333,17 @@ def test_the_result_of_other_settings_is_not_taken(repo, capsys):
     assert "OPTIM.LR 0.1; now bash" in err
 
 
+def test_the_result_of_other_settings_is_not_taken_from_a_sweep_beside(repo, capsys, monkeypatch):
+    """It comes to be after this sweep has looked for what is finished."""
+    name = file(repo, settings={"a": ["OPTIM.LR", 0.1]})
+    runs = sweep.read_sweep(Path(name)).runs()
+    pool = runner.Pool(runs, [{}], runner.View())
+    assert sweep.main([file(repo, settings={"a": ["OPTIM.LR", 0.2]})]) == 0
+    with pytest.raises(SystemExit) as caught:
+        pool.run()
+    assert caught.value.code == 2 and "seed1 holds another run (bash scripts/p2c/" in capsys.readouterr().err
+
+
 def test_two_at_once_share_the_work(repo):
     name = file(repo, methods=["p2c", "zsclip"], seeds=[8, 1, 2, 3])
     both = [start(repo, name), start(repo, name)]

@@ -143,7 +143,8 @@ def test_a_record_goes_before_its_log_and_a_later_log_before_the_record(tmp_path
     "text",
     [
         "{", "[]", '{"format": 2, "metrics": {"accuracy": 1}}', '{"format": 1}', record("51.5"),
-        record(float("nan")), record(80.0, log=1), record(80.0, parameters=None), record(80.0, metrics={"accuracy": 1}),
+        record(float("nan")), record(250.0), record(-1.0),
+        record(80.0, log=1), record(80.0, parameters=None), record(80.0, metrics={"accuracy": 1}),
         "[" * 99999, record(80.0, loss=["low"]), record(80.0, epoch_seconds=[{}]), record(80.0, versions=["torch 2"]),
         record(80.0, images_per_second=7), record(80.0, peak_memory_mb={"process": "much"}), record(80.0, commit=7),
         record(80.0, finished=None), record(80.0, machine=[]), record(80.0, config={"OPTIM": 3}),

@@ -10,6 +10,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from dassl import strict_yaml
+from dassl.files import regular
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import UsageError, atomic_write, mkdir_if_missing
 
@@ -94,7 +95,7 @@ def _as_typed(cfg: CfgNode, key: str, value: object) -> object:
 
 def _read(path: str | Path) -> CfgNode:
     """A file's values; whatever it is called it is read as YAML (yacs would run Python)."""
-    values = strict_yaml.load(Path(path).read_text(encoding="utf-8"))
+    values = strict_yaml.load(Path(regular(path)).read_text(encoding="utf-8"))
     if not isinstance(values, dict | None):
         raise ValueError("it holds no keys with values")
     return _in_words(CfgNode(values))
@@ -162,13 +163,15 @@ _ALLOWED = (
         lambda v: v >= 0,
         ("OPTIM.LR", "OPTIM.MOMENTUM", "OPTIM.WEIGHT_DECAY", "OPTIM.RMSPROP_ALPHA", "DATALOADER.NUM_WORKERS",
          "DATALOADER.CACHE_MB", "INPUT.CUTOUT_LEN", "INPUT.GN_STD", "COLORJITTER_B", "COLORJITTER_C", "COLORJITTER_S",
-         "OPTIM.GAMMA", "OPTIM.BASE_LR_MULT", "OPTIM.WARMUP_MIN_LR"),
+         "OPTIM.GAMMA", "OPTIM.BASE_LR_MULT", "OPTIM.WARMUP_MIN_LR", "OPTIM.WARMUP_CONS_LR",
+         "LOSS_WEIGHT", "KG_WEIGHT", "COOP.W", "LOSS.LAMBDA"),
     ),
     ("at most 1000000", lambda v: v <= 10**6, ("OPTIM.MAX_EPOCH",)),
     # Learned vectors, and widths by which layers grow.
     ("at most 1000", lambda v: v <= 1000,
      ("N_CTX", "N_CTX_TEXT", "N_CTX_VISION", "N_ATT1", "N_ATT2", "N_ATT3", "HIDDEN_SCALE", "ADAPTER_DIM")),
-    ("from 0 to 1", lambda v: 0 <= v <= 1, ("INPUT.RGS_P", "INPUT.GB_P", "MODEL.HEAD.DROPOUT", "DATASET.VAL_PERCENT")),
+    ("from 0 to 1", lambda v: 0 <= v <= 1,
+     ("INPUT.RGS_P", "INPUT.GB_P", "MODEL.HEAD.DROPOUT", "DATASET.VAL_PERCENT", "OPTIM.SGD_DAMPNING")),
     ("from 0 to 0.5", lambda v: 0 <= v <= 0.5, ("INPUT.COLORJITTER_H",)),
     ("from 0 to 30", lambda v: 0 <= v <= 30, ("INPUT.RANDAUGMENT_M",)),
     ("from 0 to 1000", lambda v: 0 <= v <= 1000, ("INPUT.RANDAUGMENT_N", "INPUT.CUTOUT_N")),
@@ -186,7 +189,6 @@ _ALLOWED = (
     # tensorboard writes into no other
     ("a folder whose name is UTF-8", lambda v: not re.search("[\ud800-\udfff]", v), ("OUTPUT_DIR",)),
     ("below 1", lambda v: v < 1, ("OPTIM.MOMENTUM", "OPTIM.RMSPROP_ALPHA")),
-    ("0 or more", lambda v: v >= 0, ("OPTIM.WARMUP_CONS_LR",)),
     ("words, True or False", lambda v: isinstance(v, str | None), ("CTX_INIT",)),
 )  # fmt: skip
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dassl.files import regular
 from dassl.utils import atomic_write
 from dassl.utils.errors import CannotWrite
 from dassl.utils.lock import locked
@@ -65,7 +66,7 @@ def save(path: Path, key: Key, parts: Iterable[Tensor]) -> None:
 def load(path: Path, key: Key) -> Tensor | None:
     """The file's tensor, memory-mapped, or None if there is none of this key; a line says that one is damaged."""
     try:
-        with open(path, "rb") as file:
+        with open(regular(path), "rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (FileNotFoundError, NotADirectoryError):
         return None

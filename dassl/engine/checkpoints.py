@@ -24,8 +24,8 @@ from dassl.utils.checkpoint import BEST, epoch_file, load_optim, load_weights, n
 from .record import EPOCHS, read_epochs
 
 NOT_FINITE = (
-    "Choose a lower OPTIM.LR or a wider PREC, and another --output-dir for it; --resume with this folder goes on from "
-    "its last checkpoint"
+    "Choose a lower OPTIM.LR or a wider PREC, and another --output-dir for it; after its first epoch a run can be "
+    "gone on from there, with --resume and its folder"
 )
 # Buffers of prompt learners that follow from the class names, so they say nothing about what was learned.
 DERIVED_BUFFERS = ("token_prefix", "token_suffix", "token_middle")

@@ -5,6 +5,7 @@ resumed run has those of all the epochs it has behind it. They are not in the ch
 would differ.
 """
 
+import math
 import os
 import platform
 import shlex
@@ -151,7 +152,7 @@ def read_epochs(folder: str) -> list[Epoch]:
 
 
 def _number(value: object) -> float | int | None:
-    if value is not None and not isinstance(value, int | float):
+    if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
         raise TypeError(f"{value!r} is no number")
     return value
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler, swa_utils
 
+from dassl.files import regular
+
 from .errors import Failure
 from .tools import atomic_write, mkdir_if_missing
 
@@ -76,7 +78,7 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
     names any other class.
     """
     try:
-        file = open(fpath, "rb")  # noqa: SIM115
+        file = open(regular(fpath), "rb")  # noqa: SIM115
     except OSError as error:
         raise Failure(f"Cannot read the checkpoint {fpath}: {error.strerror}") from error
     try:
@@ -124,7 +126,7 @@ def newest_whole(fdirs: list[str]) -> list[dict]:
         try:
             if all(name in resumable(fdir) for fdir in fdirs):
                 found = [load_checkpoint(os.path.join(fdir, name)) for fdir in fdirs]
-                if not all(isinstance(checkpoint.get("epoch"), int) for checkpoint in found):
+                if not all(type(epoch := checkpoint.get("epoch")) is int and epoch > 0 for checkpoint in found):
                     raise Failure(f"{fdirs[0]}/{name} is no checkpoint of a training run: its epoch is no number")
                 return found
         except DamagedFile as error:
@@ -143,7 +145,7 @@ def load_weights(
         value = state_dict.get(key)
         if key not in state_dict:
             problem = f"it lacks {key}, shape {tuple(expected[key].shape)}"
-        elif not isinstance(value, Tensor):
+        elif not isinstance(value, Tensor) or value.is_meta:
             problem = f"{key} is no tensor"
         elif key not in expected:
             problem = f"the model has no {key}, shape {tuple(value.shape)}"
@@ -186,9 +188,16 @@ def load_optim(checkpoint: dict, optimizer: Any, scheduler: Any, source: str) ->
                     raise ValueError("another optimizer's")
                 saved |= {key: value for key, value in own.items() if key not in kept}
             optimizer.load_state_dict(state)
+            for p, gathered in optimizer.state.items():
+                like_p = [gathered[key] for key in _LIKE_PARAMETERS if gathered.get(key) is not None]
+                if any(value.shape != p.shape for value in like_p):
+                    raise ValueError("another model's")
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         line = f"Training cannot go on from {source}, as the state of its {name} is of another program or config"
         raise Failure(f"{line}. Its weights can still be tested (--eval-only)") from error
+
+
+_LIKE_PARAMETERS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "square_avg")  # in the parameters' shapes
 
 
 def _kind(group: dict) -> list:
@@ -200,7 +209,10 @@ def _steps(state: dict) -> int:
     """How often a scheduler had been stepped; a warm-up hands its steps on to its successor."""
     if not isinstance(state, dict):
         raise TypeError("no plain state of a scheduler")
-    return state["_step_count"] - 1 + (_steps(state["successor"]) if "successor" in state else 0)
+    steps = state["_step_count"] - 1 + (_steps(state["successor"]) if "successor" in state else 0)
+    if not 0 <= steps <= 10**6:
+        raise ValueError("no number of epochs")
+    return steps
 
 
 def _catch_up(scheduler: lr_scheduler.LRScheduler, steps: int) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from dassl.files import regular
+
 from .errors import CannotWrite, Failure
 
 try:
@@ -26,7 +28,7 @@ def locked(target: Path) -> Iterator[None]:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(target.with_name(target.name + ".lock"), "w")  # noqa: SIM115
+        lock = open(regular(target.with_name(target.name + ".lock")), "w")  # noqa: SIM115
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

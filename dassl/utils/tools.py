@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from dassl.files import regular
+
 from .errors import CannotWrite, Failure, UsageError
 
 
@@ -95,7 +97,7 @@ def atomic_write(path: str, mode: str = "wb") -> Iterator[IO]:
 
 def read_json(fpath: str) -> Any:
     try:
-        with open(fpath, encoding="utf-8") as file:
+        with open(regular(fpath), encoding="utf-8") as file:
             return json.load(file)
     except OSError as error:
         raise Failure(f"Cannot read {fpath}: {error.strerror}") from error
@@ -153,9 +155,7 @@ def cpu_cores() -> int:
 
 def open_image(path: str) -> Image.Image:
     """Pillow's open, of files only: a pipe would be waited for."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise OSError("it is no file")
-    return Image.open(path)
+    return Image.open(regular(path))
 
 
 def read_image(path: str) -> Image.Image:
@@ -171,7 +171,8 @@ def read_image(path: str) -> Image.Image:
     except FileNotFoundError as error:
         raise Failure(f"The image {path} does not exist: check DATASET.ROOT and the split file") from error
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        lines = str(getattr(error, "strerror", None) or error).splitlines()
+        reason = lines[0] if lines else type(error).__name__
         raise Failure(f"Cannot read the image {path}: {reason}. Replace or remove it") from error
 
 

@@ -93,6 +93,9 @@ BAD = {
     "missing.pt": (lambda w, path: None, "No such file"),
     "words.pt": (lambda w, path: torch.save(w | {"text_projection": "word"}, path), "text_projection is no tensor of"),
     "complex.pt": (lambda w, path: torch.save({k: v * 1j for k, v in w.items()}, path), "is no tensor of real numbers"),
+    "meta.pt": (lambda w, path: torch.save({k: v.to("meta") for k, v in w.items()}, path), "is no tensor of real"),
+    "sparse.pt": (lambda w, path: torch.save({k: v.to_sparse() for k, v in w.items()}, path), "is no tensor of real"),
+    "scalars.pt": (lambda w, path: torch.save({k: torch.tensor(1.0) for k in w}, path), "than the 49408 of CLIP's"),
     "list.pt": (lambda w, path: torch.save({"state_dict": [1]}, path), "holds no CLIP weights"),
 }
 
@@ -110,6 +113,13 @@ def test_what_is_not_weights_is_one_line(name, weights, tmp_path):
 def test_weights_of_whole_numbers_are_one_line(key, weights):
     line = line_of(Failure, clip_module.build_model, weights | {key: weights[key].int()})
     assert line == f"these weights make no CLIP: {key} has type torch.int32"
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3, 8, 8), (3, 3, 3)])
+@pytest.mark.parametrize("key", ["visual.conv1.weight", "visual.positional_embedding", "ln_final.weight"])
+def test_weights_of_odd_shapes_are_one_line(key, shape, weights):
+    line = line_of(Failure, clip_module.build_model, weights | {key: torch.zeros(shape)})
+    assert line.startswith("these weights make no CLIP: ")
 
 
 def test_a_flipped_byte_in_the_bundled_clip(tmp_path, monkeypatch):

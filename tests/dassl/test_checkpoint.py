@@ -17,7 +17,7 @@ from dassl.utils import (
     save_checkpoint,
 )
 from dassl.utils.checkpoint import newest_whole
-from tests.runs import forked
+from tests.forked import forked
 
 
 def state(epoch, value=None):
@@ -168,11 +168,11 @@ def test_bare_pickle_is_refused(tmp_path):
         load_checkpoint(str(tmp_path / "p"))
 
 
-def test_a_disk_that_is_full_at_any_byte(tmp_path):
+def test_a_disk_that_is_full_at_any_byte(tmp_path, tmp_path_factory):
     """torch.save complains of a position then; the system's own word counts. What was there stays."""
     save_checkpoint(state(1, value=7), str(tmp_path))
     path = tmp_path / "model.pth.tar-1"
-    before = path.read_bytes()
+    before, said = path.read_bytes(), tmp_path_factory.mktemp("said")
 
     def no_room(size):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -182,7 +182,7 @@ def test_a_disk_that_is_full_at_any_byte(tmp_path):
         assert str(caught.value).startswith(f"Cannot write {path}: {os.strerror(errno.EFBIG)}. ")
 
     for size in [*range(0, len(before), 97), len(before) - 1]:
-        assert forked(no_room, size) == 0, size
+        assert forked(lambda size=size: no_room(size), said).code == 0, size
         assert path.read_bytes() == before and sorted(os.listdir(tmp_path)) == ["checkpoint", path.name]
 
 

@@ -43,8 +43,9 @@ def whole(make, tmp_path):
 
 def test_two_runs_are_equal_to_the_bit_whatever_the_workers(make, whole):
     trainer = make("DATALOADER.NUM_WORKERS", 2)
+    others = multiprocessing.active_children()  # of other tests' runs that failed
     trainer.train()
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= set(others)
     assert_same(saved(trainer, 5), saved(whole, 5))
     other = make("SEED", 2, "OUTPUT_DIR", trainer.output_dir + "2")
     other.train()
