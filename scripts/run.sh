@@ -47,7 +47,8 @@ cfg=${CFG:-${default%.yaml}}
 [ -f "configs/trainers/$trainer/$cfg.yaml" ] ||
   wrong "error: no config configs/trainers/$trainer/$cfg.yaml; CFG names one of: $(names "configs/trainers/$trainer")"
 
-out=${OUTPUT:-output} out=${out/#"~/"/${HOME:-}/}
+home=~ out=${OUTPUT:-output} # of ~ bash knows what it is also where HOME is not set
+out=${out/#"~/"/$home/}
 below=$dataset/shots_$shots/$trainer/$cfg/seed$seed
 case $protocol in
   base2new_train) dir=$out/base2new/train_base/$below subset=base ;;

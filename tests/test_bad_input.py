@@ -81,6 +81,13 @@ P2C | TRAINER.P2C.DPD 0.1 | give one of its keys, as TRAINER.P2C.DPD.ENABLED
 P2C | OPTIM.NAME sdg | did you mean sgd?
 P2C | OPTIM.NAME None | Unknown optimizer "None"
 P2C | OPTIM.NAME é | Unknown optimizer "é"
+P2C | OPTIM.MAX_EPOCH 1 | the warm-up leaves no epoch to train in
+P2C | OPTIM.MOMENTUM 5.0 | must be below 1
+P2C | OPTIM.WARMUP_CONS_LR -1.0 | must be 0 or more
+P2C | DATASET.NUM_LABELED 4 | DATASET.NUM_LABELED 4: has no effect on Shapes
+P2C | DATASET.SOURCE_DOMAINS ('day',) | has no effect on Shapes
+P2C | MODEL.HEAD.NAME mlp | has no effect, as there is no head on a CLIP
+P2C | MODEL.INIT_WEIGHTS ~nosuchuser/x | there is no user nosuchuser
 P2C | OPTIM.MOMENTUM -1.0 | must be 0 or more
 P2C | OPTIM.WEIGHT_DECAY -1.0 | must be 0 or more
 P2C | OPTIM.WEIGHT_DECAY 1e39 | must be below
@@ -248,6 +255,9 @@ train | --config-file /nowhere.yaml | 2 | no config file /nowhere.yaml
 train | --config-file {tmp} | 2 | no config file
 train | --config-file {pipe} | 2 | no config file
 train | {usual} MODEL.INIT_WEIGHTS {pipe} | 1 | It is a pipe or device
+train | --load-epoch 2 {usual} | 2 | --load-epoch has no effect without --eval-only
+train | --resume {tmp} --output-dir {tmp}/out {usual} | 1 | There is nothing to resume in
+train | --output-dir {long} {usual} | 2 | File name too long
 train | --trainer P2C | 2 | give --trainer and --dataset-config-file
 train | --trainer P2D --root {data} DATASET.NAME Shapes | 2 | Unknown trainer "P2D": did you mean P2C?
 train | --trainer --root {data} | 2 | expected one argument
@@ -285,6 +295,8 @@ sweep | | 2 | required
 doctor | Shape | 2 | Unknown
 doctor | --deeep | 2 | unrecognized arguments
 prepare | eurosatt --root {tmp} | 2 | Unknown
+prepare | eurosat --root {tmp} --mirror foo | 2 | is no http:// or https:// address
+prepare | eurosat --root {tmp} --labels {tmp} | 2 | --labels are of ImageNet's validation images
 prepare | | 2 | required
 """
 
@@ -572,7 +584,29 @@ def entry(*changed: object) -> Callable[[dict], dict]:
     return lambda content: content | {"test": [list(changed), *content["test"]]}
 
 
+def named(name: str) -> Callable[[dict], dict]:
+    """The same name for the first two classes."""
+    return lambda content: {
+        part: [[p, i, name if i < 2 else n] for p, i, n in items] for part, items in content.items()
+    }
+
+
+def picks(number: int) -> Callable[[Path], None]:
+    """A few-shot file of so many images."""
+
+    def damage(shapes: Path) -> None:
+        train = json.loads((shapes / "split_zhou_Shapes.json").read_text())["train"]
+        (shapes / "split_fewshot").mkdir(exist_ok=True)
+        (shapes / "split_fewshot" / "shot_2-seed_1.json").write_text(json.dumps({"train": train[:number], "val": []}))
+
+    return damage
+
+
 DATA = {
+    "one image in a few-shot split": (picks(1), "not 2. Put the split file back"),
+    "no image in a few-shot split": (picks(0), "picks 0 images of class 0"),
+    "two classes of one name in a split": (split(named("owl")), 'are both called "owl"'),
+    "a class without a name in a split": (split(named(" ")), "has no name"),
     "a split that is cut": (lambda shapes: cut(shapes / "split_zhou_Shapes.json"), "is not valid JSON"),
     "an empty split": (lambda shapes: write("")(shapes / "split_zhou_Shapes.json"), "is not valid JSON"),
     "a web page as a split": (lambda shapes: write(PAGE)(shapes / "split_zhou_Shapes.json"), "is not valid JSON"),
