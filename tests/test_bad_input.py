@@ -131,6 +131,8 @@ P2C | DATALOADER.TRAIN_X.SAMPLER Random | Unknown
 P2C | DATALOADER.NUM_WORKERS -1 | must be 0 or more
 P2C | DATALOADER.NUM_WORKERS 1e3 | must be a whole number
 P2C | DATALOADER.CACHE_MB -1 | must be 0 or more
+P2C | DATALOADER.FEATURES False | DATALOADER.FEATURES False: must be a folder, or "" to keep nothing
+P2C | DATALOADER.TEST_CACHE true | must be a folder, or "" to keep nothing
 P2C | DATALOADER.CACHE_MB 1000000000000000000000000000000 | must be below 2^63
 P2C | TRAIN.PRINT_FREQ 0 | must be 1 or more
 P2C | TRAIN.COUNT_ITER train_y | Unknown TRAIN.COUNT_ITER "train_y": did you mean train_x?

@@ -189,6 +189,8 @@ _ALLOWED = (
     # tensorboard writes into no other
     ("a folder whose name is UTF-8", lambda v: not re.search("[\ud800-\udfff]", v), ("OUTPUT_DIR",)),
     ("below 1", lambda v: v < 1, ("OPTIM.MOMENTUM", "OPTIM.RMSPROP_ALPHA")),
+    ('a folder, or "" to keep nothing', lambda v: v.lower() not in ("true", "false"),
+     ("DATALOADER.FEATURES", "DATALOADER.TEST_CACHE")),
     ("words, True or False", lambda v: isinstance(v, str | None), ("CTX_INIT",)),
 )  # fmt: skip
 
