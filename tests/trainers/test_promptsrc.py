@@ -6,6 +6,7 @@ import torch
 from dassl.engine import TrainerX
 from tests.reference import promptsrc_plain
 from tests.reference.clip_plain import PlainCLIP
+from tests.reference.maple_plain import as_leaves
 from tests.reference.weights import openai_state_dict
 from tests.runs import run
 from tests.trainers.files import read, save, three_classes, train_and_test
@@ -34,10 +35,16 @@ SHALLOW = options(PROMPT_DEPTH_TEXT=3, PROMPT_DEPTH_VISION=2, N_CTX_VISION=3)  #
 
 
 def check(trainer: TrainerX, weights, **settings) -> None:
-    """Loss, gradients and logits, of prompts that are large enough to matter."""
+    """Loss, gradients and logits, of prompts that are large enough to matter.
+
+    In double precision: of |x|, rounding can change the sign of the gradient.
+    """
+    trainer.model.double(), trainer.model.clip.double()
+    trainer.teacher = trainer.teacher.double()
     shake(trainer.model.prompt_learner)
     image, label = batch(weights, trainer.num_classes)
-    plain, prompts, names = PlainCLIP(weights), parameters(trainer), class_names(trainer)
+    plain, prompts = PlainCLIP(weights, torch.float64), as_leaves(parameters(trainer), torch.float64)
+    names = class_names(trainer)
     expected = promptsrc_plain.loss(plain, prompts, names, image, label, **settings)
     assert_loss(trainer, image, label, expected, prompts)
     words = settings.get("frozen_words", "")
