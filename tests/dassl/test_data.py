@@ -438,7 +438,7 @@ def test_transforms_by_dassls_class_names():
 def test_a_transform_that_is_not_chosen_may_be_anything(cfg):
     cfg.INPUT.GB_K = 4
     cfg.INPUT.RRCROP_SCALE = (2, 3)
-    build_transform(cfg, choices=("random_flip",))
+    assert build_transform(cfg, choices=("random_flip",))(Image.new("RGB", (9, 9))).shape[0] == 3
 
 
 def test_unknown_transform(cfg):
