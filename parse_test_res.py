@@ -1,8 +1,8 @@
 """Results out of logs: mean and spread over seeds, or a base-to-new table.
 
-DIR holds seed1, seed2, ..., each with the log.txt of a run (a rerun's log is log.txt-<date>); the newest
-finished log of a folder counts. Reads logs of this project, whose results.json has more digits, and of Dassl 0.5 and
-later. Values are in percent.
+DIR holds seed1, seed2, ..., each with the log.txt of a run (a rerun's log is log.txt-<date>); the
+newest finished log of a folder counts. Reads logs of this project, whose results.json has more
+digits, and of Dassl 0.5 and later. Values are in percent.
 """
 
 import argparse
@@ -35,10 +35,16 @@ EXAMPLES = """examples:
 TRAINING_ENDS = ("Finish training", "Finished training")  # the second is Dassl 0.5's
 METRIC = re.compile(r"\* (\w+): (\d+(?:\.\d+)?)%")
 LOG_NAME = re.compile(r"log\.txt(-[\d-]+)?")
-TABLE_FORMATS = {"text": "simple", "markdown": "github", "latex": "latex_booktabs"}  # our names -> tabulate's
+TABLE_FORMATS = {
+    "text": "simple",
+    "markdown": "github",
+    "latex": "latex_booktabs",
+}  # our names -> tabulate's
 LATEX_SIGNS = {"±": r"$\pm$", "Δ": r"$\Delta$", "−": "$-$", "–": "--"}
 AVERAGE = "Average"  # in the place of a dataset's name
-OWN_CONFIG = re.compile(r"_(imnet|sun397)\b")  # a method's settings for one dataset alone (scripts/run.sh)
+OWN_CONFIG = re.compile(
+    r"_(imnet|sun397)\b"
+)  # a method's settings for one dataset alone (scripts/run.sh)
 
 Cells = dict[str, dict[int, tuple[float, float]]]  # one method's dataset -> seed -> (base, new)
 
@@ -46,7 +52,8 @@ log = logging.getLogger("parse_test_res")
 
 
 class Result(NamedTuple):
-    """The last result block of one log: `metrics` in percent, `trained` False for an --eval-only run."""
+    """The last result block of one log: `metrics` in percent, `trained` False for an --eval-only
+    run."""
 
     path: Path
     metrics: dict[str, float]
@@ -54,14 +61,16 @@ class Result(NamedTuple):
 
 
 class Stat(NamedTuple):
-    """Mean and spread (std or half a 95% interval) in percentage points; spread is NaN where undefined."""
+    """Mean and spread (std or half a 95% interval) in percentage points; spread is NaN where
+    undefined."""
 
     mean: float
     spread: float
 
 
 class Run(NamedTuple):
-    """One run of the base-to-new layout; `variant` is its cfg, and its shots if they are not the usual 16."""
+    """One run of the base-to-new layout; `variant` is its cfg, and its shots if they are not the
+    usual 16."""
 
     dataset: str
     trainer: str
@@ -82,40 +91,60 @@ class Row(NamedTuple):
 
 
 def read_log(path: Path) -> Result | None:
-    """Read the log's last result, or None while there is none that counts: results printed during training
-    (validation) do not. Raises OSError if the file cannot be read."""
+    """Read the log's last result, or None while there is none that counts: results printed during
+    training (validation) do not. Raises OSError if the file cannot be read."""
     metrics: dict[str, float] = {}
     finished = None  # None: no sign of training, False: under way, True: ended
-    # read_text turns the \r of progress bars into line ends; a killed run may leave half a character behind
-    for line in map(str.strip, regular(path).read_text(encoding="utf-8", errors="replace").splitlines()):
+    # read_text turns the \r of progress bars into line ends; a killed run may leave half a
+    # character behind
+    for line in map(
+        str.strip, regular(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    ):
         if line.startswith("epoch ["):
             finished, metrics = False, {}
         elif line in TRAINING_ENDS:
             finished, metrics = True, {}
         elif line == "=> result":
             metrics = {}
-        elif (match := METRIC.match(line)) and float(match[2]) <= 100:  # else no program has written it
+        elif (match := METRIC.match(line)) and float(
+            match[2]
+        ) <= 100:  # else no program has written it
             metrics[match[1]] = float(match[2])
-    return None if finished is False or not metrics else Result(path, metrics, trained=finished is True)
+    return (
+        None
+        if finished is False or not metrics
+        else Result(path, metrics, trained=finished is True)
+    )
 
 
 def unrounded(result: Result) -> Result:
-    """The log's metrics as the results.json beside it has them, in full, as far as they are the same numbers."""
+    """The log's metrics as the results.json beside it has them, in full, as far as they are the
+    same numbers."""
     try:
-        record = json.loads(regular(result.path.parent / "results.json").read_text(encoding="utf-8"))
+        record = json.loads(
+            regular(result.path.parent / "results.json").read_text(encoding="utf-8")
+        )
         if record["format"] != 1:
             return result
-        full = {"error" if name == "error_rate" else name: value for name, value in record["metrics"].items()}
-        same = {name: full[name] for name, value in result.metrics.items() if abs(full[name] - value) <= 0.051}
+        full = {
+            "error" if name == "error_rate" else name: value
+            for name, value in record["metrics"].items()
+        }
+        same = {
+            name: full[name]
+            for name, value in result.metrics.items()
+            if abs(full[name] - value) <= 0.051
+        }
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return result
     return result._replace(metrics=result.metrics | same)
 
 
 def newest_result(folder: Path, keyword: str, eval_only: bool) -> Result | None:
-    """Read the newest finished log of a run's folder that has `keyword`, warning of what is skipped; with
-    `eval_only` a log without any training counts too."""
-    # By name, not by file time, which copying changes: log.txt is a folder's first run and sorts lowest.
+    """Read the newest finished log of a run's folder that has `keyword`, warning of what is
+    skipped; with `eval_only` a log without any training counts too."""
+    # By name, not by file time, which copying changes: log.txt is a folder's first run and sorts
+    # lowest.
     logs = sorted((p for p in folder.iterdir() if LOG_NAME.fullmatch(p.name)), reverse=True)
     if not logs:
         log.warning("%s: %s", folder, "no log.txt" if any(folder.iterdir()) else "empty folder")
@@ -131,7 +160,9 @@ def newest_result(folder: Path, keyword: str, eval_only: bool) -> Result | None:
             if result.trained or eval_only:
                 if skipped:
                     newer = ", ".join(skipped)
-                    log.warning("%s: no finished run in the newer %s; using %s", folder, newer, path.name)
+                    log.warning(
+                        "%s: no finished run in the newer %s; using %s", folder, newer, path.name
+                    )
                 return unrounded(result)
             hint = " (--test-log reads the logs of --eval-only runs)"
         skipped.append(path.name)
@@ -140,7 +171,8 @@ def newest_result(folder: Path, keyword: str, eval_only: bool) -> Result | None:
 
 
 def seed_of(folder: Path) -> int | None:
-    """Return N of a folder seed<N>; None for anything else, so that a seed1_old beside it is not counted."""
+    """Return N of a folder seed<N>; None for anything else, so that a seed1_old beside it is not
+    counted."""
     match = re.fullmatch(r"seed(\d+)", folder.name)
     return int(match[1]) if match and folder.is_dir() else None
 
@@ -157,7 +189,8 @@ def summarise(values: Sequence[float], ci95: bool = False) -> Stat:
 
 
 def parse_experiment(directory: Path, keyword: str, eval_only: bool, ci95: bool) -> Stat | None:
-    """Print the seeds' results and their summary in the family's form; None if there are no results."""
+    """Print the seeds' results and their summary in the family's form; None if there are no
+    results."""
     runs = find_runs(directory)
     results = [result for run in runs if (result := newest_result(run, keyword, eval_only))]
     if not results:
@@ -167,7 +200,9 @@ def parse_experiment(directory: Path, keyword: str, eval_only: bool, ci95: bool)
     for result in results:
         print(f"file: {plain(result.path)}. {keyword}: {result.metrics[keyword]:.2f}%.")
     spread = 0.0 if len(results) == 1 else stat.spread  # as the family has it
-    print(f"===\nSummary of directory: {plain(directory)}\n* {keyword}: {stat.mean:.2f}% +- {spread:.2f}%\n===")
+    print(
+        f"===\nSummary of directory: {plain(directory)}\n* {keyword}: {stat.mean:.2f}% +- {spread:.2f}%\n==="
+    )
     return stat
 
 
@@ -177,7 +212,8 @@ def read_tree(root: Path, keyword: str) -> dict[Run, float]:
     for folder in sorted(root.glob("*/shots_*/*/*/seed*")):
         if (seed := seed_of(folder)) is None:
             continue
-        # eval_only on the base side as well: a zero-shot run has no training whose end could be asked for
+        # eval_only on the base side as well: a zero-shot run has no training whose end could be
+        # asked for
         if result := newest_result(folder, keyword, eval_only=True):
             dataset, shots, trainer, cfg, _ = map(plain, folder.relative_to(root).parts)
             variant = cfg if shots == "shots_16" else f"{cfg} {shots}"
@@ -197,22 +233,25 @@ def base_new_hm(pairs: ArrayLike, ci95: bool) -> tuple[Stat, Stat, Stat]:
 
 
 def shared_configs(used: Collection[tuple[Hashable, str]]) -> dict[str, str]:
-    """What to call the configs of one method, of pairs (dataset, config): x_imnet and x_sun397 are x, as they are x's
-    settings for one dataset, unless a dataset has runs of both."""
+    """What to call the configs of one method, of pairs (dataset, config): x_imnet and x_sun397 are
+    x, as they are x's settings for one dataset, unless a dataset has runs of both."""
     names = {config: OWN_CONFIG.sub("", config) for _, config in used}
     clash = len({(dataset, names[config]) for dataset, config in used}) < len(set(used))
     return {config: config for config in names} if clash else names
 
 
 def method_names(runs: Collection[Run]) -> dict[Run, str]:
-    """Name each run's method by its trainer; the variant is added where the trainer occurs with several."""
+    """Name each run's method by its trainer; the variant is added where the trainer occurs with
+    several."""
     used = defaultdict(set)
     for run in runs:
         used[run.trainer].add((run.dataset, run.variant))
     variants = {trainer: shared_configs(pairs) for trainer, pairs in used.items()}
     several = {trainer for trainer, names in variants.items() if len(set(names.values())) > 1}
     return {
-        run: f"{run.trainer} {variants[run.trainer][run.variant]}" if run.trainer in several else run.trainer
+        run: f"{run.trainer} {variants[run.trainer][run.variant]}"
+        if run.trainer in several
+        else run.trainer
         for run in runs
     }
 
@@ -223,10 +262,13 @@ def span(counts: Collection[int]) -> str:
 
 
 def average_row(method: str, cells: Cells, total: int, ci95: bool) -> Row:
-    """Average a method over its datasets, of `total`; HM is that of the averages, as in the paper."""
+    """Average a method over its datasets, of `total`; HM is that of the averages, as in the
+    paper."""
     base, new = np.mean([np.mean(list(seeds.values()), axis=0) for seeds in cells.values()], axis=0)
     means, spreads = (base, new, harmonic_mean(base, new)), [float("nan")] * 3
-    if len({frozenset(seeds) for seeds in cells.values()}) == 1:  # else a seed has no average over datasets
+    if (
+        len({frozenset(seeds) for seeds in cells.values()}) == 1
+    ):  # else a seed has no average over datasets
         per_seed = np.mean([[seeds[s] for s in sorted(seeds)] for seeds in cells.values()], axis=0)
         spreads = [stat.spread for stat in base_new_hm(per_seed, ci95)]
     note = f" (over {len(cells)} of {total} datasets)" if len(cells) < total else ""
@@ -235,11 +277,18 @@ def average_row(method: str, cells: Cells, total: int, ci95: bool) -> Row:
 
 
 def hm_table(base: dict[Run, float], new: dict[Run, float], ci95: bool = False) -> list[Row]:
-    """Rows by dataset, then method, then the averages over datasets. Only seeds with both results count."""
+    """Rows by dataset, then method, then the averages over datasets. Only seeds with both results
+    count."""
     for run in sorted(base.keys() ^ new.keys()):
         missing = "new" if run in base else "base"
         method = f"{run.trainer} {run.variant}".rstrip()
-        log.warning("%s, %s, seed %d: no %s result, seed not counted", run.dataset, method, run.seed, missing)
+        log.warning(
+            "%s, %s, seed %d: no %s result, seed not counted",
+            run.dataset,
+            method,
+            run.seed,
+            missing,
+        )
     names = method_names(sorted(base.keys() & new.keys()))
     scores: dict[str, Cells] = {}
     for run, method in names.items():
@@ -249,7 +298,9 @@ def hm_table(base: dict[Run, float], new: dict[Run, float], ci95: bool = False) 
     for dataset in datasets:
         for method in methods:
             if seeds := scores[method].get(dataset):
-                rows.append(Row(dataset, method, *base_new_hm(list(seeds.values()), ci95), str(len(seeds))))
+                rows.append(
+                    Row(dataset, method, *base_new_hm(list(seeds.values()), ci95), str(len(seeds)))
+                )
             else:
                 log.warning("%s: no result on %s; its average leaves it out", method, dataset)
     if len(datasets) > 1:
@@ -258,7 +309,8 @@ def hm_table(base: dict[Run, float], new: dict[Run, float], ci95: bool = False) 
 
 
 def to_csv(table: Sequence[Sequence[object]]) -> str:
-    """Lines of comma-separated values; the first line is the headers. No cell is a formula to a spreadsheet."""
+    """Lines of comma-separated values; the first line is the headers. No cell is a formula to a
+    spreadsheet."""
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows([*map(no_formula, row)] for row in table)
     return out.getvalue().rstrip("\n")
@@ -269,11 +321,19 @@ def no_formula(cell: object) -> object:
     return f"'{cell}" if isinstance(cell, str) and re.match(r"[=+@]|-(?![\d.]+$)", cell) else cell
 
 
-def lay_out(headers: Sequence[str], blocks: Sequence[Sequence[Sequence[str]]], caption: Sequence[str], fmt: str) -> str:
-    """Lay out blocks of lines, with rules between them, as text, markdown or latex with a caption."""
+def lay_out(
+    headers: Sequence[str],
+    blocks: Sequence[Sequence[Sequence[str]]],
+    caption: Sequence[str],
+    fmt: str,
+) -> str:
+    """Lay out blocks of lines, with rules between them, as text, markdown or latex with a
+    caption."""
     lines: list = []
     if fmt == "markdown":  # where a | begins the next cell
-        blocks = [[[cell.replace("|", "\\|") for cell in line] for line in block] for block in blocks]
+        blocks = [
+            [[cell.replace("|", "\\|") for cell in line] for line in block] for block in blocks
+        ]
     for block in blocks:
         if lines and fmt != "markdown":  # which has no rules between rows
             lines.append(SEPARATING_LINE)
@@ -286,11 +346,21 @@ def lay_out(headers: Sequence[str], blocks: Sequence[Sequence[Sequence[str]]], c
     return "\n".join(f"% {line}" for line in caption) + "\n" + table
 
 
-def render(rows: Sequence[Row], fmt: str = "text", keyword: str = "accuracy", ci95: bool = False) -> str:
-    """Lay out at least one row: text, markdown or latex with a caption, or csv with a column per number."""
+def render(
+    rows: Sequence[Row], fmt: str = "text", keyword: str = "accuracy", ci95: bool = False
+) -> str:
+    """Lay out at least one row: text, markdown or latex with a caption, or csv with a column per
+    number."""
     if fmt == "csv":
         parts = ("mean", "ci95" if ci95 else "std")
-        table = [["dataset", "method", *(f"{c}_{p}" for c in ("base", "new", "hm") for p in parts), "seeds"]]
+        table = [
+            [
+                "dataset",
+                "method",
+                *(f"{c}_{p}" for c in ("base", "new", "hm") for p in parts),
+                "seeds",
+            ]
+        ]
         for row in rows:
             numbers = ["" if np.isnan(x) else f"{x:.4f}" for x in (*row.base, *row.new, *row.hm)]
             table.append([row.dataset, row.method + row.note, *numbers, row.seeds])
@@ -299,13 +369,21 @@ def render(rows: Sequence[Row], fmt: str = "text", keyword: str = "accuracy", ci
     blocks: dict[str, list] = {}
     for row in rows:
         cells = map(show_stat, (row.base, row.new, row.hm))
-        blocks.setdefault(row.dataset, []).append([row.dataset, row.method + row.note, *cells, row.seeds])
+        blocks.setdefault(row.dataset, []).append(
+            [row.dataset, row.method + row.note, *cells, row.seeds]
+        )
     spread = "95% interval" if ci95 else "population std"
     caption = [f"{keyword} in %: mean ± {spread} over seeds; HM is taken per seed."]
     if any(row.dataset == AVERAGE for row in rows):
-        caption.append("Average: HM of the average base and the average new (not the average of the HMs); ±")
-        caption.append("over the seeds' own averages, given where all its datasets have the same seeds.")
-    return lay_out(["dataset", "method", "base", "new", "HM", "seeds"], list(blocks.values()), caption, fmt)
+        caption.append(
+            "Average: HM of the average base and the average new (not the average of the HMs); ±"
+        )
+        caption.append(
+            "over the seeds' own averages, given where all its datasets have the same seeds."
+        )
+    return lay_out(
+        ["dataset", "method", "base", "new", "HM", "seeds"], list(blocks.values()), caption, fmt
+    )
 
 
 def show_stat(stat: Stat) -> str:
@@ -322,14 +400,19 @@ class OneLineParser(argparse.ArgumentParser):
     def __init__(self, prog: str | None = None, **texts: str):
         super().__init__(prog, formatter_class=argparse.RawDescriptionHelpFormatter, **texts)
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
-        """The home folder also stands for a `~` that the shell has left: in `--out=~/x`, in quotes."""
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ):
+        """The home folder also stands for a `~` that the shell has left: in `--out=~/x`, in
+        quotes."""
         words = sys.argv[1:] if args is None else args
         return super().parse_known_args([HOME.sub(self.home, word) for word in words], namespace)
 
     def home(self, match: re.Match) -> str:
         if (home := os.path.expanduser(match[0])) == match[0]:
-            self.error(f"{match.string}: there is no user {match[0][1:]}; a folder that is called so is ./{match[0]}")
+            self.error(
+                f"{match.string}: there is no user {match[0][1:]}; a folder that is called so is ./{match[0]}"
+            )
         return home
 
     def error(self, message: str) -> NoReturn:
@@ -360,12 +443,30 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; leaves with code 2 and one line if it makes no sense."""
     parser = OneLineParser(description=__doc__, epilog=EXAMPLES)
     add, mode = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
-    add("directory", type=existing_folder, metavar="DIR", help="folder of seed1, seed2, ..., or as the modes below say")
-    mode("--multi-exp", action="store_true", help="sub-folders of DIR hold the seeds; ends with an average")
+    add(
+        "directory",
+        type=existing_folder,
+        metavar="DIR",
+        help="folder of seed1, seed2, ..., or as the modes below say",
+    )
+    mode(
+        "--multi-exp",
+        action="store_true",
+        help="sub-folders of DIR hold the seeds; ends with an average",
+    )
     hm_help = "base/new/HM table; DIR holds train_base/ and test_new/ <dataset>/shots_<n>/<trainer>/<cfg>/seed<N>"
     mode("--hm", action="store_true", help=hm_help)
-    add("--test-log", action="store_true", help="also count the logs of --eval-only runs (--hm always does)")
-    add("--keyword", default="accuracy", choices=("accuracy", "macro_f1"), help="default: %(default)s")
+    add(
+        "--test-log",
+        action="store_true",
+        help="also count the logs of --eval-only runs (--hm always does)",
+    )
+    add(
+        "--keyword",
+        default="accuracy",
+        choices=("accuracy", "macro_f1"),
+        help="default: %(default)s",
+    )
     add("--ci95", action="store_true", help="show 1.96*std/sqrt(n) in place of the population std")
     add("--format", default="text", choices=(*TABLE_FORMATS, "csv"), help="of the --hm table")
     args = parser.parse_args(argv)
@@ -377,7 +478,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def show(args: argparse.Namespace) -> bool:
     """Print what was asked for; False if there was nothing to print."""
     if args.hm:
-        base, new = (read_tree(args.directory / side, args.keyword) for side in ("train_base", "test_new"))
+        base, new = (
+            read_tree(args.directory / side, args.keyword) for side in ("train_base", "test_new")
+        )
         rows = hm_table(base, new, args.ci95)
         if rows:
             print(render(rows, args.format, args.keyword, args.ci95))
@@ -385,7 +488,9 @@ def show(args: argparse.Namespace) -> bool:
     if not args.multi_exp:
         return parse_experiment(args.directory, args.keyword, args.test_log, args.ci95) is not None
     means = []
-    for folder in sorted(p for p in args.directory.iterdir() if p.is_dir() and not p.name.startswith(".")):
+    for folder in sorted(
+        p for p in args.directory.iterdir() if p.is_dir() and not p.name.startswith(".")
+    ):
         if stat := parse_experiment(folder, args.keyword, args.test_log, args.ci95):
             means.append(stat.mean)
         else:
@@ -405,13 +510,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # a folder that may not be listed
         log.error("%s", error)
         return 2
-    layout = "train_base/ and test_new/" if args.hm else "*/seed<N>/" if args.multi_exp else "seed<N>/"
+    layout = (
+        "train_base/ and test_new/" if args.hm else "*/seed<N>/" if args.multi_exp else "seed<N>/"
+    )
     log.error("no result in %s (looked for %s)", args.directory, layout)
     return 1
 
 
 if __name__ == "__main__":
     if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly, as it does any Unix tool
+        signal.signal(
+            signal.SIGPIPE, signal.SIG_DFL
+        )  # `| head` ends this quietly, as it does any Unix tool
     sys.stdout.reconfigure(errors="replace")  # a terminal without ± shows a ? and no traceback
     sys.exit(main())

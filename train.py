@@ -69,7 +69,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = OneLineParser(description=__doc__)
     p.add_argument("--root", help="folder that holds all datasets")
     p.add_argument("--output-dir", help="folder of the log and the checkpoints")
-    p.add_argument("--resume", help="output folder of a run to go on from in a new one: more epochs, another rate")
+    p.add_argument(
+        "--resume",
+        help="output folder of a run to go on from in a new one: more epochs, another rate",
+    )
     p.add_argument("--seed", type=int, help="0 or more; negative: a random one")
     p.add_argument("--source-domains", nargs="+")
     p.add_argument("--target-domains", nargs="+")
@@ -83,14 +86,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--model-dir", default="", help="output folder of the training run to test")
     p.add_argument("--load-epoch", type=int, help="which epoch's model to test (default: the last)")
     p.add_argument("--no-train", action="store_true", help="build everything and stop")
-    p.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and their values")
+    p.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and their values"
+    )
     return p.parse_args(argv)
 
 
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
     """Defaults, dataset yaml, method yaml, command line: the later wins.
 
-    Raises: UsageError for a file that is missing or wrong, an unknown key or one given twice, or a value that it cannot
+    Raises: UsageError for a file that is missing or wrong, an unknown key or one given twice, or a
+        value that it cannot
     have.
     """
     cfg = get_cfg_default()
@@ -100,12 +106,21 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         if not os.path.isfile(path):
             raise UsageError(f"no config file {path}")
         merge_file(cfg, path)
-    flags = [(f"--{flag.replace('_', '-')}", key, getattr(args, flag)) for flag, key in FLAGS.items()]
+    flags = [
+        (f"--{flag.replace('_', '-')}", key, getattr(args, flag)) for flag, key in FLAGS.items()
+    ]
     merge_command_line(cfg, flags, args.opts)
     if not cfg.TRAINER.NAME or not cfg.DATASET.NAME:
-        raise UsageError("give --trainer and --dataset-config-file (or DATASET.NAME); --help lists the flags")
+        raise UsageError(
+            "give --trainer and --dataset-config-file (or DATASET.NAME); --help lists the flags"
+        )
     check_values(cfg)
-    for node, key in ((cfg, "OUTPUT_DIR"), (cfg, "RESUME"), (cfg.DATASET, "ROOT"), (cfg.MODEL, "INIT_WEIGHTS")):
+    for node, key in (
+        (cfg, "OUTPUT_DIR"),
+        (cfg, "RESUME"),
+        (cfg.DATASET, "ROOT"),
+        (cfg.MODEL, "INIT_WEIGHTS"),
+    ):
         node[key] = expand_user(node[key])
     args.model_dir = expand_user(args.model_dir)
     check_schedule(cfg)
@@ -119,7 +134,11 @@ def check_flags(args: argparse.Namespace) -> None:
     for name in training if args.eval_only else testing:
         value = getattr(args, name)
         if value not in (None, "") and value is not False:  # an epoch may be 0
-            where = "with --eval-only, which trains nothing" if args.eval_only else "without --eval-only"
+            where = (
+                "with --eval-only, which trains nothing"
+                if args.eval_only
+                else "without --eval-only"
+            )
             raise UsageError(f"--{name.replace('_', '-')} has no effect {where}")
 
 
@@ -139,11 +158,15 @@ def work(args: argparse.Namespace, cfg: CfgNode) -> None:
     setup_logger(cfg.OUTPUT_DIR)
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
-    print(f"** Arguments **\n{vars(args)}\n** Config **\n{cfg}\n** System info **\n{collect_env_info()}\n")
+    print(
+        f"** Arguments **\n{vars(args)}\n** Config **\n{cfg}\n** System info **\n{collect_env_info()}\n"
+    )
     trainer = build_trainer(cfg)
     if args.eval_only:
         if not args.model_dir and trainer.get_model_names():
-            raise UsageError("--eval-only needs --model-dir, the output folder of the training run to test")
+            raise UsageError(
+                "--eval-only needs --model-dir, the output folder of the training run to test"
+            )
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
         for line in notes_on_training(cfg, args.model_dir) if args.model_dir else ():
             print(line)
@@ -155,7 +178,8 @@ def work(args: argparse.Namespace, cfg: CfgNode) -> None:
 
 
 def known(error: Exception) -> str:
-    """What to tell the user where a library's exception says it; nothing of one that has to be looked into."""
+    """What to tell the user where a library's exception says it; nothing of one that has to be
+    looked into."""
     text = str(error)
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in text:
         return MEMORY_FULL

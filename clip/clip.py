@@ -1,6 +1,7 @@
 """Load OpenAI's models (and the small one bundled here) by name, and tokenize: OpenAI's API.
 
-A name of `available_models()` is downloaded on first use, checked against its SHA-256 and kept in ~/.cache/clip.
+A name of `available_models()` is downloaded on first use, checked against its SHA-256 and kept in
+~/.cache/clip.
 """
 
 import difflib
@@ -66,7 +67,8 @@ def available_models() -> list[str]:
 
 
 def _download(url: str, root: str | None = None) -> str:
-    """OpenAI's: the local file of an address of `_MODELS`, for code that opens it with torch.jit.load or torch.load.
+    """OpenAI's: the local file of an address of `_MODELS`, for code that opens it with
+    torch.jit.load or torch.load.
 
     Raises: as `find_weights`.
     """
@@ -82,13 +84,15 @@ def _download(url: str, root: str | None = None) -> str:
 
 
 def find_weights(name: str, weights: str = "", mirror: str = "", root: str = CACHE) -> Path:
-    """The file with the weights of a model, downloaded if need be. One that is in root is found without the network.
+    """The file with the weights of a model, downloaded if need be. One that is in root is found
+    without the network.
 
     Args:
         name: one of `available_models()`, or the path or http(s) address of a file.
-        weights: a path or address to take instead. The environment's CLIP_WEIGHTS stands in for what would be
-            downloaded only: not for a path, nor for the small CLIP, which is bundled.
-        mirror: the address to take the place of OpenAI's, up to the SHA-256 (else the environment's CLIP_MIRROR).
+        weights: a path or address to take instead. The environment's CLIP_WEIGHTS stands in for
+            what would be downloaded only: not for a path, nor for the small CLIP, which is bundled.
+        mirror: the address to take the place of OpenAI's, up to the SHA-256 (else the environment's
+            CLIP_MIRROR).
         root: folder of the downloads.
 
     Raises: UsageError for a name, path or address that is none; Failure if a download fails.
@@ -100,7 +104,8 @@ def find_weights(name: str, weights: str = "", mirror: str = "", root: str = CAC
 
 
 def source_of(name: str, weights: str = "") -> Path | str:
-    """The file, or the address to download, of a model; arguments and UsageErrors are `find_weights`'s."""
+    """The file, or the address to download, of a model; arguments and UsageErrors are
+    `find_weights`'s."""
     source = weights or _MODELS.get(name, name)
     if not weights and source.startswith(HTTP):
         source = os.environ.get("CLIP_WEIGHTS") or source
@@ -115,14 +120,18 @@ def source_of(name: str, weights: str = "") -> Path | str:
     by_lower = {known.lower(): known for known in _MODELS}
     nearest = difflib.get_close_matches(name.lower(), by_lower, n=1)
     hint = f"did you mean {by_lower[nearest[0]]}? " if nearest else ""
-    raise UsageError(f"unknown CLIP model {name!r}: {hint}choose from {', '.join(_MODELS)}, or give a file")
+    raise UsageError(
+        f"unknown CLIP model {name!r}: {hint}choose from {', '.join(_MODELS)}, or give a file"
+    )
 
 
 def _fetch(url: str, mirror: str, root: Path) -> Path:
     if mirror and not mirror.startswith(HTTP):
         raise UsageError(f"CLIP mirror {mirror!r}: not an http:// or https:// address")
     sha256, file = url.partition("?")[0].rsplit("/", 2)[1:]
-    if not re.fullmatch("[0-9a-f]{64}", sha256):  # an address of the user's, whose file may be called as OpenAI's
+    if not re.fullmatch(
+        "[0-9a-f]{64}", sha256
+    ):  # an address of the user's, whose file may be called as OpenAI's
         sha256, file = "", f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{quote(file)[-100:]}"
     if mirror and url.startswith(OPENAI):
         url = mirror.rstrip("/") + url.removeprefix(OPENAI)
@@ -130,17 +139,20 @@ def _fetch(url: str, mirror: str, root: Path) -> Path:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The weights in a file: safetensors, a state dict of torch.save, or one of OpenAI's TorchScript archives.
+    """The weights in a file: safetensors, a state dict of torch.save, or one of OpenAI's
+    TorchScript archives.
 
-    A state dict may lie in {"state_dict": ...} and its keys begin with "module."; it is mapped into memory, not read,
-    where its format allows. A TorchScript archive is a program, so only OpenAI's own, known by their SHA-256, are
-    opened.
+    A state dict may lie in {"state_dict": ...} and its keys begin with "module."; it is mapped into
+    memory, not read, where its format allows. A TorchScript archive is a program, so only OpenAI's
+    own, known by their SHA-256, are opened.
 
     Raises: Failure naming the file and what is wrong with it.
     """
     path = Path(path)
     if path == SMALL and sha256_of(path) != SMALL_SHA256:
-        raise Failure(f"{path}: not the file that this repository brings (its SHA-256 is wrong); get it again")
+        raise Failure(
+            f"{path}: not the file that this repository brings (its SHA-256 is wrong); get it again"
+        )
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -148,7 +160,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             state_dict = _restore_vocabulary(load_file(path))
         elif _is_torchscript(path):
             _require_openai(path)
-            with warnings.catch_warnings(action="ignore"):  # torch deprecates the format; OpenAI's files stay in it
+            with warnings.catch_warnings(
+                action="ignore"
+            ):  # torch deprecates the format; OpenAI's files stay in it
                 state_dict = torch.jit.load(path, map_location="cpu").state_dict()
         else:
             # Files of before torch 1.6 are no zip archives and cannot be mapped.
@@ -160,14 +174,22 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise Failure(f"{path}: not readable as CLIP weights: {_why_unreadable(path, e)}") from e
     if isinstance(state_dict, dict):
         state_dict = state_dict.get("state_dict", state_dict)
-    keys = {str(key).removeprefix("module."): key for key in state_dict} if isinstance(state_dict, dict) else {}
+    keys = (
+        {str(key).removeprefix("module."): key for key in state_dict}
+        if isinstance(state_dict, dict)
+        else {}
+    )
     if missing := [key for key in REQUIRED if key not in keys]:
-        raise Failure(f"{path}: holds no CLIP weights under OpenAI's names (there is no {missing[0]})")
+        raise Failure(
+            f"{path}: holds no CLIP weights under OpenAI's names (there is no {missing[0]})"
+        )
     weights = {key: state_dict[original] for key, original in keys.items()}
     if wrong := [key for key, value in weights.items() if not _is_plain(value)]:
         raise Failure(f"{path}: {wrong[0]} is no tensor of real numbers")
     if weights["token_embedding.weight"].shape[:1] < (words := _tokenizer.eot_token_id + 1,):
-        raise Failure(f"{path}: token_embedding.weight has fewer rows than the {words} of CLIP's vocabulary")
+        raise Failure(
+            f"{path}: token_embedding.weight has fewer rows than the {words} of CLIP's vocabulary"
+        )
     return weights
 
 
@@ -203,11 +225,14 @@ def _is_torchscript(path: Path) -> bool:
 
 def _require_openai(path: Path) -> None:
     if not any(f"/{sha256_of(path)}/" in url for url in _MODELS.values()):
-        raise Failure(f"{path}: a TorchScript archive whose SHA-256 is none of OpenAI's; give a state dict instead")
+        raise Failure(
+            f"{path}: a TorchScript archive whose SHA-256 is none of OpenAI's; give a state dict instead"
+        )
 
 
 def _restore_vocabulary(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Put back the embeddings of words that the small CLIP never saw: random ones, from a fixed seed."""
+    """Put back the embeddings of words that the small CLIP never saw: random ones, from a fixed
+    seed."""
     if "token_embedding.ids" in state_dict:
         trained = state_dict["token_embedding.weight"]
         rows = torch.randn(len(_tokenizer.encoder.keys() - {"<|startoftext|>", "<|endoftext|>"}), trained.shape[1],
@@ -219,7 +244,10 @@ def _restore_vocabulary(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load(
-    name: str, device: str | torch.device | None = None, jit: bool = False, download_root: str | None = None
+    name: str,
+    device: str | torch.device | None = None,
+    jit: bool = False,
+    download_root: str | None = None,
 ) -> tuple[CLIP, object]:
     """A model by name or path, in eval mode, and the transform that makes its input of a PIL image.
 
@@ -249,7 +277,9 @@ def load(
     return model, preprocess
 
 
-def tokenize(texts: str | Sequence[str], context_length: int = 77, truncate: bool = False) -> Tensor:
+def tokenize(
+    texts: str | Sequence[str], context_length: int = 77, truncate: bool = False
+) -> Tensor:
     """Token ids (N, context_length), int64 on the CPU: start, the text, end, zeros.
 
     Raises: RuntimeError, as OpenAI's, for a text that does not fit, unless it is to be truncated.

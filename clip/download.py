@@ -1,4 +1,5 @@
-"""Download one file, checked, resumed where it was cut off, and safe when several processes want it at once."""
+"""Download one file, checked, resumed where it was cut off, and safe when several processes want it
+at once."""
 
 import errno
 import hashlib
@@ -20,12 +21,17 @@ from dassl.utils.lock import locked
 
 CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without a byte
-NETWORK_ERRORS = (OSError, http.client.HTTPException, ValueError)  # the last for an address that is none
+NETWORK_ERRORS = (
+    OSError,
+    http.client.HTTPException,
+    ValueError,
+)  # the last for an address that is none
 HINT = "set CLIP_MIRROR to an address that has it or CLIP_WEIGHTS to a file of yours"
 
 
 def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file. One that has not changed is read once per process: OpenAI's are large."""
+    """Hex SHA-256 of a file. One that has not changed is read once per process: OpenAI's are
+    large."""
     stat = path.stat()
     return _sha256_of_version(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
@@ -42,16 +48,21 @@ def _digest(path: Path, algorithm: str = "sha256") -> str:
 
 def _matches(path: Path, checksum: str) -> bool:
     """Whether a file has this SHA-256, or if it has 32 digits MD5; "" is any file's."""
-    return not checksum or (_digest(path, "md5") if len(checksum) == 32 else sha256_of(path)) == checksum
+    return (
+        not checksum
+        or (_digest(path, "md5") if len(checksum) == 32 else sha256_of(path)) == checksum
+    )
 
 
 def fetch(url: str, target: Path, checksum: str = "", hint: str = HINT) -> Path:
-    """target, downloaded from url unless it is there already with the SHA-256 or MD5 given ("": any).
+    """target, downloaded from url unless it is there already with the SHA-256 or MD5 given ("":
+    any).
 
-    A download that was cut off leaves `<target>.part`, and the next one goes on from there. `hint` is what an error
-    says can be done.
+    A download that was cut off leaves `<target>.part`, and the next one goes on from there. `hint`
+    is what an error says can be done.
 
-    Raises: Failure if the address does not answer, what comes is another file (it is removed), or it cannot be written.
+    Raises: Failure if the address does not answer, what comes is another file (it is removed), or
+        it cannot be written.
     """
 
     def is_there() -> bool:
@@ -85,7 +96,10 @@ def is_web_page(file: Path) -> bool:
 
 
 def _download(url: str, target: Path, checksum: str, hint: str) -> None:
-    part, kind = target.with_name(target.name + ".part"), "MD5" if len(checksum) == 32 else "SHA-256"
+    part, kind = (
+        target.with_name(target.name + ".part"),
+        "MD5" if len(checksum) == 32 else "SHA-256",
+    )
     if not checksum:  # nothing would tell that the two pieces belong together
         part.unlink(missing_ok=True)
     while True:
@@ -93,8 +107,12 @@ def _download(url: str, target: Path, checksum: str, hint: str) -> None:
         while error := _continue(url, part, have := _size(part)):
             if _size(part) <= have:  # else the connection was only cut
                 kept = f"; {have:,} bytes are kept, run again to go on" if have else ""
-                wrong = f" (the file there is another, its {kind} is wrong)" if target.is_file() else ""
-                raise Failure(f"cannot download {url} ({error}){kept}; put the file at {target}{wrong}, or {hint}")
+                wrong = (
+                    f" (the file there is another, its {kind} is wrong)" if target.is_file() else ""
+                )
+                raise Failure(
+                    f"cannot download {url} ({error}){kept}; put the file at {target}{wrong}, or {hint}"
+                )
         page = is_web_page(part)
         if not page and _matches(part, checksum):
             os.replace(part, target)
@@ -110,10 +128,13 @@ def _size(path: Path) -> int:
 
 
 def _continue(url: str, part: Path, have: int) -> str:
-    """Append to part what is missing after its `have` bytes; "" when all is there, else why it stopped."""
+    """Append to part what is missing after its `have` bytes; "" when all is there, else why it
+    stopped."""
     address = urllib.parse.quote(url, safe=string.punctuation)  # é and spaces as servers want them
     try:
-        request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
+        request = urllib.request.Request(
+            address, headers={"Range": f"bytes={have}-"} if have else {}
+        )
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as e:
         if e.code == 416 and have:  # there is nothing behind the bytes we have
@@ -130,7 +151,9 @@ def _continue(url: str, part: Path, have: int) -> str:
     with (
         response,
         open(part, "ab" if resumed else "wb") as f,
-        tqdm(total=total, initial=f.tell(), unit="B", unit_scale=True, desc=part.stem, disable=None) as bar,
+        tqdm(
+            total=total, initial=f.tell(), unit="B", unit_scale=True, desc=part.stem, disable=None
+        ) as bar,
     ):
         while True:
             try:
@@ -156,7 +179,8 @@ def check_space(folder: Path, size: int, what: object) -> None:
 
 
 def words(error: BaseException | str) -> str:
-    """What an error or a server says, in one short line: of errors in errors, the innermost of the system's."""
+    """What an error or a server says, in one short line: of errors in errors, the innermost of the
+    system's."""
     chain = [error]
     while inner := _inner(chain[-1]):
         chain.append(inner)

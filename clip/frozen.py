@@ -1,12 +1,16 @@
-"""Linear layers whose weights are not trained: their gradient is their input's alone, and CPUs have faster products."""
+"""Linear layers whose weights are not trained: their gradient is their input's alone, and CPUs have
+faster products."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Torch gives single-precision products to MKL, which leaves AVX-512 unused on AMD's CPUs: oneDNN is twice as fast there
-# (scripts/measure_cpu.py). The operator is torch.compile's, no public one; where a version has it not, all is as usual.
-ONEDNN = torch.backends.cpu.get_cpu_capability() == "AVX512" and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+# Torch gives single-precision products to MKL, which leaves AVX-512 unused on AMD's CPUs: oneDNN is
+# twice as fast there (scripts/measure_cpu.py). The operator is torch.compile's, no public one;
+# where a version has it not, all is as usual.
+ONEDNN = torch.backends.cpu.get_cpu_capability() == "AVX512" and hasattr(
+    torch.ops.mkldnn, "_linear_pointwise"
+)
 
 
 def _by_onednn(x: Tensor) -> bool:
@@ -24,8 +28,11 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def is_frozen(x: Tensor, *parameters: Tensor) -> bool:
-    """Whether none is trained; under autocast, which casts for torch's own functions, none counts as frozen."""
-    return not (any(p.requires_grad for p in parameters) or torch.is_autocast_enabled(x.device.type))
+    """Whether none is trained; under autocast, which casts for torch's own functions, none counts
+    as frozen."""
+    return not (
+        any(p.requires_grad for p in parameters) or torch.is_autocast_enabled(x.device.type)
+    )
 
 
 class _FrozenLinear(torch.autograd.Function):
@@ -52,10 +59,11 @@ class Linear(nn.Linear):
 
 
 class FrozenMLP(torch.autograd.Function):
-    """Linear, QuickGELU, linear, for weights that are not trained: only the hidden layer is kept for the gradient.
+    """Linear, QuickGELU, linear, for weights that are not trained: only the hidden layer is kept
+    for the gradient.
 
-    x · sigmoid(a x) is silu(a x) / a, and the matrix products take the factors along. So three passes over the hidden
-    layer, which is what is large here, are one.
+    x · sigmoid(a x) is silu(a x) / a, and the matrix products take the factors along. So three
+    passes over the hidden layer, which is what is large here, are one.
     """
 
     @staticmethod
@@ -65,9 +73,12 @@ class FrozenMLP(torch.autograd.Function):
             h = _onednn(1.702 * x, w1, 1.702 * b1, "none" if kept else "swish")
             y = _onednn(F.silu(h) if kept else h, w2, 1.702 * b2).mul_(1 / 1.702)
         else:
-            # On CUDA cuBLASLt adds the bias itself if that is a vector and beta 1, whatever alpha (up to torch 2.11).
+            # On CUDA cuBLASLt adds the bias itself if that is a vector and beta 1, whatever alpha
+            # (up to torch 2.11).
             h = torch.addmm(1.702 * b1, x.flatten(0, -2), w1.t(), alpha=1.702)
-            y = torch.addmm(b2, F.silu(h, inplace=not kept), w2.t(), alpha=1 / 1.702).view(*x.shape[:-1], -1)
+            y = torch.addmm(b2, F.silu(h, inplace=not kept), w2.t(), alpha=1 / 1.702).view(
+                *x.shape[:-1], -1
+            )
         if kept:
             ctx.save_for_backward(h, w1, w2)
         return y

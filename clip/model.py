@@ -1,8 +1,9 @@
 """OpenAI's CLIP (Radford et al., 2021) whose two transformers take prompts as arguments.
 
-The modules, their attributes and the keys of their state dict are OpenAI's, so every checkpoint of theirs loads. What
-is added are the arguments of `encode_image` and the method `encode_prompts`: prompts are tensors here, and no
-prompt-learning method is known. Shapes: B images, C classes, W width of a tower, D width of the joint embedding.
+The modules, their attributes and the keys of their state dict are OpenAI's, so every checkpoint of
+theirs loads. What is added are the arguments of `encode_image` and the method `encode_prompts`:
+prompts are tensors here, and no prompt-learning method is known. Shapes: B images, C classes, W
+width of a tower, D width of the joint embedding.
 """
 
 import math
@@ -16,13 +17,14 @@ from dassl.utils.errors import Failure
 
 from .frozen import FrozenMLP, Linear, is_frozen, linear
 
-# Block -> token-wise function: what it makes of ln_1 of that block's input is added to the block's output.
+# Block -> token-wise function: what it makes of ln_1 of that block's input is added to the block's
+# output.
 Adapt = Mapping[int, Callable[[Tensor], Tensor]]
 # Queries, keys and values, each (N, L, heads, W/heads) -> their attention; says who sees whom.
 Look = Callable[[Tensor, Tensor, Tensor], Tensor]
 NOTHING: Mapping = {}
-# Images that a CPU encodes at once where no gradient is asked for: more leave its caches, and the allocator maps and
-# clears the memory of tensors above 32 MB anew for each.
+# Images that a CPU encodes at once where no gradient is asked for: more leave its caches, and the
+# allocator maps and clears the memory of tensors above 32 MB anew for each.
 FEW = 8
 
 
@@ -60,13 +62,15 @@ def look_everywhere(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def look_back(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention of each position to itself and what is before it; all (N, L, heads, W/heads)."""
+    """Softmax attention of each position to itself and what is before it; all (N, L, heads,
+    W/heads)."""
     return _attend(q, k, v, is_causal=True)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, **options) -> Tensor:
     dtype = q.dtype
-    # A CPU's gradient of attention takes twice as long in half precision as in single, the casts included.
+    # A CPU's gradient of attention takes twice as long in half precision as in single, the casts
+    # included.
     widened = torch.float32 if q.device.type == "cpu" and dtype.itemsize == 2 else dtype
     q, k, v = (t.transpose(1, 2).to(widened) for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, **options).transpose(1, 2).to(dtype)
@@ -78,7 +82,8 @@ def pick(x: Tensor, at: slice | Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention under nn.MultiheadAttention's parameter names; who sees whom is the caller's to say."""
+    """Multi-head attention under nn.MultiheadAttention's parameter names; who sees whom is the
+    caller's to say."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -88,7 +93,8 @@ class Attention(nn.Module):
         self.out_proj = Linear(width, width)
 
     def forward(self, x: Tensor, look: Look, at: slice | Tensor | None = None) -> Tensor:
-        """(N, L, W) -> (N, L, W), or the positions `at` of it alone, which are then the only queries."""
+        """(N, L, W) -> (N, L, W), or the positions `at` of it alone, which are then the only
+        queries."""
         if at is None:
             q, k, v = self.project(x, 0, 3)
         else:
@@ -136,12 +142,15 @@ class ResidualAttentionBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks. Called as a module it takes and gives (L, N, W), as code written for OpenAI's expects."""
+    """A stack of blocks. Called as a module it takes and gives (L, N, W), as code written for
+    OpenAI's expects."""
 
     def __init__(self, width: int, layers: int, heads: int, causal: bool = False):
         super().__init__()
         self.width, self.layers, self.look = width, layers, look_back if causal else look_everywhere
-        self.resblocks = nn.Sequential(*[ResidualAttentionBlock(width, heads) for _ in range(layers)])
+        self.resblocks = nn.Sequential(
+            *[ResidualAttentionBlock(width, heads) for _ in range(layers)]
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.transpose(0, 1)
@@ -151,9 +160,11 @@ class Transformer(nn.Module):
 
 
 class Suffixes(nn.Module):
-    """Where the tokens of C suffixes of different lengths are when they stand one behind the other: T in all.
+    """Where the tokens of C suffixes of different lengths are when they stand one behind the other:
+    T in all.
 
-    Nothing is padded, so no token is computed that is not read; only the attention needs them as rows of one length.
+    Nothing is padded, so no token is computed that is not read; only the attention needs them as
+    rows of one length.
 
     Attributes:
         longest: S, of the longest suffix.
@@ -191,10 +202,11 @@ class Suffixes(nn.Module):
         return x if self._even else x.index_select(1, self._from_rows)
 
     def look(self, copies: int, prefix_length: int, last_only: bool = False) -> Look:
-        """The attention of `copies` (1 or C) prefixes of P tokens and the T tokens of the suffixes behind them.
+        """The attention of `copies` (1 or C) prefixes of P tokens and the T tokens of the suffixes
+        behind them.
 
-        A prefix looks back, and so does a suffix, with the whole prefix before it. With `last_only` the queries are
-        the last tokens of the suffixes.
+        A prefix looks back, and so does a suffix, with the whole prefix before it. With `last_only`
+        the queries are the last tokens of the suffixes.
         """
         n, p, c, s = copies * prefix_length, prefix_length, self.classes, self.longest
         see = torch.ones(s, p + s, dtype=torch.bool, device=self.last.device).tril(p)
@@ -206,13 +218,17 @@ class Suffixes(nn.Module):
 
         def look(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             groups, heads = len(q), q.shape[2:]
-            before = look_back(*(t[:, :n].reshape(-1, p, *heads) for t in (q, k, v))).reshape(groups, n, *heads)
+            before = look_back(*(t[:, :n].reshape(-1, p, *heads) for t in (q, k, v))).reshape(
+                groups, n, *heads
+            )
             behind = _attend(self.to_rows(q[:, n:]).flatten(0, 1), rows(k), rows(v), attn_mask=see)
             return torch.cat([before, self.from_rows(behind.unflatten(0, (groups, c)))], dim=1)
 
         def look_last(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             last = q.reshape(-1, 1, *q.shape[2:])
-            return _attend(last, rows(k), rows(v), attn_mask=see_last.repeat(len(q), 1, 1, 1)).view_as(q)
+            return _attend(
+                last, rows(k), rows(v), attn_mask=see_last.repeat(len(q), 1, 1, 1)
+            ).view_as(q)
 
         return look_last if last_only else look
 
@@ -220,13 +236,23 @@ class Suffixes(nn.Module):
 class VisionTransformer(nn.Module):
     """CLIP's image tower."""
 
-    def __init__(self, input_resolution: int, patch_size: int, width: int, layers: int, heads: int, output_dim: int):
+    def __init__(
+        self,
+        input_resolution: int,
+        patch_size: int,
+        width: int,
+        layers: int,
+        heads: int,
+        output_dim: int,
+    ):
         super().__init__()
         self.input_resolution, self.output_dim = input_resolution, output_dim
         self.conv1 = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size, bias=False)
         scale = width**-0.5
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
-        self.positional_embedding = nn.Parameter(scale * torch.randn((input_resolution // patch_size) ** 2 + 1, width))
+        self.positional_embedding = nn.Parameter(
+            scale * torch.randn((input_resolution // patch_size) ** 2 + 1, width)
+        )
         self.ln_pre = LayerNorm(width)
         self.transformer = Transformer(width, layers, heads)
         self.ln_post = LayerNorm(width)
@@ -243,7 +269,8 @@ class VisionTransformer(nn.Module):
 
         Args:
             image: (B, 3, R, R), normalised pixels, of the weights' type.
-            prompts: (1 or B, N, W) vectors appended after the patches, without position and before ln_pre (MaPLe).
+            prompts: (1 or B, N, W) vectors appended after the patches, without position and before
+                ln_pre (MaPLe).
             deep: {block: (1 or B, N, W)} replaces the last N tokens at that block's input.
             adapt: {block: function}, see Adapt.
 
@@ -266,7 +293,8 @@ class VisionTransformer(nn.Module):
 
 
 class CLIP(nn.Module):
-    """The two towers and the temperature. Arguments are named as in OpenAI's code; head width is 64 in both towers.
+    """The two towers and the temperature. Arguments are named as in OpenAI's code; head width is 64
+    in both towers.
 
     Four numbers of vision_layers make the image tower a ResNet (vision_patch_size is None then).
     """
@@ -288,13 +316,24 @@ class CLIP(nn.Module):
         self.context_length, self.vocab_size = context_length, vocab_size
         if isinstance(vision_layers, int):
             self.visual = VisionTransformer(
-                image_resolution, vision_patch_size, vision_width, vision_layers, vision_width // 64, embed_dim
+                image_resolution,
+                vision_patch_size,
+                vision_width,
+                vision_layers,
+                vision_width // 64,
+                embed_dim,
             )
         else:
-            with torch.device("cpu"):  # whatever the device CLIP is built on, open_clip is imported as usual
+            with torch.device(
+                "cpu"
+            ):  # whatever the device CLIP is built on, open_clip is imported as usual
                 from .resnet import ResNet  # only now, since importing open_clip takes seconds
-            self.visual = ResNet(vision_layers, embed_dim, vision_width * 32 // 64, image_resolution, vision_width)
-        self.transformer = Transformer(transformer_width, transformer_layers, transformer_heads, causal=True)
+            self.visual = ResNet(
+                vision_layers, embed_dim, vision_width * 32 // 64, image_resolution, vision_width
+            )
+        self.transformer = Transformer(
+            transformer_width, transformer_layers, transformer_heads, causal=True
+        )
         self.token_embedding = nn.Embedding(vocab_size, transformer_width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, transformer_width))
         self.ln_final = LayerNorm(transformer_width)
@@ -329,13 +368,23 @@ class CLIP(nn.Module):
     ) -> Tensor:
         """(B, 3, R, R) -> (B, D), not normalised; the arguments are VisionTransformer.forward's."""
         shared = all(len(p) == 1 for p in (*deep.values(), *([] if prompts is None else [prompts])))
-        if image.device.type == "cpu" and shared and not torch.is_grad_enabled() and len(image) > FEW:
-            return torch.cat([self.encode_image(few, prompts, deep, adapt) for few in image.split(FEW)])
+        if (
+            image.device.type == "cpu"
+            and shared
+            and not torch.is_grad_enabled()
+            and len(image) > FEW
+        ):
+            return torch.cat(
+                [self.encode_image(few, prompts, deep, adapt) for few in image.split(FEW)]
+            )
         return self.visual(image.type(self.dtype), prompts, deep, adapt)
 
     def encode_text(self, text: Tensor) -> Tensor:
-        """Token ids (N, L up to context_length), as `tokenize` makes them -> (N, D), not normalised."""
-        x = self.token_embedding(text).type(self.dtype) + self.positional_embedding[: text.shape[1]].type(self.dtype)
+        """Token ids (N, L up to context_length), as `tokenize` makes them -> (N, D), not
+        normalised."""
+        x = self.token_embedding(text).type(self.dtype) + self.positional_embedding[
+            : text.shape[1]
+        ].type(self.dtype)
         x = self.transformer(x.transpose(0, 1)).transpose(0, 1)
         # EOT has the highest id of all tokens.
         x = x[torch.arange(len(x), device=x.device), text.argmax(dim=-1)]
@@ -351,26 +400,34 @@ class CLIP(nn.Module):
     ) -> Tensor:
         """Text features of C classes whose prompts begin alike.
 
-        Attention is causal, so what the prefix becomes in each block does not depend on the class behind it: it is run
-        once, and each class's suffix attends to the prefix's keys and values. The result is that of running every class
-        whole (up to rounding), at the cost of the suffixes.
+        Attention is causal, so what the prefix becomes in each block does not depend on the class
+            behind it: it is run
+        once, and each class's suffix attends to the prefix's keys and values. The result is that of
+        running every class whole (up to rounding), at the cost of the suffixes.
 
         Args:
-            prefix: (G, P, W) embeddings before positions are added, SOS first; G prefixes, each with every class.
-            suffix: (T, W) embeddings of the rest of each class's prompt, EOT last, one class behind the other.
+            prefix: (G, P, W) embeddings before positions are added, SOS first; G prefixes, each
+                with every class.
+            suffix: (T, W) embeddings of the rest of each class's prompt, EOT last, one class behind
+                the other.
             suffixes: says which are whose.
-            deep: {block: (positions of the prefix, (1 or G, 1 or C, N, W))} replaces them at that block's input. From
-                a block on where they are each class's own, every class has a prefix of its own.
+            deep: {block: (positions of the prefix, (1 or G, 1 or C, N, W))} replaces them at that
+                block's input. From a block on where they are each class's own, every class has a
+                prefix of its own.
             adapt: {block: function}, see Adapt.
 
         Returns: (G, C, D), not normalised.
         """
         groups, p, _ = prefix.shape
         if p + suffixes.longest > self.context_length:
-            raise ValueError(f"prompts of {p + suffixes.longest} tokens; the text tower takes {self.context_length}")
+            raise ValueError(
+                f"prompts of {p + suffixes.longest} tokens; the text tower takes {self.context_length}"
+            )
         position = self.positional_embedding.type(self.dtype)
         suffix = suffix.type(self.dtype) + position[p + suffixes.offset]
-        x = torch.cat([prefix.type(self.dtype) + position[:p], suffix.expand(groups, -1, -1)], dim=1)
+        x = torch.cat(
+            [prefix.type(self.dtype) + position[:p], suffix.expand(groups, -1, -1)], dim=1
+        )
         copies, look = 1, suffixes.look(1, p)
         for i, block in enumerate(self.transformer.resblocks):
             if i in deep:
@@ -380,13 +437,21 @@ class CLIP(nn.Module):
                     copies, look = vectors.shape[1], suffixes.look(vectors.shape[1], p)
                 before = before.expand(-1, copies, -1, -1)
                 vectors = vectors.to(x.dtype).expand(groups, copies, -1, -1)
-                before = torch.cat([before[:, :, : where.start], vectors, before[:, :, where.stop :]], dim=2)
+                before = torch.cat(
+                    [before[:, :, : where.start], vectors, before[:, :, where.stop :]], dim=2
+                )
                 x = torch.cat([before.flatten(1, 2), behind], dim=1)
-            # Only the EOT of each class is read in the end, so the last block computes nothing else.
+            # Only the EOT of each class is read in the end, so the last block computes nothing
+            # else.
             if i < self.transformer.layers - 1:
                 x = block(x, look, None, adapt.get(i))
             else:
-                x = block(x, suffixes.look(copies, p, last_only=True), copies * p + suffixes.last, adapt.get(i))
+                x = block(
+                    x,
+                    suffixes.look(copies, p, last_only=True),
+                    copies * p + suffixes.last,
+                    adapt.get(i),
+                )
         return self.ln_final(x) @ self.text_projection
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
@@ -398,7 +463,8 @@ class CLIP(nn.Module):
 
 
 def convert_weights(model: nn.Module, dtype: torch.dtype = torch.float16) -> None:
-    """Cast what OpenAI keeps in half precision: convolutions, linear layers, attention and the two projections.
+    """Cast what OpenAI keeps in half precision: convolutions, linear layers, attention and the two
+    projections.
 
     Layer norms, embeddings and the temperature become float32.
     """
@@ -415,14 +481,16 @@ def convert_weights(model: nn.Module, dtype: torch.dtype = torch.float16) -> Non
 def build_model(state_dict: Mapping[str, Tensor]) -> CLIP:
     """The CLIP whose weights these are, in eval mode, sizes read from the weights.
 
-    It computes in the type of `visual.conv1.weight`: half for OpenAI's archives, float32 for a float32 state dict.
-    The tensors are used as they are where the type is right, not copied.
+    It computes in the type of `visual.conv1.weight`: half for OpenAI's archives, float32 for a
+    float32 state dict. The tensors are used as they are where the type is right, not copied.
 
     Raises: Failure for weights that make no CLIP.
     """
 
     def count(prefix: str) -> int:
-        return len({k.removeprefix(prefix).split(".")[0] for k in state_dict if k.startswith(prefix)})
+        return len(
+            {k.removeprefix(prefix).split(".")[0] for k in state_dict if k.startswith(prefix)}
+        )
 
     try:
         conv1 = state_dict["visual.conv1.weight"]
@@ -456,12 +524,21 @@ def build_model(state_dict: Mapping[str, Tensor]) -> CLIP:
         # OpenAI's archives carry these three numbers beside the weights.
         about = {"input_resolution", "context_length", "vocab_size"}
         for key, own in model.state_dict().items():
-            if own.is_floating_point() and key in state_dict and not state_dict[key].is_floating_point():
+            if (
+                own.is_floating_point()
+                and key in state_dict
+                and not state_dict[key].is_floating_point()
+            ):
                 raise Failure(f"these weights make no CLIP: {key} has type {state_dict[key].dtype}")
         model.load_state_dict({k: v for k, v in state_dict.items() if k not in about}, assign=True)
     except KeyError as e:
         raise Failure(f"these weights make no CLIP: there is no {e.args[0]}") from e
-    except (RuntimeError, IndexError, ArithmeticError, ValueError) as e:  # sizes that no tensors have
+    except (
+        RuntimeError,
+        IndexError,
+        ArithmeticError,
+        ValueError,
+    ) as e:  # sizes that no tensors have
         raise Failure(f"these weights make no CLIP: {' '.join(str(e).split())[:300]}") from e
     convert_weights(model, conv1.dtype)
     return model.eval()

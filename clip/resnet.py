@@ -1,4 +1,5 @@
-"""The ResNets among OpenAI's image towers: open_clip's, under OpenAI's attributes and with VisionTransformer's call."""
+"""The ResNets among OpenAI's image towers: open_clip's, under OpenAI's attributes and with
+VisionTransformer's call."""
 
 from collections.abc import Mapping
 from typing import NoReturn
@@ -14,7 +15,14 @@ NEEDS_VIT = "prompts or adapters in the image tower: this needs a ViT, the model
 class ResNet(ModifiedResNet):
     """CLIP's image tower as a ResNet with attention pooling. It takes no prompts."""
 
-    def __init__(self, layers: tuple[int, int, int, int], output_dim: int, heads: int, image_size: int, width: int):
+    def __init__(
+        self,
+        layers: tuple[int, int, int, int],
+        output_dim: int,
+        heads: int,
+        image_size: int,
+        width: int,
+    ):
         super().__init__(layers, output_dim, heads, image_size, width)
         self.input_resolution = image_size
 
@@ -24,7 +32,11 @@ class ResNet(ModifiedResNet):
         raise UsageError(NEEDS_VIT)
 
     def forward(
-        self, image: Tensor, prompts: None = None, deep: Mapping | None = None, adapt: Mapping | None = None
+        self,
+        image: Tensor,
+        prompts: None = None,
+        deep: Mapping | None = None,
+        adapt: Mapping | None = None,
     ) -> Tensor:
         """Image features, not normalised: (B, 3, R, R) -> (B, D).
 

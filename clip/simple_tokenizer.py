@@ -1,4 +1,5 @@
-"""OpenAI's byte-pair tokenizer, taken from open_clip (which ships the vocabulary), under OpenAI's names."""
+"""OpenAI's byte-pair tokenizer, taken from open_clip (which ships the vocabulary), under OpenAI's
+names."""
 
 import importlib.util
 from pathlib import Path
@@ -6,7 +7,8 @@ from types import ModuleType
 
 
 def open_clip_file(name: str) -> ModuleType:
-    """A module of open_clip that stands alone; importing open_clip itself would import all of its models."""
+    """A module of open_clip that stands alone; importing open_clip itself would import all of its
+    models."""
     folder = Path(importlib.util.find_spec("open_clip").submodule_search_locations[0])
     spec = importlib.util.spec_from_file_location(f"open_clip_{name}", folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -17,12 +19,15 @@ def open_clip_file(name: str) -> ModuleType:
 class SimpleTokenizer(open_clip_file("tokenizer").SimpleTokenizer):
     """`encode(text) -> ids` and `decode(ids) -> text`, without the start and end tokens.
 
-    open_clip calls those two `<start_of_text>` and `<end_of_text>`; `encoder` and `decoder` have them under OpenAI's
-    names too.
+    open_clip calls those two `<start_of_text>` and `<end_of_text>`; `encoder` and `decoder` have
+    them under OpenAI's names too.
     """
 
     def __init__(self):
         super().__init__()
-        for name, token in (("<|startoftext|>", self.sot_token_id), ("<|endoftext|>", self.eot_token_id)):
+        for name, token in (
+            ("<|startoftext|>", self.sot_token_id),
+            ("<|endoftext|>", self.eot_token_id),
+        ):
             self.encoder[name] = token
             self.decoder[token] = name

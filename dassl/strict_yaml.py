@@ -17,7 +17,8 @@ class _Loader(yaml.SafeLoader):
 
 
 def load(text: str) -> Any:
-    """The plain data that a text is. Raises yaml.YAMLError if it is none, has a key twice, or is nested too deep."""
+    """The plain data that a text is. Raises yaml.YAMLError if it is none, has a key twice, or is
+    nested too deep."""
     try:
         return yaml.load(text, _Loader)
     except RecursionError as error:

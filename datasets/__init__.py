@@ -6,7 +6,12 @@ import pkgutil
 
 from yacs.config import CfgNode
 
-_TOOLS = ("doctor", "imagenet_val", "prepare", "sources")  # commands (python -m datasets.doctor) and what they need
+_TOOLS = (
+    "doctor",
+    "imagenet_val",
+    "prepare",
+    "sources",
+)  # commands (python -m datasets.doctor) and what they need
 
 for _module in pkgutil.iter_modules(__path__):
     if _module.name not in _TOOLS:

@@ -28,7 +28,8 @@ Splits = tuple[list[Datum], list[Datum], list[Datum]]
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Inside, nothing looks for cycles again and again among a million objects that all stay: twice as fast."""
+    """Inside, nothing looks for cycles again and again among a million objects that all stay: twice
+    as fast."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -39,10 +40,12 @@ def collector_paused() -> Iterator[None]:
 
 
 class Benchmark(DatasetBase):
-    """A dataset with a split file in the family's form, few-shot training, and base and new classes.
+    """A dataset with a split file in the family's form, few-shot training, and base and new
+    classes.
 
-    A subclass names its folder (`dataset_dir`) and the folder below it that paths in its split file start from
-    (`image_dir`), and says in `classes` or in `make_split` what its images are when there is no split file.
+    A subclass names its folder (`dataset_dir`) and the folder below it that paths in its split file
+    start from (`image_dir`), and says in `classes` or in `make_split` what its images are when
+    there is no split file.
     """
 
     image_dir = ""
@@ -92,7 +95,9 @@ class Benchmark(DatasetBase):
             train, val = self.few_shots(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
         subset = cfg.DATASET.get("SUBSAMPLE_CLASSES", "all")
         if subset == "new" and len(names) == 1:
-            raise UsageError(f"{cfg.DATASET.NAME} has one class, a base class: there are no new ones to take")
+            raise UsageError(
+                f"{cfg.DATASET.NAME} has one class, a base class: there are no new ones to take"
+            )
         return subsample_classes(train, val, test, subset=subset)
 
     @property
@@ -106,7 +111,9 @@ class Benchmark(DatasetBase):
         try:
             splits = self.make_split(random.Random(SPLIT_SEED))
         except (LookupError, ValueError) as e:
-            raise Failure(f"The annotation files in {self.folder} do not fit together ({e!r}): get them again") from e
+            raise Failure(
+                f"The annotation files in {self.folder} do not fit together ({e!r}): get them again"
+            ) from e
         for split in splits:
             check_present(split, f"The annotation of {self.folder}")
         save_cache(to_lists(SPLITS, splits, self.images), self.split_file)
@@ -118,14 +125,21 @@ class Benchmark(DatasetBase):
 
     def classes(self) -> dict[str, str]:
         """{class folder: class name} in the order of the labels."""
-        return {c: self.new_names.get(c, c) for c in class_folders(self.images) if c not in self.no_classes}
+        return {
+            c: self.new_names.get(c, c)
+            for c in class_folders(self.images)
+            if c not in self.no_classes
+        }
 
     def datum(self, path: str, label: int, classname: str) -> Datum:
         """An image by its path below `images`."""
         return Datum(f"{self.images}/{path}", label, classname=classname)
 
-    def few_shots(self, train: list[Datum], val: list[Datum], shots: int, seed: int) -> tuple[list[Datum], list[Datum]]:
-        """The run's few-shot training and validation images, the same for a seed: upstream's if it has picked some."""
+    def few_shots(
+        self, train: list[Datum], val: list[Datum], shots: int, seed: int
+    ) -> tuple[list[Datum], list[Datum]]:
+        """The run's few-shot training and validation images, the same for a seed: upstream's if it
+        has picked some."""
         whole = dict(zip(self.few_shot_splits, (train, val), strict=False))
         numbers = {"train": shots, "val": min(shots, 4)}
         source = self.folder / "split_fewshot" / f"shot_{shots}-seed_{seed}.pkl"
@@ -135,10 +149,16 @@ class Benchmark(DatasetBase):
         elif cached.exists():
             source, picks = cached, read_lists(cached, whole, self.images)
         else:
-            picks = [self.generate_fewshot_dataset(split, num_shots=numbers[name]) for name, split in whole.items()]
+            picks = [
+                self.generate_fewshot_dataset(split, num_shots=numbers[name])
+                for name, split in whole.items()
+            ]
             if seed >= 0:
                 save_cache(to_lists(whole, picks, self.images), cached)
-        few = {name: find(items, whole[name], source, numbers[name]) for name, items in zip(whole, picks, strict=True)}
+        few = {
+            name: find(items, whole[name], source, numbers[name])
+            for name, items in zip(whole, picks, strict=True)
+        }
         return few["train"], few.get("val", val)
 
 
@@ -146,7 +166,8 @@ SUBSETS = ("all", "base", "new")
 
 
 def subsample_classes(*splits: list[Datum], subset: str = "all") -> list[list[Datum]]:
-    """Of the first split's labels, sorted, the first half (rounded up: base) or the rest (new), numbered from 0."""
+    """Of the first split's labels, sorted, the first half (rounded up: base) or the rest (new),
+    numbered from 0."""
     if subset == "all":
         return list(splits)
     labels = sorted({item.label for item in splits[0]})
@@ -154,15 +175,21 @@ def subsample_classes(*splits: list[Datum], subset: str = "all") -> list[list[Da
     chosen = labels[:half] if subset == "base" else labels[half:]
     number = {label: i for i, label in enumerate(chosen)}
     return [
-        [Datum(d.impath, number[d.label], d.domain, d.classname) for d in split if d.label in number]
+        [
+            Datum(d.impath, number[d.label], d.domain, d.classname)
+            for d in split
+            if d.label in number
+        ]
         for split in splits
     ]
 
 
 def find(picks: Iterable[Datum], split: Iterable[Datum], source: Path, shots: int) -> list[Datum]:
-    """The split's own items that were picked, `shots` of each class if it has so many, in the order of the picks.
+    """The split's own items that were picked, `shots` of each class if it has so many, in the order
+    of the picks.
 
-    Raises: Failure, naming `source`, for an image that the split does not have, or has under another label, and for
+    Raises: Failure, naming `source`, for an image that the split does not have, or has under
+        another label, and for
     a class with fewer or more. Picks from another split are among this one's test images.
     """
     remedy = "Put the split file back that it was made with, or remove it for new picks"
@@ -175,13 +202,16 @@ def find(picks: Iterable[Datum], split: Iterable[Datum], source: Path, shots: in
     picked = Counter(pick.label for pick in picks)
     for label, there in Counter(item.label for item in items.values()).items():
         if not different[label] == picked[label] == min(there, shots):
-            line = f"{source} picks {different[label]} images of class {label} ({picked[label]} lines)"
+            line = (
+                f"{source} picks {different[label]} images of class {label} ({picked[label]} lines)"
+            )
             raise Failure(f"{line}, not {min(there, shots)}. {remedy}")
     return [items[pick.impath] for pick in picks]
 
 
 def check_names(names: Mapping[int, str], equal: bool = False) -> None:
-    """Raises Failure for a class without a name, and unless they may be `equal` for two that no prompt tells apart.
+    """Raises Failure for a class without a name, and unless they may be `equal` for two that no
+    prompt tells apart.
 
     `names` are {label: class name}.
     """
@@ -189,19 +219,28 @@ def check_names(names: Mapping[int, str], equal: bool = False) -> None:
     for label, name in names.items():
         words = " ".join(name.replace("_", " ").lower().split())
         if not words:
-            raise Failure(f"The class {label} has no name: give it one in the split file or classnames.txt")
+            raise Failure(
+                f"The class {label} has no name: give it one in the split file or classnames.txt"
+            )
         if not equal and (other := labels.setdefault(words, label)) != label:
-            raise Failure(f'The classes {other} and {label} are both called "{name}": rename one, or make them one')
+            raise Failure(
+                f'The classes {other} and {label} are both called "{name}": rename one, or make them one'
+            )
 
 
 def say_classes_without(what: str, names: Mapping[int, str], split: Iterable[Datum]) -> None:
-    """A line about the classes that have images to train on and none in a split; `names` are {label: class name}."""
+    """A line about the classes that have images to train on and none in a split; `names` are
+    {label: class name}."""
     if without := sorted(names.keys() - {item.label for item in split}):
         some = ", ".join(names[label] for label in without[:5]) + ", …" * (len(without) > 5)
-        print(f"{len(without):,} of {len(names):,} classes have no {what} images and do not count there: {some}")
+        print(
+            f"{len(without):,} of {len(names):,} classes have no {what} images and do not count there: {some}"
+        )
 
 
-def to_lists(names: Iterable[str], splits: Iterable[list[Datum]], images: Path) -> dict[str, list[list]]:
+def to_lists(
+    names: Iterable[str], splits: Iterable[list[Datum]], images: Path
+) -> dict[str, list[list]]:
     """{name: [[path below images, label, class name], …]}, the family's form."""
     return {
         name: [[os.path.relpath(d.impath, images), d.label, d.classname] for d in split]
@@ -235,7 +274,8 @@ def read_lists(path: Path, names: Iterable[str], images: Path) -> tuple[list[Dat
 
 
 def read_split(path: Path, images: Path, restore: str = EXTRACT) -> Splits:
-    """(train, val, test), whose images must all be there. Says if some are to train on and to test with.
+    """(train, val, test), whose images must all be there. Says if some are to train on and to test
+    with.
 
     Raises: Failure naming the first missing image.
     """
@@ -243,19 +283,24 @@ def read_split(path: Path, images: Path, restore: str = EXTRACT) -> Splits:
     for split in splits:
         check_present(split, path, restore)
     if both := {item.impath for item in splits[0]} & {item.impath for item in splits[2]}:
-        print(f"{path}: {len(both):,} images are to train on and to test with as well, the first is {min(both)}")
+        print(
+            f"{path}: {len(both):,} images are to train on and to test with as well, the first is {min(both)}"
+        )
     return splits
 
 
 def split_50_20_30(items: list[Datum], rng: random.Random) -> Splits:
-    """Per class after a shuffle: round(.5n) train, round(.2n) val, the rest test; one of each if there are three.
+    """Per class after a shuffle: round(.5n) train, round(.2n) val, the rest test; one of each if
+    there are three.
 
     Raises: Failure for a class that has none to train on.
     """
     train, val, test = cut(items, rng, 0.5, 0.2)
     if without := {d.label: d for d in items}.keys() - {d.label for d in train}:
         alone = next(d for d in items if d.label in without)
-        raise Failure(f'The class "{alone.classname}" has only the image {alone.impath}, a split needs 2: add some')
+        raise Failure(
+            f'The class "{alone.classname}" has only the image {alone.impath}, a split needs 2: add some'
+        )
     return train, val, test
 
 
@@ -266,7 +311,8 @@ def split_80_20(items: list[Datum], rng: random.Random) -> tuple[list[Datum], li
 
 
 def cut(items: list[Datum], rng: random.Random, *shares: float) -> tuple[list[Datum], ...]:
-    """Parts with these rounded shares of each class after a shuffle, and a last one with what is left.
+    """Parts with these rounded shares of each class after a shuffle, and a last one with what is
+    left.
 
     No part takes the last images of those behind it: 3 images are 1, 1 and 1, not 2, 1 and 0.
     """

@@ -1,4 +1,5 @@
-"""Looks at the data folder and says, per dataset, whether it is whole, what is wrong and which command mends it.
+"""Looks at the data folder and says, per dataset, whether it is whole, what is wrong and which
+command mends it.
 
 Nothing is written there.
 """
@@ -19,14 +20,21 @@ import datasets
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.plain import plain
-from dassl.utils import Failure, check_availability, expand_user, print_error, read_image, tolerate_encoding
+from dassl.utils import (
+    Failure,
+    check_availability,
+    expand_user,
+    print_error,
+    read_image,
+    tolerate_encoding,
+)
 from parse_test_res import OneLineParser
 
 from .benchmark import SPLITS, Benchmark, read_lists
 from .readers import IMAGE_SUFFIXES, absent, nothing_saved
 
-# Classes, and images to train on, validate and test with, as published with CoOp's splits. A 0 is an empty split;
-# ImageNet validates with its test images.
+# Classes, and images to train on, validate and test with, as published with CoOp's splits. A 0 is
+# an empty split; ImageNet validates with its test images.
 PUBLISHED = {
     "Caltech101": (100, 4_128, 1_649, 2_465),
     "OxfordPets": (37, 2_944, 736, 3_669),
@@ -50,7 +58,8 @@ NAMED = 10  # broken images that are named
 
 @dataclass
 class Finding:
-    """What there is of a dataset; `wrong` says what is not as it should be, `mend` is the command for it."""
+    """What there is of a dataset; `wrong` says what is not as it should be, `mend` is the command
+    for it."""
 
     name: str
     state: str = "missing"
@@ -64,11 +73,14 @@ class Finding:
         classes, *splits = PUBLISHED[self.name]
         found = "–" if self.classes is None else f"{self.classes:,}"
         counts = f"{len(self.images):,} of {sum(splits):,} images, {found} of {classes:,} classes"
-        return "\n  ".join(filter(None, (f"{self.name}: {self.state}, {counts}", self.wrong, self.mend)))
+        return "\n  ".join(
+            filter(None, (f"{self.name}: {self.state}, {counts}", self.wrong, self.mend))
+        )
 
 
 def dataset_name(name: str) -> str:
-    """DATASET.NAME for itself or the name of its config file, in whatever case. Raises UsageError."""
+    """DATASET.NAME for itself or the name of its config file, in whatever case. Raises
+    UsageError."""
     names = {alias.lower(): known for known in PUBLISHED for alias in (known, module_name(known))}
     if name.lower() not in names:
         check_availability(name, PUBLISHED, "dataset")
@@ -119,7 +131,11 @@ def find_images(folder: Path) -> list[str]:
     for path, folders, files in os.walk(folder, followlinks=True):
         deep = len(Path(path).relative_to(folder).parts) >= DEPTH
         folders[:] = [] if deep else [n for n in folders if not n.startswith((".", "__MACOSX"))]
-        found += [f"{path}/{n}" for n in files if n.lower().endswith(IMAGE_SUFFIXES) and not n.startswith(".")]
+        found += [
+            f"{path}/{n}"
+            for n in files
+            if n.lower().endswith(IMAGE_SUFFIXES) and not n.startswith(".")
+        ]
     return found
 
 
@@ -129,7 +145,9 @@ def compare(finding: Finding, split_file: Path) -> None:
     more, fewer = len(finding.images) - sum(splits), sum(splits) - len(finding.images)
     if fewer > 0 or finding.classes < classes:
         finding.state = "incomplete"
-        what = f"{fewer:,} images" + (f" and {n:,} whole classes" if (n := classes - finding.classes) > 0 else "")
+        what = f"{fewer:,} images" + (
+            f" and {n:,} whole classes" if (n := classes - finding.classes) > 0 else ""
+        )
         finding.wrong = (
             f"{split_file} lacks {what}: it was made of a folder that was not whole"
             if split_file.exists()
@@ -138,7 +156,9 @@ def compare(finding: Finding, split_file: Path) -> None:
         return
     finding.state, finding.mend = "found", ""
     if more > 0 or finding.classes > classes:
-        finding.wrong = f"{more:,} images more than published: results cannot be compared with others'"
+        finding.wrong = (
+            f"{more:,} images more than published: results cannot be compared with others'"
+        )
 
 
 def explain(finding: Finding, kind: type[Benchmark], root: Path, error: str) -> None:
@@ -166,7 +186,9 @@ def explain(finding: Finding, kind: type[Benchmark], root: Path, error: str) -> 
             finding.wrong = f"There is no folder {expected}"
             return
     split_file = folder / f"split_zhou_{kind.__name__}.json"
-    finding.wrong = (count_absent(split_file, folder / kind.image_dir) if split_file.exists() else "") or error
+    finding.wrong = (
+        count_absent(split_file, folder / kind.image_dir) if split_file.exists() else ""
+    ) or error
 
 
 def similar_folder(root: Path, kind: type[Benchmark]) -> Path | None:
@@ -177,27 +199,47 @@ def similar_folder(root: Path, kind: type[Benchmark]) -> Path | None:
 
     names = {plain(n) for n in (kind.dataset_dir, kind.__name__, module_name(kind.__name__))}
     folders = sorted(root.iterdir()) if root.is_dir() else []
-    return next((f for f in folders if f.is_dir() and plain(f.name) in names and f.name != kind.dataset_dir), None)
+    return next(
+        (
+            f
+            for f in folders
+            if f.is_dir() and plain(f.name) in names and f.name != kind.dataset_dir
+        ),
+        None,
+    )
 
 
 def images_alone(root: Path, kind: type[Benchmark]) -> Path | None:
-    """The folder of images, as another site's archive has it: in the data folder, or taken for that."""
+    """The folder of images, as another site's archive has it: in the data folder, or taken for
+    that."""
     places = [root / name for name in kind.also_called] + [root] * (root.name in kind.also_called)
     own = (place for place in places if place.is_dir() and not (place / kind.image_dir).is_dir())
     return next((place for place in own if find_images(place)), None)
 
 
 def misplaced(expected: Path, folder: Path, also_called: Collection[str]) -> Path | None:
-    """Where an archive's folder lies that should be `expected`: inside itself, or elsewhere below `folder`."""
+    """Where an archive's folder lies that should be `expected`: inside itself, or elsewhere below
+    `folder`."""
     names = (expected.name, *also_called)
     if inside := next((expected / name for name in names if (expected / name).is_dir()), None):
         return inside
     if expected.is_dir():
         return None
-    found = (p for depth in range(DEPTH - 1) for name in names for p in sorted(folder.glob("*/" * depth + name)))
-    own = (path for path in found if not any(n.startswith((".", "__MACOSX")) for n in path.relative_to(folder).parts))
+    found = (
+        p
+        for depth in range(DEPTH - 1)
+        for name in names
+        for p in sorted(folder.glob("*/" * depth + name))
+    )
+    own = (
+        path
+        for path in found
+        if not any(n.startswith((".", "__MACOSX")) for n in path.relative_to(folder).parts)
+    )
     # It may be `expected` itself, that another process has just made.
-    return next((path for path in own if path != expected and path.is_dir() and find_images(path)), None)
+    return next(
+        (path for path in own if path != expected and path.is_dir() and find_images(path)), None
+    )
 
 
 def move_command(lies: Path, expected: Path) -> str:
@@ -218,13 +260,19 @@ def count_absent(split_file: Path, images: Path) -> str:
     except Failure:
         return ""
     gone = list(absent(items))
-    return f"{split_file} names {len(gone):,} images that are not there, the first is {gone[0]}" if gone else ""
+    return (
+        f"{split_file} names {len(gone):,} images that are not there, the first is {gone[0]}"
+        if gone
+        else ""
+    )
 
 
 def broken_images(paths: list[str], name: str) -> list[str]:
     """Those of the images that cannot be opened, each opened whole."""
     with ProcessPoolExecutor() as pool:
-        results = tqdm(pool.map(is_broken, paths, chunksize=64), total=len(paths), desc=name, disable=None)
+        results = tqdm(
+            pool.map(is_broken, paths, chunksize=64), total=len(paths), desc=name, disable=None
+        )
         return [path for path, broken in zip(paths, results, strict=True) if broken]
 
 
@@ -243,7 +291,10 @@ def look_inside(finding: Finding, root: Path) -> None:
         line = f"{len(broken):,} images cannot be opened: {some}"
         finding.wrong = f"{finding.wrong}. {line}" if finding.wrong else line
         if finding.state == "found":
-            finding.state, finding.mend = "incomplete", command("prepare", finding.name, root, "--again")
+            finding.state, finding.mend = (
+                "incomplete",
+                command("prepare", finding.name, root, "--again"),
+            )
 
 
 def report(findings: Iterable[Finding]) -> str:
@@ -252,7 +303,9 @@ def report(findings: Iterable[Finding]) -> str:
     for f in findings:
         classes, *splits = PUBLISHED[f.name]
         found = None if f.classes is None else f"{f.classes:,}"
-        rows.append((f.name, f.state, f"{len(f.images):,}", f"{sum(splits):,}", found, f"{classes:,}"))
+        rows.append(
+            (f.name, f.state, f"{len(f.images):,}", f"{sum(splits):,}", found, f"{classes:,}")
+        )
         if f.wrong:
             notes.append("\n  ".join(filter(None, (f"{f.name}: {f.wrong}", f.mend))))
     headers = ("dataset", "state", "images", "published", "classes", "published")
@@ -275,9 +328,16 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     tolerate_encoding()
     p = OneLineParser("python -m datasets.doctor", description=__doc__)
-    p.add_argument("names", nargs="*", metavar="NAME", help="DATASET.NAME or config file (default: all fifteen)")
     p.add_argument(
-        "--root", default=datasets.default_root(), help="folder that holds all datasets (default: DATA, or data)"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="DATASET.NAME or config file (default: all fifteen)",
+    )
+    p.add_argument(
+        "--root",
+        default=datasets.default_root(),
+        help="folder that holds all datasets (default: DATA, or data)",
     )
     p.add_argument("--deep", action="store_true", help="open every image")
     try:

@@ -13,8 +13,9 @@ from .readers import class_folders, name_folders, read_class_folders
 class ImageFolder(Benchmark):
     """Your own images: DATASET.ROOT, or DATASET.FOLDER below it, is a folder of class folders.
 
-    They are split 50/20/30 once, or lie in folders train, val and test (of the last two one is enough and serves as
-    the other). A class is called like its folder, or as `classnames.txt` says in lines `folder name with spaces`.
+    They are split 50/20/30 once, or lie in folders train, val and test (of the last two one is
+    enough and serves as the other). A class is called like its folder, or as `classnames.txt` says
+    in lines `folder name with spaces`.
     """
 
     remedy = "DATASET.ROOT (--root), or DATASET.FOLDER below it, must be the folder of your class folders"
@@ -34,7 +35,9 @@ class ImageFolder(Benchmark):
             return splits
         if parts == {"train"}:
             whole = self.images / "train"
-            raise Failure(f"{self.images} holds train, but neither val nor test. To have {whole} split, set it as root")
+            raise Failure(
+                f"{self.images} holds train, but neither val nor test. To have {whole} split, set it as root"
+            )
         classes = self.classes(self.images / "train")
         read = {}
         for part in parts:
@@ -49,13 +52,19 @@ class ImageFolder(Benchmark):
     def classes(self, images: Path | None = None) -> dict[str, str]:
         images = images or self.images
         file = self.folder / "classnames.txt"
-        return name_folders(images, file) if file.exists() else {c: c for c in class_folders(images)}
+        return (
+            name_folders(images, file) if file.exists() else {c: c for c in class_folders(images)}
+        )
 
     def say_if_outdated(self, splits: Splits) -> None:
         """The split file is used as it is, whatever has been added or renamed since."""
         split = {item.impath: item.classname for part in splits for item in part}
-        there = {item.impath: item.classname for item in read_class_folders(self.images, self.classes())}
+        there = {
+            item.impath: item.classname for item in read_class_folders(self.images, self.classes())
+        }
         if new := sorted(there.items() - split.items()):
             path, name = new[0]
             line = f'{path} of class "{name}", first of {len(new):,} images, is not in {self.split_file.name} as such'
-            print(f"{line}. Runs go by the file: remove it, and split_fewshot beside it, for a new split")
+            print(
+                f"{line}. Runs go by the file: remove it, and split_fewshot beside it, for a new split"
+            )

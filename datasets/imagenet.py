@@ -26,11 +26,17 @@ class ImageNet(Benchmark):
         super().prepare()
         if loose := unsorted(self.images / "val"):
             line = f"{self.images / 'val'} holds {len(loose):,} images that are not in folders of their classes"
-            command = shlex.join(["python", "-m", "datasets.prepare", "imagenet", "--root", str(self.root)])
-            raise Failure(f"{line}: {command} sorts them, with the labels that docs/DATASETS.md names")
+            command = shlex.join(
+                ["python", "-m", "datasets.prepare", "imagenet", "--root", str(self.root)]
+            )
+            raise Failure(
+                f"{line}: {command} sorts them, with the labels that docs/DATASETS.md names"
+            )
 
     def read_or_make_split(self) -> Splits:
-        listed = self.folder / "preprocessed.pkl"  # upstream's; its order decides which images are picked
+        listed = (
+            self.folder / "preprocessed.pkl"
+        )  # upstream's; its order decides which images are picked
         if listed.exists():
             train, test = read_pickle(listed, ("train", "test"), self.folder)
             check_present(train, listed)
@@ -39,7 +45,9 @@ class ImageNet(Benchmark):
             now = time.time_ns()
             cache = ListingCache(self.folder / "listing.json")
             classes = name_folders(self.images / "train", classnames_file(self.folder))
-            train, test = (read_class_folders(self.images / name, classes, cache) for name in ("train", "val"))
+            train, test = (
+                read_class_folders(self.images / name, classes, cache) for name in ("train", "val")
+            )
             cache.save(now)
         return train, test, test
 
@@ -54,7 +62,8 @@ def unsorted(val: Path) -> list[str]:
 
 
 class ImageNetVariant(Benchmark):
-    """Test only: all images, for whatever shots and classes, which stand in for training images too."""
+    """Test only: all images, for whatever shots and classes, which stand in for training images
+    too."""
 
     def load(self, cfg: CfgNode) -> Splits:
         items = read_class_folders(self.images, self.classes())

@@ -16,5 +16,8 @@ class OxfordFlowers(Benchmark):
         names = read_json(str(self.folder / "cat_to_name.json"))
         # of image_00001.jpg, image_00002.jpg, …
         labels = map(int, read_mat(self.folder / "imagelabels.mat", "labels"))
-        items = [self.datum(f"image_{i:05d}.jpg", n - 1, names[str(n)]) for i, n in enumerate(labels, start=1)]
+        items = [
+            self.datum(f"image_{i:05d}.jpg", n - 1, names[str(n)])
+            for i, n in enumerate(labels, start=1)
+        ]
         return split_50_20_30(items, rng)

@@ -19,4 +19,6 @@ class OxfordPets(Benchmark):
         def datum(name: str, label: str, species: str, breed: str) -> Datum:
             return self.datum(f"{name}.jpg", int(label) - 1, name.rpartition("_")[0].lower())
 
-        return read_annotations(self.folder / "annotations" / file, "name label species breed", datum)
+        return read_annotations(
+            self.folder / "annotations" / file, "name label species breed", datum
+        )

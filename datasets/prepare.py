@@ -1,4 +1,5 @@
-"""Downloads a benchmark, checks it and lays it out; says what to do by hand for what cannot be had freely.
+"""Downloads a benchmark, checks it and lays it out; says what to do by hand for what cannot be had
+freely.
 
 Run again after an error: a download goes on where it was cut, and what is whole is left alone.
 """
@@ -30,7 +31,15 @@ from .sources import BY_HAND, DRIVE, SOURCES, Source
 
 HINT = "give --mirror an address that has it"
 # What an archive's names can be to blame for; other errors of the system are the machine's.
-BAD_NAMES = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.EINVAL, errno.EILSEQ)
+BAD_NAMES = (
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ELOOP,
+    errno.EINVAL,
+    errno.EILSEQ,
+)
 
 
 def prepare(name: str, root: Path, mirror: str = "", again: bool = False) -> Finding:
@@ -40,7 +49,8 @@ def prepare(name: str, root: Path, mirror: str = "", again: bool = False) -> Fin
         mirror: an address that stands for all hosts.
         again: lay it out once more though it looks whole.
 
-    Raises: Failure for an archive that cannot be had, is another one, or would write outside the dataset's folder.
+    Raises: Failure for an archive that cannot be had, is another one, or would write outside the
+        dataset's folder.
     """
     finding = examine(name, root)
     folder = root / DATASET_REGISTRY.get(name).dataset_dir
@@ -65,7 +75,8 @@ def prepare(name: str, root: Path, mirror: str = "", again: bool = False) -> Fin
 
 
 def plan(finding: Finding, folder: Path, again: bool = False) -> list[Source]:
-    """What to get: of a whole dataset at most its split file, the others' archives and the files that are not there."""
+    """What to get: of a whole dataset at most its split file, the others' archives and the files
+    that are not there."""
     missing = [s for s in SOURCES[finding.name] if not s.moves and not (folder / s.name).exists()]
     if finding.state == "found" and not again:
         return [s for s in missing if s.name.startswith("split_zhou")]
@@ -73,7 +84,8 @@ def plan(finding: Finding, folder: Path, again: bool = False) -> list[Source]:
 
 
 def lists_too_few(finding: Finding) -> bool:
-    """Whether it can be read and is not whole: if by its split file, that was made of a part of the images."""
+    """Whether it can be read and is not whole: if by its split file, that was made of a part of the
+    images."""
     return finding.state != "found" and finding.classes is not None
 
 
@@ -87,7 +99,8 @@ def set_aside_wrong_split(name: str, root: Path, folder: Path) -> None:
 
 
 def get_file(source: Source, folder: Path, mirror: str) -> None:
-    """One that the dataset can perhaps do without, so that an error is only said: the doctor has the last word."""
+    """One that the dataset can perhaps do without, so that an error is only said: the doctor has
+    the last word."""
     target = folder / ".prepare" / source.name
     try:
         download(source, target, mirror)
@@ -99,7 +112,8 @@ def get_file(source: Source, folder: Path, mirror: str) -> None:
 
 
 def check_content(file: Path) -> None:
-    """Raises Failure, removing it, for a file that is not what its name says: a web page that says "later"."""
+    """Raises Failure, removing it, for a file that is not what its name says: a web page that says
+    "later"."""
     try:
         if is_web_page(file):
             raise Failure(f"{file} is a web page; put the file itself there")
@@ -133,13 +147,16 @@ def download_from_drive(file_id: str, target: Path) -> None:
     try:
         gdown.download(id=file_id, output=str(target), resume=True)
     except Exception as e:  # gdown has many
-        raise Failure(f"cannot download {where} ({words(e)}); try again later, put it at {target}, or {HINT}") from e
+        raise Failure(
+            f"cannot download {where} ({words(e)}); try again later, put it at {target}, or {HINT}"
+        ) from e
     if not target.exists():
         raise Failure(f"cannot download {where}; try again later, put it at {target}, or {HINT}")
 
 
 def lay_out(source: Source, folder: Path, mirror: str) -> None:
-    """Downloads an archive and moves what it holds into place. Raises Failure; then a bad archive is removed."""
+    """Downloads an archive and moves what it holds into place. Raises Failure; then a bad archive
+    is removed."""
     file = folder / ".prepare" / source.name
     download(source, file, mirror)
     extracted = folder / ".prepare" / "extracted"
@@ -153,7 +170,9 @@ def lay_out(source: Source, folder: Path, mirror: str) -> None:
             raise BadArchive(f"it holds no folder {absent[0]}")
     except BadArchive as e:
         file.unlink()
-        raise Failure(f"{source.name} of {source.address}: {e}. It is removed; run again, or {HINT}") from e
+        raise Failure(
+            f"{source.name} of {source.address}: {e}. It is removed; run again, or {HINT}"
+        ) from e
     else:
         for inside, below in source.moves.items():
             merge(extracted / inside, folder / below)
@@ -172,7 +191,11 @@ def extract(file: Path, into: Path) -> None:
         raise BadArchive(f"it holds no {file.name}")
     is_zip = file.suffix == ".zip"
     if not (zipfile.is_zipfile if is_zip else tarfile.is_tarfile)(file):
-        raise BadArchive("it is a web page" if is_web_page(file) else "it is no archive, or only the beginning of one")
+        raise BadArchive(
+            "it is a web page"
+            if is_web_page(file)
+            else "it is no archive, or only the beginning of one"
+        )
     try:
         (extract_zip if is_zip else extract_tar)(file, into)
     except (BadArchive, Failure):
@@ -194,7 +217,9 @@ def extract_zip(file: Path, into: Path) -> None:
 
 
 def extract_tar(file: Path, into: Path) -> None:
-    check_space(into, file.stat().st_size, file)  # at least that: images do not shrink in an archive
+    check_space(
+        into, file.stat().st_size, file
+    )  # at least that: images do not shrink in an archive
     with tarfile.open(file) as archive:
         for member in tqdm(archive, desc=f"extracting {file.name}", disable=None):
             check_member(member.name)
@@ -247,11 +272,19 @@ def main(argv: list[str] | None = None) -> int:
     tolerate_encoding()
     p = OneLineParser("python -m datasets.prepare", description=__doc__)
     p.add_argument("name", metavar="NAME", help="DATASET.NAME or config file")
-    p.add_argument("--root", default=default_root(), help="folder that holds all datasets (default: DATA, or data)")
+    p.add_argument(
+        "--root",
+        default=default_root(),
+        help="folder that holds all datasets (default: DATA, or data)",
+    )
     mirror = os.environ.get("DATA_MIRROR", "")
-    p.add_argument("--mirror", default=mirror, help="address that stands for all hosts (default: DATA_MIRROR)")
+    p.add_argument(
+        "--mirror", default=mirror, help="address that stands for all hosts (default: DATA_MIRROR)"
+    )
     p.add_argument("--again", action="store_true", help="lay out again what looks whole")
-    labels = "ImageNet: labels of the validation images, to sort them by (default: those of the devkit)"
+    labels = (
+        "ImageNet: labels of the validation images, to sort them by (default: those of the devkit)"
+    )
     p.add_argument("--labels", type=Path, metavar="FILE", help=labels)
     try:
         return run(p.parse_args(argv))

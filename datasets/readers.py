@@ -1,4 +1,5 @@
-"""Readers of what the benchmarks' folders hold: class folders, annotation files, lists of images."""
+"""Readers of what the benchmarks' folders hold: class folders, annotation files, lists of
+images."""
 
 import os
 from collections import Counter
@@ -22,16 +23,23 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif
 
 def class_folders(images: Path) -> list[str]:
     """The names of the class folders, sorted. Raises Failure if there are none."""
-    names = [n for n in listdir_nohidden(str(images), sort=True) if n not in NO_CLASSES and (images / n).is_dir()]
+    names = [
+        n
+        for n in listdir_nohidden(str(images), sort=True)
+        if n not in NO_CLASSES and (images / n).is_dir()
+    ]
     if not names:
-        raise Failure(f"{images} holds no class folders: extract the archive again, or make one folder for each class")
+        raise Failure(
+            f"{images} holds no class folders: extract the archive again, or make one folder for each class"
+        )
     return names
 
 
 def list_images(folder: Path, others: list[str]) -> list[str]:
     """The names of the images in a folder, sorted: of what Pillow can open.
 
-    What else lies there, unless it is hidden, is added to `others`. Raises Failure if there are no images.
+    What else lies there, unless it is hidden, is added to `others`. Raises Failure if there are no
+    images.
     """
     if not folder.is_dir():
         raise Failure(f"There is no folder {folder}: extract the archive again")
@@ -50,7 +58,9 @@ def list_images(folder: Path, others: list[str]) -> list[str]:
 def is_image(entry: os.DirEntry) -> bool:
     """Whether it is called like an image, or else Pillow can open it."""
     if entry.name.lower().endswith(IMAGE_SUFFIXES):
-        return entry.is_file() or not os.path.exists(entry.path)  # a broken link is an image that is missing
+        return entry.is_file() or not os.path.exists(
+            entry.path
+        )  # a broken link is an image that is missing
     try:
         with open_image(entry.path):
             return True
@@ -61,11 +71,14 @@ def is_image(entry: os.DirEntry) -> bool:
 def say_left_out(folder: Path, others: list[str]) -> None:
     if others:
         some = ", ".join(others[:3]) + ", …" * (len(others) > 3)
-        print(f"{folder}: {len(others):,} files or folders are left out, being no images that Pillow can open: {some}")
+        print(
+            f"{folder}: {len(others):,} files or folders are left out, being no images that Pillow can open: {some}"
+        )
 
 
 class ListingCache:
-    """`list_images`, remembered in a JSON file for as long as a folder's modification time stays the same."""
+    """`list_images`, remembered in a JSON file for as long as a folder's modification time stays
+    the same."""
 
     def __init__(self, file: Path):
         self.file = file
@@ -86,8 +99,10 @@ class ListingCache:
         return entry[1].split("/")
 
     def save(self, now: int) -> None:
-        """Writes the file if anything has changed. `now`, in ns, is when the first folder was listed."""
-        # A folder changed in the clock's last ticks can change again unseen: it is listed again next time.
+        """Writes the file if anything has changed. `now`, in ns, is when the first folder was
+        listed."""
+        # A folder changed in the clock's last ticks can change again unseen: it is listed again
+        # next time.
         kept = {key: entry for key, entry in self.new.items() if now - entry[0] > 2e9}
         if kept != self.old:
             save_cache(kept, self.file)
@@ -102,9 +117,12 @@ def read_class_folders(
     """All images of class folders; `classes` are {folder: class name} in the order of the labels.
 
     What lies there besides, and images beside the folders, is counted in a line.
-    Raises: Failure for a class without images, unless not `complete`: then its folder may be missing.
+    Raises: Failure for a class without images, unless not `complete`: then its folder may be
+        missing.
     """
-    beside = [n for n in listdir_nohidden(str(images), sort=True) if n.lower().endswith(IMAGE_SUFFIXES)]
+    beside = [
+        n for n in listdir_nohidden(str(images), sort=True) if n.lower().endswith(IMAGE_SUFFIXES)
+    ]
     others = [n for n in beside if n not in classes]
     items = [
         Datum(f"{images}/{folder}/{name}", label, classname=classname)
@@ -116,12 +134,15 @@ def read_class_folders(
     return items
 
 
-def read_annotations(path: Path, form: str, parse: Callable[..., T], names: Path | None = None) -> list[T]:
+def read_annotations(
+    path: Path, form: str, parse: Callable[..., T], names: Path | None = None
+) -> list[T]:
     """`parse(field, …)` of each line, blank ones left out.
 
-    A line has as many fields as `form` has words, the last of which may hold spaces. `names` is the file of the names
-    that `parse` looks up.
-    Raises: Failure naming the file and, if the form is wrong or `parse` cannot do with it, the line.
+    A line has as many fields as `form` has words, the last of which may hold spaces. `names` is the
+    file of the names that `parse` looks up.
+    Raises: Failure naming the file and, if the form is wrong or `parse` cannot do with it, the
+        line.
     """
     items = []
     try:
@@ -129,20 +150,27 @@ def read_annotations(path: Path, form: str, parse: Callable[..., T], names: Path
     except FileNotFoundError as e:
         raise Failure(f"{path} is missing: docs/DATASETS.md says where to get it") from e
     except (OSError, UnicodeError) as e:
-        raise Failure(f"Cannot read {path}: {getattr(e, 'strerror', e)}. Extract or download it again") from e
+        raise Failure(
+            f"Cannot read {path}: {getattr(e, 'strerror', e)}. Extract or download it again"
+        ) from e
     for number, line in enumerate(map(str.strip, lines), start=1):
         if line:
             try:
                 items.append(parse(*line.split(maxsplit=form.count(" "))))
             except KeyError as e:
-                raise Failure(f"{path}, line {number}: {e.args[0]!r} is not in {names}. Get both files again") from e
+                raise Failure(
+                    f"{path}, line {number}: {e.args[0]!r} is not in {names}. Get both files again"
+                ) from e
             except (TypeError, ValueError) as e:
-                raise Failure(f'{path}, line {number} is not "{form}": {line[:80]!r}. Get the file again') from e
+                raise Failure(
+                    f'{path}, line {number} is not "{form}": {line[:80]!r}. Get the file again'
+                ) from e
     return items
 
 
 def read_mat(path: Path, variable: str, *fields: str) -> list[Any]:
-    """The elements of a MATLAB file's vector; of a struct array tuples of the fields. Raises Failure."""
+    """The elements of a MATLAB file's vector; of a struct array tuples of the fields. Raises
+    Failure."""
     from scipy.io import loadmat  # slow to import, and only two datasets need it
 
     if not path.exists():
@@ -152,7 +180,9 @@ def read_mat(path: Path, variable: str, *fields: str) -> list[Any]:
         return (values[list(fields)] if fields else values).tolist()
     except Exception as e:  # a damaged file can raise anything
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise Failure(f"{path} is not the dataset's annotation file ({reason}): get it again") from e
+        raise Failure(
+            f"{path} is not the dataset's annotation file ({reason}): get it again"
+        ) from e
 
 
 def read_classnames(path: Path, folders: Iterable[str] = ()) -> dict[str, str]:
@@ -165,7 +195,9 @@ def read_classnames(path: Path, folders: Iterable[str] = ()) -> dict[str, str]:
 
     def parse(first: str, rest: str) -> tuple[str, str]:
         line = f"{first} {rest}"
-        folder = next((f for f in spaced if line.startswith(f) and line[len(f) :][:1].isspace()), first)
+        folder = next(
+            (f for f in spaced if line.startswith(f) and line[len(f) :][:1].isspace()), first
+        )
         return folder, line[len(folder) :].strip()
 
     pairs = read_annotations(path, "folder name", parse)
@@ -175,11 +207,14 @@ def read_classnames(path: Path, folders: Iterable[str] = ()) -> dict[str, str]:
 
 
 def name_folders(images: Path, file: Path) -> dict[str, str]:
-    """{class folder: its name in a class-name file}, sorted. Raises Failure for a folder it has no name for."""
+    """{class folder: its name in a class-name file}, sorted. Raises Failure for a folder it has no
+    name for."""
     folders = class_folders(images)
     names = read_classnames(file, folders)
     if unnamed := [folder for folder in folders if folder not in names]:
-        raise Failure(f"{file} has no name for the folder {images / unnamed[0]}: add a line, or remove the folder")
+        raise Failure(
+            f"{file} has no name for the folder {images / unnamed[0]}: add a line, or remove the folder"
+        )
     return {folder: names[folder] for folder in folders}
 
 
@@ -198,7 +233,8 @@ EXTRACT = "extract the images again, or get the file that belongs to them"
 
 
 def check_present(items: Iterable[Datum], source: object, remedy: str = EXTRACT) -> None:
-    """Raises Failure naming the first image that is not there; `source` is what says it should be."""
+    """Raises Failure naming the first image that is not there; `source` is what says it should
+    be."""
     for path in absent(items):
         raise Failure(f"{source} names {path}, which is not there: {remedy}")
 
@@ -208,7 +244,8 @@ _saving = ContextVar("saving", default=True)
 
 @contextmanager
 def nothing_saved() -> Iterator[None]:
-    """Inside, splits, picks and listings are made and not kept: whoever only looks writes nothing."""
+    """Inside, splits, picks and listings are made and not kept: whoever only looks writes
+    nothing."""
     before = _saving.set(False)
     try:
         yield
@@ -217,7 +254,8 @@ def nothing_saved() -> Iterator[None]:
 
 
 def save_cache(content: object, path: Path) -> None:
-    """Writes JSON for later runs. Safe when many start at once; where it cannot be done, it is said and no error."""
+    """Writes JSON for later runs. Safe when many start at once; where it cannot be done, it is said
+    and no error."""
     if not _saving.get():
         return
     try:

@@ -1,8 +1,10 @@
-"""The bundled benchmark: drawn images of "striped red hexagons", made on first use, and its relatives.
+"""The bundled benchmark: drawn images of "striped red hexagons", made on first use, and its
+relatives.
 
-`Shapes` is the base-to-new task and the source of cross-dataset runs; `ShapesBackground` and `ShapesCount` have other
-class names; `ShapesBlur`, `ShapesNight` and `ShapesSketch` are its classes under a shift (test only). All look
-different from the plain images that the small CLIP was trained on (scripts/tiny_clip). See docs/SHAPES.md.
+`Shapes` is the base-to-new task and the source of cross-dataset runs; `ShapesBackground` and
+`ShapesCount` have other class names; `ShapesBlur`, `ShapesNight` and `ShapesSketch` are its classes
+under a shift (test only). All look different from the plain images that the small CLIP was trained
+on (scripts/tiny_clip). See docs/SHAPES.md.
 """
 
 import shutil
@@ -23,7 +25,8 @@ from .shapes_render import COLORS, COUNTS, GRAY, PATTERNS, SHAPES, Style, render
 COLOR_NAMES = tuple(COLORS)
 SIZE = 64
 IMAGES = {"train": 40, "val": 8, "test": 50}  # of each class
-# Faded, warm light from one side on an untidy ground, smaller objects: the same for all images, so it can be learned.
+# Faded, warm light from one side on an untidy ground, smaller objects: the same for all images, so
+# it can be learned.
 LOOK = {
     "size": (0.4, 0.75),
     "gray": 0.4,
@@ -36,7 +39,9 @@ LOOK = {
 Scene = dict[str, int]
 
 
-def scene(pattern: str, color: str, shape: str, background: str | None = None, count: int = 1) -> Scene:
+def scene(
+    pattern: str, color: str, shape: str, background: str | None = None, count: int = 1
+) -> Scene:
     return {
         "pattern": PATTERNS.index(pattern),
         "color": COLOR_NAMES.index(color),
@@ -47,7 +52,8 @@ def scene(pattern: str, color: str, shape: str, background: str | None = None, c
 
 
 def combinations() -> dict[str, Scene]:
-    """32 classes, base and new alike in colours, patterns and shapes: in each half every colour stands twice."""
+    """32 classes, base and new alike in colours, patterns and shapes: in each half every colour
+    stands twice."""
     rng = np.random.RandomState(7)
     classes = {}
     for _ in ("base", "new"):
@@ -56,7 +62,8 @@ def combinations() -> dict[str, Scene]:
             color = len(taken) // 2
             pattern, shape = int(rng.randint(len(PATTERNS))), int(rng.randint(len(SHAPES)))
             name = f"{PATTERNS[pattern]} {COLOR_NAMES[color]} {SHAPES[shape]}"
-            # A hollow ring is drawn like a ring; a (pattern, shape) twice would leave only the colour.
+            # A hollow ring is drawn like a ring; a (pattern, shape) twice would leave only the
+            # colour.
             if (
                 (pattern, shape) in taken
                 or name in classes
@@ -83,7 +90,9 @@ def counts() -> dict[str, Scene]:
     """18 classes: two, three or four equal objects."""
     return {
         f"{COUNTS[n - 1]} {color} {shape}s": scene("solid", color, shape, count=n)
-        for color, shape in zip(("red", "green", "blue", "yellow", "purple", "cyan"), SHAPES, strict=False)
+        for color, shape in zip(
+            ("red", "green", "blue", "yellow", "purple", "cyan"), SHAPES, strict=False
+        )
         for n in (2, 3, 4)
     }
 
@@ -106,10 +115,13 @@ class DrawnBenchmark(Benchmark):
                 self.draw()
             except OSError as error:
                 line = f"Cannot draw {type(self).__name__} into {self.images}: {error.strerror or error}"
-                raise Failure(f"{line}. Free some space, or give a folder you can write to (--root)") from error
+                raise Failure(
+                    f"{line}. Free some space, or give a folder you can write to (--root)"
+                ) from error
 
     def draw(self) -> None:
-        """Write all images and, last, the split file; a drawing that was broken off is begun anew."""
+        """Write all images and, last, the split file; a drawing that was broken off is begun
+        anew."""
         shutil.rmtree(self.images, ignore_errors=True)
         splits: Splits = ([], [], [])
         name = type(self).__name__
@@ -119,13 +131,21 @@ class DrawnBenchmark(Benchmark):
             folder = self.images / classname.replace(" ", "_")
             folder.mkdir(parents=True)
             total = sum(self.parts.values())
-            # Each class from a seed of its own name, so that classes can be added without changing the others.
+            # Each class from a seed of its own name, so that classes can be added without changing
+            # the others.
             rng = np.random.RandomState(zlib.crc32(f"{name}/{classname}".encode()))
-            images = render(rng, **{k: np.full(total, v) for k, v in attributes.items()}, size=SIZE, style=self.style)
+            images = render(
+                rng,
+                **{k: np.full(total, v) for k, v in attributes.items()},
+                size=SIZE,
+                style=self.style,
+            )
             paths = [save_png(folder / f"{i:04d}.png", image) for i, image in enumerate(images)]
             start = 0
             for split, n in zip(splits, self.parts.values(), strict=True):
-                split += [Datum(str(p), label, classname=classname) for p in paths[start : start + n]]
+                split += [
+                    Datum(str(p), label, classname=classname) for p in paths[start : start + n]
+                ]
                 start += n
         write_split(self.split_file, splits, self.images)
 

@@ -1,7 +1,8 @@
-"""Draws the bundled benchmark's images: n equal objects of one pattern, colour and shape on a background.
+"""Draws the bundled benchmark's images: n equal objects of one pattern, colour and shape on a
+background.
 
-Everything is vectorised over a batch of images and drawn from a numpy RandomState, whose stream is frozen by numpy's
-compatibility policy, so that the same seed gives the same images everywhere.
+Everything is vectorised over a batch of images and drawn from a numpy RandomState, whose stream is
+frozen by numpy's compatibility policy, so that the same seed gives the same images everywhere.
 """
 
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ PALETTE = np.array(list(COLORS.values()), dtype=np.float32) / 255
 
 @dataclass(frozen=True)
 class Style:
-    """How a scene is photographed. The defaults are the plain look the small CLIP was trained on."""
+    """How a scene is photographed. The defaults are the plain look the small CLIP was trained
+    on."""
 
     rotation: float = 20.0  # largest tilt of an object, degrees
     size: tuple[float, float] = (0.55, 0.9)  # radius of a single object, half image widths
@@ -47,7 +49,8 @@ class Style:
 
 
 def polygon(x: np.ndarray, y: np.ndarray, n: int, inner: float | None = None) -> np.ndarray:
-    """Signed distance to a regular n-gon of radius 1, or to an n-pointed star with that inner radius."""
+    """Signed distance to a regular n-gon of radius 1, or to an n-pointed star with that inner
+    radius."""
     half = np.pi / n
     angle = np.abs((np.arctan2(x, -y) + half) % (2 * half) - half)
     r = np.hypot(x, y)
@@ -63,7 +66,8 @@ def box(x: np.ndarray, y: np.ndarray, w: float, h: float) -> np.ndarray:
 
 
 def distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Signed distance (about) to the outline of a shape of radius 1 at the origin; y points down."""
+    """Signed distance (about) to the outline of a shape of radius 1 at the origin; y points
+    down."""
     r = np.hypot(x, y)
     match shape:
         case "circle":
@@ -90,7 +94,8 @@ def distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def fill(pattern: str, x: np.ndarray, y: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """How much of the object's colour (1) or of its second tone (0) a point has; coordinates in object radii."""
+    """How much of the object's colour (1) or of its second tone (0) a point has; coordinates in
+    object radii."""
     match pattern:
         case "solid":
             return np.ones_like(x)
@@ -107,7 +112,8 @@ def fill(pattern: str, x: np.ndarray, y: np.ndarray, d: np.ndarray) -> np.ndarra
 
 
 def coverage(d: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """How much of each pixel lies inside an outline at signed distance d; pixels per unit of distance."""
+    """How much of each pixel lies inside an outline at signed distance d; pixels per unit of
+    distance."""
     return (0.5 - d * pixels).clip(0, 1)
 
 
@@ -139,14 +145,19 @@ def draw_objects(rng, pattern, shape, count, size, style) -> tuple[np.ndarray, n
                 continue
             s, a = scale[rows] * shrink, angle[rows]
             room = 0.6 * (shrink - s).clip(0)
-            x0, y0 = gx - centres[slot][0] - dx[rows] * room, gy - centres[slot][1] - dy[rows] * room
+            x0, y0 = (
+                gx - centres[slot][0] - dx[rows] * room,
+                gy - centres[slot][1] - dy[rows] * room,
+            )
             x, y = (x0 * np.cos(a) + y0 * np.sin(a)) / s, (y0 * np.cos(a) - x0 * np.sin(a)) / s
             for k in {*zip(shape[rows], pattern[rows], strict=True)}:
                 pick = np.flatnonzero((shape[rows] == k[0]) & (pattern[rows] == k[1]))
                 d = distance(SHAPES[k[0]], x[pick], y[pick])
                 inside = coverage(d, s[pick] * size / 2)
                 if style.drawing:
-                    inside = np.maximum(coverage(np.abs(d + 0.06) - 0.06, s[pick] * size / 2), 0.5 * inside)
+                    inside = np.maximum(
+                        coverage(np.abs(d + 0.06) - 0.06, s[pick] * size / 2), 0.5 * inside
+                    )
                 first = fill(PATTERNS[k[1]], x[pick], y[pick], d)
                 cover[rows[pick]] = np.maximum(cover[rows[pick]], inside)
                 tone[rows[pick]] = np.where(inside > 0, first, tone[rows[pick]])
@@ -165,19 +176,26 @@ def render(
 ) -> np.ndarray:
     """(N, size, size, 3) uint8 images of N scenes.
 
-    The attributes are (N,) integers: indices into PATTERNS, COLORS, SHAPES, COLORS (or GRAY), and 1…4 objects.
+    The attributes are (N,) integers: indices into PATTERNS, COLORS, SHAPES, COLORS (or GRAY), and
+    1…4 objects.
     """
     n = len(pattern)
     cover, tone = draw_objects(rng, pattern, shape, count, size, style)
     gray = uniform(rng, n, 0.05, 0.95)[..., None] * np.ones(3, dtype=np.float32)
-    back = np.where((background == GRAY)[:, None, None, None], gray, PALETTE[background % GRAY][:, None, None])
+    back = np.where(
+        (background == GRAY)[:, None, None, None], gray, PALETTE[background % GRAY][:, None, None]
+    )
     ink = PALETTE[color][:, None, None] * uniform(rng, n, 0.85, 1.1)[..., None]
-    # The second tone of a pattern is light on dark backgrounds' side or dark, so that it is not the background's.
+    # The second tone of a pattern is light on dark backgrounds' side or dark, so that it is not the
+    # background's.
     second = np.where(rng.rand(n) < 0.5, 0.08, 0.95).astype(np.float32)[:, None, None, None]
     image = back * np.ones((n, size, size, 3), dtype=np.float32)
     if style.clutter:
         image += (
-            style.clutter * blur(rng.standard_normal((n, size, size, 1)).astype(np.float32), 0.08 * size) * size * 0.2
+            style.clutter
+            * blur(rng.standard_normal((n, size, size, 1)).astype(np.float32), 0.08 * size)
+            * size
+            * 0.2
         )
     hollow = (pattern == PATTERNS.index("hollow"))[:, None, None, None]
     inner = np.where(hollow, image, second)
@@ -185,12 +203,16 @@ def render(
     return photograph(rng, image, size, style)
 
 
-def photograph(rng: np.random.RandomState, image: np.ndarray, size: int, style: Style) -> np.ndarray:
+def photograph(
+    rng: np.random.RandomState, image: np.ndarray, size: int, style: Style
+) -> np.ndarray:
     """Light, contrast, focus and sensor: float scenes (N, size, size, 3) to uint8 images."""
     n = len(image)
     axis = np.linspace(-1, 1, size, dtype=np.float32)
     angle = uniform(rng, n, 0, 2 * np.pi)
-    light = 1 + style.shade * (np.cos(angle) * axis[None, None, :] + np.sin(angle) * axis[None, :, None])
+    light = 1 + style.shade * (
+        np.cos(angle) * axis[None, None, :] + np.sin(angle) * axis[None, :, None]
+    )
     image = image * light[..., None]
     image += style.gray * (image.mean(-1, keepdims=True) - image)
     image *= np.array(style.cast, dtype=np.float32)

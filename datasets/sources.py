@@ -1,4 +1,5 @@
-"""Where `prepare` gets the benchmarks from, and what to do by hand for those that cannot be had freely."""
+"""Where `prepare` gets the benchmarks from, and what to do by hand for those that cannot be had
+freely."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ class Source:
     name: str
     address: str
     md5: str = ""  # unknown: what it holds is checked by extracting or reading it
-    moves: Mapping[str, str] = field(default_factory=dict)  # {folder in the archive: folder below the dataset's}
+    moves: Mapping[str, str] = field(
+        default_factory=dict
+    )  # {folder in the archive: folder below the dataset's}
     inner: str = ""  # the archive in the archive that holds the images
 
 
@@ -33,12 +36,14 @@ def flowers(key: str, moves: Mapping[str, str] | None = None) -> Source:
 
 
 _PETS = [
-    archive(url, {n: n for n in ("images", "annotations") if n in url}, md5) for url, md5 in tv.OxfordIIITPet._RESOURCES
+    archive(url, {n: n for n in ("images", "annotations") if n in url}, md5)
+    for url, md5 in tv.OxfordIIITPet._RESOURCES
 ]
 _CLASSNAMES = Source("classnames.txt", f"{DRIVE}1-61f_ol79pViBFDG_IDlUQSwoLcn2XXF")
 
-# torchvision does not expose the addresses and MD5s of Caltech101 and EuroSAT: they are copied from their `download`.
-# ImageNet-A's and -R's are those of their authors (people.eecs.berkeley.edu/~hendrycks).
+# torchvision does not expose the addresses and MD5s of Caltech101 and EuroSAT: they are copied from
+# their `download`. ImageNet-A's and -R's are those of their authors
+# (people.eecs.berkeley.edu/~hendrycks).
 SOURCES = {
     "Caltech101": [
         archive(

@@ -1,9 +1,11 @@
-"""Ours beside the plain computation, on the same weights and batches, in one run: tables for docs/BENCHMARKS.md.
+"""Ours beside the plain computation, on the same weights and batches, in one run: tables for
+docs/BENCHMARKS.md.
 
-The plain path is what upstream's code does: every class's whole sentence of 77 tokens in every block, every image token
-in every block, nn.MultiheadAttention, the text features again for every batch, CoCoOp one image after the other. It is
-tests/reference on random weights. Ours are the trainers as train.py makes them, without data. Both compute the same
-loss, which is checked for every row.
+The plain path is what upstream's code does: every class's whole sentence of 77 tokens in every
+block, every image token in every block, nn.MultiheadAttention, the text features again for every
+batch, CoCoOp one image after the other. It is tests/reference on random weights. Ours are the
+trainers as train.py makes them, without data. Both compute the same loss, which is checked for
+every row.
 
 Names for --only:
   maple, p2c  a training step: forward, backward, optimizer
@@ -63,18 +65,36 @@ CONFIGS = {
 # What stays, frozen, between the context and the name: MaPLe learns two vectors of "a photo of a".
 FROZEN_WORDS = {"MaPLe": "of a", "P2C": "", "CoCoOp": ""}
 METHODS = {"maple": "MaPLe", "cocoop": "CoCoOp"}  # of the tables that are not P2C's
-NAMES = ("maple", "p2c", "eval", "cocoop", "overhead", "share", "bf16", "bf16_eval", "capture", "memory")
+NAMES = (
+    "maple",
+    "p2c",
+    "eval",
+    "cocoop",
+    "overhead",
+    "share",
+    "bf16",
+    "bf16_eval",
+    "capture",
+    "memory",
+)
 ONLY_ON = {"share": "cpu", "bf16": "cpu", "bf16_eval": "cpu", "capture": "cuda"}
 PRECISIONS = {"cpu": ("fp32",), "cuda": ("fp32", "fp16", "bf16", "amp")}
-IN_ALL = ("p2c", "eval", "capture")  # tables that a GPU has in all of them, the others in the usual fp16
-# Relative difference of the two losses; half precision rounds the features to three digits and the logits amplify that.
+IN_ALL = (
+    "p2c",
+    "eval",
+    "capture",
+)  # tables that a GPU has in all of them, the others in the usual fp16
+# Relative difference of the two losses; half precision rounds the features to three digits and the
+# logits amplify that.
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.1, "fp16": 0.05, "amp": 0.05}
 EUROSAT = (
     "Annual Crop Land|Forest|Herbaceous Vegetation Land|Highway or Road|Industrial Buildings|"
     "Pasture Land|Permanent Crop Land|Residential Buildings|River|Sea or Lake"
 ).split("|")
 WITHOUT_NOISE = ("TRAINER.P2C.DPD.ENABLED", "False", "TRAINER.P2C.AUX.ENABLED", "False")
-LONG = 1e12  # FLOPs of a plain step from which a CPU measures two rounds, the first of them the check
+LONG = (
+    1e12  # FLOPs of a plain step from which a CPU measures two rounds, the first of them the check
+)
 ROUND = 0.5  # seconds of a GPU's round, of at most 20 steps
 MANY = 3  # times as many rounds for two things of almost the same length
 
@@ -105,7 +125,16 @@ def cases(device: str, quick: bool, only: Sequence[str] = NAMES) -> list[Case]:
     arch, images, train, test, pairs = "ViT-B/16", 100, (5, 50, 500), (10, 100, 1000), (5, 50)
     one, eight, full = (10, 50, 100), (50,), (5, 50, 500)
     if quick:
-        arch, images, train, test, pairs, one, eight, full = "tiny", 6, (2, 11), (3, 11), (2,), (3,), (3,), (11,)
+        arch, images, train, test, pairs, one, eight, full = (
+            "tiny",
+            6,
+            (2, 11),
+            (3, 11),
+            (2,),
+            (3,),
+            (3,),
+            (11,),
+        )
     sizes = {
         "maple": [(n, 4) for n in train],
         "p2c": [(n, 4) for n in train],
@@ -129,7 +158,11 @@ def cases(device: str, quick: bool, only: Sequence[str] = NAMES) -> list[Case]:
         for size in sizes[table]
     ]
     for method, batch, counts in (("P2C", 4, full), ("CoCoOp", 1, one)):
-        made += [Case("memory", method, n, batch, prec, device, arch) for prec in precisions("memory") for n in counts]
+        made += [
+            Case("memory", method, n, batch, prec, device, arch)
+            for prec in precisions("memory")
+            for n in counts
+        ]
     return [c for c in made if c.table in only]
 
 
@@ -157,22 +190,43 @@ class NoData:
 
     def build_data_loader(self) -> None:
         self.num_classes, self.lab2cname = len(self.classnames), dict(enumerate(self.classnames))
-        self.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=self.classnames), num_classes=self.num_classes)
+        self.dm = SimpleNamespace(
+            dataset=SimpleNamespace(classnames=self.classnames), num_classes=self.num_classes
+        )
         self.train_loader_x = self.train_loader_u = self.val_loader = self.test_loader = None
 
 
 def our_trainer(case: Case, weights: Mapping[str, Tensor], *opts: str) -> TrainerX:
     """The method's trainer with its published settings, ready for a step of its first epoch."""
-    size, node = ARCHS[case.arch].image_size, "COCOOP" if case.method == "CoCoOp" else case.method.upper()
+    size, node = (
+        ARCHS[case.arch].image_size,
+        "COCOOP" if case.method == "CoCoOp" else case.method.upper(),
+    )
     depth = min(9, ARCHS[case.arch].text_layers)
-    opts = ("INPUT.SIZE", f"({size},{size})", f"TRAINER.{node}.PREC", case.prec, "SEED", "1", "VERBOSE", "False", *opts)
+    opts = (
+        "INPUT.SIZE",
+        f"({size},{size})",
+        f"TRAINER.{node}.PREC",
+        case.prec,
+        "SEED",
+        "1",
+        "VERBOSE",
+        "False",
+        *opts,
+    )
     if case.method != "CoCoOp":
         opts = (f"TRAINER.{node}.PROMPT_DEPTH", str(depth), *opts)
     dataset = "EuroSAT" if case.classes <= len(EUROSAT) else "ImageNet"  # says which attributes
     config = f"configs/trainers/{case.method}/{CONFIGS[case.method]}.yaml"
     arguments = ["--trainer", case.method, "--config-file", config, "DATASET.NAME", dataset]
-    cfg = train.setup_cfg(train.parse_args([*arguments, "USE_CUDA", str(case.device == "cuda"), *opts]))
-    kind = type(case.method, (NoData, TRAINER_REGISTRY.get(case.method)), {"classnames": class_names(case.classes)})
+    cfg = train.setup_cfg(
+        train.parse_args([*arguments, "USE_CUDA", str(case.device == "cuda"), *opts])
+    )
+    kind = type(
+        case.method,
+        (NoData, TRAINER_REGISTRY.get(case.method)),
+        {"classnames": class_names(case.classes)},
+    )
     with (
         patch.object(trainers.base, "find_weights", lambda *_: Path(__file__)),
         patch.object(trainers.base, "read_state_dict", lambda _: dict(weights)),
@@ -222,8 +276,12 @@ class Plain:
         self.case, self.learner = case, trainer.model.prompt_learner
         self.clip = PlainCLIP(weights, trainers.base.PRECISIONS[case.prec]).to(case.device)
         for module in self.clip.modules():
-            if isinstance(module, nn.MultiheadAttention):  # upstream asks for no weights, so torch may take a kernel
-                module.register_forward_pre_hook(lambda _, a, kw: (a, kw | {"need_weights": False}), with_kwargs=True)
+            if isinstance(
+                module, nn.MultiheadAttention
+            ):  # upstream asks for no weights, so torch may take a kernel
+                module.register_forward_pre_hook(
+                    lambda _, a, kw: (a, kw | {"need_weights": False}), with_kwargs=True
+                )
         self.prompts = as_leaves(dict(self.learner.named_parameters()))
         first = trainer.optim.param_groups[0]
         options = {key: first[key] for key in ("lr", "momentum", "weight_decay")}
@@ -237,7 +295,9 @@ class Plain:
         words = FROZEN_WORDS[self.case.method]
         with torch.device(self.case.device):
             names = class_names(self.case.classes)
-            sentences = [class_prompt(self.clip, self.prompts, name, attributes, words) for name in names]
+            sentences = [
+                class_prompt(self.clip, self.prompts, name, attributes, words) for name in names
+            ]
             self.embeddings = torch.stack([s.embeddings for s in sentences]).detach()
             self.eot = torch.tensor([s.eot for s in sentences])
         self.where, at = {}, 1
@@ -248,7 +308,9 @@ class Plain:
         self.prefix = at + len(self.prompts["ctx"]) + len(tokenise(words))
         self.suffixes = [s.eot + 1 - self.prefix for s in sentences]
 
-    def text(self, vectors: Mapping[str, Tensor], deep: Mapping[int, Tensor] | None = None) -> Tensor:
+    def text(
+        self, vectors: Mapping[str, Tensor], deep: Mapping[int, Tensor] | None = None
+    ) -> Tensor:
         """(C, D), not normalised, of the sentences with these vectors (N, W) in them."""
         pieces, at = [], 0
         for name, start in self.where.items():
@@ -262,13 +324,17 @@ class Plain:
     def logits(self, image: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:
         """(B, C) of MaPLe and P2C, whose text prompts are `vectors`."""
         text = self.text(vectors, maple_plain.deep_text_prompts(self.prompts))
-        return self.clip.logits(maple_plain.image_features(self.clip, self.prompts, image), text).float()
+        return self.clip.logits(
+            maple_plain.image_features(self.clip, self.prompts, image), text
+        ).float()
 
     def conditional_logits(self, image: Tensor) -> Tensor:
         """(1, C) of CoCoOp."""
         feature = self.clip.encode_image(image)[0]
         shift = cocoop_plain.bias(self.prompts, (feature / feature.norm()).float())
-        return self.clip.logits(feature[None], self.text({"ctx": self.prompts["ctx"] + shift})).float()
+        return self.clip.logits(
+            feature[None], self.text({"ctx": self.prompts["ctx"] + shift})
+        ).float()
 
     def losses(self, image: Tensor, label: Tensor) -> Iterator[Tensor]:
         """The loss, or CoCoOp's images' shares of it."""
@@ -283,8 +349,13 @@ class Plain:
         dpd, aux = self.cfg.TRAINER.P2C.DPD, self.cfg.TRAINER.P2C.AUX
         vectors = self.prompts
         if dpd.ENABLED:  # a draw is no part of the comparison: the same code for both sides
-            sigma = p2c_plain.sigma_at_epoch(dpd.SCHEDULE, 0, self.cfg.OPTIM.MAX_EPOCH, dpd.SIGMA_MAX)
-            vectors = {name: self.prompts[name] + sigma * self.learner.noise(self.prompts[name]) for name in self.where}
+            sigma = p2c_plain.sigma_at_epoch(
+                dpd.SCHEDULE, 0, self.cfg.OPTIM.MAX_EPOCH, dpd.SIGMA_MAX
+            )
+            vectors = {
+                name: self.prompts[name] + sigma * self.learner.noise(self.prompts[name])
+                for name in self.where
+            }
         loss = F.cross_entropy(self.logits(image, vectors), label)
         if aux.ENABLED:
             eta = aux.SIGMA * torch.randn_like(self.prompts["ctx"])
@@ -292,7 +363,11 @@ class Plain:
         yield loss
 
     def autocast(self):
-        return torch.autocast(self.case.device, torch.float16) if self.case.prec == "amp" else nullcontext()
+        return (
+            torch.autocast(self.case.device, torch.float16)
+            if self.case.prec == "amp"
+            else nullcontext()
+        )
 
     def step(self, batch: Batch) -> Step:
         def step() -> Tensor:
@@ -337,7 +412,9 @@ def check(case: Case, trainer: TrainerX, steps: tuple[Step, Step]) -> tuple[floa
         first, second = (seconds_of(lambda s=s: losses.append(s()), case.device, 1) for s in steps)
     expected, loss = map(float, losses)
     if not abs(loss - expected) <= TOLERANCE[case.prec] * abs(expected):
-        raise Failure(f"{case}: the plain path's loss is {expected:.6f}, ours {loss:.6f}: they differ")
+        raise Failure(
+            f"{case}: the plain path's loss is {expected:.6f}, ours {loss:.6f}: they differ"
+        )
     return first, second
 
 
@@ -345,10 +422,13 @@ def check(case: Case, trainer: TrainerX, steps: tuple[Step, Step]) -> tuple[floa
 
 
 def text_count(prefix: int, suffixes: Sequence[int], arch: Arch) -> Count:
-    """FLOPs of classes behind a shared prefix, forward; of the last block only what the EOTs need."""
+    """FLOPs of classes behind a shared prefix, forward; of the last block only what the EOTs
+    need."""
     width, tokens = arch.text_width, prefix + sum(suffixes)
     looks = prefix * (prefix + 1) / 2 + sum(n * prefix + n * (n + 1) / 2 for n in suffixes)
-    linear = (arch.text_layers - 1) * 24 * width**2 * tokens + width**2 * (4 * tokens + 20 * len(suffixes))
+    linear = (arch.text_layers - 1) * 24 * width**2 * tokens + width**2 * (
+        4 * tokens + 20 * len(suffixes)
+    )
     last_looks = sum(prefix + n for n in suffixes)
     return linear, 4 * width * ((arch.text_layers - 1) * looks + last_looks)
 
@@ -357,18 +437,24 @@ def image_count(prompts: int, arch: Arch) -> Count:
     """FLOPs of an image, forward; of the last block only what the class token needs."""
     width, patches = arch.vision_width, (arch.image_size // arch.patch_size) ** 2
     tokens, blocks = patches + 1 + prompts, arch.vision_layers - 1
-    linear = width**2 * (24 * blocks * tokens + 4 * tokens + 20) + 6 * patches * arch.patch_size**2 * width
+    linear = (
+        width**2 * (24 * blocks * tokens + 4 * tokens + 20)
+        + 6 * patches * arch.patch_size**2 * width
+    )
     return linear, 4 * width * (blocks * tokens**2 + tokens)
 
 
 def floor_flops(case: Case, plain: Plain) -> float:
     """FLOPs that must be done: both towers forward, and in training backward to the prompts.
 
-    The weights are frozen, so backward a product with them costs as much as forward, and attention twice as much.
-    CoCoOp's image tower has no backward pass and its text tower has every image's prefix.
+    The weights are frozen, so backward a product with them costs as much as forward, and attention
+    twice as much. CoCoOp's image tower has no backward pass and its text tower has every image's
+    prefix.
     """
     arch, shifted = ARCHS[case.arch], case.method == "CoCoOp"
-    text = [n * (case.batch if shifted else 1) for n in text_count(plain.prefix, plain.suffixes, arch)]
+    text = [
+        n * (case.batch if shifted else 1) for n in text_count(plain.prefix, plain.suffixes, arch)
+    ]
     image = [n * case.batch for n in image_count(0 if shifted else len(plain.prompts["ctx"]), arch)]
     if case.table == "eval":
         return sum(image)  # the text features are there
@@ -418,8 +504,11 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def alternate(first: Step, second: Step, rounds: int, device: str) -> tuple[list[float], list[float]]:
-    """Seconds of both in each round; who goes first changes, so that a machine that slows down favours neither."""
+def alternate(
+    first: Step, second: Step, rounds: int, device: str
+) -> tuple[list[float], list[float]]:
+    """Seconds of both in each round; who goes first changes, so that a machine that slows down
+    favours neither."""
     counts = [1, 1]
     if device == "cuda":  # of whose steps the host is ahead
         for side, step in enumerate((first, second)):
@@ -481,7 +570,9 @@ def time_row(case: Case, machine: Machine) -> dict[str, str]:
 
 def overhead_row(case: Case, machine: Machine) -> dict[str, str]:
     batch = make_batch(case)
-    whole, baseline = (our_step(our_trainer(case, machine.weights, *o), batch) for o in ((), WITHOUT_NOISE))
+    whole, baseline = (
+        our_step(our_trainer(case, machine.weights, *o), batch) for o in ((), WITHOUT_NOISE)
+    )
     whole(), baseline()  # warm-up
     with_noise, without = alternate(whole, baseline, MANY * machine.repeats, case.device)
     return {
@@ -516,7 +607,8 @@ def capture_row(case: Case, machine: Machine) -> dict[str, str]:
 
 
 def towers_alone(trainer: TrainerX, batch: Batch) -> Step:
-    """Forward and backward of the two towers with the arguments that a step gives them, and nothing else."""
+    """Forward and backward of the two towers with the arguments that a step gives them, and nothing
+    else."""
     model, calls = trainer.model.clip, []
 
     def recorded(tower: Callable) -> Callable:
@@ -532,13 +624,18 @@ def towers_alone(trainer: TrainerX, batch: Batch) -> Step:
     ):
         trainer.loss(batch["img"], batch["label"])
     if len(calls) != 2:
-        raise Failure(f"a step calls CLIP's towers {len(calls)} times, not once each: their share cannot be told")
+        raise Failure(
+            f"a step calls CLIP's towers {len(calls)} times, not once each: their share cannot be told"
+        )
 
     def leaf(x: Tensor) -> Tensor:
         return x.detach().requires_grad_(x.requires_grad)
 
     def towers() -> Tensor:
-        outputs = [tower(*tree_map_only(Tensor, leaf, a), **tree_map_only(Tensor, leaf, kw)) for tower, a, kw in calls]
+        outputs = [
+            tower(*tree_map_only(Tensor, leaf, a), **tree_map_only(Tensor, leaf, kw))
+            for tower, a, kw in calls
+        ]
         torch.autograd.backward(outputs, [torch.ones_like(out) for out in outputs])
         return outputs[0].sum().detach()
 
@@ -562,7 +659,10 @@ def share_row(case: Case, machine: Machine) -> dict[str, str]:
 
 def bf16_row(case: Case, machine: Machine) -> dict[str, str]:
     batch, make = make_batch(case), our_evaluation if case.table.endswith("eval") else our_step
-    steps = [make(our_trainer(replace(case, prec=prec), machine.weights), batch) for prec in ("fp32", "bf16")]
+    steps = [
+        make(our_trainer(replace(case, prec=prec), machine.weights), batch)
+        for prec in ("fp32", "bf16")
+    ]
     for step in steps:
         step()  # warm-up
     fp32, bf16 = alternate(*steps, machine.repeats, case.device)
@@ -583,22 +683,39 @@ def memory_row(case: Case, machine: Machine) -> dict[str, str]:
     else:
         plain, ours = (memory_in_a_process(case, side, machine.quick) for side in ("plain", "ours"))
     name = {"measurement": str(case)}
-    return name | {"plain MB": f"{plain:.0f}", "ours MB": f"{ours:.0f}", "plain / ours": f"{plain / ours:.1f}"}
+    return name | {
+        "plain MB": f"{plain:.0f}",
+        "ours MB": f"{ours:.0f}",
+        "plain / ours": f"{plain / ours:.1f}",
+    }
 
 
 def memory_in_a_process(case: Case, side: str, quick: bool) -> float:
-    """MB of a case's first step on that side, in a fresh process. Raises: Failure if it does not live to say so."""
+    """MB of a case's first step on that side, in a fresh process. Raises: Failure if it does not
+    live to say so."""
     words = [case.method, str(case.classes), str(case.batch), case.prec, side]
-    command = [sys.executable, "-m", "scripts.bench", case.device, *(["--quick"] if quick else []), "--memory-of"]
+    command = [
+        sys.executable,
+        "-m",
+        "scripts.bench",
+        case.device,
+        *(["--quick"] if quick else []),
+        "--memory-of",
+    ]
     done = subprocess.run([*command, *words], capture_output=True, text=True)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it was killed, as happens when memory is short"])[-1]
-        raise Failure(f"{case}: measuring the {side} path's memory ended with {done.returncode}: {last}")
+        last = (
+            done.stderr.strip().splitlines() or ["it was killed, as happens when memory is short"]
+        )[-1]
+        raise Failure(
+            f"{case}: measuring the {side} path's memory ended with {done.returncode}: {last}"
+        )
     return float(done.stdout.split()[-1])
 
 
 def memory_of(case: Case, side: str, weights: Mapping[str, Tensor]) -> float:
-    """MB that the peak of a step is above what was in use before it. On a CPU: resident memory, as Linux counts it."""
+    """MB that the peak of a step is above what was in use before it. On a CPU: resident memory, as
+    Linux counts it."""
     for step in pair(replace(case, arch="tiny", classes=2), openai_state_dict("tiny"))[2]:
         step()  # what torch loads and takes for its first step of any size
     kept = pair(case, weights)
@@ -610,7 +727,9 @@ def memory_of(case: Case, side: str, weights: Mapping[str, Tensor]) -> float:
         step()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # what has been freed is given back, else the step would have it for nothing
+        ctypes.CDLL(None).malloc_trim(
+            0
+        )  # what has been freed is given back, else the step would have it for nothing
     with suppress(OSError), open("/proc/self/clear_refs", "w") as f:
         f.write("5")  # the peak so far is forgotten
     with open("/proc/self/statm") as f:
@@ -652,7 +771,11 @@ def about(device: str, rates: Mapping[str, float], argv: Sequence[str]) -> str:
     cpu = ", ".join(models) or platform.processor()
     gpu = torch.cuda.get_device_name() if device == "cuda" else "none used"
     code = commit()
-    state = f"{str(code['commit'])[:12]}{' with changes' if code['dirty'] else ''}" if code.get("commit") else "unknown"
+    state = (
+        f"{str(code['commit'])[:12]}{' with changes' if code['dirty'] else ''}"
+        if code.get("commit")
+        else "unknown"
+    )
     rate = ", ".join(f"{prec} {flops / 1e12:.3g}" for prec, flops in rates.items())
     return (
         f"`bash scripts/bench.sh {shlex.join(argv)}`, {date.today()}. CPU: {cpu}, {os.cpu_count()} cores, "
@@ -667,16 +790,31 @@ def run(todo: Sequence[Case], machine: Machine) -> None:
     def work(case: Case) -> float:
         many = 1 + MANY * machine.repeats
         rounds = {"memory": 1, "overhead": many, "capture": many}
-        if case.table in (*ONLY_ON, "overhead"):  # two of ours, each about a plain step with few classes
-            return 2 * rounds.get(case.table, 1 + machine.repeats) * plain_flops(replace(case, classes=5))
+        if case.table in (
+            *ONLY_ON,
+            "overhead",
+        ):  # two of ours, each about a plain step with few classes
+            return (
+                2
+                * rounds.get(case.table, 1 + machine.repeats)
+                * plain_flops(replace(case, classes=5))
+            )
         ours = plain_flops(replace(case, classes=1))
-        return (plain_flops(case) + ours) * rounds.get(case.table, 2 if is_long(case) else 1 + machine.repeats)
+        return (plain_flops(case) + ours) * rounds.get(
+            case.table, 2 if is_long(case) else 1 + machine.repeats
+        )
 
     left, done, start, rows = sum(map(work, todo)), 0.0, time.monotonic(), []
     for i, case in enumerate(todo):
         spent = time.monotonic() - start
-        eta = timedelta(seconds=round(left * spent / done if done else 1.5 * left / machine.rates[case.prec]))
-        print(f"[{i + 1}/{len(todo)}] {case.table}: {case}; about {eta} left", file=sys.stderr, flush=True)
+        eta = timedelta(
+            seconds=round(left * spent / done if done else 1.5 * left / machine.rates[case.prec])
+        )
+        print(
+            f"[{i + 1}/{len(todo)}] {case.table}: {case}; about {eta} left",
+            file=sys.stderr,
+            flush=True,
+        )
         with redirect_stdout(sys.stderr):
             rows.append(ROWS.get(case.table, time_row)(case, machine))
         done, left = done + work(case), left - work(case)
@@ -690,8 +828,15 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = OneLineParser("bash scripts/bench.sh", description=__doc__)
     parser.add_argument("device", nargs="?", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds; long ones on a CPU take 2 at most (default: 3)")
-    parser.add_argument("--quick", action="store_true", help="tiny towers and few classes: to try the bench itself")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=3,
+        help="rounds; long ones on a CPU take 2 at most (default: 3)",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny towers and few classes: to try the bench itself"
+    )
     parser.add_argument("--memory-of", nargs=5, help=argparse.SUPPRESS)  # the measuring process
     return parser.parse_args(argv)
 
@@ -715,7 +860,9 @@ def main(argv: Sequence[str]) -> int:
         todo = cases(args.device, args.quick, args.only)
         if not todo:
             raise UsageError(f"{' '.join(args.only)} is not measured on {args.device}")
-        rates = {prec: matrix_rate(args.device, prec, args.quick) for prec in PRECISIONS[args.device]}
+        rates = {
+            prec: matrix_rate(args.device, prec, args.quick) for prec in PRECISIONS[args.device]
+        }
         print(about(args.device, rates, argv), flush=True)
         run(todo, Machine(weights, rates, args.repeats, args.quick))
     except Failure as e:

@@ -1,4 +1,5 @@
-"""Exit 0 if this Python has a supported version of every package in pyproject.toml, else 1 and say what is missing."""
+"""Exit 0 if this Python has a supported version of every package in pyproject.toml, else 1 and say
+what is missing."""
 
 import sys
 import tomllib
@@ -15,13 +16,17 @@ def problem(requirement: str) -> str | None:
         return f"{name} is missing"
 
     def numbers(v: str) -> list[int]:
-        return [int("".join(filter(str.isdigit, part)) or 0) for part in v.split("+")[0].split(".")[:3]]
+        return [
+            int("".join(filter(str.isdigit, part)) or 0) for part in v.split("+")[0].split(".")[:3]
+        ]
 
     return f"{name} {have} is older than {least}" if numbers(have) < numbers(least) else None
 
 
 def main() -> int:
-    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())[
+        "project"
+    ]
     problems = [p for r in project["dependencies"] if (p := problem(r))]
     if not problems:
         try:

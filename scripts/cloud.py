@@ -1,12 +1,15 @@
-"""Accuracy in the cloud: a trained model is tested with its text prompts perturbed by σ·n, for growing σ.
+"""Accuracy in the cloud: a trained model is tested with its text prompts perturbed by σ·n, for
+growing σ.
 
-The paper says that P2C learns a cloud of prompts where others learn a point. If so, its accuracy should fall later than
-its baseline's. Perturbed are the vectors learned as input of the text tower (ctx and attributes), not the deep prompts;
-each tensor has noise of its own, the same for all classes, as in training. The image features know no noise. A draw n
-is scaled to every σ and is the same for all runs whose vectors have the same shapes, so differences are paired.
+The paper says that P2C learns a cloud of prompts where others learn a point. If so, its accuracy
+should fall later than its baseline's. Perturbed are the vectors learned as input of the text tower
+(ctx and attributes), not the deep prompts; each tensor has noise of its own, the same for all
+classes, as in training. The image features know no noise. A draw n is scaled to every σ and is the
+same for all runs whose vectors have the same shapes, so differences are paired.
 
-The fair baseline is P2C without DPD (configs/trainers/P2C/table4_baseline.yaml): plain MaPLe has no attribute vectors,
-and its deep prompts take ctx's place from the second block on, so noise on ctx hardly reaches its text features.
+The fair baseline is P2C without DPD (configs/trainers/P2C/table4_baseline.yaml): plain MaPLe has no
+attribute vectors, and its deep prompts take ctx's place from the second block on, so noise on ctx
+hardly reaches its text features.
 """
 
 import argparse
@@ -77,7 +80,8 @@ def load_run(folder: Path, root: str | None) -> PromptTrainer:
 
 
 def tested_model(folder: Path, names: Sequence[str]) -> tuple[str, int | None]:
-    """Folder and epoch of the model a run tested: its own, or --model-dir's as it lies seen from the run's folder.
+    """Folder and epoch of the model a run tested: its own, or --model-dir's as it lies seen from
+    the run's folder.
 
     Raises: Failure if neither is there.
     """
@@ -90,11 +94,15 @@ def tested_model(folder: Path, names: Sequence[str]) -> tuple[str, int | None]:
         record = json.loads(regular(folder / "results.json").read_text(encoding="utf-8"))
         given = flags.parse_known_args(shlex.split(record["command"]))[0]
         # relative to the run's folder it holds also after the whole output was moved
-        away = os.path.normpath(folder / os.path.relpath(given.model_dir, record["config"]["OUTPUT_DIR"]))
+        away = os.path.normpath(
+            folder / os.path.relpath(given.model_dir, record["config"]["OUTPUT_DIR"])
+        )
     except (OSError, ValueError, KeyError, TypeError):
         away = ""
     if not os.path.isdir(away):
-        raise Failure(f"{folder}: no checkpoint ({', '.join(names)}), and no results.json that says where it is")
+        raise Failure(
+            f"{folder}: no checkpoint ({', '.join(names)}), and no results.json that says where it is"
+        )
     return away, given.load_epoch
 
 
@@ -107,12 +115,15 @@ def learner_of(trainer: TrainerBase) -> ContextLearner:
         for module in trainer.model.prompt_learner.modules():
             if isinstance(module, ContextLearner):
                 return module
-    raise UsageError(f"{type(trainer).__name__} learns no vectors that are its text prompts for all images")
+    raise UsageError(
+        f"{type(trainer).__name__} learns no vectors that are its text prompts for all images"
+    )
 
 
 @contextmanager
 def perturbed(learner: ContextLearner, sigma: float, noise: Noise) -> Iterator[None]:
-    """Inside, `learner.vectors()` gives P + σ·n for clean P. Drawn on the CPU, n is the same on all devices."""
+    """Inside, `learner.vectors()` gives P + σ·n for clean P. Drawn on the CPU, n is the same on all
+    devices."""
     moved = {name: p + sigma * noise(p.cpu()).to(p.device) for name, p in learner.vectors().items()}
     learner.vectors = lambda: moved  # of this instance, in front of its class's
     try:
@@ -129,7 +140,9 @@ def make_noise(kind: str, dpd: CfgNode) -> Noise:
 
 
 @torch.no_grad()
-def measure(trainer: PromptTrainer, sigmas: Sequence[float], draws: int, noise: Noise) -> list[list[float]]:
+def measure(
+    trainer: PromptTrainer, sigmas: Sequence[float], draws: int, noise: Noise
+) -> list[list[float]]:
     """Accuracy on the test set in percent: for each σ a value for each draw, for σ 0 one."""
     model, learner = trainer.model, learner_of(trainer)
     features, labels = [], []
@@ -166,7 +179,9 @@ def ask(run: Result, args: argparse.Namespace) -> list[list[float]]:
         "sigmas": args.sigmas,
         "draws": args.draws,
         "accuracy": values,
-        "trained_sigma": dpd.SIGMA_MAX if trainer.cfg.TRAINER.NAME == "P2C" and dpd.ENABLED else None,
+        "trained_sigma": dpd.SIGMA_MAX
+        if trainer.cfg.TRAINER.NAME == "P2C" and dpd.ENABLED
+        else None,
         "command": shlex.join(["python", "-m", "scripts.cloud", *args.words]),
         **commit(),
     }
@@ -175,14 +190,18 @@ def ask(run: Result, args: argparse.Namespace) -> list[list[float]]:
 
 
 def table(values: dict[Result, list[list[float]]], sigmas: Sequence[float]) -> str:
-    """Mean ± population std over seeds and draws, a row for each method, dataset and set of classes."""
+    """Mean ± population std over seeds and draws, a row for each method, dataset and set of
+    classes."""
     names = name_methods(list(values))
     rows: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
     for run, name in names.items():
         rows[run.dataset, run.side, name].append(run)
     lines = []
     for key in sorted(rows):
-        cells = [summarise(np.concatenate([values[run][i] for run in rows[key]])) for i in range(len(sigmas))]
+        cells = [
+            summarise(np.concatenate([values[run][i] for run in rows[key]]))
+            for i in range(len(sigmas))
+        ]
         lines.append([*key, *map(show_stat, cells), len(rows[key])])
     headers = ["dataset", "classes", "method", *(f"σ {s:g}" for s in sigmas), "seeds"]
     return tabulate(lines, headers, disable_numparse=True)
@@ -195,10 +214,28 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; leaves with code 2 and one line if it makes no sense."""
     parser = OneLineParser("python -m scripts.cloud", description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
-    add("folders", nargs="+", type=existing_folder, metavar="FOLDER", help="runs are looked for in and below these")
-    add("--sigmas", nargs="+", type=float, default=list(SIGMAS), metavar="σ", help="default: 0 to 0.5")
+    add(
+        "folders",
+        nargs="+",
+        type=existing_folder,
+        metavar="FOLDER",
+        help="runs are looked for in and below these",
+    )
+    add(
+        "--sigmas",
+        nargs="+",
+        type=float,
+        default=list(SIGMAS),
+        metavar="σ",
+        help="default: 0 to 0.5",
+    )
     add("--draws", type=int, default=5, metavar="N", help="for each σ; default: %(default)s")
-    add("--noise", default="gaussian", choices=("gaussian", "gmm"), help="n; gmm: the mixture of TRAINER.P2C.DPD")
+    add(
+        "--noise",
+        default="gaussian",
+        choices=("gaussian", "gmm"),
+        help="n; gmm: the mixture of TRAINER.P2C.DPD",
+    )
     add("--root", metavar="DIR", help="folder of the datasets, if it is not where it was")
     args = parser.parse_args(argv)
     args.words = list(sys.argv[1:] if argv is None else argv)
@@ -229,7 +266,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             leave(f"stopped; {len(values)} of {len(found)} runs have their {CLOUD}", 130)
     if values:
-        print(f"{table(values, args.sigmas)}\n\naccuracy in %: mean ± population std over seeds and {args.draws} draws")
+        print(
+            f"{table(values, args.sigmas)}\n\naccuracy in %: mean ± population std over seeds and {args.draws} draws"
+        )
     return 0 if values and len(values) + skipped == len(found) else 1
 
 

@@ -1,4 +1,5 @@
-"""How many parameters each method learns on ViT-B/16 as published: python -m scripts.count_parameters."""
+"""How many parameters each method learns on ViT-B/16 as published: python -m
+scripts.count_parameters."""
 
 from pathlib import Path
 
@@ -24,7 +25,14 @@ def vit_b16() -> CLIP:
 def count(clip_model: CLIP, config: Path) -> tuple[int, int]:
     """Learned numbers, and the tensors they are in."""
     name = config.parent.name
-    flags = ["--trainer", name, "--config-file", str(config), "--dataset-config-file", "configs/datasets/imagenet.yaml"]
+    flags = [
+        "--trainer",
+        name,
+        "--config-file",
+        str(config),
+        "--dataset-config-file",
+        "configs/datasets/imagenet.yaml",
+    ]
     trainer = TRAINER_REGISTRY.get(name).__new__(TRAINER_REGISTRY.get(name))
     trainer.cfg = train.setup_cfg(train.parse_args(flags))
     if not isinstance(trainer, PromptTrainer):
@@ -39,7 +47,11 @@ def main() -> None:
     for config in sorted(Path("configs/trainers").glob("*/vit_b16*.yaml")):
         total, tensors = count(clip_model, config)
         rows.append([config.parent.name, config.stem, f"{total:,}", tensors])
-    print(tabulate(rows, ["method", "config", "parameters", "tensors"], "github", disable_numparse=True))
+    print(
+        tabulate(
+            rows, ["method", "config", "parameters", "tensors"], "github", disable_numparse=True
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The paper's figures, and some it lacks, as PNG and PDF: python -m scripts.figures KIND FOLDER … (--help lists them).
+"""The paper's figures, and some it lacks, as PNG and PDF: python -m scripts.figures KIND FOLDER …
+(--help lists them).
 
 Numbers come from the runs' results.json; losses and times of runs without one from their logs.
 """
@@ -32,12 +33,21 @@ EXAMPLES = """examples:
   python -m scripts.figures all output/shapes_table4
   python -m scripts.figures schedule configs/trainers/P2C/vit_b16_ep5_batch4.yaml TRAINER.P2C.DPD.SCHEDULE cosine
 """
-# A method looks the same in all figures: it is found by its trainer's place here, other variants follow.
+# A method looks the same in all figures: it is found by its trainer's place here, other variants
+# follow.
 TRAINERS = (
     "P2C", "MaPLe", "MaPLe_ATP", "PromptSRC", "CoOp", "CoCoOp", "KgCoOp", "ProGrad", "TCP", "MultiModalAdapter",
     "CoOp_ATP", "CoCoOp_ATP", "ZeroshotCLIP", "ZeroshotCLIP2",
 )  # fmt: skip
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # told apart by all eyes
+COLOURS = (
+    "#D55E00",
+    "#0072B2",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+)  # told apart by all eyes
 MARKERS = "osD^vPX"
 LINES = ("-", "--", ":")
 DPI = 200
@@ -67,7 +77,8 @@ class Curves(NamedTuple):
 
 
 def curves_of(result: Result) -> Curves | None:
-    """Loss and seconds of a run's epochs, from its record, else its logs; None if it is no training."""
+    """Loss and seconds of a run's epochs, from its record, else its logs; None if it is no
+    training."""
     if result.record and any(loss is not None for loss in result.record.get("loss", ())):
         numbers = (result.record.get(key, ()) for key in ("loss", "epoch_seconds"))
         return Curves(*([np.nan if x is None else x for x in values] for values in numbers))
@@ -77,7 +88,8 @@ def curves_of(result: Result) -> Curves | None:
 def curves_of_logs(folder: Path) -> Curves | None:
     """The same from the log that counts: the newest one with the result of a finished run.
 
-    Where that run was resumed, the epochs before its own are those of the logs it went on from: each time the newest
+    Where that run was resumed, the epochs before its own are those of the logs it went on from:
+        each time the newest
     older log that has the epoch before.
     """
     epochs: dict[int, tuple[float, float]] = {}
@@ -93,23 +105,29 @@ def curves_of_logs(folder: Path) -> Curves | None:
             log.warning("cannot read %s", error)
             continue
         if not first or first - 1 in here:
-            epochs |= {epoch: values for epoch, values in here.items() if epoch < first or not first}
+            epochs |= {
+                epoch: values for epoch, values in here.items() if epoch < first or not first
+            }
     if not epochs:
         return None
     nothing = (np.nan, np.nan)
-    return Curves(*map(list, zip(*(epochs.get(i, nothing) for i in range(1, max(epochs) + 1)), strict=True)))
+    return Curves(
+        *map(list, zip(*(epochs.get(i, nothing) for i in range(1, max(epochs) + 1)), strict=True))
+    )
 
 
 def epochs_of_log(path: Path) -> dict[int, tuple[float, float]]:
-    """{epoch: (loss, seconds)}, from the last line of each: mean loss so far, mean time of a batch × batches.
-    Raises OSError."""
+    """{epoch: (loss, seconds)}, from the last line of each: mean loss so far, mean time of a batch
+    × batches. Raises OSError."""
     matches = EPOCH_LINE.finditer(regular(path).read_text(encoding="utf-8", errors="replace"))
-    return {int(m["epoch"]): (float(m["loss"]), float(m["time"]) * int(m["batches"])) for m in matches}
+    return {
+        int(m["epoch"]): (float(m["loss"]), float(m["time"]) * int(m["batches"])) for m in matches
+    }
 
 
 def trainings(found: Sequence[Result]) -> tuple[dict[Result, Curves], str]:
-    """The trainings on base classes, as in the paper, without any the others; where they are of several numbers of
-    shots those of the largest only, and a text that says so."""
+    """The trainings on base classes, as in the paper, without any the others; where they are of
+    several numbers of shots those of the largest only, and a text that says so."""
     usual = [r for r in found if r.side == "base"] or [r for r in found if r.side == "all"]
     runs = {r: curves for r in usual if (curves := curves_of(r))}
     shots = {r.shots for r in runs}
@@ -118,13 +136,18 @@ def trainings(found: Sequence[Result]) -> tuple[dict[Result, Curves], str]:
 
 
 def read_cloud(folder: Path) -> dict | None:
-    """What scripts.cloud left in a run's folder; None if there is nothing, and with a warning if it cannot be used."""
+    """What scripts.cloud left in a run's folder; None if there is nothing, and with a warning if it
+    cannot be used."""
     path = folder / CLOUD
     if not path.exists():
         return None
     try:
         cloud = json.loads(regular(path).read_text(encoding="utf-8"))
-        if len(cloud["accuracy"]) == len(cloud["sigmas"]) and all(cloud["accuracy"]) and cloud["noise"]:
+        if (
+            len(cloud["accuracy"]) == len(cloud["sigmas"])
+            and all(cloud["accuracy"])
+            and cloud["noise"]
+        ):
             return cloud
     except (OSError, ValueError, KeyError, TypeError):
         pass
@@ -163,11 +186,19 @@ def styles(methods: Mapping[str, str]) -> dict[str, dict[str, str]]:
     for method, trainer in sorted(methods.items()):
         place = TRAINERS.index(trainer) if trainer in TRAINERS else 0
         if place in taken or trainer not in TRAINERS:
-            place = next(i for i in range(len(methods) + len(TRAINERS)) if i not in of_trainers | taken.keys())
+            place = next(
+                i
+                for i in range(len(methods) + len(TRAINERS))
+                if i not in of_trainers | taken.keys()
+            )
         taken[place] = method
     n = len(COLOURS)
     return {
-        m: {"color": COLOURS[i % n], "marker": MARKERS[(i + i // n) % n], "linestyle": LINES[i // n % len(LINES)]}
+        m: {
+            "color": COLOURS[i % n],
+            "marker": MARKERS[(i + i // n) % n],
+            "linestyle": LINES[i // n % len(LINES)],
+        }
         for i, m in sorted(taken.items())
     }
 
@@ -176,8 +207,11 @@ def styles_of(names: Mapping[Result, str]) -> dict[str, dict[str, str]]:
     return styles({name: r.trainer for r, name in names.items()})
 
 
-def panels(titles: Sequence[str], x: str, y: str, width: float = 2.6, most: int = 4) -> tuple["Figure", list["Axes"]]:
-    """A figure with a panel for each title, to be ended by `legend`; no pyplot, so no window and no state."""
+def panels(
+    titles: Sequence[str], x: str, y: str, width: float = 2.6, most: int = 4
+) -> tuple["Figure", list["Axes"]]:
+    """A figure with a panel for each title, to be ended by `legend`; no pyplot, so no window and no
+    state."""
     from matplotlib.figure import Figure
 
     columns = min(most, len(titles))
@@ -198,9 +232,11 @@ def panels(titles: Sequence[str], x: str, y: str, width: float = 2.6, most: int 
 
 
 def legend(figure: "Figure", axes: Iterable["Axes"], title: str) -> None:
-    """One for all panels, below them; its title says what lines and bands are. The figure gets the width that takes,
-    and the height that gives all panels theirs."""
-    handles = {label: h for ax in axes for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    """One for all panels, below them; its title says what lines and bands are. The figure gets the
+    width that takes, and the height that gives all panels theirs."""
+    handles = {
+        label: h for ax in axes for h, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
     if len(handles) > 6:
         figure.set_figwidth(max(6.4, figure.get_figwidth()))
     place = {"loc": "outside lower center", "frameon": False, "handlelength": 3}
@@ -209,7 +245,9 @@ def legend(figure: "Figure", axes: Iterable["Axes"], title: str) -> None:
     width = longest.get_window_extent().width
     longest.remove()
     rows = -(-len(handles) // max(1, int(figure.bbox.width / width)))
-    made = figure.legend(handles.values(), handles.keys(), title=title, ncols=-(-len(handles) // rows), **place)
+    made = figure.legend(
+        handles.values(), handles.keys(), title=title, ncols=-(-len(handles) // rows), **place
+    )
     # some more than it takes: each file format has its own widths of letters
     size = 1.03 * made.get_window_extent().size / figure.dpi + 0.1
     figure.set_size_inches(max(figure.get_figwidth(), size[0]), figure.get_figheight() + size[1])
@@ -219,15 +257,24 @@ def legend(figure: "Figure", axes: Iterable["Axes"], title: str) -> None:
     figure.set_figheight(figure.get_figheight() - spare * ax.get_gridspec().nrows)
 
 
-def line(ax: "Axes", x: Sequence[float], rows: Sequence[Sequence[float]], label: str, style: dict[str, str]) -> None:
-    """The mean of rows (one for each seed) and a band of their population std. Shorter rows count as far as they go."""
+def line(
+    ax: "Axes",
+    x: Sequence[float],
+    rows: Sequence[Sequence[float]],
+    label: str,
+    style: dict[str, str],
+) -> None:
+    """The mean of rows (one for each seed) and a band of their population std. Shorter rows count
+    as far as they go."""
     table = np.full((len(rows), len(x)), np.nan)
     for row, values in zip(table, rows, strict=True):
         row[: len(values)] = values
     known = ~np.isnan(table).all(axis=0)
     x, table = np.asarray(x)[known], table[:, known]
     mean, std = np.nanmean(table, axis=0), np.nanstd(table, axis=0)
-    ax.plot(x, mean, label=label, linewidth=1.5, markersize=4, markevery=max(1, len(x) // 10), **style)
+    ax.plot(
+        x, mean, label=label, linewidth=1.5, markersize=4, markevery=max(1, len(x) // 10), **style
+    )
     if len(rows) > 1:
         ax.fill_between(x, mean - std, mean + std, color=style["color"], alpha=0.18, linewidth=0)
 
@@ -238,24 +285,45 @@ def wide(look: Sized, names: Sized) -> float:
 
 
 def groups(
-    ax: "Axes", names: Sequence[str], values: Mapping[tuple[str, str], Sequence[float]], look: Mapping, bars: bool
+    ax: "Axes",
+    names: Sequence[str],
+    values: Mapping[tuple[str, str], Sequence[float]],
+    look: Mapping,
+    bars: bool,
 ) -> None:
-    """For each name a mark for each method, {(name, method): a value for each seed}: bars from 0 or means, and the
-    seeds as points."""
+    """For each name a mark for each method, {(name, method): a value for each seed}: bars from 0 or
+    means, and the seeds as points."""
     methods = list(look)
     step = 0.8 / len(methods)
     for k, method in enumerate(methods):
         colour, marker = look[method]["color"], look[method]["marker"]
-        there = [(i, values[name, method]) for i, name in enumerate(names) if values.get((name, method))]
+        there = [
+            (i, values[name, method]) for i, name in enumerate(names) if values.get((name, method))
+        ]
         at = [i - 0.4 + (k + 0.5) * step for i, _ in there]
         means = [np.mean(seeds) for _, seeds in there]
         if bars:
             again = colour in [look[m]["color"] for m in methods[:k]]
-            ax.bar(at, means, step * 0.9, color=colour, label=method, hatch="//" * again, edgecolor="white")
+            ax.bar(
+                at,
+                means,
+                step * 0.9,
+                color=colour,
+                label=method,
+                hatch="//" * again,
+                edgecolor="white",
+            )
         else:
             ax.plot(at, means, marker, color=colour, markersize=6, label=method)
-        points = [(x, v) for x, (_, seeds) in zip(at, there, strict=True) if len(seeds) > 1 for v in seeds]
-        ax.plot(*zip(*points, strict=True) if points else ([], []), ".", color="0.25" if bars else colour, markersize=3)
+        points = [
+            (x, v) for x, (_, seeds) in zip(at, there, strict=True) if len(seeds) > 1 for v in seeds
+        ]
+        ax.plot(
+            *zip(*points, strict=True) if points else ([], []),
+            ".",
+            color="0.25" if bars else colour,
+            markersize=3,
+        )
     too_long = 0.085 * max(map(len, names)) > (wide(look, names) - 0.8) / len(names)  # inches
     slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if too_long else {}
     ax.set_xticks(range(len(names)), names, **slanted)
@@ -279,14 +347,20 @@ def draw_loss(found: Sequence[Result]) -> "Figure | None":
             rows = by[dataset, method]
             line(ax, range(1, max(map(len, rows)) + 1), rows, method, look[method])
         ax.xaxis.get_major_locator().set_params(integer=True)
-    legend(figure, axes, shots + "each method's own loss, mean over an epoch; mean ± std over seeds")
+    legend(
+        figure, axes, shots + "each method's own loss, mean over an epoch; mean ± std over seeds"
+    )
     return figure
 
 
 def draw_time(found: Sequence[Result]) -> "Figure | None":
     runs, shots = trainings(found)
     names = name_methods(list(runs))
-    by = gather((r.dataset, name, np.nanmean(runs[r].seconds)) for r, name in names.items() if known(runs[r].seconds))
+    by = gather(
+        (r.dataset, name, np.nanmean(runs[r].seconds))
+        for r, name in names.items()
+        if known(runs[r].seconds)
+    )
     if not by:
         return None
     devices = {r.record["device"] for r in runs if r.record}
@@ -307,7 +381,9 @@ def draw_f1(found: Sequence[Result]) -> "Figure | None":
     if not any("macro_f1" in r.metrics for r in runs):
         return None
     width = wide(look, datasets)
-    figure, axes = panels(list(titles.values()), "", "base classes, %", width, most=2 if width < 6 else 1)
+    figure, axes = panels(
+        list(titles.values()), "", "base classes, %", width, most=2 if width < 6 else 1
+    )
     for ax, key in zip(axes, titles, strict=True):
         by = gather((r.dataset, names[r], r.metrics[key]) for r in runs if key in r.metrics)
         groups(ax, datasets, by, look, bars=False)
@@ -317,15 +393,22 @@ def draw_f1(found: Sequence[Result]) -> "Figure | None":
 
 def draw_attributes(found: Sequence[Result]) -> "Figure | None":
     runs = [r for r in found if r.protocol == "base2new" and attribute_length(r)]
-    settings: dict[tuple, dict[int, dict]] = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
+    settings: dict[tuple, dict[int, dict]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(dict))
+    )
     for r in runs:
         key = r.trainer, r.shots, setting_but_length(r)
-        settings[key][attribute_length(r)][r.seed].setdefault(r.dataset, {})[r.side] = r.metrics["accuracy"]
+        settings[key][attribute_length(r)][r.seed].setdefault(r.dataset, {})[r.side] = r.metrics[
+            "accuracy"
+        ]
     several = {key: by_length for key, by_length in settings.items() if len(by_length) > 1}
     if not several:
         return None
     trainers = [trainer for trainer, *_ in several]
-    labels = [t if trainers.count(t) == 1 else f"{t} {trainers[: i + 1].count(t)}" for i, t in enumerate(trainers)]
+    labels = [
+        t if trainers.count(t) == 1 else f"{t} {trainers[: i + 1].count(t)}"
+        for i, t in enumerate(trainers)
+    ]
     look = styles(dict(zip(labels, trainers, strict=True)))
     titles = ("base", "new", "HM")
     figure, axes = panels(titles, "attribute length, vectors", "accuracy, %", 2.8)
@@ -334,14 +417,33 @@ def draw_attributes(found: Sequence[Result]) -> "Figure | None":
         for n, seeds in by_length.items():
             values = length_values(seeds)
             for ax, column in zip(axes, values.T if len(values) else [], strict=False):
-                at = lengths.index(n) + np.linspace(-0.15, 0.15, len(column)) if len(column) > 1 else [lengths.index(n)]
-                ax.plot(at, column, look[label]["marker"], color=look[label]["color"], markersize=4, label=label)
-                ax.hlines(column.mean(), min(at) - 0.1, max(at) + 0.1, color=look[label]["color"], linewidth=1.2)
+                at = (
+                    lengths.index(n) + np.linspace(-0.15, 0.15, len(column))
+                    if len(column) > 1
+                    else [lengths.index(n)]
+                )
+                ax.plot(
+                    at,
+                    column,
+                    look[label]["marker"],
+                    color=look[label]["color"],
+                    markersize=4,
+                    label=label,
+                )
+                ax.hlines(
+                    column.mean(),
+                    min(at) - 0.1,
+                    max(at) + 0.1,
+                    color=look[label]["color"],
+                    linewidth=1.2,
+                )
     if not axes[0].lines:
         return None
     for ax in axes:
         ax.set_xticks(range(len(lengths)), lengths)
-    legend(figure, axes, "points: seeds in order, each the average over datasets; dashes: their mean")
+    legend(
+        figure, axes, "points: seeds in order, each the average over datasets; dashes: their mean"
+    )
     return figure
 
 
@@ -352,7 +454,9 @@ def length_values(seeds: Mapping[int, Mapping[str, Mapping[str, float]]]) -> np.
     for seed in sorted(seeds):
         both = [(s["base"], s["new"]) for s in seeds[seed].values() if len(s) == 2]
         if len(both) == len(datasets):
-            rows.append(np.mean([(base, new, harmonic_mean(base, new)) for base, new in both], axis=0))
+            rows.append(
+                np.mean([(base, new, harmonic_mean(base, new)) for base, new in both], axis=0)
+            )
         else:
             log.warning("attributes: seed %d has not all results; not drawn", seed)
     return np.array(rows)
@@ -369,7 +473,9 @@ def draw_shots(found: Sequence[Result]) -> "Figure | None":
     for ax, dataset in zip(axes, datasets, strict=True):
         for method in look:
             seeds: dict[int, list[float]] = defaultdict(lambda: [np.nan] * len(shots))
-            for r in (r for r in runs if (r.dataset, names[r]) == (dataset, method) and r.shots > 0):
+            for r in (
+                r for r in runs if (r.dataset, names[r]) == (dataset, method) and r.shots > 0
+            ):
                 seeds[r.seed][shots.index(r.shots)] = r.metrics["accuracy"]
             if seeds:
                 line(ax, shots, list(seeds.values()), method, look[method])
@@ -402,7 +508,9 @@ def draw_cloud(found: Sequence[Result]) -> "Figure | None":
             if x:
                 mean, std = map(np.array, zip(*stats, strict=True))
                 ax.plot(x, mean, label=method, linewidth=1.5, markersize=4, **look[method])
-                ax.fill_between(x, mean - std, mean + std, color=look[method]["color"], alpha=0.18, linewidth=0)
+                ax.fill_between(
+                    x, mean - std, mean + std, color=look[method]["color"], alpha=0.18, linewidth=0
+                )
         positive = [s for r in here for s in clouds[r]["sigmas"] if s > 0]
         if positive:
             ax.set_xscale("symlog", linthresh=min(positive))
@@ -410,7 +518,9 @@ def draw_cloud(found: Sequence[Result]) -> "Figure | None":
             ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             ax.minorticks_off()
         for sigma in {clouds[r].get("trained_sigma") for r in here} - {None}:
-            ax.axvline(sigma, color="0.5", linewidth=0.8, linestyle=":", label="P2C's σ_max in training")
+            ax.axvline(
+                sigma, color="0.5", linewidth=0.8, linestyle=":", label="P2C's σ_max in training"
+            )
     legend(figure, axes, "mean ± std over seeds and draws")
     return figure
 
@@ -420,11 +530,15 @@ def draw_schedule(cfg: "CfgNode") -> "Figure":
     from trainers.p2c import MixtureNoise, sigma_at
 
     dpd, epochs = cfg.TRAINER.P2C.DPD, cfg.OPTIM.MAX_EPOCH
-    figure, (left, right) = panels([f"Schedule: {dpd.SCHEDULE}", f"Noise: {dpd.NOISE}"], "", "", 3.6)
+    figure, (left, right) = panels(
+        [f"Schedule: {dpd.SCHEDULE}", f"Noise: {dpd.NOISE}"], "", "", 3.6
+    )
     fine = np.linspace(0, epochs - 1, 40 * epochs)
     style = {"color": COLOURS[0]}
     left.plot(fine, [sigma_at(dpd, t, epochs) for t in fine], linewidth=0.8, **style)
-    left.plot(range(epochs), [sigma_at(dpd, t, epochs) for t in range(epochs)], "o", markersize=4, **style)
+    left.plot(
+        range(epochs), [sigma_at(dpd, t, epochs) for t in range(epochs)], "o", markersize=4, **style
+    )
     left.set(xlabel="epoch, from 0", ylabel="σ", ylim=(0, None))
     left.xaxis.get_major_locator().set_params(integer=True)
 
@@ -432,13 +546,24 @@ def draw_schedule(cfg: "CfgNode") -> "Figure":
         return np.exp(-(((x - mean) / std) ** 2) / 2) / (std * np.sqrt(2 * np.pi))
 
     noise = MixtureNoise(dpd.GMM_MEANS, dpd.GMM_STDS, dpd.GMM_WEIGHTS, dpd.GMM_STANDARDIZE)
-    parts = list(zip(noise.means.tolist(), noise.stds.tolist(), np.diff([0, *noise.edges.tolist(), 1]), strict=True))
-    x = np.linspace(*(max(4, *(abs(m) + 4 * s for m, s, _ in parts)) * side for side in (-1, 1)), 801)
+    parts = list(
+        zip(
+            noise.means.tolist(),
+            noise.stds.tolist(),
+            np.diff([0, *noise.edges.tolist(), 1]),
+            strict=True,
+        )
+    )
+    x = np.linspace(
+        *(max(4, *(abs(m) + 4 * s for m, s, _ in parts)) * side for side in (-1, 1)), 801
+    )
     right.plot(x, normal(x, 0, 1), "--", color="0.5", linewidth=1, label="N(0, 1)")
     if dpd.NOISE == "gmm":
         densities = [weight * normal(x, mean, std) for mean, std, weight in parts]
         for i, density in enumerate(densities):
-            right.plot(x, density, ":", linewidth=1, label="" if i else "components, weighted", **style)
+            right.plot(
+                x, density, ":", linewidth=1, label="" if i else "components, weighted", **style
+            )
         right.plot(x, sum(densities), linewidth=1.5, label="mixture", **style)
     right.set(xlabel="n; the noise is σ·n", ylabel="density", ylim=(0, None))
     legend(figure, [right], "")
@@ -458,7 +583,9 @@ def draw_recorded_schedule(found: Sequence[Result]) -> "Figure | None":
     from yacs.config import CfgNode
 
     (dpd, epochs), _ = Counter(configs).most_common(1)[0]
-    return draw_schedule(CfgNode({"TRAINER": {"P2C": {"DPD": json.loads(dpd)}}, "OPTIM": {"MAX_EPOCH": epochs}}))
+    return draw_schedule(
+        CfgNode({"TRAINER": {"P2C": {"DPD": json.loads(dpd)}}, "OPTIM": {"MAX_EPOCH": epochs}})
+    )
 
 
 def known(values: Sequence[float]) -> bool:
@@ -480,20 +607,34 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "loss": Kind(draw_loss, "Training loss by epoch on each dataset (the paper's Figs. 4 and 5)", "trainings"),
+    "loss": Kind(
+        draw_loss, "Training loss by epoch on each dataset (the paper's Figs. 4 and 5)", "trainings"
+    ),
     "time": Kind(draw_time, "Time per epoch on each dataset (the paper's Fig. 6)", "trainings"),
-    "f1": Kind(draw_f1, "Accuracy and macro F1 on the base classes (the paper's Fig. 7)", "results on base classes"),
+    "f1": Kind(
+        draw_f1,
+        "Accuracy and macro F1 on the base classes (the paper's Fig. 7)",
+        "results on base classes",
+    ),
     "attributes": Kind(
         draw_attributes,
         "Base, new and HM by attribute length, a point for each seed (the paper's Fig. 3)",
         "base-to-new runs with results.json and two attribute lengths",
     ),
-    "shots": Kind(draw_shots, "Accuracy by number of shots on each dataset", "few-shot runs of two numbers of shots"),
+    "shots": Kind(
+        draw_shots,
+        "Accuracy by number of shots on each dataset",
+        "few-shot runs of two numbers of shots",
+    ),
     "cloud": Kind(
-        draw_cloud, "Accuracy as the learned text prompts are perturbed at test time", f"{CLOUD}: run scripts.cloud"
+        draw_cloud,
+        "Accuracy as the learned text prompts are perturbed at test time",
+        f"{CLOUD}: run scripts.cloud",
     ),
     "schedule": Kind(
-        draw_recorded_schedule, "σ of DPD by epoch, and the density of its noise, as configured", "P2C runs with DPD"
+        draw_recorded_schedule,
+        "σ of DPD by epoch, and the density of its noise, as configured",
+        "P2C runs with DPD",
     ),
 }
 
@@ -510,7 +651,9 @@ def describe(figure: "Figure", text: str) -> str:
     """A figure in words, for those who do not see it."""
     titles = [" ".join(ax.get_title().split()) for ax in figure.axes]
     labels = [t.get_text() for key in figure.legends for t in key.get_texts()]
-    about = [f" ({key.get_title().get_text()})" for key in figure.legends if key.get_title().get_text()]
+    about = [
+        f" ({key.get_title().get_text()})" for key in figure.legends if key.get_title().get_text()
+    ]
     shown = f" Shown: {', '.join(labels)}{''.join(about)}." * bool(labels)
     return f"{text}. Panels: {', '.join(titles)}.{shown}"
 
@@ -528,7 +671,8 @@ def save(figure: "Figure", name: str, folder: Path) -> None:
 
 
 def schedule_config(words: Sequence[str]) -> "CfgNode":
-    """P2C's config from a file (or none) and KEY VALUE pairs; leaves with one line if it makes no sense."""
+    """P2C's config from a file (or none) and KEY VALUE pairs; leaves with one line if it makes no
+    sense."""
     from dassl.utils.errors import Failure
     from train import parse_args as train_args
     from train import setup_cfg
@@ -557,7 +701,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("kind", choices=lines, metavar="KIND", help=" | ".join(lines))
     add("what", nargs="*", metavar="FOLDER", help="runs are looked for in and below these")
-    add("--methods", nargs="+", metavar="METHOD", help="draw only these, by trainer or as the legend calls them")
+    add(
+        "--methods",
+        nargs="+",
+        metavar="METHOD",
+        help="draw only these, by trainer or as the legend calls them",
+    )
     add("--out", type=Path, default=Path("figures"), metavar="DIR", help="default: %(default)s")
     args = parser.parse_args(argv)
     if args.kind != "schedule":
@@ -570,14 +719,18 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def only(found: Sequence[Result], methods: Sequence[str] | None) -> list[Result]:
-    """The results of these methods; leaves with one line if there is one of which there are none."""
+    """The results of these methods; leaves with one line if there is one of which there are
+    none."""
     if not methods:
         return list(found)
     names = name_methods(found)
     there = {name: r.trainer for r, name in names.items()}
     for method in methods:
         if method not in there and method not in there.values():
-            leave(f"--methods {method}: none here; there are {', '.join(sorted(there)) or 'no runs'}", 2)
+            leave(
+                f"--methods {method}: none here; there are {', '.join(sorted(there)) or 'no runs'}",
+                2,
+            )
     return [r for r in found if names[r] in methods or r.trainer in methods]
 
 

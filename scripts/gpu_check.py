@@ -1,7 +1,9 @@
-"""Is all as it should be on this GPU? tests/gpu, the bench's CUDA tables, and P2C on `shapes` beside the CPU.
+"""Is all as it should be on this GPU? tests/gpu, the bench's CUDA tables, and P2C on `shapes`
+beside the CPU.
 
-Ends with a table of what was checked and what it said, and writes it, with the card, the versions and the bench's
-tables, to OUTPUT/gpu_check.md: for a bug report, or docs/BENCHMARKS.md. Needs no network; 15 minutes at most.
+Ends with a table of what was checked and what it said, and writes it, with the card, the versions
+and the bench's tables, to OUTPUT/gpu_check.md: for a bug report, or docs/BENCHMARKS.md. Needs no
+network; 15 minutes at most.
 """
 
 import os
@@ -30,7 +32,9 @@ QUIET = "TRAINER.P2C.DPD.ENABLED False TRAINER.P2C.AUX.ENABLED False TRAINER.P2C
 FLIPS = 1.0  # points of accuracy that rounding may move on 800 images
 
 
-def run(command: Sequence[str], out: int | IO = subprocess.PIPE, **env: str) -> subprocess.CompletedProcess:
+def run(
+    command: Sequence[str], out: int | IO = subprocess.PIPE, **env: str
+) -> subprocess.CompletedProcess:
     """Its stderr is ours. Raises: Failure if it takes too long."""
     try:
         return subprocess.run(command, env=os.environ | env, stdout=out, text=True, timeout=LIMIT)
@@ -48,12 +52,18 @@ def tests(folder: Path) -> list[Row]:
     for case in ET.parse(file).iter("testcase"):
         bad = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
         where = f"{case.get('classname')}: {case.get('name').partition('[')[0].removeprefix('test_').replace('_', ' ')}"
-        line = None if bad is None else f"{case.get('name')}: {(bad.get('message') or bad.tag).splitlines()[0]}"
+        line = (
+            None
+            if bad is None
+            else f"{case.get('name')}: {(bad.get('message') or bad.tag).splitlines()[0]}"
+        )
         cases[where].append(line)
     rows = []
     for what, lines in cases.items():
         bad = [line for line in lines if line]
-        rows.append((what, f"{len(lines) - len(bad)} passed" + "".join(f"; NOT {b}" for b in bad), not bad))
+        rows.append(
+            (what, f"{len(lines) - len(bad)} passed" + "".join(f"; NOT {b}" for b in bad), not bad)
+        )
     return rows
 
 
@@ -75,24 +85,39 @@ def shapes(folder: Path) -> list[Row]:
     """P2C without noise in fp32, where both devices start and draw the same; then as it comes."""
     rows = []
     for name, opts in (("without noise, fp32", QUIET), ("as it comes", [])):
-        gpu, cpu = (base2new(folder / name / d, *opts, "USE_CUDA", str(d == "GPU")) for d in ("GPU", "CPU"))
+        gpu, cpu = (
+            base2new(folder / name / d, *opts, "USE_CUDA", str(d == "GPU")) for d in ("GPU", "CPU")
+        )
         said = "{}: base {base:.1f}%, new {new:.1f}%, trained in {seconds:.0f} s".format
         same = max(abs(gpu[part] - cpu[part]) for part in ("base", "new")) <= FLIPS
-        rows.append((f"P2C on shapes, {name}", f"{said('GPU', **gpu)}; {said('CPU', **cpu)}", same or opts != QUIET))
+        rows.append(
+            (
+                f"P2C on shapes, {name}",
+                f"{said('GPU', **gpu)}; {said('CPU', **cpu)}",
+                same or opts != QUIET,
+            )
+        )
     return rows
 
 
 def bench(folder: Path, repeats: int) -> list[Row]:
     """Whether the bench's losses are the plain path's; leaves its tables in bench.md."""
     with open(folder / "bench.md", "w") as file:
-        code = run([sys.executable, "-m", "scripts.bench", "cuda", "--repeats", str(repeats)], file).returncode
+        code = run(
+            [sys.executable, "-m", "scripts.bench", "cuda", "--repeats", str(repeats)], file
+        ).returncode
     said = f"{(folder / 'bench.md').read_text().count('###')} tables, exit code {code}"
     return [("scripts/bench.sh cuda: losses are the plain path's", said, code == 0)]
 
 
 def main(argv: Sequence[str]) -> int:
     parser = OneLineParser("bash scripts/gpu_check.sh", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=("tests", "bench", "shapes"), default=("tests", "bench", "shapes"))
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=("tests", "bench", "shapes"),
+        default=("tests", "bench", "shapes"),
+    )
     parser.add_argument("--repeats", type=int, default=3, help="rounds of the bench (default: 3)")
     args = parser.parse_args(argv)
     folder = Path(os.environ.get("OUTPUT") or "output") / "gpu_check"

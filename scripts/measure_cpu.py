@@ -1,8 +1,10 @@
-"""Where the time of an evaluation and of a training step goes on a CPU: P2C, ViT-B/16 with random weights.
+"""Where the time of an evaluation and of a training step goes on a CPU: P2C, ViT-B/16 with random
+weights.
 
     python scripts/measure_cpu.py [--prec fp32] [--rounds 5]
 
-First the towers' matrix products by torch (MKL) and by oneDNN, in turns; then the shares of torch's operators.
+First the towers' matrix products by torch (MKL) and by oneDNN, in turns; then the shares of torch's
+operators.
 """
 
 import argparse
@@ -49,7 +51,9 @@ def seconds(step: Callable[[], object]) -> float:
 
 
 def products(rounds: int) -> None:
-    print("| rows × inputs × outputs | torch ms | oneDNN ms | torch / oneDNN: min / median / max |\n|---|---|---|---|")
+    print(
+        "| rows × inputs × outputs | torch ms | oneDNN ms | torch / oneDNN: min / median / max |\n|---|---|---|---|"
+    )
     for rows, width, out in SHAPES:
         x, weight, bias = torch.randn(rows, width), torch.randn(out, width), torch.randn(out)
         both = [partial(product, x, weight, bias) for product in (F.linear, frozen._onednn)]
@@ -57,7 +61,9 @@ def products(rounds: int) -> None:
         torchs, onednns = zip(*pairs[1:], strict=True)  # the first is a warm-up
         ratios = [a / b for a, b in pairs[1:]]
         spread = " / ".join(f"{r:.2f}" for r in (min(ratios), median(ratios), max(ratios)))
-        print(f"| {rows} × {width} × {out} | {median(torchs) * 1e3:.2f} | {median(onednns) * 1e3:.2f} | {spread} |")
+        print(
+            f"| {rows} × {width} × {out} | {median(torchs) * 1e3:.2f} | {median(onednns) * 1e3:.2f} | {spread} |"
+        )
 
 
 def shares(name: str, step: Callable[[], object], rounds: int) -> None:
@@ -67,7 +73,9 @@ def shares(name: str, step: Callable[[], object], rounds: int) -> None:
             step()
     parts = Counter()
     for event in profile.key_averages():
-        part = next((part for start, part in PARTS.items() if event.key.startswith(start)), "the rest")
+        part = next(
+            (part for start, part in PARTS.items() if event.key.startswith(start)), "the rest"
+        )
         parts[part] += event.self_cpu_time_total
     print(f"\n| {name}, {parts.total() / rounds / 1e3:.0f} ms | share |\n|---|---|")
     for part, spent in parts.most_common():
@@ -79,7 +87,9 @@ def main() -> None:
     parser.add_argument("--prec", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    print(f"{device_name(torch.device('cpu'))}, load {os.getloadavg()[0]:.1f}; PyTorch {torch.__version__}\n")
+    print(
+        f"{device_name(torch.device('cpu'))}, load {os.getloadavg()[0]:.1f}; PyTorch {torch.__version__}\n"
+    )
     if frozen.ONEDNN:
         products(args.rounds)
     weights = openai_state_dict("ViT-B/16")

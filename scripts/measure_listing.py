@@ -1,8 +1,10 @@
-"""Time and memory of starting on an ImageNet-sized folder: the first time, which lists it, and from the cached listing.
+"""Time and memory of starting on an ImageNet-sized folder: the first time, which lists it, and from
+the cached listing.
 
     python scripts/measure_listing.py FOLDER
 
-Makes 1,281,000 + 50,000 empty files in 2 × 1000 folders below FOLDER, measures in a process each, and removes them.
+Makes 1,281,000 + 50,000 empty files in 2 × 1000 folders below FOLDER, measures in a process each,
+and removes them.
 """
 
 import argparse
@@ -28,9 +30,15 @@ def make(root: Path) -> None:
             images = folder / "images" / part / wnid
             images.mkdir(parents=True)
             for i in range(count):
-                name = f"{wnid}_{17 * i}.JPEG" if part == "train" else f"ILSVRC2012_val_{50 * k + i:08d}.JPEG"
+                name = (
+                    f"{wnid}_{17 * i}.JPEG"
+                    if part == "train"
+                    else f"ILSVRC2012_val_{50 * k + i:08d}.JPEG"
+                )
                 (images / name).touch()
-    (folder / "classnames.txt").write_text("".join(f"{w} class number {k}\n" for k, w in enumerate(wnids)))
+    (folder / "classnames.txt").write_text(
+        "".join(f"{w} class number {k}\n" for k, w in enumerate(wnids))
+    )
 
 
 def measure(root: Path, shots: int) -> str:

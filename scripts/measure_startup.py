@@ -48,7 +48,14 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     runs = parser.parse_args().runs
     with tempfile.TemporaryDirectory() as out:
-        data = ["--trainer", "P2C", "--dataset-config-file", "configs/datasets/eurosat.yaml", "--output-dir", out]
+        data = [
+            "--trainer",
+            "P2C",
+            "--dataset-config-file",
+            "configs/datasets/eurosat.yaml",
+            "--output-dir",
+            out,
+        ]
         commands = {
             "import torch, torchvision": ["-c", "import torch, torchvision"],
             "train.py --help": ["train.py", "--help"],
@@ -60,16 +67,24 @@ def main() -> None:
                 seconds = measure(command)
                 if turn:  # the first brings the files into memory
                     taken[name].append(seconds)
-    machine = f"{device_name(torch.device('cpu'))}, {cpu_cores()} cores, load {os.getloadavg()[0]:.1f}"
-    print(f"{machine}; Python {platform.python_version()}, torch {version('torch')}; median of {runs}\n")
-    print("| | median s | min to max | beyond the imports | CPU s | beyond |\n|---|---|---|---|---|---|")
+    machine = (
+        f"{device_name(torch.device('cpu'))}, {cpu_cores()} cores, load {os.getloadavg()[0]:.1f}"
+    )
+    print(
+        f"{machine}; Python {platform.python_version()}, torch {version('torch')}; median of {runs}\n"
+    )
+    print(
+        "| | median s | min to max | beyond the imports | CPU s | beyond |\n|---|---|---|---|---|---|"
+    )
     base = None
     for name, times in taken.items():
         clock, cpu = ([t[i] for t in times] for i in (0, 1))
         base = base or (median(clock), median(cpu))
         beyond = median(clock) - base[0], median(cpu) - base[1]
         spread = f"{min(clock):.2f} to {max(clock):.2f}"
-        print(f"| {name} | {median(clock):.2f} | {spread} | {beyond[0]:.2f} | {median(cpu):.2f} | {beyond[1]:.2f} |")
+        print(
+            f"| {name} | {median(clock):.2f} | {spread} | {beyond[0]:.2f} | {median(cpu):.2f} | {beyond[1]:.2f} |"
+        )
 
 
 if __name__ == "__main__":

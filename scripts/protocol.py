@@ -1,8 +1,9 @@
 """A whole protocol: all its runs, one after the other, and the table of their results.
 
-Every run is a plain `bash scripts/<method>/<script>.sh` (see --dry-run) and takes the same variables from the
-environment: DATA, OUTPUT, CFG, SHOTS, VENV. What follows `--` goes to train.py. Runs whose log has a result are not
-repeated, so the same command goes on where it was stopped; other settings need another OUTPUT.
+Every run is a plain `bash scripts/<method>/<script>.sh` (see --dry-run) and takes the same
+variables from the environment: DATA, OUTPUT, CFG, SHOTS, VENV. What follows `--` goes to train.py.
+Runs whose log has a result are not repeated, so the same command goes on where it was stopped;
+other settings need another OUTPUT.
 """
 
 import argparse
@@ -60,7 +61,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="base2new, few_shot: default the eleven; xd, dg: the source (default imagenet), then targets (default "
         f"the usual ones); of {' '.join(known)}")  # fmt: skip
     add("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="N", help="default: 1 2 3")
-    add("--shots", nargs="+", type=int, default=SHOTS, metavar="K", help="few_shot: default 1 2 4 8 16")
+    add(
+        "--shots",
+        nargs="+",
+        type=int,
+        default=SHOTS,
+        metavar="K",
+        help="few_shot: default 1 2 4 8 16",
+    )
     add("--format", default="text", choices=(*results.TABLE_FORMATS, "csv"), help="of the table")
     add("--dry-run", action="store_true", help="print the commands that are still to be run")
     args = parser.parse_args(argv[:cut])
@@ -111,7 +119,8 @@ def base_new_table(runs: Iterable[Run], fmt: str) -> str:
 
 
 def grid(runs: Iterable[Run], targets: Sequence[str]) -> dict[tuple[str, str], dict[str, Values]]:
-    """{(dataset trained on, trainer): {column: values}}, with averages over targets, or over datasets."""
+    """{(dataset trained on, trainer): {column: values}}, with averages over targets, or over
+    datasets."""
     rows: dict[tuple[str, str], dict[str, Values]] = defaultdict(lambda: defaultdict(dict))
     for run in runs:
         row = rows[run.dataset, run.trainer]
@@ -124,25 +133,44 @@ def grid(runs: Iterable[Run], targets: Sequence[str]) -> dict[tuple[str, str], d
         for trainer in dict.fromkeys(trainer for _, trainer in rows):
             of_trainer = [row for (_, name), row in rows.items() if name == trainer]
             columns = dict.fromkeys(column for row in of_trainer for column in row)
-            rows["Average", trainer] = {c: mean_over([row[c] for row in of_trainer]) for c in columns}
+            rows["Average", trainer] = {
+                c: mean_over([row[c] for row in of_trainer]) for c in columns
+            }
     return rows
 
 
-def grid_table(rows: dict[tuple[str, str], dict[str, Values]], columns: Sequence[str], caption: str, fmt: str) -> str:
+def grid_table(
+    rows: dict[tuple[str, str], dict[str, Values]], columns: Sequence[str], caption: str, fmt: str
+) -> str:
     """Lay out a grid in parse_test_res' formats; its first columns are dataset and method."""
     if fmt == "csv":
         out = io.StringIO()
         write = csv.writer(out, lineterminator="\n").writerow
-        write(["dataset", "method", *(f"{c}_{part}" for c in columns for part in ("mean", "std", "seeds"))])
+        write(
+            [
+                "dataset",
+                "method",
+                *(f"{c}_{part}" for c in columns for part in ("mean", "std", "seeds")),
+            ]
+        )
         for key, row in rows.items():
             cells = [row.get(c) for c in columns]
-            stats = [(*results.summarise(list(v.values())), len(v)) if v else (np.nan, np.nan, 0) for v in cells]
-            numbers = ("" if np.isnan(x) else f"{x:.4f}" if isinstance(x, float) else x for stat in stats for x in stat)
+            stats = [
+                (*results.summarise(list(v.values())), len(v)) if v else (np.nan, np.nan, 0)
+                for v in cells
+            ]
+            numbers = (
+                "" if np.isnan(x) else f"{x:.4f}" if isinstance(x, float) else x
+                for stat in stats
+                for x in stat
+            )
             write([*key, *numbers])
         return out.getvalue().rstrip("\n")
     most = max(len(v) for row in rows.values() for v in row.values())
     lines = [[*key, *(cell(row.get(c), most) for c in columns)] for key, row in rows.items()]
-    table = tabulate(lines, ["dataset", "method", *columns], results.TABLE_FORMATS[fmt], disable_numparse=True)
+    table = tabulate(
+        lines, ["dataset", "method", *columns], results.TABLE_FORMATS[fmt], disable_numparse=True
+    )
     if fmt == "latex":
         return f"% {caption}\n" + table.replace("±", r"$\pm$").replace("–", "--")
     return f"{table}\n\n{caption}"
@@ -153,7 +181,9 @@ def cell(values: Values | None, most: int) -> str:
     if not values:
         return "–"
     stat = results.summarise(list(values.values()))
-    return results.show_stat(stat) + (f" ({len(values)} of {most} seeds)" if len(values) < most else "")
+    return results.show_stat(stat) + (
+        f" ({len(values)} of {most} seeds)" if len(values) < most else ""
+    )
 
 
 def table(args: argparse.Namespace, runs: Sequence[Run]) -> str:
@@ -165,9 +195,13 @@ def table(args: argparse.Namespace, runs: Sequence[Run]) -> str:
         return ""
     caption = f"accuracy in %: mean ± population std over seeds ({' '.join(map(str, args.seeds))})"
     if args.protocol == "few_shot":
-        return grid_table(rows, [str(n) for n in args.shots], f"{caption}; columns are shots.", args.format)
+        return grid_table(
+            rows, [str(n) for n in args.shots], f"{caption}; columns are shots.", args.format
+        )
     columns = [*args.datasets, *args.targets, "average"]
-    return grid_table(rows, columns, f"{caption}; average: over the targets, per seed.", args.format)
+    return grid_table(
+        rows, columns, f"{caption}; average: over the targets, per seed.", args.format
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

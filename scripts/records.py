@@ -33,7 +33,13 @@ FIELDS = (
 OPTIONAL = dict.fromkeys(("images_per_second", "peak_memory_mb", "versions", "per_class"), dict) | {
     "commit": str | None, "machine": str, "finished": str}  # fmt: skip
 NUMBERS = ("loss", "epoch_seconds", "images_per_second", "peak_memory_mb")
-SECTIONS = ("TRAINER", "TRAINER.ATPROMPT", "TRAINER.P2C", "TRAINER.P2C.DPD", "OPTIM")  # of the config
+SECTIONS = (
+    "TRAINER",
+    "TRAINER.ATPROMPT",
+    "TRAINER.P2C",
+    "TRAINER.P2C.DPD",
+    "OPTIM",
+)  # of the config
 CONFIGS = Path(__file__).parents[1] / "configs" / "datasets"
 SIDES = {"train_base": "base", "test_new": "new", "base": "base", "new": "new"}
 # The folders of scripts/run.sh, which are those of MaPLe's and CoOp's scripts.
@@ -76,30 +82,44 @@ def find_results(folders: Iterable[Path]) -> list[Result]:
         if r := read_run(folder, top):
             key = r.dataset, r.trainer, r.cfg, r.shots, r.seed, r.protocol, r.side, r.root
             if key in found:
-                log.warning("%s and %s hold the same run; the first counts", found[key].folder, folder)
+                log.warning(
+                    "%s and %s hold the same run; the first counts", found[key].folder, folder
+                )
             found.setdefault(key, r)
     warn_of_mixtures(found.values())
     return list(found.values())
 
 
 def warn_of_mixtures(found: Iterable[Result]) -> None:
-    """Warn of runs that differ in nothing but the seed, or base and new, and were not made with the same settings."""
+    """Warn of runs that differ in nothing but the seed, or base and new, and were not made with the
+    same settings."""
     groups: dict[tuple, list[Result]] = {}
     for r in found:
         if r.record:
-            groups.setdefault((r.dataset, r.trainer, r.cfg, r.shots, r.protocol, r.root), []).append(r)
+            groups.setdefault(
+                (r.dataset, r.trainer, r.cfg, r.shots, r.protocol, r.root), []
+            ).append(r)
     for group in groups.values():
         values: dict[str, set[str]] = {}
         for r in group:
-            for key, value in settings_of(r.record["config"], ("TRAINER",) if r.record["eval_only"] else SETTINGS):
+            for key, value in settings_of(
+                r.record["config"], ("TRAINER",) if r.record["eval_only"] else SETTINGS
+            ):
                 values.setdefault(key, set()).add(value)
         for key, several in values.items():
             if len(several) > 1:
                 where = f"{group[0].folder} and its other seeds and sides"
-                log.warning("%s: made with different settings: %s %s", where, key, " / ".join(sorted(several)))
+                log.warning(
+                    "%s: made with different settings: %s %s",
+                    where,
+                    key,
+                    " / ".join(sorted(several)),
+                )
 
 
-def settings_of(config: Mapping, nodes: Iterable[str], prefix: str = "") -> Iterator[tuple[str, str]]:
+def settings_of(
+    config: Mapping, nodes: Iterable[str], prefix: str = ""
+) -> Iterator[tuple[str, str]]:
     """The dotted keys in some nodes of a config, with their values as text."""
     for key in nodes:
         value = config.get(key)
@@ -110,12 +130,17 @@ def settings_of(config: Mapping, nodes: Iterable[str], prefix: str = "") -> Iter
 
 
 def run_folders(top: Path) -> Iterator[Path]:
-    """Folders called seed<N> or holding a results.json; warns of those that cannot be looked into."""
-    for path, folders, files in os.walk(top, onerror=lambda error: log.warning("cannot read %s", error)):
+    """Folders called seed<N> or holding a results.json; warns of those that cannot be looked
+    into."""
+    for path, folders, files in os.walk(
+        top, onerror=lambda error: log.warning("cannot read %s", error)
+    ):
         if seed_of(Path(path)) is not None or RECORD in files:
             folders.clear()  # its checkpoints
             yield Path(path)
-        folders.sort(key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
+        folders.sort(
+            key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)]
+        )
 
 
 def read_run(folder: Path, top: Path) -> Result | None:
@@ -127,7 +152,10 @@ def read_run(folder: Path, top: Path) -> Result | None:
         if logged and (record is None or logged.path.name > (record["log"] or logged.path.name)):
             if record:
                 log.warning("%s: %s is newer than %s and counts", folder, logged.path.name, RECORD)
-            record, metrics = None, {"error_rate" if k == "error" else k: v for k, v in logged.metrics.items()}
+            record, metrics = (
+                None,
+                {"error_rate" if k == "error" else k: v for k, v in logged.metrics.items()},
+            )
     if metrics is None:
         return None
     if record and is_stale(folder):
@@ -138,7 +166,11 @@ def read_run(folder: Path, top: Path) -> Result | None:
             line = "%s: %s says %s %s, and not what its folder's name says; the folder's counts"
             log.warning(line, folder, RECORD, key, recorded[key])
     if not (place := place or recorded):
-        log.warning("%s: what was run is not known: no %s, and no folders as of scripts/run.sh", folder, RECORD)
+        log.warning(
+            "%s: what was run is not known: no %s, and no folders as of scripts/run.sh",
+            folder,
+            RECORD,
+        )
         return None
     place = {key: plain(value) if isinstance(value, str) else value for key, value in place.items()}
     return Result(**place, folder=folder, metrics=metrics, record=record)
@@ -156,7 +188,9 @@ def read_record(folder: Path) -> dict | None:
             return None
         return record
     except (OSError, ValueError, RecursionError) as error:
-        log.warning("%s cannot be read (%s)", path, " ".join(f"{type(error).__name__} {error}".split()))
+        log.warning(
+            "%s cannot be read (%s)", path, " ".join(f"{type(error).__name__} {error}".split())
+        )
     return None
 
 
@@ -166,7 +200,9 @@ def problem(record: object) -> str:
         return f"it has not format {FORMAT}"
     if wrong := [key for key, kind in FIELDS.items() if not isinstance(record.get(key), kind)]:
         return f"{wrong[0]} is missing or of another kind"
-    if wrong := [key for key, kind in OPTIONAL.items() if key in record and not isinstance(record[key], kind)]:
+    if wrong := [
+        key for key, kind in OPTIONAL.items() if key in record and not isinstance(record[key], kind)
+    ]:
         return f"{wrong[0]} is of another kind"
     for key in NUMBERS:
         values = record.get(key, ())
@@ -197,7 +233,11 @@ def place_of(folder: Path) -> dict | None:
     side = SIDES.get(place.pop("side", ""), "all")
     protocol = "base2new" if side != "all" else transfer_of(dataset)[0] if tested else "few_shot"
     numbers = {key: int(place[key]) for key in ("shots", "seed")}
-    return place | numbers | {"dataset": dataset, "side": side, "protocol": protocol, "root": Path(place["root"])}
+    return (
+        place
+        | numbers
+        | {"dataset": dataset, "side": side, "protocol": protocol, "root": Path(place["root"])}
+    )
 
 
 def place_by_record(record: dict, root: Path) -> dict:
@@ -208,13 +248,21 @@ def place_by_record(record: dict, root: Path) -> dict:
         protocol = transfer_of(dataset)[0]
     config = re.search(r"--config-file[= ](\S+)", record["command"])
     place = {key: record[key] for key in ("trainer", "shots", "seed", "dataset")}
-    return place | {"cfg": Path(config[1]).stem if config else "", "side": side, "protocol": protocol, "root": root}
+    return place | {
+        "cfg": Path(config[1]).stem if config else "",
+        "side": side,
+        "protocol": protocol,
+        "root": root,
+    }
 
 
 @cache
 def dataset_names() -> dict[str, str]:
     """Name of the yaml and of the folders -> registered name."""
-    return {p.stem: yaml.safe_load(p.read_text())["DATASET"]["NAME"] for p in sorted(CONFIGS.glob("*.yaml"))}
+    return {
+        p.stem: yaml.safe_load(p.read_text())["DATASET"]["NAME"]
+        for p in sorted(CONFIGS.glob("*.yaml"))
+    }
 
 
 def dataset_name(folder: str) -> str:
@@ -224,18 +272,26 @@ def dataset_name(folder: str) -> str:
 @cache
 def transfers() -> dict[str, tuple[str, str]]:
     """{target: (protocol, source)} of the usual ones, in the papers' order."""
-    usual = ((dataset_name(t), p, dataset_name(source)) for (p, source), targets in TARGETS.items() for t in targets)
+    usual = (
+        (dataset_name(t), p, dataset_name(source))
+        for (p, source), targets in TARGETS.items()
+        for t in targets
+    )
     return {target: (protocol, source) for target, protocol, source in usual}
 
 
 def transfer_of(target: str) -> tuple[str, str]:
-    """Protocol and source of a model's test on another dataset; the source as scripts/run.sh takes it by default."""
+    """Protocol and source of a model's test on another dataset; the source as scripts/run.sh takes
+    it by default."""
     return transfers().get(target, ("xd", "Shapes" if target.startswith("Shapes") else "ImageNet"))
 
 
-def name_methods(results: Sequence[Result], by: Sequence[str] = ("cfg", "shots", "root")) -> dict[Result, str]:
-    """Name each result's method by its trainer, and where that occurs in several variants by what tells them apart:
-    the config's name, the shots, the output folder, or as many of these as it takes."""
+def name_methods(
+    results: Sequence[Result], by: Sequence[str] = ("cfg", "shots", "root")
+) -> dict[Result, str]:
+    """Name each result's method by its trainer, and where that occurs in several variants by what
+    tells them apart: the config's name, the shots, the output folder, or as many of these as it
+    takes."""
     trainers: dict[str, list[Result]] = {}
     for result in results:
         trainers.setdefault(result.trainer, []).append(result)
@@ -244,12 +300,20 @@ def name_methods(results: Sequence[Result], by: Sequence[str] = ("cfg", "shots",
     for trainer, group in trainers.items():
         cfgs = shared_configs([((r.dataset, r.protocol, r.shots), r.cfg) for r in group])
         variants = {
-            r: {"cfg": cfgs[r.cfg], "shots": f"shots_{r.shots}", "root": plain(os.path.relpath(r.root, top))}
+            r: {
+                "cfg": cfgs[r.cfg],
+                "shots": f"shots_{r.shots}",
+                "root": plain(os.path.relpath(r.root, top)),
+            }
             for r in group
         }
         choices = [c for size in range(len(by) + 1) for c in combinations(by, size)]
         total = len({tuple(v[key] for key in by) for v in variants.values()})
-        tells = next(c for c in choices if len({tuple(v[k] for k in c) for v in variants.values()}) == total)
+        tells = next(
+            c for c in choices if len({tuple(v[k] for k in c) for v in variants.values()}) == total
+        )
         for result, variant in variants.items():
-            names[result] = " ".join([trainer, *(variant[key] for key in tells if variant[key] not in ("", "."))])
+            names[result] = " ".join(
+                [trainer, *(variant[key] for key in tells if variant[key] not in ("", "."))]
+            )
     return names

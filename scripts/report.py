@@ -1,4 +1,5 @@
-"""One HTML page about runs: tables, figures, each run's command, configs, versions: python -m scripts.report FOLDER …
+"""One HTML page about runs: tables, figures, each run's command, configs, versions: python -m
+scripts.report FOLDER …
 
 The page is one file that needs nothing else: it opens offline, on a phone, and prints.
 """
@@ -71,19 +72,25 @@ class Notes(logging.Handler):
 
 
 def tag(name: str, content: str, **attributes: str) -> str:
-    """An element around content that is HTML already; attribute values are escaped, class_ stands for class."""
+    """An element around content that is HTML already; attribute values are escaped, class_ stands
+    for class."""
     words = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"' for key, value in attributes.items() if value
+        f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
+        for key, value in attributes.items()
+        if value
     )
     return f"<{name}{words}>{content}</{name}>"
 
 
 def html_table(headers: Sequence[str], bodies: Sequence[str], caption: str) -> str:
-    """A table that scrolls by itself where it is wider than the page. `bodies` are HTML rows, `caption` is text."""
+    """A table that scrolls by itself where it is wider than the page. `bodies` are HTML rows,
+    `caption` is text."""
     head = tag("tr", "".join(tag("th", escape(h), scope="col") for h in headers))
     rows = "".join(tag("tbody", body) for body in bodies)
     table = tag("table", tag("caption", escape(caption)) + tag("thead", head) + rows)
-    return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="table") + "\n"
+    return (
+        tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="table") + "\n"
+    )
 
 
 # -- parts of the page
@@ -102,11 +109,15 @@ def results_table(table: tables.Table, baseline: str | None, ids: Mapping[Result
         marks = [tables.rank(lines, column) for column in range(len(table.columns))]
         body = ""
         for k, (i, line) in enumerate(zip(places, lines, strict=True)):
-            row = tag("td", escape(name)) * named + tag("th", escape(line.method + line.note), scope="row")
+            row = tag("td", escape(name)) * named + tag(
+                "th", escape(line.method + line.note), scope="row"
+            )
             for mark, cell in zip(marks, line.cells, strict=True):
                 look = {tables.BEST: " best", tables.SECOND: " second"}.get(mark.get(k), "")
                 row += tag(
-                    "td", tag("span", escape(show_stat(cell.stat)), class_=look.strip()) if cell else "–", class_="n"
+                    "td",
+                    tag("span", escape(show_stat(cell.stat)), class_=look.strip()) if cell else "–",
+                    class_="n",
                 )
             row += tag("td", escape(tables.show_seeds(line)))
             if baseline:
@@ -124,12 +135,16 @@ def results_table(table: tables.Table, baseline: str | None, ids: Mapping[Result
     return html_table(headers, bodies, caption)
 
 
-def results(found: Sequence[Result], ids: Mapping[Result, str], baseline: str | None, paper: bool) -> str:
+def results(
+    found: Sequence[Result], ids: Mapping[Result, str], baseline: str | None, paper: bool
+) -> str:
     """All tables there is something for. Leaves with one line if no table has the baseline."""
     parts, problems = "", []
     for kind, text in tables.KINDS.items():
         table = tables.make_table(kind, found)
-        if table is None or (kind == "ablation" and len({li.trainer for li in table.lines}) == len(table.lines)):
+        if table is None or (
+            kind == "ablation" and len({li.trainer for li in table.lines}) == len(table.lines)
+        ):
             continue
         against = table.lines[0].method if kind == "ablation" else None
         if baseline:
@@ -157,11 +172,16 @@ def pictures(found: Sequence[Result]) -> str:
                 figure.savefig(out, format="svg", metadata={"Date": None})
             source = "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode()
             image = f'<img src="{source}" alt="{escape(figures.describe(figure, about.text))}">'
-            parts += tag("figure", image + tag("figcaption", escape(about.text)), id=f"figure-{kind}") + "\n"
+            parts += (
+                tag("figure", image + tag("figcaption", escape(about.text)), id=f"figure-{kind}")
+                + "\n"
+            )
     return parts
 
 
-def runs_table(found: Sequence[Result], names: Mapping[Result, str], ids: Mapping[Result, str]) -> str:
+def runs_table(
+    found: Sequence[Result], names: Mapping[Result, str], ids: Mapping[Result, str]
+) -> str:
     """Every run with its numbers and its command."""
     headers = ["method", "dataset", "classes", "shots", "seed", "accuracy", "macro F1", "train s", "images/s",
                "peak MiB", "commit", "finished"]  # fmt: skip
@@ -171,16 +191,30 @@ def runs_table(found: Sequence[Result], names: Mapping[Result, str], ids: Mappin
         for r in (r for r in found if names[r] == method):
             x = r.record or {}
             memory = x.get("peak_memory_mb", {})
-            numbers = [r.shots, r.seed, number(r.metrics.get("accuracy")), number(r.metrics.get("macro_f1"))]
-            numbers += [number(x.get("train_seconds")), number(x.get("images_per_second", {}).get("test"), 0)]
+            numbers = [
+                r.shots,
+                r.seed,
+                number(r.metrics.get("accuracy")),
+                number(r.metrics.get("macro_f1")),
+            ]
+            numbers += [
+                number(x.get("train_seconds")),
+                number(x.get("images_per_second", {}).get("test"), 0),
+            ]
             numbers += [number(memory.get("gpu") or memory.get("process"), 0)]
             sha = (x.get("commit") or "–")[:10] + "+" * bool(x.get("dirty"))
-            row = tag("th", escape(method), scope="row") + tag("td", escape(r.dataset)) + tag("td", r.side)
+            row = (
+                tag("th", escape(method), scope="row")
+                + tag("td", escape(r.dataset))
+                + tag("td", r.side)
+            )
             row += "".join(tag("td", escape(str(n))) for n in numbers)
             row += tag("td", escape(sha)) + tag("td", escape(x.get("finished", "–")))
             body += tag("tr", row, id=ids[r])
             command = escape(x.get("command") or f"no results.json in {r.folder}")
-            body += tag("tr", tag("td", tag("code", command), colspan=str(len(headers))), class_="command")
+            body += tag(
+                "tr", tag("td", tag("code", command), colspan=str(len(headers))), class_="command"
+            )
         bodies.append(body)
     caption = "train s: seconds in epochs. images/s: in the test. peak MiB: of the GPU, else of the process. "
     return html_table(headers, bodies, caption + "commit: the code's, + if files differed from it.")
@@ -214,8 +248,15 @@ def machines(found: Sequence[Result]) -> str:
         counts[key] = counts.get(key, 0) + 1
     if not counts:
         return ""
-    rows = "".join(tag("tr", "".join(tag("td", escape(str(x))) for x in (*key, n))) for key, n in counts.items())
-    return html_table(["device", "machine", "versions", "runs"], [rows], "Device and versions as recorded by the runs.")
+    rows = "".join(
+        tag("tr", "".join(tag("td", escape(str(x))) for x in (*key, n)))
+        for key, n in counts.items()
+    )
+    return html_table(
+        ["device", "machine", "versions", "runs"],
+        [rows],
+        "Device and versions as recorded by the runs.",
+    )
 
 
 def page(found: Sequence[Result], args: argparse.Namespace, notes: Notes) -> str:
@@ -232,14 +273,21 @@ def page(found: Sequence[Result], args: argparse.Namespace, notes: Notes) -> str
         "Machines and versions": machines(found),
     }
     if notes.lines:
-        parts = {"Warnings": tag("ul", "".join(tag("li", escape(line)) for line in notes.lines)), **parts}
+        parts = {
+            "Warnings": tag("ul", "".join(tag("li", escape(line)) for line in notes.lines)),
+            **parts,
+        }
     parts = {title: content for title, content in parts.items() if content}
     anchors = {title: title.split()[0].lower() for title in parts}
     links = " · ".join(tag("a", title, href=f"#{anchors[title]}") for title in parts)
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     folders = ", ".join(str(folder) for folder in args.folders)
     head = f"{len(found)} runs in {folders}; {len(set(names.values()))} methods; written {now} by scripts/report.py."
-    body = tag("h1", escape(args.title)) + tag("p", escape(head)) + tag("nav", links, aria_label="sections")
+    body = (
+        tag("h1", escape(args.title))
+        + tag("p", escape(head))
+        + tag("nav", links, aria_label="sections")
+    )
     for title, content in parts.items():
         body += "\n" + tag("section", tag("h2", title, id=anchors[title]) + "\n" + content)
     return f"""<!DOCTYPE html>
@@ -264,8 +312,16 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; leaves with code 2 and one line if it makes no sense."""
     parser = OneLineParser("python -m scripts.report", description=__doc__, epilog=EXAMPLE)
     add = parser.add_argument
-    add("folders", nargs="+", type=existing_folder, metavar="FOLDER", help="runs are looked for in and below these")
-    add("--out", type=Path, default=Path("report.html"), metavar="FILE", help="default: %(default)s")
+    add(
+        "folders",
+        nargs="+",
+        type=existing_folder,
+        metavar="FOLDER",
+        help="runs are looked for in and below these",
+    )
+    add(
+        "--out", type=Path, default=Path("report.html"), metavar="FILE", help="default: %(default)s"
+    )
     add("--title", default="Points to Clouds: results", help="default: %(default)s")
     add("--baseline", metavar="METHOD", help="show differences to it")
     add("--paper", action="store_true", help="also show the paper's numbers where they are known")

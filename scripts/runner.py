@@ -1,8 +1,10 @@
-"""What scripts/protocol.sh and scripts/sweep.sh share: the runs of a protocol, and doing those that are not finished.
+"""What scripts/protocol.sh and scripts/sweep.sh share: the runs of a protocol, and doing those that
+are not finished.
 
-A run is a plain command, `bash scripts/<method>/<script>.sh …`, which scripts/starter.py starts and whose folder holds
-its log. It is finished when that log has a result. While it is under way its process holds a lock in the folder, so
-whoever else wants the same run waits, also if the one who started it was killed.
+A run is a plain command, `bash scripts/<method>/<script>.sh …`, which scripts/starter.py starts and
+whose folder holds its log. It is finished when that log has a result. While it is under way its
+process holds a lock in the folder, so whoever else wants the same run waits, also if the one who
+started it was killed.
 """
 
 import errno
@@ -53,7 +55,17 @@ TARGETS = {
     ("dg", "shapes"): ("shapes_blur", "shapes_night", "shapes_sketch"),
 }
 # What runs take from the environment.
-ENVIRONMENT = ("DATA", "OUTPUT", "CFG", "SHOTS", "SOURCE", "LOADEP", "VENV", "CLIP_WEIGHTS", "CLIP_MIRROR")
+ENVIRONMENT = (
+    "DATA",
+    "OUTPUT",
+    "CFG",
+    "SHOTS",
+    "SOURCE",
+    "LOADEP",
+    "VENV",
+    "CLIP_WEIGHTS",
+    "CLIP_MIRROR",
+)
 # What the scripts give to each run; their own words and the environment say what.
 GIVEN = (
     "SEED", "OUTPUT_DIR", "TRAINER.NAME", "DATASET.NAME", "DATASET.ROOT", "DATASET.NUM_SHOTS",
@@ -114,11 +126,17 @@ class Run:
     def shell(self) -> str:
         """The command as one would type it in a new terminal."""
         env = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | self.env
-        return " ".join([*(f"{k}={shlex.quote(v)}" for k, v in env.items()), shlex.join(self.command)])
+        return " ".join(
+            [*(f"{k}={shlex.quote(v)}" for k, v in env.items()), shlex.join(self.command)]
+        )
 
     def result(self) -> results.Result | None:
         """The newest finished log's; None if there is none."""
-        return results.newest_result(self.folder, "accuracy", eval_only=True) if self.folder.is_dir() else None
+        return (
+            results.newest_result(self.folder, "accuracy", eval_only=True)
+            if self.folder.is_dir()
+            else None
+        )
 
     def accuracy(self) -> float | None:
         result = self.result()
@@ -132,7 +150,8 @@ class Run:
 
 @dataclass
 class Plan:
-    """A protocol with one method, dataset and seed for each of its `runs`; the rest is common to them."""
+    """A protocol with one method, dataset and seed for each of its `runs`; the rest is common to
+    them."""
 
     protocol: str
     targets: Sequence[str] = ()  # xd, dg: none for the source's usual ones
@@ -145,16 +164,38 @@ class Plan:
         return self.targets or TARGETS.get((self.protocol, source), ())
 
     def runs(self, method: str, dataset: str, seed: int) -> list[Run]:
-        """Each model's training before its tests; leaves with a script's own line if that finds something wrong."""
+        """Each model's training before its tests; leaves with a script's own line if that finds
+        something wrong."""
 
-        def run(script: str, *words: object, part: str, column: str, trained: Run | None = None, **env: str) -> Run:
+        def run(
+            script: str,
+            *words: object,
+            part: str,
+            column: str,
+            trained: Run | None = None,
+            **env: str,
+        ) -> Run:
             env = {**self.env, **env}
             command = ["bash", f"{SCRIPTS}/{method}/{script}.sh", *map(str, words), str(seed)]
             folder = folder_of(command, env)
-            return Run(method, dataset, seed, part, column, [*command, *self.opts], env, folder, trained, self.setting)
+            return Run(
+                method,
+                dataset,
+                seed,
+                part,
+                column,
+                [*command, *self.opts],
+                env,
+                folder,
+                trained,
+                self.setting,
+            )
 
         if self.protocol == "few_shot":
-            return [run("few_shot", dataset, n, part=f"{n}-shot training", column=str(n)) for n in self.shots]
+            return [
+                run("few_shot", dataset, n, part=f"{n}-shot training", column=str(n))
+                for n in self.shots
+            ]
         if self.protocol == "base2new":
             train = run("base2new_train", dataset, part="train", column="base")
             return [train, run("base2new_test", dataset, part="test", column="new", trained=train)]
@@ -162,7 +203,14 @@ class Plan:
         return [
             train,
             *(
-                run("xd_test", target, part=f"test on {target}", column=target, trained=train, SOURCE=dataset)
+                run(
+                    "xd_test",
+                    target,
+                    part=f"test on {target}",
+                    column=target,
+                    trained=train,
+                    SOURCE=dataset,
+                )
                 for target in self.targets_of(dataset)
             ),
         ]
@@ -173,12 +221,15 @@ def folder_of(command: Sequence[str], env: Mapping[str, str]) -> Path:
     env = os.environ | env
     settings = tuple((name, env[name]) for name in ("CFG", "SHOTS", "SOURCE") if name in env)
     below = ask(tuple(command[:-1]), settings)
-    return Path(os.path.expanduser(env.get("OUTPUT") or "output"), below.parent, f"seed{command[-1]}")
+    return Path(
+        os.path.expanduser(env.get("OUTPUT") or "output"), below.parent, f"seed{command[-1]}"
+    )
 
 
 @cache  # one question for all seeds and settings
 def ask(command: tuple[str, ...], settings: tuple[tuple[str, str], ...]) -> Path:
-    """A run's folder below OUTPUT, as its script says; leaves with the script's line if that finds something wrong."""
+    """A run's folder below OUTPUT, as its script says; leaves with the script's line if that finds
+    something wrong."""
     env = os.environ | dict(settings) | {"SHOW_DIR": "1", "OUTPUT": "."}
     asked = subprocess.run([*command, "0"], env=env, capture_output=True, text=True)
     if asked.returncode:
@@ -188,14 +239,16 @@ def ask(command: tuple[str, ...], settings: tuple[tuple[str, str], ...]) -> Path
 
 
 def last_model(folder: Path) -> Path | None:
-    """The file of a model's folder that a test loads: the best one, else the one that `checkpoint` names."""
+    """The file of a model's folder that a test loads: the best one, else the one that `checkpoint`
+    names."""
     pointer = folder / "checkpoint"
     names = ["model-best.pth.tar", pointer.read_text().strip() if pointer.is_file() else ""]
     return next((folder / name for name in names if name and (folder / name).is_file()), None)
 
 
 def is_stale(folder: Path) -> bool:
-    """Whether the model that a run tested, as its record says, has been trained further, or anew, since."""
+    """Whether the model that a run tested, as its record says, has been trained further, or anew,
+    since."""
     try:
         tested = json.loads(regular(folder / "results.json").read_text(encoding="utf-8"))["model"]
         if tested["epoch"] is not None:  # it was asked for
@@ -210,7 +263,8 @@ def is_stale(folder: Path) -> bool:
 
 
 def unfinished(runs: Iterable[Run]) -> dict[Run, results.Result | None]:
-    """What has no result, and the tests of what has been or has to be trained anew, with the results these have.
+    """What has no result, and the tests of what has been or has to be trained anew, with the
+    results these have.
 
     Leaves with code 2 if a folder holds the result of another command.
     """
@@ -236,7 +290,8 @@ def refuse_another(run: Run) -> None:
 
 
 def try_lock(folder: Path) -> int | None:
-    """A file descriptor that holds the lock of a run's folder, made if need be; None if another process holds it."""
+    """A file descriptor that holds the lock of a run's folder, made if need be; None if another
+    process holds it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
@@ -255,9 +310,11 @@ def try_lock(folder: Path) -> int | None:
 class Job:
     """A run under way. Its stdout is in its log.txt, its stderr is read here."""
 
-    def __init__(self, starter: Starter, run: Run, slot: Mapping[str, str], lock: int, terminal: bool):
-        """`terminal`: the run is to see a terminal as wide as ours, for its bars; else it writes to a file, which no
-        death of ours can close. `lock` is handed over to the run."""
+    def __init__(
+        self, starter: Starter, run: Run, slot: Mapping[str, str], lock: int, terminal: bool
+    ):
+        """`terminal`: the run is to see a terminal as wide as ours, for its bars; else it writes to
+        a file, which no death of ours can close. `lock` is handed over to the run."""
         self.run, self.slot, self.start, self.last = run, slot, time.monotonic(), b""
         os.truncate(lock, 0)
         os.write(lock, shlex.join(run.command).encode())
@@ -327,7 +384,9 @@ class Pool:
         self.todo = unfinished(runs)
         self.jobs: list[Job] = []
         self.starter = Starter()
-        self.failed: dict[Run, list[str]] = {}  # with its last lines; none for a test whose model's training failed
+        self.failed: dict[
+            Run, list[str]
+        ] = {}  # with its last lines; none for a test whose model's training failed
         self.took: dict[tuple[str, str], list[float]] = defaultdict(list)
         self.waiting = False  # for runs that other processes are doing, and nothing else
         self.look_at = 0.0  # when to look again for a run that can be started
@@ -335,7 +394,8 @@ class Pool:
             say(f"{done} of {len(runs)} runs are finished")
 
     def run(self) -> dict[Run, list[str]]:
-        """Do what is not finished; returns what failed. A run that fails stops only its model's tests."""
+        """Do what is not finished; returns what failed. A run that fails stops only its model's
+        tests."""
         try:
             while self.todo or self.jobs:
                 self.start()
@@ -367,7 +427,9 @@ class Pool:
             try:
                 self.jobs.append(Job(self.starter, run, self.free.pop(0), lock, self.view.terminal))
             except OSError as error:
-                leave(f"cannot start a run: {error.strerror}; run the same command again to go on", 1)
+                leave(
+                    f"cannot start a run: {error.strerror}; run the same command again to go on", 1
+                )
 
     def next(self) -> tuple[Run, int] | None:
         """The first run that can be started now, and its lock."""
@@ -376,7 +438,11 @@ class Pool:
             if run.trained in self.failed:
                 del self.todo[run]
                 self.failed[run] = []
-            elif run.trained not in self.todo and run.trained not in under_way and (lock := try_lock(run.folder)):
+            elif (
+                run.trained not in self.todo
+                and run.trained not in under_way
+                and (lock := try_lock(run.folder))
+            ):
                 if run.result() in (None, before):
                     return run, lock
                 os.close(lock)
@@ -399,13 +465,17 @@ class Pool:
         if job.process.returncode or run.accuracy() is None:
             self.failed[run] = job.failure()
             if shutil.disk_usage(run.folder).free < DISK_FULL:
-                leave(f"no space left for {run.folder}: free some, and run the same command again to go on", 1)
+                leave(
+                    f"no space left for {run.folder}: free some, and run the same command again to go on",
+                    1,
+                )
         else:
             self.took[run.method, run.part].append(job.seconds)
         self.view.ended(self, run, job.seconds)
 
     def stop(self) -> None:
-        """End what is under way; what it saved is whole, and the next time it goes on from there."""
+        """End what is under way; what it saved is whole, and the next time it goes on from
+        there."""
         self.starter.close()
         for job in self.jobs:
             job.process.terminate()
@@ -416,7 +486,8 @@ class Pool:
             except subprocess.TimeoutExpired:
                 job.process.kill()
                 job.process.wait()
-        # What a run had started itself, a worker say, can outlive it for a moment, and holds its lock.
+        # What a run had started itself, a worker say, can outlive it for a moment, and holds its
+        # lock.
         deadline = time.monotonic() + STOP_SECONDS
         for job in self.jobs:
             while (lock := try_lock(job.run.folder)) is None and time.monotonic() < deadline:
@@ -425,8 +496,8 @@ class Pool:
                 os.close(lock)
 
     def left(self) -> str:
-        """The time that is left, in words, from what runs of the same method and part took; nothing before the first
-        has ended."""
+        """The time that is left, in words, from what runs of the same method and part took; nothing
+        before the first has ended."""
         everything = [t for times in self.took.values() for t in times]
         if not everything:
             return ""
@@ -434,7 +505,9 @@ class Pool:
         def usual(run: Run) -> float:
             return float(np.mean(self.took.get((run.method, run.part), everything)))
 
-        seconds = sum(map(usual, self.todo)) + sum(max(0.0, usual(job.run) - job.seconds) for job in self.jobs)
+        seconds = sum(map(usual, self.todo)) + sum(
+            max(0.0, usual(job.run) - job.seconds) for job in self.jobs
+        )
         return f" (about {timedelta(seconds=round(seconds / len(self.slots)))} left)"
 
 
@@ -449,7 +522,8 @@ def report(failed: Mapping[Run, list[str]], total: int) -> None:
 
 
 def command_line(main: Callable[[], int]) -> None:
-    """Run a script's main as a program: any polite signal is a Ctrl-C, which ends it with one line."""
+    """Run a script's main as a program: any polite signal is a Ctrl-C, which ends it with one
+    line."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
     for name in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(name) != signal.SIG_IGN:  # as nohup has it
@@ -464,6 +538,8 @@ def command_line(main: Callable[[], int]) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        say(f"error: cannot write {error.filename or 'what is printed'}: {error.strerror}; free some space")
+        say(
+            f"error: cannot write {error.filename or 'what is printed'}: {error.strerror}; free some space"
+        )
         os._exit(1)  # what is still to be printed would raise once more
     sys.exit(code)

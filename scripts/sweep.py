@@ -1,9 +1,11 @@
-"""A sweep: methods × datasets × seeds × settings of a YAML file, several runs at once, one on each GPU or CPU slot.
+"""A sweep: methods × datasets × seeds × settings of a YAML file, several runs at once, one on each
+GPU or CPU slot.
 
-Every run is a plain `bash scripts/<method>/<script>.sh` (see --dry-run) and takes DATA, SHOTS and VENV from the
-environment. Finished runs are not repeated and half trained ones go on from their last epoch, so the same command goes
-on where it was stopped; two sweeps at once share the work. A run that fails stops nothing but the tests of its model.
-At the end the table is printed, and the command that makes it again (in other formats, with the papers' numbers, …).
+Every run is a plain `bash scripts/<method>/<script>.sh` (see --dry-run) and takes DATA, SHOTS and
+VENV from the environment. Finished runs are not repeated and half trained ones go on from their
+last epoch, so the same command goes on where it was stopped; two sweeps at once share the work. A
+run that fails stops nothing but the tests of its model. At the end the table is printed, and the
+command that makes it again (in other formats, with the papers' numbers, …).
 
 A file's keys are
   protocol   base2new, xd (cross-dataset), dg (domain generalisation) or few_shot
@@ -67,18 +69,27 @@ class Sweep:
 
     def runs(self) -> list[Run]:
         """All of them, the first seed's first."""
-        with ThreadPoolExecutor() as pool:  # the scripts are asked for their folders, once for all seeds: side by side
+        with (
+            ThreadPoolExecutor() as pool
+        ):  # the scripts are asked for their folders, once for all seeds: side by side
             first = product(self.plans(), self.methods, self.datasets, self.seeds[:1])
             list(pool.map(lambda of: of[0].runs(*of[1:]), first))
         combinations = product(self.seeds, self.plans(), self.datasets, self.methods)
-        return [run for seed, plan, dataset, method in combinations for run in plan.runs(method, dataset, seed)]
+        return [
+            run
+            for seed, plan, dataset, method in combinations
+            for run in plan.runs(method, dataset, seed)
+        ]
 
     def plans(self) -> list[Plan]:
         """One for each setting."""
-        return [self.plan(name, what) for name, what in self.settings.items()] or [self.plan("", [])]
+        return [self.plan(name, what) for name, what in self.settings.items()] or [
+            self.plan("", [])
+        ]
 
     def table(self, runs: Iterable[Run]) -> list[str]:
-        """What scripts.tables is to be asked for, of what has a result. An ablation's baseline is the first setting."""
+        """What scripts.tables is to be asked for, of what has a result. An ablation's baseline is
+        the first setting."""
         words = [self.protocol, os.environ.get("OUTPUT") or self.output]
         if len(self.settings) > 1 and len(self.methods) == 1 and self.protocol == "base2new":
             words[0] = "ablation"
@@ -96,14 +107,17 @@ class Sweep:
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Read a sweep's file; leaves with code 2 and one line, naming the file and the key, if it makes no sense."""
+    """Read a sweep's file; leaves with code 2 and one line, naming the file and the key, if it
+    makes no sense."""
     try:
         given = strict_yaml.load(regular(path).read_text(encoding="utf-8"))
     except OSError as error:
         runner.leave(f"{path}: {error.strerror}; ready sweeps are {', '.join(ready_sweeps())}", 2)
     except (ValueError, yaml.YAMLError) as error:
         runner.leave(f"{path}: {' '.join(str(error).split())}", 2)
-    if path.parent == SWEEPS and isinstance(given, dict):  # a method may have been removed, with its files
+    if path.parent == SWEEPS and isinstance(
+        given, dict
+    ):  # a method may have been removed, with its files
         wanted, there = given.get("methods") or [], runner.methods()
         if gone := [method for method in wanted if method not in there]:
             say(f"{path}: without {', '.join(gone)}, which this repository does not have")
@@ -116,7 +130,8 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def problems(given: Any) -> Iterator[tuple[str, str]]:
-    """What is wrong with a sweep's file, key by key. Later ones are only to be asked for if there is no earlier one."""
+    """What is wrong with a sweep's file, key by key. Later ones are only to be asked for if there
+    is no earlier one."""
     keys = [field.name for field in fields(Sweep)]
     if not isinstance(given, dict):
         yield "nothing in it", f"it needs the keys {', '.join(keys)}"
@@ -137,7 +152,9 @@ def problems(given: Any) -> Iterator[tuple[str, str]]:
     for key, where in (("shots", ("few_shot",)), ("targets", ("xd", "dg"))):
         if key in given and given["protocol"] not in where:
             yield key, f"goes with {' and '.join(where)}"
-    for source in given["datasets"] if given["protocol"] in ("xd", "dg") and "targets" not in given else ():
+    for source in (
+        given["datasets"] if given["protocol"] in ("xd", "dg") and "targets" not in given else ()
+    ):
         if (given["protocol"], source) not in runner.TARGETS:
             yield "targets", f"{source} has no usual ones"
     if not isinstance(given.get("output", ""), str):
@@ -147,11 +164,17 @@ def problems(given: Any) -> Iterator[tuple[str, str]]:
 
 def settings_problems(settings: Any) -> Iterator[tuple[str, str]]:
     if not isinstance(settings, dict) or not settings:
-        yield "settings", "must be one or more `name: [KEY, VALUE, …]` or `name: a config file's name`"
+        yield (
+            "settings",
+            "must be one or more `name: [KEY, VALUE, …]` or `name: a config file's name`",
+        )
     for name, what in settings.items():
         key = f"settings: {name}"
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name):
-            yield key, "the name is to be a folder's, of letters, digits and _ . + - (in quotes if it is a number)"
+            yield (
+                key,
+                "the name is to be a folder's, of letters, digits and _ . + - (in quotes if it is a number)",
+            )
         if not isinstance(what, list) and not (isinstance(what, str) and what):
             yield key, "must be [KEY, VALUE, …] or a config file's name"
         if isinstance(what, list) and len(what) % 2:
@@ -214,8 +237,13 @@ class Progress(runner.View):
             self.draw(pool)
 
     def draw(self, pool: Pool) -> None:
-        rows = [[place(job), str(job.run), epoch_of(job.run), in_words(job.seconds)] for job in pool.jobs]
-        head = f"{count_done(pool)} of {len(pool.runs)} done, {len(pool.failed)} failed{pool.left()}"
+        rows = [
+            [place(job), str(job.run), epoch_of(job.run), in_words(job.seconds)]
+            for job in pool.jobs
+        ]
+        head = (
+            f"{count_done(pool)} of {len(pool.runs)} done, {len(pool.failed)} failed{pool.left()}"
+        )
         lines = [head, *tabulate(rows, tablefmt="plain", disable_numparse=True).splitlines()]
         width, height = shutil.get_terminal_size()
         lines = [line[: width - 1] for line in lines[: height - 1]]
@@ -247,12 +275,17 @@ def place(job: Job) -> str:
 def epoch_of(run: Run) -> str:
     """The last epoch that its log names."""
     logs = sorted(run.folder.glob("log.txt*"))
-    found = re.findall(r"^epoch \[\d+/\d+\]", logs[-1].read_text(errors="replace"), re.M) if logs else []
+    found = (
+        re.findall(r"^epoch \[\d+/\d+\]", logs[-1].read_text(errors="replace"), re.M)
+        if logs
+        else []
+    )
     return found[-1] if found else ""
 
 
 def slots(asked: int | None) -> list[dict[str, str]]:
-    """The environment of each slot: a GPU each, or an equal share of the CPU cores. `asked` sets their number."""
+    """The environment of each slot: a GPU each, or an equal share of the CPU cores. `asked` sets
+    their number."""
     import torch  # slow, and not needed for what is printed before
 
     count = torch.cuda.device_count()
@@ -270,7 +303,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = results.OneLineParser("bash scripts/sweep.sh", description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("file", metavar="FILE", help=f"YAML, or one of {' '.join(ready_sweeps())}")
-    add("--slots", type=int, metavar="N", help="runs at once; default one per GPU, without any one per CPU core")
+    add(
+        "--slots",
+        type=int,
+        metavar="N",
+        help="runs at once; default one per GPU, without any one per CPU core",
+    )
     add("--dry-run", action="store_true", help="print the commands that are still to be run")
     args = parser.parse_args(argv)
     ready = SWEEPS / f"{args.file}.yaml"

@@ -1,7 +1,8 @@
-"""The papers' tables out of folders of runs: python -m scripts.tables KIND FOLDER … (--help lists the kinds).
+"""The papers' tables out of folders of runs: python -m scripts.tables KIND FOLDER … (--help lists
+the kinds).
 
-Numbers come from the runs' results.json, and from the logs alone where there is none. What was found but cannot be
-counted, such as a failed seed, is said on stderr.
+Numbers come from the runs' results.json, and from the logs alone where there is none. What was
+found but cannot be counted, such as a failed seed, is said on stderr.
 """
 
 import argparse
@@ -53,8 +54,8 @@ PAPER_NAMES = {"ZeroshotCLIP": "CLIP", "MultiModalAdapter": "MMA"}
 ELEVEN = {dataset_name(name) for name in ("imagenet", *TEN)}
 AVERAGE_OF_HMS = "Average of HMs"
 BEST, SECOND = range(2)
-# What is put around a number, and how the caption says so. Private characters stand for LaTeX's commands, which
-# tabulate would escape.
+# What is put around a number, and how the caption says so. Private characters stand for LaTeX's
+# commands, which tabulate would escape.
 MARKS = {
     "text": ((("", " *"), ("", " _")), "* best, _ second best"),
     "markdown": ((("**", "**"), ("<u>", "</u>")), "Bold: best, underlined: second best"),
@@ -91,7 +92,9 @@ class Line:
     method: str
     trainer: str
     cells: list[Cell | None]
-    pairs: Mapping[tuple, float] = field(default_factory=dict)  # what is compared: (dataset, …, seed) -> percent
+    pairs: Mapping[tuple, float] = field(
+        default_factory=dict
+    )  # what is compared: (dataset, …, seed) -> percent
     runs: Sequence[Result] = ()  # what the numbers are of
     note: str = ""
     paper: bool = False
@@ -117,7 +120,8 @@ class Table:
 
 
 def paired_difference(ours: Mapping[tuple, float], theirs: Mapping[tuple, float]) -> Delta | None:
-    """Mean difference over the keys both have, d̄ ± t(0.975, n-1) · s/√n; None if they share no key."""
+    """Mean difference over the keys both have, d̄ ± t(0.975, n-1) · s/√n; None if they share no
+    key."""
     differences = [ours[key] - theirs[key] for key in ours if key in theirs]
     n = len(differences)
     if n < 2:
@@ -127,14 +131,17 @@ def paired_difference(ours: Mapping[tuple, float], theirs: Mapping[tuple, float]
 
 
 def average(cells: Iterable[Values]) -> Cell | None:
-    """Mean of the datasets' means; its spread is over the seeds' own averages, NaN if not all have the same seeds."""
+    """Mean of the datasets' means; its spread is over the seeds' own averages, NaN if not all have
+    the same seeds."""
     total = len(cells := list(cells))
     cells = [cell for cell in cells if cell]
     if not cells:
         return None
     mean, spread = float(np.mean([np.mean(list(cell.values())) for cell in cells])), math.nan
     if len({frozenset(cell) for cell in cells}) == 1:
-        spread = summarise([float(np.mean([cell[seed] for cell in cells])) for seed in cells[0]]).spread
+        spread = summarise(
+            [float(np.mean([cell[seed] for cell in cells])) for seed in cells[0]]
+        ).spread
     return Cell(Stat(mean, spread), tuple(map(len, cells)), len(cells) == total)
 
 
@@ -175,12 +182,16 @@ def base_new_table(found: Sequence[Result]) -> Table | None:
         if row.dataset != AVERAGE:
             lines.append(line)
         else:
-            lines.append(replace(line, pairs={}))  # their mean is the average of the HMs, which is the next row's
+            lines.append(
+                replace(line, pairs={})
+            )  # their mean is the average of the HMs, which is the next row's
             by_dataset: dict[str, Values] = defaultdict(dict)
             for (dataset, seed), hm in hms[row.method].items():
                 by_dataset[dataset][seed] = hm
             of_hms = average(by_dataset.values())._replace(whole=not row.note)
-            last.append(replace(line, block=AVERAGE_OF_HMS, cells=[*cells[:2], of_hms], pairs=pairs))
+            last.append(
+                replace(line, block=AVERAGE_OF_HMS, cells=[*cells[:2], of_hms], pairs=pairs)
+            )
     caption = ["HM is taken per seed."]
     if last:
         caption += [
@@ -194,7 +205,9 @@ def transfer_table(found: Sequence[Result], protocol: str) -> Table | None:
     """Methods by source, targets and the targets' average."""
     tests = [r for r in found if r.protocol == protocol]
     order = list(transfers())
-    targets = sorted({r.dataset for r in tests}, key=lambda t: (order.index(t) if t in order else len(order), t))
+    targets = sorted(
+        {r.dataset for r in tests}, key=lambda t: (order.index(t) if t in order else len(order), t)
+    )
     sources = sorted({transfer_of(target)[1] for target in targets})
     ways = {(r.trainer, r.cfg, r.shots, r.root) for r in tests}
     trainings = [r for r in found if r.protocol == "few_shot" and r.dataset in sources]
@@ -212,9 +225,15 @@ def transfer_table(found: Sequence[Result], protocol: str) -> Table | None:
         cells = [*(cell(row[d]) for d in (*sources, *targets)), average(row[t] for t in targets)]
         pairs = {(t, seed): value for t in targets for seed, value in row[t].items()}
         runs = [r for r in names if names[r] == name]
-        lines.append(Line("", name, runs[0].trainer, cells, pairs, runs, over(len(there), len(targets))))
+        lines.append(
+            Line("", name, runs[0].trainer, cells, pairs, runs, over(len(there), len(targets)))
+        )
     caption = ["average: over the targets; its ± is over the seeds' own averages."]
-    return Table([*sources, *targets, "average"], lines, caption, "accuracy on the targets") if lines else None
+    return (
+        Table([*sources, *targets, "average"], lines, caption, "accuracy on the targets")
+        if lines
+        else None
+    )
 
 
 def few_shot_table(found: Sequence[Result]) -> Table | None:
@@ -237,13 +256,19 @@ def few_shot_table(found: Sequence[Result]) -> Table | None:
         note = ""
         if block == AVERAGE:
             cells = [average(values[d, method][n] for d in datasets) for n in shots]
-            note = over(min(sum(bool(values[d, method][n]) for d in datasets) for n in shots), len(datasets))
+            note = over(
+                min(sum(bool(values[d, method][n]) for d in datasets) for n in shots), len(datasets)
+            )
         else:
             cells = [cell(values[block, method][n]) for n in shots]
         lines.append(Line(block, method, runs[0].trainer, cells, pairs, runs, note))
     caption = ["Columns are shots."]
     columns = [str(n) for n in shots]
-    return Table(columns, lines, caption, "accuracy over all shots", "dataset, shots and seed") if lines else None
+    return (
+        Table(columns, lines, caption, "accuracy over all shots", "dataset, shots and seed")
+        if lines
+        else None
+    )
 
 
 def ablation_table(found: Sequence[Result]) -> Table | None:
@@ -253,33 +278,45 @@ def ablation_table(found: Sequence[Result]) -> Table | None:
         return None
     if AVERAGE not in {line.block for line in table.lines}:
         caption = [f"On {table.lines[0].block}.", *table.caption]
-        return replace(table, lines=[replace(line, block="") for line in table.lines], caption=caption)
+        return replace(
+            table, lines=[replace(line, block="") for line in table.lines], caption=caption
+        )
     of_hms = {line.method: line for line in table.lines if line.block == AVERAGE_OF_HMS}
     lines = []
     for line in (line for line in table.lines if line.block == AVERAGE):
         other = of_hms[line.method]
-        lines.append(replace(line, block="", cells=[*line.cells, other.cells[-1]], pairs=other.pairs))
+        lines.append(
+            replace(line, block="", cells=[*line.cells, other.cells[-1]], pairs=other.pairs)
+        )
     total = len({dataset for line in lines for dataset, _ in line.pairs})
     caption = [
         f"Averages over {total} datasets; ± is over the seeds' own averages.",
         "HM: of the average base and the average new, as in the paper. HM (mean): the average of the datasets' HMs.",
     ]
-    return replace(table, columns=[*table.columns, "HM (mean)"], lines=lines, caption=caption, compared="HM (mean)")
+    return replace(
+        table,
+        columns=[*table.columns, "HM (mean)"],
+        lines=lines,
+        caption=caption,
+        compared="HM (mean)",
+    )
 
 
 def make_table(kind: str, found: Sequence[Result]) -> Table | None:
     """The table of a kind; None if there is no result for it."""
     if kind in ("xd", "dg"):
         return transfer_table(found, kind)
-    return {"base2new": base_new_table, "few_shot": few_shot_table, "ablation": ablation_table}[kind](found)
+    return {"base2new": base_new_table, "few_shot": few_shot_table, "ablation": ablation_table}[
+        kind
+    ](found)
 
 
 # -- beside them: a baseline, the paper, the cost
 
 
 def find_baseline(table: Table, name: str) -> str:
-    """The one method called so: in full, by its trainer or the paper's name for it (in any case), or by what tells it
-    from others of its trainer.
+    """The one method called so: in full, by its trainer or the paper's name for it (in any case),
+    or by what tells it from others of its trainer.
 
     Raises LookupError with one line otherwise.
     """
@@ -299,7 +336,8 @@ def find_baseline(table: Table, name: str) -> str:
 
 
 def deltas(table: Table, baseline: str) -> dict[int, Delta]:
-    """Each line's difference to the baseline's line of its block, by the line's place; none for the baseline."""
+    """Each line's difference to the baseline's line of its block, by the line's place; none for the
+    baseline."""
     theirs = {line.block: line.pairs for line in table.lines if line.method == baseline}
     found = {}
     for i, line in enumerate(table.lines):
@@ -310,14 +348,22 @@ def deltas(table: Table, baseline: str) -> dict[int, Delta]:
 
 
 def with_paper(table: Table, kind: str) -> Table:
-    """The table with the paper's numbers in rows of their own, below the last row of the method in each block."""
+    """The table with the paper's numbers in rows of their own, below the last row of the method in
+    each block."""
     paper = json.loads(PAPER.read_text(encoding="utf-8"))
     datasets = {dataset for line in table.lines for dataset, *_ in line.pairs}
     lines = []
     for i, line in enumerate(table.lines):
         lines.append(line)
-        last = not any((later.block, later.trainer) == (line.block, line.trainer) for later in table.lines[i + 1 :])
-        values = paper_values(paper, kind, line, table.columns, datasets) if last or kind == "ablation" else None
+        last = not any(
+            (later.block, later.trainer) == (line.block, line.trainer)
+            for later in table.lines[i + 1 :]
+        )
+        values = (
+            paper_values(paper, kind, line, table.columns, datasets)
+            if last or kind == "ablation"
+            else None
+        )
         if values and any(value is not None for value in values):
             cells = [None if v is None else Cell(Stat(v, math.nan)) for v in values]
             name = line.method if kind == "ablation" else line.trainer
@@ -326,7 +372,11 @@ def with_paper(table: Table, kind: str) -> Table:
         "(paper): the P2C paper's number for ViT-B/16 and 16 shots, not measured here (docs/paper_results.json)."
     ]
     blocks = {line.block for line in lines if line.paper}
-    notes = {b: numbers["note"] for b, numbers in paper["table1_base_to_novel"].items() if "note" in numbers}
+    notes = {
+        b: numbers["note"]
+        for b, numbers in paper["table1_base_to_novel"].items()
+        if "note" in numbers
+    }
     caption += [f"{block} (paper): {notes[block]}." for block in notes if block in blocks]
     if len(lines) == len(table.lines):
         caption = ["The paper has no number for these rows."]
@@ -357,8 +407,12 @@ def paper_values(
 
 def paper_ablations(paper: dict) -> dict[str, float]:
     """HM by the names of the settings in configs/sweeps/table4.yaml and table5.yaml."""
-    found = {key.split(" ")[0].replace("+", "_"): hm for key, hm in paper["table4_components_hm"].items()}
-    groups = {key: group for key, group in paper["table5_hyperparameters_hm"].items() if key != "defaults"}
+    found = {
+        key.split(" ")[0].replace("+", "_"): hm for key, hm in paper["table4_components_hm"].items()
+    }
+    groups = {
+        key: group for key, group in paper["table5_hyperparameters_hm"].items() if key != "defaults"
+    }
     found |= {f"{key}_{value}": hm for key, group in groups.items() for value, hm in group.items()}
     return found | {"usual": groups["schedule"]["sigmoid"]}
 
@@ -366,7 +420,9 @@ def paper_ablations(paper: dict) -> dict[str, float]:
 def costs(line: Line) -> tuple[str, str]:
     """Learned parameters and seconds of training, from the records there are."""
     records = [r.record for r in line.runs if r.record]
-    records = [record for record in records if record["train_seconds"]] or records  # a test only loads what is learned
+    records = [
+        record for record in records if record["train_seconds"]
+    ] or records  # a test only loads what is learned
     counts = sorted({record["parameters"] for record in records})
     seconds = [record["train_seconds"] for record in records if record["train_seconds"]]
     return "–".join(
@@ -378,8 +434,8 @@ def costs(line: Line) -> tuple[str, str]:
 
 
 def rank(lines: Sequence[Line], column: int) -> dict[int, int]:
-    """The best and second best marks of a block's column, by a line's place: as printed, so equal ones are equal.
-    Averages over fewer datasets than others take no part."""
+    """The best and second best marks of a block's column, by a line's place: as printed, so equal
+    ones are equal. Averages over fewer datasets than others take no part."""
     cells = {i: line.cells[column] for i, line in enumerate(lines) if not line.paper}
     values = {i: round(c.stat.mean, 1) for i, c in cells.items() if c and c.whole}
     if len(values) < 2:
@@ -392,7 +448,9 @@ def show_delta(delta: Delta | None) -> str:
     """Mean, interval and number of pairs, as +1.2 [−0.3, +2.7] (n=6)."""
     if delta is None:
         return ""
-    mean, low, high = (f"{x:+.1f}" for x in (delta.mean, delta.mean - delta.half, delta.mean + delta.half))
+    mean, low, high = (
+        f"{x:+.1f}" for x in (delta.mean, delta.mean - delta.half, delta.mean + delta.half)
+    )
     interval = f" [{low}, {high}]" if delta.n > 1 else ""
     return f"{mean}{interval} (n={delta.n})".replace("-", "−")
 
@@ -403,7 +461,8 @@ def show_seeds(line: Line) -> str:
 
 
 def render(table: Table, fmt: str, baseline: str | None, cost: bool) -> str:
-    """Lay out a table as text, markdown or latex, with a caption that says what the numbers are, or as csv."""
+    """Lay out a table as text, markdown or latex, with a caption that says what the numbers are, or
+    as csv."""
     compared = deltas(table, baseline) if baseline else {}
     if fmt == "csv":
         return render_csv(table, compared, baseline, cost)
@@ -414,7 +473,10 @@ def render(table: Table, fmt: str, baseline: str | None, cost: bool) -> str:
     (best, second), legend = MARKS[fmt]
     around = {BEST: best, SECOND: second}
     headers = ["dataset"] * named + ["method", *table.columns, "seeds"]
-    headers += [f"Δ {table.compared} to {baseline}"] * bool(baseline) + ["parameters", "train s"] * cost
+    headers += [f"Δ {table.compared} to {baseline}"] * bool(baseline) + [
+        "parameters",
+        "train s",
+    ] * cost
     rows = []
     for name, places in blocks.items():
         lines = [table.lines[i] for i in places]
@@ -426,11 +488,16 @@ def render(table: Table, fmt: str, baseline: str | None, cost: bool) -> str:
             row += [show_delta(compared.get(i))] * bool(baseline) + list(costs(line)) * cost
             block.append(row)
         rows.append(block)
-    caption = [f"accuracy in %: mean ± population std over seeds. {legend} of each dataset's column.", *table.caption]
+    caption = [
+        f"accuracy in %: mean ± population std over seeds. {legend} of each dataset's column.",
+        *table.caption,
+    ]
     if baseline:
         caption.append(table.explain(baseline))
     if cost:
-        caption.append("parameters: learned. train s: seconds in epochs, mean over the runs that have a record.")
+        caption.append(
+            "parameters: learned. train s: seconds in epochs, mean over the runs that have a record."
+        )
     text = lay_out(headers, rows, caption, fmt)
     for sign, command in LATEX.items():
         text = text.replace(sign, command)
@@ -443,10 +510,20 @@ def show_cell(value: Cell | None, around: tuple[str, str] | None) -> str:
     return f"{before}{show_stat(value.stat) if value else '–'}{behind}"
 
 
-def render_csv(table: Table, compared: Mapping[int, Delta], baseline: str | None, cost: bool) -> str:
+def render_csv(
+    table: Table, compared: Mapping[int, Delta], baseline: str | None, cost: bool
+) -> str:
     """A column per number; source is run or paper."""
-    header = ["dataset", "method", "source", *(f"{c}_{p}" for c in table.columns for p in ("mean", "std", "seeds"))]
-    header += ["delta_mean", "delta_low", "delta_high", "delta_n"] * bool(baseline) + ["parameters", "train_s"] * cost
+    header = [
+        "dataset",
+        "method",
+        "source",
+        *(f"{c}_{p}" for c in table.columns for p in ("mean", "std", "seeds")),
+    ]
+    header += ["delta_mean", "delta_low", "delta_high", "delta_n"] * bool(baseline) + [
+        "parameters",
+        "train_s",
+    ] * cost
     out = [header]
     for i, line in enumerate(table.lines):
         row: list[object] = [line.block, line.method + line.note, "paper" if line.paper else "run"]
@@ -454,7 +531,9 @@ def render_csv(table: Table, compared: Mapping[int, Delta], baseline: str | None
             row += [*map(number, c.stat), min(c.seeds, default=None)] if c else [None] * 3
         if baseline:
             d = compared.get(i)
-            row += [*map(number, (d.mean, d.mean - d.half, d.mean + d.half)), d.n] if d else [None] * 4
+            row += (
+                [*map(number, (d.mean, d.mean - d.half, d.mean + d.half)), d.n] if d else [None] * 4
+            )
         out.append(row + [text.replace(",", "") for text in costs(line)] * cost)
     return to_csv(out)
 
@@ -469,11 +548,23 @@ def number(x: float) -> str:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; leaves with code 2 and one line if it makes no sense."""
     kinds = "\n".join(f"  {kind:<10} {text}" for kind, text in KINDS.items())
-    parser = OneLineParser("python -m scripts.tables", description=__doc__, epilog=f"kinds:\n{kinds}\n\n{EXAMPLES}")
+    parser = OneLineParser(
+        "python -m scripts.tables", description=__doc__, epilog=f"kinds:\n{kinds}\n\n{EXAMPLES}"
+    )
     add = parser.add_argument
     add("kind", choices=KINDS, metavar="KIND", help=" | ".join(KINDS))
-    add("folders", nargs="+", type=existing_folder, metavar="FOLDER", help="runs are looked for in and below these")
-    add("--baseline", metavar="METHOD", help="show differences to it (ablation: default the first row)")
+    add(
+        "folders",
+        nargs="+",
+        type=existing_folder,
+        metavar="FOLDER",
+        help="runs are looked for in and below these",
+    )
+    add(
+        "--baseline",
+        metavar="METHOD",
+        help="show differences to it (ablation: default the first row)",
+    )
     add("--format", default="text", choices=(*TABLE_FORMATS, "csv"), help="default: %(default)s")
     add("--paper", action="store_true", help="also show the paper's numbers where they are known")
     add("--cost", action="store_true", help="also show learned parameters and seconds of training")
@@ -486,7 +577,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     log_to_stderr()
     table = make_table(args.kind, find_results(args.folders))
     if table is None:
-        print(f"error: no result for the {args.kind} table in {' '.join(map(str, args.folders))}", file=sys.stderr)
+        print(
+            f"error: no result for the {args.kind} table in {' '.join(map(str, args.folders))}",
+            file=sys.stderr,
+        )
         return 1
     baseline = args.baseline
     if baseline is None and args.kind == "ablation" and len(table.lines) > 1:
@@ -496,7 +590,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LookupError as error:
         print(f"error: {error.args[0]}", file=sys.stderr)
         return 2
-    print(render(with_paper(table, args.kind) if args.paper else table, args.format, baseline, args.cost))
+    print(
+        render(
+            with_paper(table, args.kind) if args.paper else table, args.format, baseline, args.cost
+        )
+    )
     return 0
 
 

@@ -1,7 +1,9 @@
-"""The words nearest to learned vectors, by Euclidean distance: python -m scripts.words SOURCE [TOPK].
+"""The words nearest to learned vectors, by Euclidean distance: python -m scripts.words SOURCE
+[TOPK].
 
-SOURCE is a run's output folder, or a checkpoint file of this repository or of the family (CoOp's interpret_prompt.py
-takes the same two arguments). The nearest word is often far: compare its distance with the norm of the vector.
+SOURCE is a run's output folder, or a checkpoint file of this repository or of the family (CoOp's
+interpret_prompt.py takes the same two arguments). The nearest word is often far: compare its
+distance with the norm of the vector.
 """
 
 import argparse
@@ -31,11 +33,14 @@ EXAMPLES = """examples:
   python -m scripts.words prompt_learner/model.pth.tar-200 3 --backbone RN50
 """
 TEXT_PROMPT = re.compile(r"(?:.*\.)?(ctx(?:_att[123])?)")
-DEEP_PROMPT = re.compile(r".*(?:compound_prompts_text\.(\d+)|text_encoder\.transformer\.resblocks\.(\d+)\.VPT_shallow)")
+DEEP_PROMPT = re.compile(
+    r".*(?:compound_prompts_text\.(\d+)|text_encoder\.transformer\.resblocks\.(\d+)\.VPT_shallow)"
+)
 
 
 def find_checkpoint(source: Path) -> Path:
-    """The file itself, or in an output folder the model that is tested: the best one, else the newest.
+    """The file itself, or in an output folder the model that is tested: the best one, else the
+    newest.
 
     Raises: UsageError if there is none.
     """
@@ -50,17 +55,21 @@ def find_checkpoint(source: Path) -> Path:
 
 
 def config_of(checkpoint: Path) -> CfgNode | None:
-    """The config recorded in the output folder that the checkpoint lies in; None if there is none."""
+    """The config recorded in the output folder that the checkpoint lies in; None if there is
+    none."""
     file = checkpoint.resolve().parent.parent / "config.yaml"
     return setup_cfg(train_args(["--config-file", str(file)])) if file.is_file() else None
 
 
-def learned_vectors(state: dict[str, Tensor], used: Sequence[str] | None, deep: bool) -> dict[str, Tensor]:
+def learned_vectors(
+    state: dict[str, Tensor], used: Sequence[str] | None, deep: bool
+) -> dict[str, Tensor]:
     """(length, W) or, class-specific, (C, length, W) of each tensor of text prompts.
 
     Args:
         state: a checkpoint's state_dict.
-        used: the attribute words, if known; vectors of further attributes, which files always have, are left out.
+        used: the attribute words, if known; vectors of further attributes, which files always have,
+            are left out.
         deep: also the deep prompts.
     """
     found = {}
@@ -80,8 +89,11 @@ def learned_vectors(state: dict[str, Tensor], used: Sequence[str] | None, deep: 
 
 
 def nearest(vectors: Tensor, embedding: Tensor, topk: int) -> tuple[Tensor, Tensor]:
-    """Distances and token ids, (N, topk) each, of the rows of embedding (V, W) nearest to vectors (N, W)."""
-    distance = torch.cdist(vectors.float(), embedding.float(), compute_mode="donot_use_mm_for_euclid_dist")
+    """Distances and token ids, (N, topk) each, of the rows of embedding (V, W) nearest to vectors
+    (N, W)."""
+    distance = torch.cdist(
+        vectors.float(), embedding.float(), compute_mode="donot_use_mm_for_euclid_dist"
+    )
     return distance.topk(topk, largest=False)
 
 
@@ -100,9 +112,15 @@ def show(checkpoint: Path, topk: int, backbone: str, deep: bool) -> str:
     state = load_checkpoint(str(checkpoint))
     cfg = config_of(checkpoint)
     model = backbone or (cfg.MODEL.BACKBONE.NAME if cfg else "ViT-B/16")
-    weights = (cfg.MODEL.BACKBONE.WEIGHTS, cfg.MODEL.BACKBONE.MIRROR) if cfg and not backbone else ()
+    weights = (
+        (cfg.MODEL.BACKBONE.WEIGHTS, cfg.MODEL.BACKBONE.MIRROR) if cfg and not backbone else ()
+    )
     state = state.get("state_dict", {}) if isinstance(state, dict) else {}
-    used = attribute_words(cfg, always=True) if cfg and any("ctx_att" in key for key in state) else None
+    used = (
+        attribute_words(cfg, always=True)
+        if cfg and any("ctx_att" in key for key in state)
+        else None
+    )
     vectors = learned_vectors(state, used, deep)
     if not vectors:
         raise Failure(f"{checkpoint}: holds no learned vectors of text prompts")
@@ -117,15 +135,18 @@ def show(checkpoint: Path, topk: int, backbone: str, deep: bool) -> str:
             raise UsageError(f"topk {topk}: must be 1 to {len(embedding)}")
         for place, vector in zip(places(name, tensor), tensor.flatten(0, -2), strict=True):
             distances, ids = nearest(vector[None], embedding, topk)
-            words = [f"{'*' * bool(known and i in known)}{_tokenizer.decoder[i]}" for i in ids[0].tolist()]
-            cells = [f"{word} {d:.4f}" for word, d in zip(words, distances[0].tolist(), strict=True)]
+            words = [
+                f"{'*' * bool(known and i in known)}{_tokenizer.decoder[i]}"
+                for i in ids[0].tolist()
+            ]
+            cells = [
+                f"{word} {d:.4f}" for word, d in zip(words, distances[0].tolist(), strict=True)
+            ]
             rows.append([place, f"{vector.float().norm():.4f}", *cells])
     text = tabulate(rows, ["vector", "norm", *map(str, range(1, topk + 1))], disable_numparse=True)
     text += f"\n\nWords of {model} and their Euclidean distances; {checkpoint}"
     if known:
-        text += (
-            f"\nOnly {len(known)} of its {len(embedding)} words (*) were trained; the others' embeddings are random."
-        )
+        text += f"\nOnly {len(known)} of its {len(embedding)} words (*) were trained; the others' embeddings are random."
     return text
 
 
@@ -133,14 +154,21 @@ def places(name: str, tensor: Tensor) -> list[str]:
     """What each vector of (length, W) or (C, length, W) is called."""
     if tensor.dim() == 2:
         return [f"{name} {i + 1}" for i in range(len(tensor))]
-    return [f"{name}, class {c}, {i + 1}" for c in range(len(tensor)) for i in range(tensor.shape[1])]
+    return [
+        f"{name}, class {c}, {i + 1}" for c in range(len(tensor)) for i in range(tensor.shape[1])
+    ]
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; leaves with code 2 and one line if it makes no sense."""
     parser = OneLineParser("python -m scripts.words", description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
-    add("source", type=Path, metavar="SOURCE", help="output folder of a training run, or a checkpoint file")
+    add(
+        "source",
+        type=Path,
+        metavar="SOURCE",
+        help="output folder of a training run, or a checkpoint file",
+    )
     add("place", nargs="?", type=int, metavar="TOPK", help="words for each vector; default: 5")
     add("--topk", type=int, default=5, metavar="K", help="the same")
     add("--deep", action="store_true", help="also the deep prompts of the text tower")
@@ -154,7 +182,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         print(
             show(
-                find_checkpoint(args.source), args.topk if args.place is None else args.place, args.backbone, args.deep
+                find_checkpoint(args.source),
+                args.topk if args.place is None else args.place,
+                args.backbone,
+                args.deep,
             )
         )
     except Failure as error:

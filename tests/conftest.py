@@ -12,8 +12,9 @@ from datasets.shapes import Shapes
 from .reference.weights import openai_state_dict
 from .runs import run
 
-# Tensors and tolerances of the tests are a CPU's: they, and what they start, see no GPU. tests/gpu sees what there is.
-# (The tests' own processes, side by side, inherit what the first of them has seen.)
+# Tensors and tolerances of the tests are a CPU's: they, and what they start, see no GPU. tests/gpu
+# sees what there is. (The tests' own processes, side by side, inherit what the first of them has
+# seen.)
 VISIBLE = os.environ.setdefault("GPU_TESTS_SEE", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
 is_available = torch.cuda.is_available
 os.environ["CUDA_VISIBLE_DEVICES"], torch.cuda.is_available = "", lambda: False
@@ -39,7 +40,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def loud_logs() -> Iterator[None]:
-    """Whoever silences a log does so for a program's life: here programs come one after the other."""
+    """Whoever silences a log does so for a program's life: here programs come one after the
+    other."""
     yield
     for name in ("parse_test_res", "records", "tables"):
         logging.getLogger(name).setLevel(logging.NOTSET)

@@ -63,7 +63,8 @@ class FakeCuda:
 
     @contextmanager
     def graph(self, graph: "Tape", stream: "FakeStream", capture_error_mode: str) -> Iterator[None]:
-        """After an error inside, the stream stays the capture's and the generator unfit, as torch leaves them."""
+        """After an error inside, the stream stays the capture's and the generator unfit, as torch
+        leaves them."""
         self.calls.append(f"capture on {stream.name}, {capture_error_mode}")
         self.streams.append(stream.name)
         self.generator.capturing, state = True, torch.get_rng_state()
@@ -75,8 +76,9 @@ class FakeCuda:
 
 
 class Tape(TorchDispatchMode):
-    """The operations of what runs inside. As a CUDA graph does, a replay runs no Python of it, reads its tensors where
-    they were, writes what comes out where it was, and draws other random numbers.
+    """The operations of what runs inside. As a CUDA graph does, a replay runs no Python of it,
+    reads its tensors where they were, writes what comes out where it was, and draws other random
+    numbers.
     """
 
     def __init__(self, calls: list[str]):
@@ -84,9 +86,13 @@ class Tape(TorchDispatchMode):
         self.calls = calls
         self.operations: list[tuple[Callable, tuple, dict, Any]] = []
 
-    def __torch_dispatch__(self, op: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(
+        self, op: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         if op in WAITING:
-            raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more about it")
+            raise RuntimeError(
+                "CUDA error: operation not permitted when stream is capturing\nand more about it"
+            )
         out = op(*args, **(kwargs or {}))
         self.operations.append((op, args, kwargs or {}, out))
         return out
@@ -96,7 +102,9 @@ class Tape(TorchDispatchMode):
         self.calls.append("replay")
         for op, args, kwargs, out in self.operations:
             for to, t in zip(tree_leaves(out), tree_leaves(op(*args, **kwargs)), strict=True):
-                if isinstance(to, Tensor) and to.data_ptr() != t.data_ptr():  # else a view, or in place
+                if (
+                    isinstance(to, Tensor) and to.data_ptr() != t.data_ptr()
+                ):  # else a view, or in place
                     to.copy_(t)
 
 
@@ -132,7 +140,8 @@ class FakeStream:
 
 
 class OnGpu(Tensor):
-    """A tensor that says it is on a GPU: `tensor.as_subclass(OnGpu)`. What is computed of it are plain tensors."""
+    """A tensor that says it is on a GPU: `tensor.as_subclass(OnGpu)`. What is computed of it are
+    plain tensors."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl
     device = property(lambda self: torch.device("cuda"))

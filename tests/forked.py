@@ -1,4 +1,5 @@
-"""A program's main in a forked process: torch is imported already, and what it does to itself is lost with it."""
+"""A program's main in a forked process: torch is imported already, and what it does to itself is
+lost with it."""
 
 import logging
 import os
@@ -25,9 +26,12 @@ class Done(NamedTuple):
 
 
 def start(main: Callable[[], int | None], folder: Path, encoding: str = "utf-8") -> int:
-    """Starts `main` in a process whose output goes to the files stdout and stderr of a folder; returns its id."""
+    """Starts `main` in a process whose output goes to the files stdout and stderr of a folder;
+    returns its id."""
     folder.mkdir(parents=True, exist_ok=True)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # no Ctrl-C may bring the child back into pytest
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, [signal.SIGINT]
+    )  # no Ctrl-C may bring the child back into pytest
     if pid := os.fork():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         return pid
@@ -58,7 +62,9 @@ def as_a_program(folder: Path, encoding: str) -> None:
     for fd, name in (1, "stdout"), (2, "stderr"):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
     sys.stdout = open(1, "w", buffering=1, encoding=encoding, closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, encoding=encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(
+        2, "w", buffering=1, encoding=encoding, errors="backslashreplace", closefd=False
+    )  # noqa: SIM115
     logging.root.handlers.clear()
     warnings.resetwarnings()
     for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
@@ -73,7 +79,13 @@ def as_a_program(folder: Path, encoding: str) -> None:
 def wait(pid: int, folder: Path) -> Done:
     """Waits for the end of a process that `start` has started."""
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return Done(code, *((folder / name).read_text(encoding="utf-8", errors="replace") for name in ("stdout", "stderr")))
+    return Done(
+        code,
+        *(
+            (folder / name).read_text(encoding="utf-8", errors="replace")
+            for name in ("stdout", "stderr")
+        ),
+    )
 
 
 def forked(main: Callable[[], int | None], folder: Path, encoding: str = "utf-8") -> Done:

@@ -1,4 +1,5 @@
-"""Runs of train.py in this process, on a small drawing of the bundled benchmark (the fixture `data`)."""
+"""Runs of train.py in this process, on a small drawing of the bundled benchmark (the fixture
+`data`)."""
 
 import sys
 import time
@@ -9,7 +10,10 @@ import train
 
 REPO = Path(__file__).resolve().parents[1]
 # Each trainer's settings for the bundled benchmark.
-CONFIGS = {path.parent.name: path for path in sorted((REPO / "configs" / "trainers").glob("*/vit_tiny*.yaml"))}
+CONFIGS = {
+    path.parent.name: path
+    for path in sorted((REPO / "configs" / "trainers").glob("*/vit_tiny*.yaml"))
+}
 # Two shots of the base classes, a few epochs.
 SMALL = {"SEED": "1", "DATASET.NUM_SHOTS": "2", "DATASET.SUBSAMPLE_CLASSES": "base", "OPTIM.MAX_EPOCH": "3",
          "TRAIN.PRINT_FREQ": "2"}  # fmt: skip
@@ -24,7 +28,9 @@ def wait_for(condition: Callable[[], object], pause: float = 0.02) -> None:
         time.sleep(pause)
 
 
-def arguments(trainer: str, data: Path, out: Path, *opts: str, flags: tuple[str, ...] = ()) -> list[str]:
+def arguments(
+    trainer: str, data: Path, out: Path, *opts: str, flags: tuple[str, ...] = ()
+) -> list[str]:
     """A command line; `opts` are config keys and values, `flags` further flags."""
     usual = ["--root", str(data), "--trainer", trainer, "--output-dir", str(out)]
     usual += ["--dataset-config-file", f"{REPO}/configs/datasets/shapes.yaml"]

@@ -1,4 +1,5 @@
-"""Wrong values, words, files and archives: each ends in one clear line, the right exit code, and costs nothing saved.
+"""Wrong values, words, files and archives: each ends in one clear line, the right exit code, and
+costs nothing saved.
 
 A line for each case. Every case runs in a process of its own, forked from this one.
 """
@@ -24,9 +25,15 @@ from scripts import cloud, figures, protocol, report, runner, sweep, tables, wor
 from tests.forked import Done, forked
 from tests.runs import REPO, arguments, run
 
-PROGRAMS = {"train": train.main, "parse": parse_test_res.main, "doctor": doctor.main, "prepare": prepare.main}
+PROGRAMS = {
+    "train": train.main,
+    "parse": parse_test_res.main,
+    "doctor": doctor.main,
+    "prepare": prepare.main,
+}
 PROGRAMS |= {
-    m.__name__.removeprefix("scripts."): m.main for m in (cloud, figures, protocol, report, sweep, tables, words)
+    m.__name__.removeprefix("scripts."): m.main
+    for m in (cloud, figures, protocol, report, sweep, tables, words)
 }
 USUAL = ("OPTIM.MAX_EPOCH", "2", "DATALOADER.NUM_WORKERS", "0")
 MODEL = "MultiModalPromptLearner/model.pth.tar-2"
@@ -35,7 +42,9 @@ CLIP = BUNDLED / "vit_tiny_8.safetensors"
 
 def snapshot(*folders: Path) -> dict[Path, bytes]:
     """What is in every file."""
-    files = [Path(top, name) for folder in folders for top, _, names in os.walk(folder) for name in names]
+    files = [
+        Path(top, name) for folder in folders for top, _, names in os.walk(folder) for name in names
+    ]
     files += [file for file in folders if file.is_file()]
     return {file: hashlib.sha256(file.read_bytes()).digest() for file in files if file.is_file()}
 
@@ -239,15 +248,17 @@ P2C | OPTIM.LR 0.1 --seed 3 | flags come before KEY VALUE pairs: move --seed
 def test_values(case, data, tmp_path):
     trainer, opts, line = case.split(" | ")
     opts = opts.split()
-    usual = [w for k, v in zip(USUAL[::2], USUAL[1::2], strict=True) if k not in opts for w in (k, v)]
+    usual = [
+        w for k, v in zip(USUAL[::2], USUAL[1::2], strict=True) if k not in opts for w in (k, v)
+    ]
     out = tmp_path / "out"
     done = forked(lambda: train.main(arguments(trainer, data, out, *usual, *opts)), tmp_path)
     assert_one_line(done, 2, line)
     assert not (out / "config.yaml").exists()  # a run that never began claims no folder
 
 
-# -- words: program, arguments, exit code, what is said; {data}, {saved}, {tmp} and {long} are folders, {pipe} a FIFO,
-# {usual} is what CoOp needs
+# -- words: program, arguments, exit code, what is said; {data}, {saved}, {tmp} and {long} are
+# folders, {pipe} a FIFO, {usual} is what CoOp needs
 
 WORDS = """
 train | --sede 1 | 2 | unrecognized arguments
@@ -308,21 +319,33 @@ def test_words(case, data, saved, tmp_path):
     program, arguments, code, line = (
         case.split(" | ") if " | | " not in case else case.replace("| |", "|  |").split(" | ")
     )
-    folders = {"data": data, "saved": saved, "tmp": tmp_path / "folder", "long": tmp_path / ("x" * 300)}
+    folders = {
+        "data": data,
+        "saved": saved,
+        "tmp": tmp_path / "folder",
+        "long": tmp_path / ("x" * 300),
+    }
     folders["pipe"] = tmp_path / "pipe"
     os.mkfifo(folders["pipe"])
-    folders["usual"] = f"--trainer CoOp --root {data} --backbone ViT-Tiny/8 DATASET.NAME Shapes INPUT.SIZE (32,32)"
+    folders["usual"] = (
+        f"--trainer CoOp --root {data} --backbone ViT-Tiny/8 DATASET.NAME Shapes INPUT.SIZE (32,32)"
+    )
     folders["tmp"].mkdir()
     before = snapshot(data, saved)
     done = forked(lambda: PROGRAMS[program](arguments.format(**folders).split()), tmp_path)
     assert done.code == int(code) and "Traceback" not in done.err, done.err
     last = done.err.strip().splitlines()[-1]
-    assert line.replace("'", "") in last.replace("'", ""), done.err  # Python 3.12 and later have names without quotes
-    assert last.lower().startswith("error: ") and (done.err.count("\n") == 1 or "warning" in done.err.lower())
+    assert line.replace("'", "") in last.replace("'", ""), (
+        done.err
+    )  # Python 3.12 and later have names without quotes
+    assert last.lower().startswith("error: ") and (
+        done.err.count("\n") == 1 or "warning" in done.err.lower()
+    )
     assert snapshot(data, saved) == before
 
 
-# -- files and archives: what is done to a copy of the saved run, or to a file; how it is used; exit code; what is said
+# -- files and archives: what is done to a copy of the saved run, or to a file; how it is used; exit
+# code; what is said
 
 
 def cut(file: Path) -> None:
@@ -348,7 +371,9 @@ def write(content: str | bytes) -> Callable[[Path], object]:
 
 def save(change: Callable[[dict], object]) -> Callable[[Path], None]:
     """A checkpoint or state dict with something else in it."""
-    return lambda file: torch.save(change(torch.load(file, weights_only=True) if file.exists() else {}), file)
+    return lambda file: torch.save(
+        change(torch.load(file, weights_only=True) if file.exists() else {}), file
+    )
 
 
 class RunsCode:
@@ -369,7 +394,9 @@ def folder_instead(file: Path) -> None:
     file.mkdir()
 
 
-def prompt(key: str = "ctx", change: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Callable[[dict], dict]:
+def prompt(
+    key: str = "ctx", change: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> Callable[[dict], dict]:
     """A checkpoint with another tensor of the prompt learner; without `change` with none."""
 
     def changed(state: dict) -> dict:
@@ -395,11 +422,23 @@ CHECKPOINTS = {
     "a web page": (write(PAGE), "is truncated, damaged or no checkpoint"),
     "another zip": (write(zipped(a="b")), "is truncated, damaged or no checkpoint"),
     "an empty zip": (write(zipped()), "is truncated, damaged or no checkpoint"),
-    "code": (save(lambda state: {"state_dict": RunsCode()}), "it names posix.mkdir, which could run code"),
+    "code": (
+        save(lambda state: {"state_dict": RunsCode()}),
+        "it names posix.mkdir, which could run code",
+    ),
     "no state_dict": (save(no_state), "it has no state_dict"),
-    "a longer ctx": (save(prompt("ctx", lambda v: torch.cat([v, v]))), "ctx has shape (4, 128) in the file"),
-    "weights without values": (save(prompt("ctx", lambda v: v.to("meta"))), "prompt_learner.ctx is no tensor"),
-    "complex weights": (save(prompt("ctx", lambda v: v.to(torch.complex64))), "ctx has type torch.complex64"),
+    "a longer ctx": (
+        save(prompt("ctx", lambda v: torch.cat([v, v]))),
+        "ctx has shape (4, 128) in the file",
+    ),
+    "weights without values": (
+        save(prompt("ctx", lambda v: v.to("meta"))),
+        "prompt_learner.ctx is no tensor",
+    ),
+    "complex weights": (
+        save(prompt("ctx", lambda v: v.to(torch.complex64))),
+        "ctx has type torch.complex64",
+    ),
     "whole numbers": (save(prompt("ctx", lambda v: v.long())), "ctx has type torch.int64"),
     "NaN": (save(prompt("ctx", lambda v: v * torch.nan)), "is NaN or infinite"),
     "no ctx": (save(prompt("ctx")), "it lacks prompt_learner.ctx"),
@@ -410,7 +449,9 @@ CHECKPOINTS = {
 }
 
 
-def assert_harmless(main: Callable[[], int], damaged: Path, kept: list[Path], tmp: Path, code: int, line: str) -> None:
+def assert_harmless(
+    main: Callable[[], int], damaged: Path, kept: list[Path], tmp: Path, code: int, line: str
+) -> None:
     before = snapshot(*kept)
     done = forked(main, tmp)
     assert_one_line(done, code, line)
@@ -425,7 +466,9 @@ def test_checkpoints(name, data, saved, tmp_path):
     damage(tmp_path / "run" / MODEL)
     flags = ("--eval-only", "--model-dir", str(tmp_path / "run"))
     words = arguments("P2C", data, tmp_path / "out", *USUAL, flags=flags)
-    assert_harmless(lambda: train.main(words), tmp_path, [data, tmp_path / "run"], tmp_path, 1, line)
+    assert_harmless(
+        lambda: train.main(words), tmp_path, [data, tmp_path / "run"], tmp_path, 1, line
+    )
 
 
 MODELS = {
@@ -466,25 +509,72 @@ def momentum(value: object) -> Callable[[dict], None]:
 
 
 FOLDERS = {
-    "another rate": (("OPTIM.LR", "0.1"), lambda run: None, 2, "holds another run (OPTIM.LR 0.0035; now 0.1)"),
+    "another rate": (
+        ("OPTIM.LR", "0.1"),
+        lambda run: None,
+        2,
+        "holds another run (OPTIM.LR 0.0035; now 0.1)",
+    ),
     "another seed": (("SEED", "7"), lambda run: None, 2, "holds another run (SEED 1; now 7)"),
-    "another subset": (("DATASET.SUBSAMPLE_CLASSES", "new"), lambda run: None, 2, "holds another run"),
+    "another subset": (
+        ("DATASET.SUBSAMPLE_CLASSES", "new"),
+        lambda run: None,
+        2,
+        "holds another run",
+    ),
     "cut models": ((), lambda run: cut(run / MODEL), 1, "There is no whole checkpoint in"),
     "code": ((), lambda run: save(lambda s: RunsCode())(run / MODEL), 1, "it names posix.mkdir"),
     "an epoch below 0": ((), state(lambda s: s | {"epoch": -1}), 1, "its epoch is no number"),
-    "an epoch that is a word": ((), state(lambda s: s | {"epoch": "two"}), 1, "its epoch is no number"),
-    "steps without end": ((), state(lambda s: s["scheduler"].update(_step_count=10**15)), 1, "state of its scheduler"),
-    "steps below 0": ((), state(lambda s: s["scheduler"].update(_step_count=-5)), 1, "state of its scheduler"),
-    "momentum of another shape": ((), state(momentum(torch.zeros(1, 7))), 1, "state of its optimizer"),
+    "an epoch that is a word": (
+        (),
+        state(lambda s: s | {"epoch": "two"}),
+        1,
+        "its epoch is no number",
+    ),
+    "steps without end": (
+        (),
+        state(lambda s: s["scheduler"].update(_step_count=10**15)),
+        1,
+        "state of its scheduler",
+    ),
+    "steps below 0": (
+        (),
+        state(lambda s: s["scheduler"].update(_step_count=-5)),
+        1,
+        "state of its scheduler",
+    ),
+    "momentum of another shape": (
+        (),
+        state(momentum(torch.zeros(1, 7))),
+        1,
+        "state of its optimizer",
+    ),
     "momentum that is a word": ((), state(momentum("fast")), 1, "state of its optimizer"),
-    "a scheduler that is a word": ((), state(lambda s: s | {"scheduler": "x"}), 1, "state of its scheduler"),
-    "weights that are a list": ((), state(lambda s: s | {"state_dict": [1]}), 1, "it has no state_dict"),
+    "a scheduler that is a word": (
+        (),
+        state(lambda s: s | {"scheduler": "x"}),
+        1,
+        "state of its scheduler",
+    ),
+    "weights that are a list": (
+        (),
+        state(lambda s: s | {"state_dict": [1]}),
+        1,
+        "it has no state_dict",
+    ),
     "a tensor": ((), state(lambda s: torch.zeros(2)), 1, "it holds a Tensor, not a dict"),
     "a pipe as a model": ((), lambda run: pipe(run / MODEL), 1, "Cannot read the checkpoint"),
-    "a pipe as its config": ((), lambda run: pipe(run / "config.yaml"), 2, "It is a pipe or device"),
+    "a pipe as its config": (
+        (),
+        lambda run: pipe(run / "config.yaml"),
+        2,
+        "It is a pipe or device",
+    ),
     "another optimizer's state": (
         (),
-        lambda run: save(lambda s: s | {"optimizer": {"state": {}, "param_groups": []}})(run / MODEL),
+        lambda run: save(lambda s: s | {"optimizer": {"state": {}, "param_groups": []}})(
+            run / MODEL
+        ),
         1,
         "Training cannot go on from",
     ),
@@ -509,10 +599,18 @@ WEIGHTS = {
     "zip.pt": (write(zipped(a="b")), 1, "not readable as CLIP weights"),
     "script.pt": (write(zipped(**{"a/constants.pkl": "b"})), 1, "SHA-256 is none of OpenAI's"),
     "code.pt": (save(lambda _: RunsCode()), 1, "names posix.mkdir and could run code"),
-    "others.pt": (save(lambda _: {"weight": torch.zeros(2)}), 1, "holds no CLIP weights under OpenAI's names"),
+    "others.pt": (
+        save(lambda _: {"weight": torch.zeros(2)}),
+        1,
+        "holds no CLIP weights under OpenAI's names",
+    ),
     "list.pt": (save(lambda _: [torch.zeros(2)]), 1, "holds no CLIP weights under OpenAI's names"),
     "number.pt": (save(lambda _: 5), 1, "holds no CLIP weights under OpenAI's names"),
-    "cut.safetensors": (lambda file: (shutil.copy(CLIP, file), cut(file)), 1, "truncated or damaged"),
+    "cut.safetensors": (
+        lambda file: (shutil.copy(CLIP, file), cut(file)),
+        1,
+        "truncated or damaged",
+    ),
     "empty.safetensors": (write(""), 1, "the file is empty"),
     "page.safetensors": (write(PAGE), 1, "it is a web page"),
     "pipe.pt": (pipe, 2, "no CLIP weights at"),
@@ -531,12 +629,18 @@ def test_weights(name, data, tmp_path):
 
 
 CONFIGS = {
-    "an unknown key": ("OPTIM:\n  LRR: 0.1\n", "there is no config key OPTIM.LRR; did you mean OPTIM.LR?"),
+    "an unknown key": (
+        "OPTIM:\n  LRR: 0.1\n",
+        "there is no config key OPTIM.LRR; did you mean OPTIM.LR?",
+    ),
     "a section as a value": ("OPTIM: 3\n", "OPTIM is a section, which has no value of its own"),
     "a section with nothing in it": ("OPTIM:\n", "OPTIM is a section"),
     "a value as a section": ("OPTIM:\n  LR:\n    A: 1\n", "OPTIM.LR must be a number with a point"),
     "a word for a number": ("OPTIM:\n  LR: fast\n", "OPTIM.LR must be a number with a point"),
-    "a number for a word": ("OPTIM:\n  NAME: 3\n", "OPTIM.NAME must be text, in a file in quotes, as adam"),
+    "a number for a word": (
+        "OPTIM:\n  NAME: 3\n",
+        "OPTIM.NAME must be text, in a file in quotes, as adam",
+    ),
     "words in quotes": ("OPTIM:\n  'it''s': 1\n", "there is no config key OPTIM.it's"),
     "NaN": ("OPTIM:\n  LR: .nan\n", "OPTIM.LR nan: must be 0 or more"),
     "infinity": ("OPTIM:\n  WEIGHT_DECAY: .inf\n", "OPTIM.WEIGHT_DECAY inf: must be below"),
@@ -546,7 +650,10 @@ CONFIGS = {
     "a tab": ("OPTIM:\n\tLR: 0.1\n", "cannot start any token"),
     "another encoding": (b"# \xe9t\xe9\nOPTIM:\n  LR: 0.1\n", "codec can't decode"),
     "a control character": (b"OPTIM:\n  NAME: 'a\x1b[31m'\n", "special characters are not allowed"),
-    "an object": ("OPTIM: !!python/object/apply:os.mkdir ['/tmp/owned-by-a-test']\n", "python/object/apply"),
+    "an object": (
+        "OPTIM: !!python/object/apply:os.mkdir ['/tmp/owned-by-a-test']\n",
+        "python/object/apply",
+    ),
 }
 
 
@@ -570,7 +677,11 @@ def split(change: Callable[[dict], object]) -> Callable[[Path], None]:
 
 
 def first_image(shapes: Path) -> Path:
-    return shapes / "images" / json.loads((shapes / "split_zhou_Shapes.json").read_text())["test"][0][0]
+    return (
+        shapes
+        / "images"
+        / json.loads((shapes / "split_zhou_Shapes.json").read_text())["test"][0][0]
+    )
 
 
 def at_first(damage: Callable[[Path], None]) -> Callable[[Path], None]:
@@ -599,7 +710,9 @@ def picks(number: int) -> Callable[[Path], None]:
     def damage(shapes: Path) -> None:
         train = json.loads((shapes / "split_zhou_Shapes.json").read_text())["train"]
         (shapes / "split_fewshot").mkdir(exist_ok=True)
-        (shapes / "split_fewshot" / "shot_2-seed_1.json").write_text(json.dumps({"train": train[:number], "val": []}))
+        (shapes / "split_fewshot" / "shot_2-seed_1.json").write_text(
+            json.dumps({"train": train[:number], "val": []})
+        )
 
     return damage
 
@@ -609,13 +722,31 @@ DATA = {
     "no image in a few-shot split": (picks(0), "picks 0 images of class 0"),
     "two classes of one name in a split": (split(named("owl")), 'are both called "owl"'),
     "a class without a name in a split": (split(named(" ")), "has no name"),
-    "a split that is cut": (lambda shapes: cut(shapes / "split_zhou_Shapes.json"), "is not valid JSON"),
-    "an empty split": (lambda shapes: write("")(shapes / "split_zhou_Shapes.json"), "is not valid JSON"),
-    "a web page as a split": (lambda shapes: write(PAGE)(shapes / "split_zhou_Shapes.json"), "is not valid JSON"),
-    "a split that is a pipe": (lambda shapes: pipe(shapes / "split_zhou_Shapes.json"), "It is a pipe or device"),
+    "a split that is cut": (
+        lambda shapes: cut(shapes / "split_zhou_Shapes.json"),
+        "is not valid JSON",
+    ),
+    "an empty split": (
+        lambda shapes: write("")(shapes / "split_zhou_Shapes.json"),
+        "is not valid JSON",
+    ),
+    "a web page as a split": (
+        lambda shapes: write(PAGE)(shapes / "split_zhou_Shapes.json"),
+        "is not valid JSON",
+    ),
+    "a split that is a pipe": (
+        lambda shapes: pipe(shapes / "split_zhou_Shapes.json"),
+        "It is a pipe or device",
+    ),
     "a split that is a list": (split(lambda content: content["train"]), "split_zhou_Shapes.json"),
-    "a split without test": (split(lambda content: {k: content[k] for k in ("train", "val")}), "split_zhou_Shapes"),
-    "a name that changes": (split(lambda c: c | {"test": [[c["test"][0][0], 0, "x"], *c["test"]]}), "mismatch"),
+    "a split without test": (
+        split(lambda content: {k: content[k] for k in ("train", "val")}),
+        "split_zhou_Shapes",
+    ),
+    "a name that changes": (
+        split(lambda c: c | {"test": [[c["test"][0][0], 0, "x"], *c["test"]]}),
+        "mismatch",
+    ),
     "an item of two": (split(entry("a.png", 0)), "split_zhou_Shapes.json"),
     "a label in words": (split(entry("a.png", "none", "a")), "split_zhou_Shapes.json"),
     "a path that is a number": (split(entry(5, 0, "a")), "split_zhou_Shapes.json"),
@@ -637,7 +768,9 @@ def test_data(name, data, tmp_path):
     shutil.copytree(data, root)
     damage(root / "shapes")
     flags = ("--no-train",) if "split" in name else ()
-    main = lambda: train.main(arguments("ZeroshotCLIP", root, tmp_path / "out", *USUAL, flags=flags))  # noqa: E731
+    main = lambda: train.main(
+        arguments("ZeroshotCLIP", root, tmp_path / "out", *USUAL, flags=flags)
+    )  # noqa: E731
     assert_harmless(main, root, [root], tmp_path, 1, line)
 
 

@@ -1,4 +1,5 @@
-"""scripts/bench.py on tiny towers: it prints its rows, compares the same things, counts rightly. Nothing is timed."""
+"""scripts/bench.py on tiny towers: it prints its rows, compares the same things, counts rightly.
+Nothing is timed."""
 
 import os
 import subprocess
@@ -49,7 +50,10 @@ def test_every_row_is_printed(capsys):
     assert [cells[0] for cells in printed] == [str(case) for case in expected]
     tables = set(bench.NAMES) - {"capture"}
     assert {case.table for case in expected} == tables and out.count("###") == len(tables)
-    assert out.startswith("`bash scripts/bench.sh cpu --quick --repeats 2`") and torch.__version__ in out
+    assert (
+        out.startswith("`bash scripts/bench.sh cpu --quick --repeats 2`")
+        and torch.__version__ in out
+    )
     assert f"[{len(expected)}/{len(expected)}]" in err and "left" in err
     for case, cells in zip(expected, printed, strict=True):
         if case.table in ("share", "memory"):
@@ -96,7 +100,11 @@ def other_bias(*args) -> Tensor:
         ("maple", "scripts.bench.FROZEN_WORDS", {**bench.FROZEN_WORDS, "MaPLe": "on the"}),
         ("p2c", "scripts.bench.maple_plain.deep_text_prompts", lambda _: {}),
         ("eval", "scripts.bench.maple_plain.deep_visual_prompts", lambda _: {}),
-        ("cocoop", "scripts.bench.cocoop_plain", type("Other", (), {"bias": staticmethod(other_bias)})),
+        (
+            "cocoop",
+            "scripts.bench.cocoop_plain",
+            type("Other", (), {"bias": staticmethod(other_bias)}),
+        ),
     ],
 )
 def test_paths_that_differ_end_in_one_line(table, where, what, monkeypatch, capsys):
@@ -121,9 +129,13 @@ def test_the_plain_path_is_the_reference(method, weights):
         if method == "CoCoOp":
             logits = cocoop_plain.logits(clip, plain.prompts, names, image)
         elif method == "MaPLe":
-            logits = maple_plain.maple_forward(clip, plain.prompts, names, image, frozen_words="of a").logits
+            logits = maple_plain.maple_forward(
+                clip, plain.prompts, names, image, frozen_words="of a"
+            ).logits
         else:
-            logits = maple_plain.maple_forward(clip, plain.prompts, names, image, attributes=attributes).logits
+            logits = maple_plain.maple_forward(
+                clip, plain.prompts, names, image, attributes=attributes
+            ).logits
         expected, before = functional.cross_entropy(logits, label), plain.prompts["ctx"].clone()
         torch.testing.assert_close(step(), expected, rtol=1e-5, atol=0)
         assert not torch.equal(before, plain.prompts["ctx"])
@@ -171,30 +183,42 @@ def test_the_plain_path_asks_for_no_attention_weights(weights, monkeypatch):
 
 
 def test_the_floor_counts_what_torch_counts(weights, monkeypatch):
-    """Products with weights in our towers, forward, without the prompts' mapper and the two projections."""
+    """Products with weights in our towers, forward, without the prompts' mapper and the two
+    projections."""
     monkeypatch.setattr("clip.frozen.ONEDNN", False)  # torch does not count its products
     case, arch = tiny("P2C", batch=2), ARCHS["tiny"]
     plain, trainer, _ = bench.pair(case, weights)
-    learner, clip, image = trainer.model.prompt_learner, trainer.model.clip, bench.make_batch(case)["img"]
+    learner, clip, image = (
+        trainer.model.prompt_learner,
+        trainer.model.clip,
+        bench.make_batch(case)["img"],
+    )
 
     def count(tower) -> int:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             tower()
         products = {str(op): n for op, n in counter.get_flop_counts()["Global"].items()}
-        return sum(n for op, n in products.items() if op in ("aten.mm", "aten.addmm", "aten.convolution"))
+        return sum(
+            n for op, n in products.items() if op in ("aten.mm", "aten.addmm", "aten.convolution")
+        )
 
     text = count(lambda: learner.text_features(clip)) - 2 * 11 * arch.text_width * arch.embed_dim
     assert bench.text_count(plain.prefix, plain.suffixes, arch)[0] == text
     n_ctx = len(learner.ctx)
     prompts = torch.zeros(1, n_ctx, arch.vision_width)
-    seen = count(lambda: clip.encode_image(image, prompts)) - 2 * 2 * arch.vision_width * arch.embed_dim
+    seen = (
+        count(lambda: clip.encode_image(image, prompts))
+        - 2 * 2 * arch.vision_width * arch.embed_dim
+    )
     assert 2 * bench.image_count(n_ctx, arch)[0] == seen
 
 
 def test_the_floor_counts_attention():
     """A prefix of 2 and suffixes of 1 and 3 tokens, as pairs of positions written out."""
     arch = ARCHS["tiny"]
-    whole = (1 + 2) + 3 + (3 + 4 + 5)  # who sees how many: the prefix, the suffix of one, the suffix of three
+    whole = (
+        (1 + 2) + 3 + (3 + 4 + 5)
+    )  # who sees how many: the prefix, the suffix of one, the suffix of three
     eots = 3 + 5
     per_pair = 2 * 2 * arch.text_width  # a score and a sum
     assert bench.text_count(2, [1, 3], arch)[1] == per_pair * (2 * whole + eots)
@@ -214,10 +238,14 @@ def test_memory_is_the_peak_of_the_step(weights, monkeypatch):
         torch.ones(megabytes, 2**18)
         return torch.zeros(())
 
-    monkeypatch.setattr(bench, "pair", lambda *_: (None, None, (lambda: take(128), lambda: take(64))))
+    monkeypatch.setattr(
+        bench, "pair", lambda *_: (None, None, (lambda: take(128), lambda: take(64)))
+    )
     assert bench.memory_of(tiny("P2C", "memory"), "ours", weights) == pytest.approx(64, abs=6)
 
 
 def test_memory_that_cannot_be_measured_is_one_line():
     with pytest.raises(bench.Failure, match="NoMethod step.*memory ended with 1: KeyError"):
-        bench.memory_in_a_process(Case("memory", "NoMethod", 2, 1, arch="tiny"), "plain", quick=True)
+        bench.memory_in_a_process(
+            Case("memory", "NoMethod", 2, 1, arch="tiny"), "plain", quick=True
+        )

@@ -1,6 +1,8 @@
-"""What a user can cause ends in one clear line and the right exit code, and loses nothing that was saved.
+"""What a user can cause ends in one clear line and the right exit code, and loses nothing that was
+saved.
 
-Whole runs; what has no run of its own here is tested beside its code (weights in tests/clip, data in tests/datasets).
+Whole runs; what has no run of its own here is tested beside its code (weights in tests/clip, data
+in tests/datasets).
 """
 
 import errno
@@ -57,7 +59,9 @@ def test_an_unknown_flag_is_one_line(data, tmp_path, capsys):
 
 def test_ctrl_c_during_the_imports():
     """Torch takes seconds to import, and is in memory from the first of them on."""
-    process = subprocess.Popen([sys.executable, "train.py"], cwd=REPO, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "train.py"], cwd=REPO, stderr=subprocess.PIPE, text=True
+    )
     wait_for(lambda: "libtorch" in Path(f"/proc/{process.pid}/maps").read_text(), pause=0.01)
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=HANG)[1] == "" and process.returncode == -signal.SIGINT
@@ -69,14 +73,22 @@ def test_ctrl_c_during_the_imports():
         (("--trainer", "P2D"), (), 'Unknown trainer "P2D": did you mean P2C?'),
         (("--dataset-config-file", "eurosat"), (), "no config file eurosat"),
         ((), ("DATASET.NAME", "Shape"), 'Unknown dataset "Shape": did you mean Shapes?'),
-        ((), ("DATASET.SUBSAMPLE_CLASSES", "nwe"), 'Unknown DATASET.SUBSAMPLE_CLASSES "nwe": did you mean new?'),
+        (
+            (),
+            ("DATASET.SUBSAMPLE_CLASSES", "nwe"),
+            'Unknown DATASET.SUBSAMPLE_CLASSES "nwe": did you mean new?',
+        ),
         ((), ("OPTIM.MAX_EPOCH", "1"), "the warm-up leaves no epoch to train in"),
         ((), ("OPTIM.NAME", "sdg"), 'Unknown optimizer "sdg": did you mean sgd?'),
         ((), ("TRAINER.P2C.CTX_INIT", "a"), "CTX_INIT 'a' has 1 tokens, fewer than N_CTX 2"),
         ((), ("TRAINER.P2C",), "config keys and values come in pairs"),
         # a script's own pairs follow the user's
         ((), ("TRAINER.P2C.N_CTX", "DATASET.NUM_SHOTS", "1"), "but TRAINER.P2C.N_CTX has no value"),
-        (("--seed=1", "--resume", "/nowhere/at/all"), (), "There is nothing to resume in /nowhere/at/all"),
+        (
+            ("--seed=1", "--resume", "/nowhere/at/all"),
+            (),
+            "There is nothing to resume in /nowhere/at/all",
+        ),
     ],
 )
 def test_wrong_names_and_values(flags, opts, line, data, tmp_path, capsys):
@@ -100,7 +112,11 @@ def test_wrong_names_and_values(flags, opts, line, data, tmp_path, capsys):
         ("OPTIM.WEIGHT_DECAY", ("-1.0",), "0 or more"),
         ("OPTIM.ADAM_BETA1", ("1.5", "1.0", "-0.1"), "0 or more and below 1"),
         ("DATASET.NUM_SHOTS", ("0", "-2"), "1 or more, or -1 for all images"),
-        ("INPUT.SIZE", ("(32,)", "(32,0)", "(32.0,32.0)", "('a','b')", "None"), "height and width in pixels"),
+        (
+            "INPUT.SIZE",
+            ("(32,)", "(32,0)", "(32.0,32.0)", "('a','b')", "None"),
+            "height and width in pixels",
+        ),
         ("INPUT.PIXEL_MEAN", ("[0.5]",), "three numbers"),
         ("INPUT.PIXEL_STD", ("[0.0,0.0,0.0]", "[0.2,0.2]", "['a',1,1]"), "three numbers above 0"),
         ("TRAINER.COOP.CTX_INIT", ("5",), "words, True or False"),
@@ -128,8 +144,14 @@ def test_the_least_values_that_a_run_can_have(data, tmp_path):
     [
         (("N_ATT1", "-1"), "N_ATT1 -1: must be 0 or more"),
         (("N_ATT3", "-1"), "N_ATT3 -1: must be 0 or more"),  # not in use, but in the file
-        (("ATT_NUM", "1", "ATT1_TEXT", ""), "ATT_NUM 1: give ATT_NUM 1 to 3 and that many of ATT1_TEXT"),
-        (("ATT_NUM", "2", "ATT1_TEXT", "fur", "ATT2_TEXT", " "), "ATT_NUM 2: give ATT_NUM 1 to 3 and that many"),
+        (
+            ("ATT_NUM", "1", "ATT1_TEXT", ""),
+            "ATT_NUM 1: give ATT_NUM 1 to 3 and that many of ATT1_TEXT",
+        ),
+        (
+            ("ATT_NUM", "2", "ATT1_TEXT", "fur", "ATT2_TEXT", " "),
+            "ATT_NUM 2: give ATT_NUM 1 to 3 and that many",
+        ),
         (("ATT_NUM", "-1"), "ATT_NUM -1: give ATT_NUM 1 to 3"),
         (("DATASET", "Owls"), "ATT_NUM 0: Owls has no attributes here; give ATT_NUM 1 to 3"),
     ],
@@ -144,7 +166,10 @@ def test_attributes_that_cannot_be(trainer, opts, line, data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("opts", "line"),
     [
-        (("DATASET.NUM_SHOTS 4", "DATASET.NUM_SHOTS 16"), "as 4 and as 16; the scripts take it from SHOTS"),
+        (
+            ("DATASET.NUM_SHOTS 4", "DATASET.NUM_SHOTS 16"),
+            "as 4 and as 16; the scripts take it from SHOTS",
+        ),
         (("OPTIM.LR 0.1", "OPTIM.LR 0.2"), "OPTIM.LR is given twice, as 0.1 and as 0.2"),
         (("SEED 7",), "SEED is given twice, by --seed and as 7"),
         (("OUTPUT_DIR elsewhere",), "OUTPUT_DIR is given twice, by --output-dir and as elsewhere"),
@@ -172,21 +197,46 @@ def nothing_is_read(monkeypatch):
         ("P2C", (), ("OPTIM.MAX_EPOCH", "1"), "the warm-up leaves no epoch to train in"),
         ("P2C", (), ("OPTIM.NAME", "sdg"), 'Unknown optimizer "sdg": did you mean sgd?'),
         ("P2C", (), ("OPTIM.LR_SCHEDULER", "cos"), 'Unknown learning rate scheduler "cos"'),
-        ("P2C", (), ("OPTIM.LR_SCHEDULER", "single_step", "OPTIM.STEPSIZE", "()"), "must be a list of epochs"),
+        (
+            "P2C",
+            (),
+            ("OPTIM.LR_SCHEDULER", "single_step", "OPTIM.STEPSIZE", "()"),
+            "must be a list of epochs",
+        ),
         ("P2C", (), ("OPTIM.WARMUP_TYPE", "const"), 'Unknown OPTIM.WARMUP_TYPE "const"'),
         ("P2C", (), ("TEST.SPLIT", "tset"), 'Unknown TEST.SPLIT "tset"'),
         ("P2C", (), ("INPUT.TRANSFORMS", "('flip',)"), 'Unknown transform "flip"'),
-        ("P2C", (), ("TRAINER.P2C.PREC", "fp8"), "PREC 'fp8': choose from fp32, tf32, fp16, bf16, amp"),
+        (
+            "P2C",
+            (),
+            ("TRAINER.P2C.PREC", "fp8"),
+            "PREC 'fp8': choose from fp32, tf32, fp16, bf16, amp",
+        ),
         ("P2C", (), ("MODEL.BACKBONE.NAME", "ViT-B/17"), "unknown CLIP model 'ViT-B/17'"),
-        ("PromptSRC", (), ("TRAINER.ATPROMPT.USE_ATPROMPT", "True"), "PromptSRC has no place for attributes"),
+        (
+            "PromptSRC",
+            (),
+            ("TRAINER.ATPROMPT.USE_ATPROMPT", "True"),
+            "PromptSRC has no place for attributes",
+        ),
         ("P2C", ("--head", "mlp"), (), "MODEL.HEAD.NAME mlp (--head): has no effect"),
         ("ZeroshotCLIP", ("--head", "mlp"), (), "MODEL.HEAD.NAME mlp (--head): has no effect"),
         ("ZeroshotCLIP", (), ("MODEL.BACKBONE.NAME", "ViT-B/17"), "unknown CLIP model 'ViT-B/17'"),
         ("P2C", ("--load-epoch", "2"), (), "--load-epoch has no effect without --eval-only"),
         ("P2C", ("--load-epoch", "0"), (), "--load-epoch has no effect without --eval-only"),
         ("P2C", ("--model-dir", "x"), (), "--model-dir has no effect without --eval-only"),
-        ("P2C", ("--eval-only", "--model-dir", "x", "--no-train"), (), "--no-train has no effect with --eval-only"),
-        ("P2C", ("--eval-only", "--model-dir", "x", "--resume", "y"), (), "--resume has no effect with --eval-only"),
+        (
+            "P2C",
+            ("--eval-only", "--model-dir", "x", "--no-train"),
+            (),
+            "--no-train has no effect with --eval-only",
+        ),
+        (
+            "P2C",
+            ("--eval-only", "--model-dir", "x", "--resume", "y"),
+            (),
+            "--resume has no effect with --eval-only",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_read(
@@ -199,8 +249,16 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_read(
 @pytest.mark.parametrize(
     ("flags", "opts", "line"),
     [
-        (("--source-domains", "day", "--seed", "1"), (), "DATASET.SOURCE_DOMAINS ('day',): has no effect on Shapes"),
-        (("--target-domains", "day", "--seed", "1"), (), "DATASET.TARGET_DOMAINS ('day',): has no effect on Shapes"),
+        (
+            ("--source-domains", "day", "--seed", "1"),
+            (),
+            "DATASET.SOURCE_DOMAINS ('day',): has no effect on Shapes",
+        ),
+        (
+            ("--target-domains", "day", "--seed", "1"),
+            (),
+            "DATASET.TARGET_DOMAINS ('day',): has no effect on Shapes",
+        ),
         ((), ("DATASET.NUM_LABELED", "4"), "DATASET.NUM_LABELED 4: has no effect on Shapes"),
     ],
 )
@@ -211,7 +269,9 @@ def test_keys_without_effect_on_the_benchmarks(flags, opts, line, data, tmp_path
 
 @pytest.mark.parametrize("name", ["evil.py", "evil.yaml", "evil"])
 def test_a_config_is_text_and_runs_nothing(name, data, tmp_path, capsys):
-    (tmp_path / name).write_text(f"import os\nos.mkdir({str(tmp_path / 'owned')!r})\ncfg = {{'SEED': 3}}\n")
+    (tmp_path / name).write_text(
+        f"import os\nos.mkdir({str(tmp_path / 'owned')!r})\ncfg = {{'SEED': 3}}\n"
+    )
     assert run("P2C", data, tmp_path / "out", flags=("--config-file", str(tmp_path / name))) == 2
     assert name in the_line(capsys) and not (tmp_path / "owned").exists()
 
@@ -229,7 +289,9 @@ def test_a_config_is_text_and_runs_nothing(name, data, tmp_path, capsys):
 )
 def test_config_files_that_are_none(text, line, data, tmp_path, capsys):
     (tmp_path / "own.yaml").write_text(text, errors="surrogateescape")
-    assert run("P2C", data, tmp_path / "out", flags=("--config-file", str(tmp_path / "own.yaml"))) == 2
+    assert (
+        run("P2C", data, tmp_path / "out", flags=("--config-file", str(tmp_path / "own.yaml"))) == 2
+    )
     assert line in the_line(capsys)
 
 
@@ -238,16 +300,24 @@ def test_a_damaged_record_of_the_config(content, data, tmp_path, capsys):
     (tmp_path / "config.yaml").write_bytes(content)
     assert run("P2C", data, tmp_path) == 2
     line = the_line(capsys)
-    assert f"{tmp_path}/config.yaml: " in line and "get it back, or remove it if you are sure" in line
+    assert (
+        f"{tmp_path}/config.yaml: " in line and "get it back, or remove it if you are sure" in line
+    )
 
 
 @pytest.mark.parametrize(
     ("opts", "line"),
     [
-        (("TRAINER.P2C.N_CTX", "4"), "cannot be continued with another TRAINER.P2C.N_CTX (2; now 4)"),
+        (
+            ("TRAINER.P2C.N_CTX", "4"),
+            "cannot be continued with another TRAINER.P2C.N_CTX (2; now 4)",
+        ),
         (("SEED", "2"), "cannot be continued with another SEED (1; now 2)"),
         (("OPTIM.NAME", "adam"), "cannot be continued with another OPTIM.NAME (sgd; now adam)"),
-        (("DATASET.NUM_SHOTS", "1"), "cannot be continued with another DATASET.NUM_SHOTS (2; now 1)"),
+        (
+            ("DATASET.NUM_SHOTS", "1"),
+            "cannot be continued with another DATASET.NUM_SHOTS (2; now 1)",
+        ),
     ],
 )
 def test_what_cannot_be_continued(trained, opts, line, nothing_is_read, data, tmp_path, capsys):
@@ -281,14 +351,26 @@ def test_weights_that_are_nan_are_not_tested(data, trained, tmp_path, capsys):
     state["state_dict"]["prompt_learner.ctx"][0, 0] = float("nan")
     model(tmp_path / "a").parent.mkdir(parents=True)
     torch.save(state, model(tmp_path / "a"))
-    assert run("P2C", data, tmp_path / "b", flags=("--eval-only", "--model-dir", str(tmp_path / "a"))) == 1
+    assert (
+        run("P2C", data, tmp_path / "b", flags=("--eval-only", "--model-dir", str(tmp_path / "a")))
+        == 1
+    )
     assert "prompt_learner.ctx in" in (line := the_line(capsys)) and "is NaN or infinite" in line
 
 
 def test_scores_that_are_nan_are_no_result(data, trained, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(PromptTrainer, "model_inference", lambda self, image: torch.full((len(image), 16), torch.nan))
-    assert run("P2C", data, tmp_path, *EPOCHS, flags=("--eval-only", "--model-dir", str(trained))) == 1
-    assert "The scores of 64 images are NaN" in the_line(capsys) and not (tmp_path / "results.json").exists()
+    monkeypatch.setattr(
+        PromptTrainer,
+        "model_inference",
+        lambda self, image: torch.full((len(image), 16), torch.nan),
+    )
+    assert (
+        run("P2C", data, tmp_path, *EPOCHS, flags=("--eval-only", "--model-dir", str(trained))) == 1
+    )
+    assert (
+        "The scores of 64 images are NaN" in the_line(capsys)
+        and not (tmp_path / "results.json").exists()
+    )
 
 
 def test_a_second_run_in_the_same_folder(data, tmp_path, capsys):
@@ -347,7 +429,9 @@ def test_a_run_cut_before_its_record_is_not_finished(data, tmp_path, monkeypatch
     assert read_log(tmp_path / "log.txt") is None
     monkeypatch.undo()
     assert run("ZeroshotCLIP", data, tmp_path) == 0
-    assert newest_result(tmp_path, "accuracy", eval_only=True) and (tmp_path / "results.json").exists()
+    assert (
+        newest_result(tmp_path, "accuracy", eval_only=True) and (tmp_path / "results.json").exists()
+    )
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
@@ -366,12 +450,15 @@ def test_a_worker_that_is_killed(data, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr("dassl.data.data_manager.DatasetWrapper._read", read)
     assert run("P2C", data, tmp_path, "DATALOADER.NUM_WORKERS", "1") == 1
-    assert "a process that reads images was killed" in (line := the_line(capsys)) and "NUM_WORKERS" in line
+    assert (
+        "a process that reads images was killed" in (line := the_line(capsys))
+        and "NUM_WORKERS" in line
+    )
 
 
 def test_no_space_for_anything(data, trained, tmp_path, capfd):
-    """Whatever is being written when the disk is full (log, tensorboard, checkpoint, record): one line, and what had
-    been saved goes on."""
+    """Whatever is being written when the disk is full (log, tensorboard, checkpoint, record): one
+    line, and what had been saved goes on."""
 
     def full(out, size, stderr):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -388,7 +475,9 @@ def test_no_space_for_anything(data, trained, tmp_path, capfd):
         os.close(its)
         with open(ours) as stderr:
             lines = stderr.read().splitlines()
-        assert len(lines) == 1 and "File too large" in lines[0] and lines[0].startswith("error: "), lines
+        assert (
+            len(lines) == 1 and "File too large" in lines[0] and lines[0].startswith("error: ")
+        ), lines
         assert not list(out.rglob("*.tmp"))
     assert run("P2C", data, out, *EPOCHS) == 0
     whole = (torch.load(model(o), weights_only=True)["state_dict"] for o in (trained, out))
@@ -411,20 +500,30 @@ def test_other_systems_are_one_line(module, monkeypatch):
     monkeypatch.setitem(sys.modules, "fcntl", None)
     name = module.removesuffix(".py").replace("/", ".")
     spec = importlib.util.spec_from_file_location(name, REPO / module)
-    with pytest.raises(SystemExit, match="^error: this runs on Linux and macOS; on Windows use WSL$"):
+    with pytest.raises(
+        SystemExit, match="^error: this runs on Linux and macOS; on Windows use WSL$"
+    ):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 def test_a_key_given_twice_with_one_value(data, tmp_path):
     twice = "OPTIM.LR 0.10 SEED 1 INPUT.TRANSFORMS ['normalize'] OPTIM.LR 0.1".split()
-    args = arguments("P2C", data, tmp_path, *twice, flags=("--transforms", "normalize", "--seed", "1"))
+    args = arguments(
+        "P2C", data, tmp_path, *twice, flags=("--transforms", "normalize", "--seed", "1")
+    )
     assert train.setup_cfg(train.parse_args(args)).OPTIM.LR == 0.1
 
 
 def test_a_number_where_text_is_wanted_is_text(data):
-    args = arguments("P2C", data, Path("2024"), "DATASET.FOLDER", "1e3", "TRAINER.ATPROMPT.ATT1_TEXT", "True")
+    args = arguments(
+        "P2C", data, Path("2024"), "DATASET.FOLDER", "1e3", "TRAINER.ATPROMPT.ATT1_TEXT", "True"
+    )
     cfg = train.setup_cfg(train.parse_args(args))
-    assert (cfg.OUTPUT_DIR, cfg.DATASET.FOLDER, cfg.TRAINER.ATPROMPT.ATT1_TEXT) == ("2024", "1e3", "True")
+    assert (cfg.OUTPUT_DIR, cfg.DATASET.FOLDER, cfg.TRAINER.ATPROMPT.ATT1_TEXT) == (
+        "2024",
+        "1e3",
+        "True",
+    )
 
 
 def test_no_memory_left(data, tmp_path, capsys, monkeypatch):
@@ -433,18 +532,26 @@ def test_no_memory_left(data, tmp_path, capsys, monkeypatch):
 
     def full(self, batch):
         if self.epoch == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has …")
+            raise torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has …"
+            )
         return forward_backward(self, batch)
 
     def full_too(self, image):
         if len(image) > 8:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has …")
+            raise torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has …"
+            )
         return inference(self, image)
 
     monkeypatch.setattr(PromptTrainer, "forward_backward", full)
     assert run("P2C", data, tmp_path, *EPOCHS) == 1
     line = the_line(capsys)
-    assert "memory is full" in line and "DATALOADER.TRAIN_X.BATCH_SIZE" in line and model(tmp_path, 1).exists()
+    assert (
+        "memory is full" in line
+        and "DATALOADER.TRAIN_X.BATCH_SIZE" in line
+        and model(tmp_path, 1).exists()
+    )
     monkeypatch.setattr(PromptTrainer, "forward_backward", forward_backward)
     monkeypatch.setattr(PromptTrainer, "model_inference", full_too)
     assert run("P2C", data, tmp_path, *EPOCHS) == 1
@@ -481,7 +588,10 @@ def test_a_truncated_checkpoint(data, trained, tmp_path, capsys):
     assert run("P2C", data, tmp_path / "test", *EPOCHS, flags=flags) == 1
     assert f"{model(out)} is truncated" in the_line(capsys)
     assert run("P2C", data, out, *EPOCHS, "TRAIN.CHECKPOINT_FREQ", "1") == 0
-    assert f"{model(out)} is truncated, damaged or no checkpoint: going back" in capsys.readouterr().out
+    assert (
+        f"{model(out)} is truncated, damaged or no checkpoint: going back"
+        in capsys.readouterr().out
+    )
     whole = (torch.load(model(o), weights_only=True)["state_dict"] for o in (trained, out))
     assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in whole), strict=True))
 
@@ -494,8 +604,18 @@ def test_a_checkpoint_that_is_another_methods_or_clips(data, trained, tmp_path, 
     state["state_dict"] = {k: torch.cat([v, v], dim=-1) for k, v in state["state_dict"].items()}
     model(tmp_path / "wide").parent.mkdir(parents=True)
     torch.save(state, model(tmp_path / "wide"))
-    assert run("P2C", data, tmp_path / "b", flags=("--eval-only", "--model-dir", str(tmp_path / "wide"))) == 1
-    assert "prompt_learner.ctx has shape (2, 256) in the file, (2, 128) in the model" in the_line(capsys)
+    assert (
+        run(
+            "P2C",
+            data,
+            tmp_path / "b",
+            flags=("--eval-only", "--model-dir", str(tmp_path / "wide")),
+        )
+        == 1
+    )
+    assert "prompt_learner.ctx has shape (2, 256) in the file, (2, 128) in the model" in the_line(
+        capsys
+    )
 
 
 def test_a_checkpoint_that_would_run_code(data, trained, tmp_path, capsys):
@@ -505,12 +625,21 @@ def test_a_checkpoint_that_would_run_code(data, trained, tmp_path, capsys):
 
     model(tmp_path / "evil").parent.mkdir(parents=True)
     torch.save({"state_dict": Evil()}, model(tmp_path / "evil"))
-    assert run("P2C", data, tmp_path / "out", flags=("--eval-only", "--model-dir", str(tmp_path / "evil"))) == 1
+    assert (
+        run(
+            "P2C",
+            data,
+            tmp_path / "out",
+            flags=("--eval-only", "--model-dir", str(tmp_path / "evil")),
+        )
+        == 1
+    )
     assert "mkdir" in the_line(capsys) and not (tmp_path / "owned").exists()
 
 
 def test_no_space_while_saving(data, trained, tmp_path, capsys, monkeypatch):
-    """The second epoch's checkpoint does not fit: the first one stays, and the run goes on from there."""
+    """The second epoch's checkpoint does not fit: the first one stays, and the run goes on from
+    there."""
     save, calls = torch.save, []
 
     def full(state, file):
@@ -524,7 +653,10 @@ def test_no_space_while_saving(data, trained, tmp_path, capsys, monkeypatch):
     assert run("P2C", data, tmp_path, *EPOCHS) == 1
     line = the_line(capsys)
     assert "No space left on device" in line and str(model(tmp_path)) in line
-    assert sorted(p.name for p in model(tmp_path).parent.iterdir()) == ["checkpoint", "model.pth.tar-1"]
+    assert sorted(p.name for p in model(tmp_path).parent.iterdir()) == [
+        "checkpoint",
+        "model.pth.tar-1",
+    ]
     assert run("P2C", data, tmp_path, *EPOCHS) == 0
     a, b = (torch.load(model(o), weights_only=True)["state_dict"] for o in (trained, tmp_path))
     assert all(torch.equal(a[k], b[k]) for k in a)
@@ -538,13 +670,16 @@ def test_an_output_folder_that_cannot_be_written(data, tmp_path, capsys, monkeyp
     def read_only(*args, **kwargs):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(tools.os, "makedirs", read_only)  # tests may run as root, who can write everywhere
+    monkeypatch.setattr(
+        tools.os, "makedirs", read_only
+    )  # tests may run as root, who can write everywhere
     assert run("P2C", data, tmp_path / "out") == 1
     assert "Permission denied" in the_line(capsys)
 
 
 def test_weights_that_cannot_be_had(data, tmp_path, capsys, monkeypatch):
-    """Offline with nothing in the cache; a file in the cache that is another than its SHA-256 says is not taken."""
+    """Offline with nothing in the cache; a file in the cache that is another than its SHA-256 says
+    is not taken."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CLIP_MIRROR", "http://127.0.0.1:9/nobody")  # refused at once
     opts = ("INPUT.SIZE", "(224,224)")
@@ -561,7 +696,10 @@ def test_weights_that_cannot_be_had(data, tmp_path, capsys, monkeypatch):
 def test_a_context_or_class_name_too_long(data, tmp_path, capsys):
     assert run("P2C", data, tmp_path, "TRAINER.P2C.N_CTX", "70") == 2
     line = the_line(capsys)
-    assert "and CLIP reads 77: shorten the name, or the context" in line and "the prompt of class '" in line
+    assert (
+        "and CLIP reads 77: shorten the name, or the context" in line
+        and "the prompt of class '" in line
+    )
 
 
 def test_labels_and_names_that_do_not_fit(data, tmp_path, capsys):

@@ -1,5 +1,5 @@
-"""scripts.figures, scripts.cloud and scripts.words. Numbers are worked out by hand here, or come from scipy, numpy or a
-model whose parameters are themselves changed."""
+"""scripts.figures, scripts.cloud and scripts.words. Numbers are worked out by hand here, or come
+from scipy, numpy or a model whose parameters are themselves changed."""
 
 import json
 import re
@@ -21,19 +21,54 @@ from scripts.records import dataset_name, find_results
 from .runs import REPO, run
 from .test_parse import RERUN, block, write
 
-NEW = (
-    "epoch [{e}/{n}] batch [{b}/{B}] time 0.071 ({t}) data 0.000 (0.012) loss 1.2031 ({loss}) lr 1.0e-05 eta 0:00:15\n"
-)
+NEW = "epoch [{e}/{n}] batch [{b}/{B}] time 0.071 ({t}) data 0.000 (0.012) loss 1.2031 ({loss}) lr 1.0e-05 eta 0:00:15\n"
 OLD = "epoch [{e}/{n}][{b}/{B}]\ttime 0.071 ({t})\tdata 0.000 (0.012)\teta 0:00:15\tloss 1.2031 ({loss})\tlr 1.0e-05\n"
 
 
-def record(accuracy, trainer="P2C", seed=1, side="base", dataset="DescribableTextures", loss=(2.0, 1.0), **changes):
-    config = {"TRAINER": {"ATPROMPT": {"USE_ATPROMPT": trainer == "P2C", **{f"N_ATT{i}": 2 for i in (1, 2, 3)}}}}
-    config |= {"OPTIM": {"MAX_EPOCH": 2}, "SEED": seed, "DATASET": {}, "OUTPUT_DIR": f"o/seed{seed}"}
-    base = {"format": 1, "trainer": trainer, "dataset": dataset, "seed": seed, "shots": 16, "subsample": side}
-    base |= {"metrics": {"accuracy": accuracy, "error_rate": 100 - accuracy, "macro_f1": accuracy - 1}}
-    base |= {"eval_only": side == "new", "loss": list(loss), "epoch_seconds": [4.0, 2.0], "train_seconds": 6.0}
-    base |= {"log": "log.txt", "parameters": 9, "device": "a CPU", "config": config, "command": "python train.py"}
+def record(
+    accuracy,
+    trainer="P2C",
+    seed=1,
+    side="base",
+    dataset="DescribableTextures",
+    loss=(2.0, 1.0),
+    **changes,
+):
+    config = {
+        "TRAINER": {
+            "ATPROMPT": {"USE_ATPROMPT": trainer == "P2C", **{f"N_ATT{i}": 2 for i in (1, 2, 3)}}
+        }
+    }
+    config |= {
+        "OPTIM": {"MAX_EPOCH": 2},
+        "SEED": seed,
+        "DATASET": {},
+        "OUTPUT_DIR": f"o/seed{seed}",
+    }
+    base = {
+        "format": 1,
+        "trainer": trainer,
+        "dataset": dataset,
+        "seed": seed,
+        "shots": 16,
+        "subsample": side,
+    }
+    base |= {
+        "metrics": {"accuracy": accuracy, "error_rate": 100 - accuracy, "macro_f1": accuracy - 1}
+    }
+    base |= {
+        "eval_only": side == "new",
+        "loss": list(loss),
+        "epoch_seconds": [4.0, 2.0],
+        "train_seconds": 6.0,
+    }
+    base |= {
+        "log": "log.txt",
+        "parameters": 9,
+        "device": "a CPU",
+        "config": config,
+        "command": "python train.py",
+    }
     return base | changes
 
 
@@ -41,7 +76,9 @@ def put(root, method, seed, accuracy, side="base", dataset="dtd", **changes):
     top = "test_new" if side == "new" else "train_base"
     path = root / f"base2new/{top}/{dataset}/shots_16/{method}/c/seed{seed}/results.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record(accuracy, method, seed, side, dataset_name(dataset), **changes)))
+    path.write_text(
+        json.dumps(record(accuracy, method, seed, side, dataset_name(dataset), **changes))
+    )
     return path.parent
 
 
@@ -75,8 +112,12 @@ def the_line(capsys, text):
 def test_losses_from_a_record_and_from_logs_of_both_forms(tmp_path):
     """The last line of each epoch counts; its seconds are mean time × batches."""
     for form, folder in ((NEW, "new"), (OLD, "old")):
-        text = form.format(e=1, n=2, b=20, B=50, t=0.5, loss=9.0) + form.format(e=1, n=2, b=40, B=50, t=0.4, loss=3.5)
-        text += form.format(e=2, n=2, b=40, B=50, t=0.3, loss="1.5") + f"Finish training\n{block(50.0)}"
+        text = form.format(e=1, n=2, b=20, B=50, t=0.5, loss=9.0) + form.format(
+            e=1, n=2, b=40, B=50, t=0.4, loss=3.5
+        )
+        text += (
+            form.format(e=2, n=2, b=40, B=50, t=0.3, loss="1.5") + f"Finish training\n{block(50.0)}"
+        )
         write(tmp_path, {f"{folder}/log.txt": text})
         assert figures.curves_of_logs(tmp_path / folder) == ([3.5, 1.5], pytest.approx([20, 15]))
     assert figures.curves_of_logs(write(tmp_path / "test", {"log.txt": block(50.0)})) is None
@@ -91,10 +132,22 @@ def log_of(*epochs, finished=True):
 @pytest.mark.parametrize(
     ("older", "newer", "expected"),
     [
-        (log_of((1, 4.0), (2, 3.0), (3, 8.0), finished=False), log_of((3, 2.0)), [4, 3, 2]),  # resumed
-        (log_of((1, 4.0), (2, 3.0), finished=False), log_of(), [4, 3]),  # resumed when only the test was left
+        (
+            log_of((1, 4.0), (2, 3.0), (3, 8.0), finished=False),
+            log_of((3, 2.0)),
+            [4, 3, 2],
+        ),  # resumed
+        (
+            log_of((1, 4.0), (2, 3.0), finished=False),
+            log_of(),
+            [4, 3],
+        ),  # resumed when only the test was left
         (log_of((1, 4.0), (2, 3.0), (3, 8.0)), log_of((1, 7.0), (2, 6.0)), [7, 6]),  # made anew
-        (log_of((1, 4.0), (2, 3.0), (3, 2.0)), log_of((1, 7.0), (2, 6.0), finished=False), [4, 3, 2]),  # failed
+        (
+            log_of((1, 4.0), (2, 3.0), (3, 2.0)),
+            log_of((1, 7.0), (2, 6.0), finished=False),
+            [4, 3, 2],
+        ),  # failed
         (log_of((1, 4.0), (2, 3.0)), block(60.0), [4, 3]),  # tested again
         (block(60.0), log_of((3, 2.0)), [np.nan, np.nan, 2]),
         (log_of((1, 4.0)), log_of((3, 2.0)), [np.nan, np.nan, 2]),  # did not go on from that
@@ -103,7 +156,11 @@ def log_of(*epochs, finished=True):
 )
 def test_the_log_that_counts_and_those_it_went_on_from(older, newer, expected, tmp_path):
     curves = figures.curves_of_logs(write(tmp_path, {"log.txt": older, RERUN: newer}))
-    assert curves is None if expected is None else np.array_equal(curves.loss, expected, equal_nan=True)
+    assert (
+        curves is None
+        if expected is None
+        else np.array_equal(curves.loss, expected, equal_nan=True)
+    )
 
 
 def test_a_run_resumed_twice_with_a_failed_rerun_in_between(tmp_path):
@@ -118,11 +175,14 @@ def test_a_log_that_cannot_be_read_is_warned_of(tmp_path, caplog):
     write(tmp_path, {RERUN: log_of((2, 2.0))})
     (tmp_path / "log.txt").mkdir()
     assert np.array_equal(figures.curves_of_logs(tmp_path).loss, [np.nan, 2], equal_nan=True)
-    assert [r.getMessage() for r in caplog.records] == [f"cannot read [Errno 21] Is a directory: '{tmp_path}/log.txt'"]
+    assert [r.getMessage() for r in caplog.records] == [
+        f"cannot read [Errno 21] Is a directory: '{tmp_path}/log.txt'"
+    ]
 
 
 def test_the_loss_figure(runs):
-    """Its lines are the means over seeds and its band their population std: (3, 5) and (1, 2) for P2C."""
+    """Its lines are the means over seeds and its band their population std: (3, 5) and (1, 2) for
+    P2C."""
     figure = figures.draw("loss", find_results([runs]))
     assert [ax.get_title() for ax in figure.axes] == ["DescribableTextures"]
     assert lines(figure) == {"P2C": ([1, 2], [4.0, 1.5]), "MaPLe": ([1, 2], [2.0, 1.0])}
@@ -160,11 +220,15 @@ def test_the_time_figure(runs, caplog):
 def test_the_f1_figure(runs):
     figure = figures.draw("f1", find_results([runs]))
     for panel, less in ((0, 0), (1, 1)):
-        assert {k: y for k, (_, y) in lines(figure, panel).items()} == {"P2C": [85 - less], "MaPLe": [75 - less]}
+        assert {k: y for k, (_, y) in lines(figure, panel).items()} == {
+            "P2C": [85 - less],
+            "MaPLe": [75 - less],
+        }
 
 
 def test_the_attributes_figure(tmp_path, caplog):
-    """HM is taken per seed and dataset, then averaged: a seed without all its datasets does not count."""
+    """HM is taken per seed and dataset, then averaged: a seed without all its datasets does not
+    count."""
 
     def put_pair(n, seed, dataset, base, new):
         for side, accuracy in (("base", base), ("new", new)):
@@ -212,8 +276,15 @@ def test_the_shots_figure(tmp_path):
 
 def test_the_cloud_figure_pools_seeds_and_draws(runs):
     for seed, accuracy in ((1, [[80.0], [70.0, 60.0]]), (2, [[90.0], [80.0, 70.0]])):
-        about = {"noise": "gaussian", "sigmas": [0.0, 0.1], "accuracy": accuracy, "trained_sigma": 0.015}
-        (runs / f"base2new/train_base/dtd/shots_16/P2C/c/seed{seed}/cloud.json").write_text(json.dumps(about))
+        about = {
+            "noise": "gaussian",
+            "sigmas": [0.0, 0.1],
+            "accuracy": accuracy,
+            "trained_sigma": 0.015,
+        }
+        (runs / f"base2new/train_base/dtd/shots_16/P2C/c/seed{seed}/cloud.json").write_text(
+            json.dumps(about)
+        )
     (runs / "base2new/train_base/dtd/shots_16/MaPLe/c/seed1/cloud.json").write_text("{")
     figure = figures.draw("cloud", find_results([runs]))
     assert lines(figure)["P2C"] == ([0, 0.1], [85, 70])
@@ -239,14 +310,21 @@ def many(root, methods, datasets=("dtd",), shots=(16,)):
     for method in methods:
         for dataset in datasets:
             for n in shots:
-                put(root / f"a long name of a setting of these {n}", method, 1, 80.0, dataset=dataset)
+                put(
+                    root / f"a long name of a setting of these {n}",
+                    method,
+                    1,
+                    80.0,
+                    dataset=dataset,
+                )
     return find_results([root])
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", ["loss", "time", "f1"])
 @pytest.mark.parametrize(
-    ("methods", "datasets", "settings"), [(1, 1, 1), (2, 3, 1), (13, 1, 1), (13, 11, 1), (13, 1, 5), (1, 2, 7)]
+    ("methods", "datasets", "settings"),
+    [(1, 1, 1), (2, 3, 1), (13, 1, 1), (13, 11, 1), (13, 1, 5), (1, 2, 7)],
 )
 def test_nothing_is_cut_and_panels_keep_their_size(kind, methods, datasets, settings, tmp_path):
     """All texts are within the figure, none lies on another; warnings of the layout are errors."""
@@ -260,11 +338,22 @@ def test_nothing_is_cut_and_panels_keep_their_size(kind, methods, datasets, sett
     boxes = [key.get_window_extent()]
     for ax in figure.axes:
         assert ax.get_window_extent().height == pytest.approx(1.7 * figure.dpi, rel=0.05)
-        boxes += [label.get_window_extent() for label in (ax.title, ax.xaxis.label) if label.get_text()]
-        ticks = [label.get_tightbbox() for label in ax.get_xticklabels() if ax.get_xlim()[0] <= label.get_position()[0]]
+        boxes += [
+            label.get_window_extent() for label in (ax.title, ax.xaxis.label) if label.get_text()
+        ]
+        ticks = [
+            label.get_tightbbox()
+            for label in ax.get_xticklabels()
+            if ax.get_xlim()[0] <= label.get_position()[0]
+        ]
         boxes += [] if ax.get_xticklabels()[0].get_rotation() else ticks
         box = ax.get_tightbbox()
-        assert box.x0 >= 0 and box.y0 >= key.get_window_extent().y1 - 1 and box.x1 <= width + 1 and box.y1 <= height
+        assert (
+            box.x0 >= 0
+            and box.y0 >= key.get_window_extent().y1 - 1
+            and box.x1 <= width + 1
+            and box.y1 <= height
+        )
     assert boxes[0].x0 >= 0 and boxes[0].x1 <= width
     assert not [1 for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
 
@@ -285,9 +374,7 @@ def test_figures_have_labels_and_a_description(runs):
 
 
 def test_matplotlib_is_imported_only_when_used():
-    code = (
-        "import sys, scripts.figures, scripts.report; sys.exit('matplotlib' in sys.modules or 'torch' in sys.modules)"
-    )
+    code = "import sys, scripts.figures, scripts.report; sys.exit('matplotlib' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == 0
 
 
@@ -295,8 +382,11 @@ def test_matplotlib_is_imported_only_when_used():
 
 
 def test_the_schedule_figure():
-    """Linear: σ_max (1 − t/4). The mixture's density is scipy's sum, and has mean 0 and variance 1."""
-    pairs = "OPTIM.MAX_EPOCH 4 TRAINER.P2C.DPD.SCHEDULE linear TRAINER.P2C.DPD.SIGMA_MAX 0.02".split()
+    """Linear: σ_max (1 − t/4). The mixture's density is scipy's sum, and has mean 0 and variance
+    1."""
+    pairs = (
+        "OPTIM.MAX_EPOCH 4 TRAINER.P2C.DPD.SCHEDULE linear TRAINER.P2C.DPD.SIGMA_MAX 0.02".split()
+    )
     mixture = ["TRAINER.P2C.DPD.GMM_MEANS", "(0.0,4.0)", "TRAINER.P2C.DPD.GMM_STDS", "(1.0,2.0)"]
     mixture += ["TRAINER.P2C.DPD.GMM_WEIGHTS", "(3.0,1.0)"]
     figure = figures.draw_schedule(figures.schedule_config([*pairs, *mixture]))
@@ -305,15 +395,24 @@ def test_the_schedule_figure():
     density = next(line for line in right.get_lines() if line.get_label() == "mixture")
     x, y = density.get_xdata(), density.get_ydata()
     mean, std = 1.0, (0.75 * 1 + 0.25 * (4 + 16) - 1) ** 0.5
-    expected = 0.75 * st.norm.pdf(x, -mean / std, 1 / std) + 0.25 * st.norm.pdf(x, (4 - mean) / std, 2 / std)
+    expected = 0.75 * st.norm.pdf(x, -mean / std, 1 / std) + 0.25 * st.norm.pdf(
+        x, (4 - mean) / std, 2 / std
+    )
     assert y == pytest.approx(expected, abs=1e-6)
     moments = [integrate.simpson(y * x**k, x=x) for k in range(3)]
     assert moments == pytest.approx([1, 0, 1], abs=1e-3)
 
 
 def test_a_schedule_as_in_a_config_file_and_bad_ones(tmp_path, capsys):
-    assert figures.main(["schedule", "configs/trainers/P2C/table4_dpd_gaussian.yaml", "--out", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.split() == [str(tmp_path / f"schedule.{suffix}") for suffix in ("png", "pdf")]
+    assert (
+        figures.main(
+            ["schedule", "configs/trainers/P2C/table4_dpd_gaussian.yaml", "--out", str(tmp_path)]
+        )
+        == 0
+    )
+    assert capsys.readouterr().out.split() == [
+        str(tmp_path / f"schedule.{suffix}") for suffix in ("png", "pdf")
+    ]
     assert (tmp_path / "schedule.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "schedule.pdf").read_bytes()[:4] == b"%PDF"
     for given, code, text in (
@@ -354,7 +453,16 @@ def test_only_the_methods_asked_for(runs, capsys):
         (("loss", "/nowhere"), 2, "/nowhere: no such folder"),
         (("loss",), 2, "give the folders"),
         (("losses", "{runs}"), 2, "invalid choice"),
-        (("loss", "{runs}", "--out", "{runs}/base2new/train_base/dtd/shots_16/P2C/c/seed1/results.json"), 1, "write"),
+        (
+            (
+                "loss",
+                "{runs}",
+                "--out",
+                "{runs}/base2new/train_base/dtd/shots_16/P2C/c/seed1/results.json",
+            ),
+            1,
+            "write",
+        ),
     ],
 )
 def test_bad_input(args, code, text, runs, tmp_path_factory, capsys):
@@ -426,7 +534,8 @@ def test_another_model_than_the_runs_is_noticed(trained, tmp_path, caplog):
 
 @pytest.mark.parametrize("kind", ["gaussian", "gmm"])
 def test_perturbed_is_what_the_text_tower_gets(trained, kind):
-    """Equal to a model whose own text parameters have the noise added, with the image side from the clean ones."""
+    """Equal to a model whose own text parameters have the noise added, with the image side from the
+    clean ones."""
     trainer = cloud.load_run(trained / "train", None)
     model, learner, sigma = trainer.model, trainer.model.prompt_learner, 0.4
     noise = cloud.make_noise(kind, trainer.cfg.TRAINER.P2C.DPD)
@@ -441,10 +550,19 @@ def test_perturbed_is_what_the_text_tower_gets(trained, kind):
         labels = torch.cat([label for _, label in batches])
         for draw in (0, 1):
             with cloud.seeded(cloud.mix_seed(draw)):
-                for name in ("ctx_att1", "ctx_att2", "ctx"):  # in the prompt's order; ctx_att3 is in no prompt
+                for name in (
+                    "ctx_att1",
+                    "ctx_att2",
+                    "ctx",
+                ):  # in the prompt's order; ctx_att3 is in no prompt
                     getattr(learner, name).copy_(before[name] + sigma * noise(before[name]))
             model.train(False)
-            right = (model.logits(images, model.text_features()).argmax(1) == labels).float().mean().item()
+            right = (
+                (model.logits(images, model.text_features()).argmax(1) == labels)
+                .float()
+                .mean()
+                .item()
+            )
             assert values[1][draw] == pytest.approx(100 * right, abs=1e-4)
 
 
@@ -462,7 +580,9 @@ def test_noise_is_the_same_for_each_sigma_and_other_for_each_draw(trained):
     cloud.measure(trainer, [0.1, 0.2], 2, torch.randn_like)
     for name in clean:
         first, second, doubled, _ = (each[name] for each in seen)
-        assert torch.allclose(doubled, 2 * first, atol=1e-6) and not torch.allclose(first, second, atol=1e-2)
+        assert torch.allclose(doubled, 2 * first, atol=1e-6) and not torch.allclose(
+            first, second, atol=1e-2
+        )
 
 
 def test_runs_that_have_no_cloud(trained, data, tmp_path, capsys):
@@ -479,8 +599,13 @@ def test_runs_that_have_no_cloud(trained, data, tmp_path, capsys):
     assert cloud.main([str(tmp_path), "--sigmas", "0"]) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("[")]
     assert len(errors) == 2
-    assert errors[0].startswith(f"error: {tmp_path}/no_model: no checkpoint (MultiModalPromptLearner)")
-    assert errors[1] == "skipped: ZeroshotCLIP learns no vectors that are its text prompts for all images"
+    assert errors[0].startswith(
+        f"error: {tmp_path}/no_model: no checkpoint (MultiModalPromptLearner)"
+    )
+    assert (
+        errors[1]
+        == "skipped: ZeroshotCLIP learns no vectors that are its text prompts for all images"
+    )
     assert (tmp_path / "good/cloud.json").exists() and not (tmp_path / "zero/cloud.json").exists()
 
 
@@ -515,13 +640,16 @@ def test_bad_input_of_the_cloud(args, code, text, tmp_path, capsys):
 
 
 def test_the_nearest_words(trained, capsys):
-    """By numpy, for the folder and for the file; the third attribute vector is in no prompt of shapes."""
+    """By numpy, for the folder and for the file; the third attribute vector is in no prompt of
+    shapes."""
     file = trained / "train/MultiModalPromptLearner/model.pth.tar-2"
     assert words.main([str(trained / "train"), "2"]) == 0
     out = capsys.readouterr().out
     assert words.main([str(file), "--topk", "2"]) == 0
     assert capsys.readouterr().out == out
-    embedding = read_state_dict(find_weights("ViT-Tiny/8"))["token_embedding.weight"].float().numpy()
+    embedding = (
+        read_state_dict(find_weights("ViT-Tiny/8"))["token_embedding.weight"].float().numpy()
+    )
     state = torch.load(file, weights_only=True)["state_dict"]
     rows = [line for line in out.splitlines() if line.startswith("ctx")]
     names = [(f"ctx{a}", i) for a in ("", "_att1", "_att2") for i in (0, 1)]
@@ -539,7 +667,9 @@ def test_a_word_is_its_own_nearest_and_class_specific_contexts(tmp_path, capsys)
     embedding = read_state_dict(find_weights("ViT-Tiny/8"))["token_embedding.weight"]
     path = tmp_path / "prompt_learner" / "model.pth.tar-9"
     path.parent.mkdir()
-    torch.save({"state_dict": {"ctx": embedding[torch.tensor([[photo, 0], [7, 8]])]}, "epoch": 9}, path)
+    torch.save(
+        {"state_dict": {"ctx": embedding[torch.tensor([[photo, 0], [7, 8]])]}, "epoch": 9}, path
+    )
     assert words.main([str(path), "1", "--backbone", "ViT-Tiny/8"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("ctx")]
     assert rows[0][-2:] == ["*photo</w>", "0.0000"] and rows[0][:4] == ["ctx,", "class", "0,", "1"]
@@ -547,7 +677,10 @@ def test_a_word_is_its_own_nearest_and_class_specific_contexts(tmp_path, capsys)
 
 
 def test_deep_prompts_are_named_by_their_block():
-    state = {"prompt_learner.compound_prompts_text.0": 0, "text_encoder.transformer.resblocks.3.VPT_shallow": 1}
+    state = {
+        "prompt_learner.compound_prompts_text.0": 0,
+        "text_encoder.transformer.resblocks.3.VPT_shallow": 1,
+    }
     state |= {
         "image_encoder.transformer.resblocks.3.VPT_shallow": 2,
         "prompt_learner.compound_prompt_projections.0.bias": 3,
@@ -563,7 +696,12 @@ def test_deep_prompts_are_named_by_their_block():
         ("empty", (), 2, "empty: no checkpoint in it"),
         ("damaged.pth", (), 1, "truncated, damaged or no checkpoint"),
         ("other.pth", (), 1, "it holds a list, not a dict"),
-        ("narrow.pth", ("--backbone", "ViT-Tiny/8"), 2, "vectors of 3 numbers, ViT-Tiny/8's words 128"),
+        (
+            "narrow.pth",
+            ("--backbone", "ViT-Tiny/8"),
+            2,
+            "vectors of 3 numbers, ViT-Tiny/8's words 128",
+        ),
         ("good.pth", ("--backbone", "ViT-Tiny"), 2, "did you mean ViT-Tiny/8?"),
         ("good.pth", ("0", "--backbone", "ViT-Tiny/8"), 2, "topk 0: must be 1 to 49408"),
     ],

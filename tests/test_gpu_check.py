@@ -21,9 +21,12 @@ BAD = '<failure message="loss of step 3: 1.0 is not 2.0&#10;and more"/>'
 
 @pytest.fixture
 def check(monkeypatch, tmp_path, capsys) -> Callable[..., tuple[int, str, str]]:
-    """check(xml, new, bench) -> exit code, stdout, the report; `new` is the GPU's accuracy on the new classes."""
+    """check(xml, new, bench) -> exit code, stdout, the report; `new` is the GPU's accuracy on the
+    new classes."""
 
-    def check(xml: str = XML, new: float = 76.0, bench: int = 0, words: tuple[str, ...] = ()) -> tuple[int, str, str]:
+    def check(
+        xml: str = XML, new: float = 76.0, bench: int = 0, words: tuple[str, ...] = ()
+    ) -> tuple[int, str, str]:
         def run(command, out=None, **env):
             code = 0
             if "scripts/test.sh" in command:
@@ -32,7 +35,10 @@ def check(monkeypatch, tmp_path, capsys) -> Callable[..., tuple[int, str, str]]:
                 out.write("### One\n### Two\n")
                 code = bench
             else:
-                part, gpu = ("test_new" if "test" in command[1] else "train_base"), command[-1] == "True"
+                part, gpu = (
+                    ("test_new" if "test" in command[1] else "train_base"),
+                    command[-1] == "True",
+                )
                 folder = Path(env["OUTPUT"], "base2new", part, "shapes")
                 folder.mkdir(parents=True)
                 accuracy = new if gpu and part == "test_new" else 75.5
@@ -56,16 +62,26 @@ def test_all_is_well(check):
     code, out, report = check()
     assert code == 0 and "NOT" not in out
     assert "| tests.gpu.test_steps: captured steps" in out and "2 passed" in out
-    assert "GPU: base 75.5%, new 76.0%, trained in 3 s; CPU: base 75.5%, new 75.5%, trained in 3 s" in out
+    assert (
+        "GPU: base 75.5%, new 76.0%, trained in 3 s; CPU: base 75.5%, new 75.5%, trained in 3 s"
+        in out
+    )
     assert "2 tables, exit code 0" in out
-    assert "GPU 0: a card" in report and f"PyTorch: {torch.__version__}" in report and "### One" in report
+    assert (
+        "GPU 0: a card" in report
+        and f"PyTorch: {torch.__version__}" in report
+        and "### One" in report
+    )
     assert out.splitlines()[0] in report
 
 
 def test_a_failed_test_is_named(check):
     code, out, _ = check(XML.replace('[P2C]"/>', f'[P2C]">{BAD}</testcase>'))
     assert code == 1
-    assert "1 passed; NOT test_captured_steps[P2C]: loss of step 3: 1.0 is not 2.0 " in out and "more" not in out
+    assert (
+        "1 passed; NOT test_captured_steps[P2C]: loss of step 3: 1.0 is not 2.0 " in out
+        and "more" not in out
+    )
 
 
 def test_other_accuracies_without_noise_are_not_ok(check):
@@ -91,7 +107,9 @@ def test_what_takes_too_long_fails(monkeypatch):
 
 
 def test_tests_that_say_nothing_are_not_ok(monkeypatch, tmp_path):
-    monkeypatch.setattr(gpu_check, "run", lambda command: subprocess.CompletedProcess(command, 1, stdout=""))
+    monkeypatch.setattr(
+        gpu_check, "run", lambda command: subprocess.CompletedProcess(command, 1, stdout="")
+    )
     assert gpu_check.tests(tmp_path) == [("tests/gpu", "did not run: ", False)]
 
 
@@ -100,7 +118,10 @@ def test_what_keeps_it_from_beginning_is_one_line(monkeypatch, tmp_path, capsys)
     monkeypatch.setenv("OUTPUT", str(tmp_path / "file"))
     lines = {
         False: (2, "error: there is no GPU here that torch can use\n"),
-        True: (1, f"error: cannot make {tmp_path}/file/gpu_check: Not a directory; choose another OUTPUT\n"),
+        True: (
+            1,
+            f"error: cannot make {tmp_path}/file/gpu_check: Not a directory; choose another OUTPUT\n",
+        ),
     }
     for gpu, (code, line) in lines.items():
         monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)

@@ -1,6 +1,7 @@
 """Runs killed at any moment and started again end bitwise where undisturbed ones do.
 
-`pytest tests/test_kill.py --kills 200 -s` kills that often and says how it went; without it a handful.
+`pytest tests/test_kill.py --kills 200 -s` kills that often and says how it went; without it a
+handful.
 """
 
 import json
@@ -45,7 +46,11 @@ def command(name: str, data: Path, out: Path) -> Callable[[], int]:
 
 def state(out: Path) -> dict[str, object]:
     """What a run has left, but for times: all its checkpoints, and its results."""
-    files = (path for path in out.rglob("*") if path.suffix != ".tmp" and path.parent != out and path.is_file())
+    files = (
+        path
+        for path in out.rglob("*")
+        if path.suffix != ".tmp" and path.parent != out and path.is_file()
+    )
     kept = {str(p.relative_to(out)): p.read_bytes() for p in files if "tensorboard" not in p.parts}
     record = json.loads((out / "results.json").read_text())
     return kept | {key: record[key] for key in ("metrics", "per_class", "loss", "parameters")}
@@ -71,7 +76,8 @@ def kills(request) -> int:
 
 
 def assert_ended_by(done, kind: signal.Signals) -> None:
-    """By this signal, or as if there had been none: Python drops a Ctrl-C that comes while it frees an object."""
+    """By this signal, or as if there had been none: Python drops a Ctrl-C that comes while it frees
+    an object."""
     assert done.code in ((0, 130) if kind == signal.SIGINT else (0, -kind, 128 + kind)), done
     if done.code == 130 and done.err:
         assert done.err.startswith("stopped; run the same command again"), done.err
@@ -97,7 +103,9 @@ def test_killed_at_random(name, undisturbed, kills, data, tmp_path):
         done = forked(command(name, data, out), tmp_path)
         assert done.code == 0 and done.err == "", done
         assert state(out) == expected, f"seed {seed}"
-    print(f"{name}: {hits.total()} kills ({', '.join(f'{n} {kind}' for kind, n in hits.items())}), all ended equal")
+    print(
+        f"{name}: {hits.total()} kills ({', '.join(f'{n} {kind}' for kind, n in hits.items())}), all ended equal"
+    )
 
 
 # -- at chosen moments: the process sends the signal to itself
@@ -136,10 +144,14 @@ MOMENTS = {
     "before the pointer to a checkpoint": before(
         checkpoint, "atomic_write", lambda path, *_: path.endswith("/checkpoint")
     ),
-    "before a checkpoint is removed": before(PromptTrainer, "_remove_rolling", lambda trainer: trainer.epoch == 1),
+    "before a checkpoint is removed": before(
+        PromptTrainer, "_remove_rolling", lambda trainer: trainer.epoch == 1
+    ),
     "before an epoch's numbers are saved": before(Recorder, "epoch_ends"),
     "while testing": before(PromptTrainer, "model_inference"),
-    "between result and record": before(Recorder, "tested", lambda recorder, *_: not recorder.in_training),
+    "between result and record": before(
+        Recorder, "tested", lambda recorder, *_: not recorder.in_training
+    ),
 }
 
 
@@ -177,7 +189,9 @@ def sweep(data: Path, folder: Path) -> subprocess.Popen:
     env = os.environ | {"VENV": sys.prefix, "OMP_NUM_THREADS": "1", "DATA": str(data), "SHOTS": "1"}
     words = ["bash", "scripts/sweep.sh", str(folder / "my.yaml"), "--slots", "1"]
     log = open(folder / "stderr", "w")  # noqa: SIM115
-    return subprocess.Popen(words, cwd=REPO, env=env, stdout=log, stderr=log, start_new_session=True)
+    return subprocess.Popen(
+        words, cwd=REPO, env=env, stdout=log, stderr=log, start_new_session=True
+    )
 
 
 def test_a_killed_sweep(kills, data, tmp_path):
@@ -195,12 +209,18 @@ def test_a_killed_sweep(kills, data, tmp_path):
         seconds = max(seconds, time.monotonic() - begin)
         assert "Traceback" not in (tmp_path / "stderr").read_text()
         assert_as_alone(tmp_path / "out", tmp_path / "alone")
-    print(f"\na sweep: {hits.total()} kills ({', '.join(f'{n} {kind}' for kind, n in hits.items())}), all ended equal")
+    print(
+        f"\na sweep: {hits.total()} kills ({', '.join(f'{n} {kind}' for kind, n in hits.items())}), all ended equal"
+    )
 
 
 def assert_as_alone(out: Path, alone: Path) -> None:
     """The commands of a sweep's runs, each in an empty folder, leave what the sweep has."""
-    folders = [path.parent for part in ("train_base", "test_new") for path in out.rglob(f"{part}/**/results.json")]
+    folders = [
+        path.parent
+        for part in ("train_base", "test_new")
+        for path in out.rglob(f"{part}/**/results.json")
+    ]
     assert len(folders) == 2
     for folder in folders:
         words = shlex.split(json.loads((folder / "results.json").read_text())["command"])[2:]

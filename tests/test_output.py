@@ -46,26 +46,50 @@ def test_a_training_whose_classes_an_encoding_lacks(encoding, tmp_path):
     root = images(
         tmp_path / os.fsdecode(b"caf\xe9 \xe2\x82\xac"), ["été", "\x1b[31mred", "雪", "caf\udce9"]
     )  # caf and no UTF-8
-    opts = ("DATASET.NAME", "ImageFolder", "DATASET.SUBSAMPLE_CLASSES", "all", "TEST.PER_CLASS_RESULT", "True")
+    opts = (
+        "DATASET.NAME",
+        "ImageFolder",
+        "DATASET.SUBSAMPLE_CLASSES",
+        "all",
+        "TEST.PER_CLASS_RESULT",
+        "True",
+    )
     opts += ("OPTIM.MAX_EPOCH", "2", "DATALOADER.NUM_WORKERS", "0")
     out = tmp_path / "€"
     done = forked(lambda: train.main(arguments("P2C", root, out, *opts)), tmp_path, encoding)
     assert done.code == 0 and done.err == ""
-    assert ("(été)\ttotal" if encoding == "utf-8" else "(?t?)\ttotal") in done.out and "\x1b" not in done.out
+    assert (
+        "(été)\ttotal" if encoding == "utf-8" else "(?t?)\ttotal"
+    ) in done.out and "\x1b" not in done.out
     log = (out / "log.txt").read_text(encoding="utf-8")
-    assert "(été)\ttotal" in log and "(雪)\ttotal" in log and r"(\x1b[31mred)" in log and r"caf\udce9 €" in log
+    assert (
+        "(été)\ttotal" in log
+        and "(雪)\ttotal" in log
+        and r"(\x1b[31mred)" in log
+        and r"caf\udce9 €" in log
+    )
     words = arguments("P2C", root, out, *opts, "OPTIM.LR", "0.5")
     done = forked(lambda: train.main(words), tmp_path, encoding)
     assert done.code == 2 and done.err.count("\n") == 1 and "holds another run" in done.err
-    done = forked(lambda: train.main(arguments("P2C", root, root / "out", *opts)), tmp_path, encoding)
-    assert done.code == 2 and done.err.count("\n") == 1 and "must be a folder whose name is UTF-8" in done.err
+    done = forked(
+        lambda: train.main(arguments("P2C", root, root / "out", *opts)), tmp_path, encoding
+    )
+    assert (
+        done.code == 2
+        and done.err.count("\n") == 1
+        and "must be a folder whose name is UTF-8" in done.err
+    )
 
 
-@pytest.mark.parametrize("program", [train, parse_test_res, doctor, prepare, report, tables, sweep, protocol])
+@pytest.mark.parametrize(
+    "program", [train, parse_test_res, doctor, prepare, report, tables, sweep, protocol]
+)
 def test_help_where_an_encoding_lacks_its_signs(program, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["program", "--help"])
     whole = hasattr(program, "runner") or hasattr(program, "command_line")
-    done = forked(lambda: command_line(program.main) if whole else program.main(), tmp_path, "ascii")
+    done = forked(
+        lambda: command_line(program.main) if whole else program.main(), tmp_path, "ascii"
+    )
     assert done.code == 0 and "usage: " in done.out and done.err == ""
 
 
@@ -74,7 +98,17 @@ def odd(tmp_path) -> Path:
     """Base-to-new results of methods with odd names."""
     for name in NAMES:
         for side in ("train_base", "test_new"):
-            folder = tmp_path / "runs" / "base2new" / side / "shapes" / "shots_16" / name / "cfg" / "seed1"
+            folder = (
+                tmp_path
+                / "runs"
+                / "base2new"
+                / side
+                / "shapes"
+                / "shots_16"
+                / name
+                / "cfg"
+                / "seed1"
+            )
             folder.mkdir(parents=True)
             (folder / "log.txt").write_text(trained(80.0) if side == "train_base" else block(40.0))
     return tmp_path / "runs"
@@ -98,7 +132,11 @@ def outputs(odd: Path, fmt: str, tmp: Path) -> list[str]:
 def test_odd_names_end_no_line_and_move_no_cursor(odd, fmt, tmp_path):
     for text in outputs(odd, fmt, tmp_path):
         rows = [line for line in text.splitlines() if "53.3" in line]
-        assert len(rows) == len(NAMES) and "\x1b" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
+        assert (
+            len(rows) == len(NAMES)
+            and "\x1b" not in text
+            and not any("\ud800" <= c <= "\udfff" for c in text)
+        )
         if fmt == "markdown":
             assert {row.replace(r"\|", "").count("|") for row in rows} == {7}
         if fmt == "latex":
@@ -111,7 +149,9 @@ def test_odd_names_are_no_formulas(odd, tmp_path):
     for text in outputs(odd, "csv", tmp_path):
         rows = list(csv.reader(io.StringIO(text)))
         names = {row[1] for row in rows[1:]}
-        assert {"'=cmd|calc!A0", "'+1+1", "'-x", "'@sum(1)", "a|b", r"line\nfeed"} <= names and len(names) == len(NAMES)
+        assert {"'=cmd|calc!A0", "'+1+1", "'-x", "'@sum(1)", "a|b", r"line\nfeed"} <= names and len(
+            names
+        ) == len(NAMES)
         assert any(row[2:4] == ["80.0000", "40.0000"] or "80.0000" in row for row in rows)
 
 

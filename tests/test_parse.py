@@ -1,4 +1,5 @@
-"""parse_test_res.py on logs written by hand in both forms; every expected number is worked out by hand."""
+"""parse_test_res.py on logs written by hand in both forms; every expected number is worked out by
+hand."""
 
 import csv
 import io
@@ -45,14 +46,17 @@ def write(root, files):
 
 
 def run(*args):
-    done = subprocess.run([sys.executable, SCRIPT, *map(str, args)], capture_output=True, text=True, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *map(str, args)], capture_output=True, text=True, encoding="utf-8"
+    )
     assert "Traceback" not in done.stderr
     return done
 
 
 @pytest.fixture
 def base2new(tmp_path):
-    """Two datasets × (MaPLe with seeds 1 2, zero-shot with seed 1); zero-shot's base side has no training."""
+    """Two datasets × (MaPLe with seeds 1 2, zero-shot with seed 1); zero-shot's base side has no
+    training."""
 
     def put(side, dataset, method, seed, text):
         write(tmp_path, {f"{side}/{dataset}/shots_16/{method}/seed{seed}/log.txt": text})
@@ -110,26 +114,48 @@ def test_unfinished_log_has_no_result(tmp_path, text):
 def test_what_is_no_share_of_a_hundred_is_no_result(tmp_path, value):
     write(tmp_path, {"seed1/log.txt": trained(value)})
     done = run(tmp_path)
-    assert done.returncode == 1 and done.stdout == "" and "no accuracy of a finished run in log.txt" in done.stderr
+    assert (
+        done.returncode == 1
+        and done.stdout == ""
+        and "no accuracy of a finished run in log.txt" in done.stderr
+    )
 
 
 def test_log_with_progress_bars_and_broken_bytes(tmp_path):
     path = tmp_path / "log.txt"
-    path.write_bytes(b"\xff 50%|#####\r" + trained(85.2).replace("\n", "\r\n").encode() + b"\xe2\x96")
+    path.write_bytes(
+        b"\xff 50%|#####\r" + trained(85.2).replace("\n", "\r\n").encode() + b"\xe2\x96"
+    )
     assert parser.read_log(path).metrics == {"accuracy": 85.2, "error": 1.0, "macro_f1": 50.0}
 
 
 def test_a_record_has_more_digits_than_its_log(tmp_path):
-    metrics = {"accuracy": 85.25, "error_rate": 14.75, "macro_f1": 70.0}  # the last one is another run's
+    metrics = {
+        "accuracy": 85.25,
+        "error_rate": 14.75,
+        "macro_f1": 70.0,
+    }  # the last one is another run's
     write(
-        tmp_path, {"seed1/log.txt": trained(85.2), "seed1/results.json": json.dumps({"format": 1, "metrics": metrics})}
+        tmp_path,
+        {
+            "seed1/log.txt": trained(85.2),
+            "seed1/results.json": json.dumps({"format": 1, "metrics": metrics}),
+        },
     )
     assert parser.newest_result(tmp_path / "seed1", "accuracy", False).metrics["accuracy"] == 85.25
     assert parser.newest_result(tmp_path / "seed1", "accuracy", False).metrics["macro_f1"] == 50.0
     other = json.dumps({"format": 2, "metrics": metrics})
-    for text in ("{", "[]", other, '{"format": 1, "metrics": {}}', '{"format": 1, "metrics": {"accuracy": "85.25"}}'):
+    for text in (
+        "{",
+        "[]",
+        other,
+        '{"format": 1, "metrics": {}}',
+        '{"format": 1, "metrics": {"accuracy": "85.25"}}',
+    ):
         write(tmp_path, {"seed1/results.json": text})
-        assert parser.newest_result(tmp_path / "seed1", "accuracy", False).metrics["accuracy"] == 85.2
+        assert (
+            parser.newest_result(tmp_path / "seed1", "accuracy", False).metrics["accuracy"] == 85.2
+        )
 
 
 # seeds of one experiment
@@ -138,7 +164,11 @@ def test_a_record_has_more_digits_than_its_log(tmp_path):
 def test_summary(tmp_path):
     write(
         tmp_path,
-        {"seed10/log.txt": trained(86.0), "seed2/log.txt": trained_05(84), "seed1_old/log.txt": trained(1.0)},
+        {
+            "seed10/log.txt": trained(86.0),
+            "seed2/log.txt": trained_05(84),
+            "seed1_old/log.txt": trained(1.0),
+        },
     )
     done = run(tmp_path)
     assert done.returncode == 0 and done.stderr == ""
@@ -154,13 +184,17 @@ def test_summary(tmp_path):
 
 
 def test_ci95(tmp_path):
-    files = {f"seed{seed}/log.txt": trained(value) for seed, value in enumerate((84.0, 86.0, 84.0, 86.0))}
+    files = {
+        f"seed{seed}/log.txt": trained(value) for seed, value in enumerate((84.0, 86.0, 84.0, 86.0))
+    }
     # population std 1, four seeds: 1.96 · 1 / 2
     assert "* accuracy: 85.00% +- 0.98%" in run(write(tmp_path, files), "--ci95").stdout
 
 
 def test_keyword(tmp_path):
-    write(tmp_path, {"seed1/log.txt": trained(85.2, f1=70.0), "seed2/log.txt": trained(85.2, f1=74.0)})
+    write(
+        tmp_path, {"seed1/log.txt": trained(85.2, f1=70.0), "seed2/log.txt": trained(85.2, f1=74.0)}
+    )
     assert "* macro_f1: 72.00% +- 2.00%" in run(tmp_path, "--keyword", "macro_f1").stdout
 
 
@@ -192,7 +226,10 @@ def test_unfinished_rerun_does_not_hide_a_finished_run(tmp_path):
 
 
 def test_failed_and_empty_seeds_are_warned_of(tmp_path):
-    write(tmp_path, {"seed1/log.txt": trained(85.0), "seed2/log.txt": f"{EPOCH}\nRuntimeError: boom\n"})
+    write(
+        tmp_path,
+        {"seed1/log.txt": trained(85.0), "seed2/log.txt": f"{EPOCH}\nRuntimeError: boom\n"},
+    )
     (tmp_path / "seed3").mkdir()
     write(tmp_path, {"seed4/checkpoint": ""})
     (tmp_path / "seed5/log.txt").mkdir(parents=True)  # cannot be read
@@ -234,7 +271,9 @@ def test_multi_exp(tmp_path):
 def test_hm_table(base2new):
     rows, warnings = table_of(base2new)
     assert warnings == ""
-    assert list(rows) == [(d, m) for d in ("food", "pets", "Average") for m in ("MaPLe", "ZeroshotCLIP")]
+    assert list(rows) == [
+        (d, m) for d in ("food", "pets", "Average") for m in ("MaPLe", "ZeroshotCLIP")
+    ]
     # HM per seed: 2·80·40/120 = 53.3333 and 60; 90 and 2·70·30/100 = 42
     assert numbers(rows["food", "MaPLe"]) == [70, 10, 50, 10, 56.6667, 3.3333]
     assert numbers(rows["pets", "MaPLe"]) == [80, 10, 60, 30, 66, 24]
@@ -265,7 +304,10 @@ def test_hm_counts_only_seeds_with_both_sides(base2new):
     assert "pets, MaPLe vit_b16_c2, seed 2: no new result" in warnings
     # the datasets now have different seeds: the average has means, but no spread over seeds
     average = rows["Average", "MaPLe"]
-    assert numbers(average, "base_mean new_mean hm_mean") == [80, 70, 74.6667] and average["hm_std"] == ""
+    assert (
+        numbers(average, "base_mean new_mean hm_mean") == [80, 70, 74.6667]
+        and average["hm_std"] == ""
+    )
 
 
 def test_hm_missing_dataset_marks_the_average(base2new):
@@ -277,9 +319,14 @@ def test_hm_missing_dataset_marks_the_average(base2new):
 
 
 def test_hm_killed_training_is_not_taken_for_zero_shot(base2new):
-    write(base2new, {"train_base/food/shots_16/MaPLe/vit_b16_c2/seed2/log.txt": f"{EPOCH}\n{block(11.1)}"})
+    write(
+        base2new,
+        {"train_base/food/shots_16/MaPLe/vit_b16_c2/seed2/log.txt": f"{EPOCH}\n{block(11.1)}"},
+    )
     rows, warnings = table_of(base2new)
-    assert numbers(rows["food", "MaPLe"], "base_mean") == [80] and "seed 2: no base result" in warnings
+    assert (
+        numbers(rows["food", "MaPLe"], "base_mean") == [80] and "seed 2: no base result" in warnings
+    )
 
 
 def test_hm_names_cfg_and_shots_only_where_needed(tmp_path):
@@ -309,7 +356,11 @@ def test_hm_settings_for_one_dataset_are_the_same_method(tmp_path):
     rows, _ = table_of(tmp_path)
     assert list(rows) == [(dataset, "TCP") for dataset in ("dtd", "imagenet", "sun397", "Average")]
     put("imagenet", "x")
-    assert {method.split(" (")[0] for _, method in table_of(tmp_path)[0]} == {"TCP x", "TCP x_imnet", "TCP x_sun397"}
+    assert {method.split(" (")[0] for _, method in table_of(tmp_path)[0]} == {
+        "TCP x",
+        "TCP x_imnet",
+        "TCP x_sun397",
+    }
 
 
 def test_hm_of_zeros():
@@ -338,13 +389,18 @@ def test_markdown(base2new):
     assert [cell.strip() for cell in lines[2].strip("|").split("|")] == [
         "food", "MaPLe", "70.0 ± 10.0", "50.0 ± 10.0", "56.7 ± 3.3", "2",
     ]  # fmt: skip
-    assert sum(line.startswith("|-") for line in lines) == 1  # a second rule would be a row of dashes
+    assert (
+        sum(line.startswith("|-") for line in lines) == 1
+    )  # a second rule would be a row of dashes
 
 
 def test_latex(tmp_path):
     for cfg, seed in product(("c_1", "c_2"), (1, 2)):
         place = f"caltech_101/shots_16/MaPLe/{cfg}/seed{seed}/log.txt"
-        write(tmp_path, {f"train_base/{place}": trained(58.0 + 2 * seed), f"test_new/{place}": block(60.0)})
+        write(
+            tmp_path,
+            {f"train_base/{place}": trained(58.0 + 2 * seed), f"test_new/{place}": block(60.0)},
+        )
     lines = run(tmp_path, "--hm", "--format", "latex").stdout.splitlines()
     assert lines[0].startswith("% accuracy in %:") and r"\toprule" in lines
     row = next(line for line in lines if "MaPLe" in line)
@@ -355,7 +411,9 @@ def test_latex(tmp_path):
 
 def test_a_terminal_without_plus_minus(base2new):
     env = os.environ | {"PYTHONIOENCODING": "ascii"}
-    done = subprocess.run([sys.executable, SCRIPT, base2new, "--hm"], capture_output=True, text=True, env=env)
+    done = subprocess.run(
+        [sys.executable, SCRIPT, base2new, "--hm"], capture_output=True, text=True, env=env
+    )
     assert done.returncode == 0 and "70.0 ? 10.0" in done.stdout
 
 
@@ -368,16 +426,30 @@ def test_error_lines_and_exit_codes(tmp_path, mode):
         parser.main(["x" * 256, *mode])
     missing = run(tmp_path / "nowhere", *mode)
     assert (missing.returncode, missing.stdout) == (2, "")
-    assert missing.stderr == f"error: argument DIR: {tmp_path}/nowhere: no such folder; --help tells more\n"
+    assert (
+        missing.stderr
+        == f"error: argument DIR: {tmp_path}/nowhere: no such folder; --help tells more\n"
+    )
     empty = run(tmp_path, *mode)
     assert (empty.returncode, empty.stdout) == (1, "")
-    assert empty.stderr.startswith(f"ERROR: no result in {tmp_path}") and empty.stderr.count("\n") == 1
+    assert (
+        empty.stderr.startswith(f"ERROR: no result in {tmp_path}") and empty.stderr.count("\n") == 1
+    )
 
 
 def test_wrong_arguments(tmp_path):
-    for words in (["--format", "csv"], ["--hm", "--multi-exp"], ["--keyword", "acuracy"], ["--hmm"]):
+    for words in (
+        ["--format", "csv"],
+        ["--hm", "--multi-exp"],
+        ["--keyword", "acuracy"],
+        ["--hmm"],
+    ):
         done = run(tmp_path, *words)
-        assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+        assert (
+            done.returncode == 2
+            and done.stderr.startswith("error: ")
+            and done.stderr.count("\n") == 1
+        )
 
 
 def test_the_home_folder(monkeypatch, capsys):
@@ -391,7 +463,10 @@ def test_the_home_folder(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         flags.parse_args(["--out=~nosuchuser/x"])
     error = capsys.readouterr().err
-    assert error.startswith("error: --out=~nosuchuser/x: there is no user nosuchuser") and error.count("\n") == 1
+    assert (
+        error.startswith("error: --out=~nosuchuser/x: there is no user nosuchuser")
+        and error.count("\n") == 1
+    )
 
 
 def test_help_has_examples():
@@ -402,6 +477,8 @@ def test_help_has_examples():
 def test_broken_pipe_is_quiet(base2new):
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([sys.executable, SCRIPT, base2new, "--hm"], stdout=writer, stderr=subprocess.PIPE)
+    done = subprocess.run(
+        [sys.executable, SCRIPT, base2new, "--hm"], stdout=writer, stderr=subprocess.PIPE
+    )
     os.close(writer)
     assert done.stderr == b""

@@ -1,4 +1,5 @@
-"""scripts/protocol.sh: which runs there are, which are still to be done, and the tables; expected numbers by hand."""
+"""scripts/protocol.sh: which runs there are, which are still to be done, and the tables; expected
+numbers by hand."""
 
 import hashlib
 import json
@@ -19,7 +20,11 @@ from .test_parse import EPOCH, block, trained
 
 REPO = Path(__file__).resolve().parents[1]
 JOB = runner.Job
-P2C, MAPLE, ZERO = "P2C/vit_tiny_ep5_batch4", "MaPLe/vit_tiny_c2_ep5_batch4_2ctx", "ZeroshotCLIP/vit_tiny"
+P2C, MAPLE, ZERO = (
+    "P2C/vit_tiny_ep5_batch4",
+    "MaPLe/vit_tiny_c2_ep5_batch4_2ctx",
+    "ZeroshotCLIP/vit_tiny",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +66,9 @@ def instead(monkeypatch: pytest.MonkeyPatch, script: Callable[[runner.Run], str]
             run.command = real
 
     monkeypatch.setattr(runner, "Job", Job)
-    monkeypatch.setattr(starter, "what_is_executed", lambda *_: None)  # bash is not asked, which would do them
+    monkeypatch.setattr(
+        starter, "what_is_executed", lambda *_: None
+    )  # bash is not asked, which would do them
     return started
 
 
@@ -70,7 +77,9 @@ def no_luck(run: runner.Run) -> str:
 
 
 def test_the_plain_commands(capsys):
-    assert dry("base2new --methods p2c maple --datasets shapes dtd --seeds 2 -- OPTIM.LR 0.1", capsys) == [
+    assert dry(
+        "base2new --methods p2c maple --datasets shapes dtd --seeds 2 -- OPTIM.LR 0.1", capsys
+    ) == [
         f"bash scripts/{method}/base2new_{part}.sh {dataset} 2 OPTIM.LR 0.1"
         for dataset in ("shapes", "dtd")
         for method in ("p2c", "maple")
@@ -94,11 +103,15 @@ def test_the_usual_datasets_methods_and_seeds(capsys):
     assert len(dry("base2new --methods zsclip --seeds 1", capsys)) == 11 * 2
     assert len(dry("few_shot --datasets shapes", capsys)) == 3 * 3 * 5
     assert len(dry("xd --methods p2c --seeds 1", capsys)) == 1 + 10
-    assert [line.split()[3] for line in dry("dg --methods p2c --seeds 1", capsys)[1:]] == list(runner.VARIANTS)
+    assert [line.split()[3] for line in dry("dg --methods p2c --seeds 1", capsys)[1:]] == list(
+        runner.VARIANTS
+    )
 
 
 def test_a_log_says_whether_a_run_is_finished(out, capsys):
-    train, test = (out / f"base2new/{side}/shapes/shots_16/{P2C}/seed1" for side in ("train_base", "test_new"))
+    train, test = (
+        out / f"base2new/{side}/shapes/shots_16/{P2C}/seed1" for side in ("train_base", "test_new")
+    )
     words = "base2new --methods p2c --datasets shapes --seeds 1"
     both = dry(words, capsys)
     write(test, block(50.0))
@@ -129,13 +142,24 @@ def test_cross_dataset_table(out, capsys):
     words = "xd --methods maple --datasets shapes --seeds 1 2"
     assert main(words) == 0
     text = capsys.readouterr().out.splitlines()
-    assert text[1].split() == ["dataset", "method", "shapes", "shapes_background", "shapes_count", "average"]
+    assert text[1].split() == [
+        "dataset",
+        "method",
+        "shapes",
+        "shapes_background",
+        "shapes_count",
+        "average",
+    ]
     assert text[3].split(maxsplit=2)[2].split("  ")[0] == "60.0 ± 10.0"
     assert main(f"{words} --format csv") == 0
     header, row = capsys.readouterr().out.splitlines()[1:]
     names = ("shapes", "shapes_background", "shapes_count", "average")
-    assert header == ",".join(["dataset,method", *(f"{n}_{p}" for n in names for p in ("mean", "std", "seeds"))])
-    assert row == "shapes,MaPLe,60.0000,10.0000,2,45.0000,5.0000,2,25.0000,5.0000,2,35.0000,5.0000,2"
+    assert header == ",".join(
+        ["dataset,method", *(f"{n}_{p}" for n in names for p in ("mean", "std", "seeds"))]
+    )
+    assert (
+        row == "shapes,MaPLe,60.0000,10.0000,2,45.0000,5.0000,2,25.0000,5.0000,2,35.0000,5.0000,2"
+    )
 
 
 def test_a_missing_seed_is_said(out, capsys, monkeypatch):
@@ -156,7 +180,12 @@ def test_few_shot_table_and_its_average(out, capsys, monkeypatch):
     for dataset, shots, accuracy in (("shapes", 1, 30), ("shapes", 2, 50), ("shapes_count", 1, 50)):
         for seed in (1, 2):
             write(out / f"{dataset}/{ZERO}_{shots}shots/seed{seed}", block(accuracy))
-    assert main("few_shot --methods zsclip --datasets shapes shapes_count --seeds 1 2 --shots 1 2 --format latex") == 1
+    assert (
+        main(
+            "few_shot --methods zsclip --datasets shapes shapes_count --seeds 1 2 --shots 1 2 --format latex"
+        )
+        == 1
+    )
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert r"shapes & ZeroshotCLIP & 30.0 $\pm$ 0.0 & 50.0 $\pm$ 0.0 \\" in lines
     assert r"shapes\_count & ZeroshotCLIP & 50.0 $\pm$ 0.0 & -- \\" in lines
@@ -164,7 +193,9 @@ def test_few_shot_table_and_its_average(out, capsys, monkeypatch):
 
 
 def test_a_test_of_a_model_that_is_no_longer_there_is_run_again(out, capsys):
-    train, test = (out / f"base2new/{side}/shapes/shots_16/{P2C}/seed1" for side in ("train_base", "test_new"))
+    train, test = (
+        out / f"base2new/{side}/shapes/shots_16/{P2C}/seed1" for side in ("train_base", "test_new")
+    )
     write(train, trained(60.0))
     write(test, block(50.0))
     model = train / "MultiModalPromptLearner"
@@ -175,7 +206,9 @@ def test_a_test_of_a_model_that_is_no_longer_there_is_run_again(out, capsys):
     words = "base2new --methods p2c --datasets shapes --seeds 1"
 
     def tested(epoch: int, weights: str, asked: int | None = None) -> list[str]:
-        files = {model.name: [f"model.pth.tar-{epoch}", hashlib.sha256(weights.encode()).hexdigest()]}
+        files = {
+            model.name: [f"model.pth.tar-{epoch}", hashlib.sha256(weights.encode()).hexdigest()]
+        }
         record = {"model": {"folder": os.path.relpath(train, test), "epoch": asked, "files": files}}
         (test / "results.json").write_text(json.dumps(record))
         return dry(words, capsys)
@@ -193,7 +226,8 @@ def test_a_test_of_a_model_that_is_no_longer_there_is_run_again(out, capsys):
 def test_a_failing_run_stops_nothing_else(out, capsys, monkeypatch):
     log = f"'{block(40.0)}'"
     started = instead(
-        monkeypatch, lambda run: no_luck(run) if run.method == "p2c" else f"echo {log} > {run.folder}/log.txt"
+        monkeypatch,
+        lambda run: no_luck(run) if run.method == "p2c" else f"echo {log} > {run.folder}/log.txt",
     )
     assert main("base2new --methods p2c zsclip --datasets shapes --seeds 7") == 1
     assert started == [f"{what}, shapes, seed 7: {part}" for what, part in (
@@ -214,7 +248,9 @@ def test_a_failing_run_stops_nothing_else(out, capsys, monkeypatch):
         "1 of them were not run, as their training failed",
     ]
     instead(monkeypatch, lambda run: "true")
-    assert main("base2new --methods p2c --datasets shapes --seeds 7") == 1  # it must have left a result
+    assert (
+        main("base2new --methods p2c --datasets shapes --seeds 7") == 1
+    )  # it must have left a result
     assert f"exit code 0 and no result in {out}/base2new/train_base" in capsys.readouterr().err
 
 
@@ -235,7 +271,10 @@ def test_the_time_left(out):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("base2knew", "invalid choice: 'base2knew' (choose from 'base2new', 'xd', 'dg', 'few_shot')"),
+        (
+            "base2knew",
+            "invalid choice: 'base2knew' (choose from 'base2new', 'xd', 'dg', 'few_shot')",
+        ),
         ("xd --methods p2c coopp", "invalid choice: 'coopp' (choose from "),
         ("xd --datasets eurosatt", "invalid choice: 'eurosatt' (choose from "),
         ("xd --datasets dtd", "error: dtd has no usual targets: give --datasets dtd TARGET …"),
@@ -248,7 +287,11 @@ def test_wrong_words_are_one_line(words, line, capsys):
         main(words)
     err = capsys.readouterr().err
     # from Python 3.12 on names are listed without quotation marks
-    assert caught.value.code == 2 and line.replace("'", "") in err.replace("'", "") and err.count("\n") == 1
+    assert (
+        caught.value.code == 2
+        and line.replace("'", "") in err.replace("'", "")
+        and err.count("\n") == 1
+    )
 
 
 def test_a_config_that_a_method_does_not_have_is_found_first(monkeypatch, capsys):
@@ -256,7 +299,9 @@ def test_a_config_that_a_method_does_not_have_is_found_first(monkeypatch, capsys
     with pytest.raises(SystemExit) as caught:
         main("base2new --methods p2c maple --datasets shapes")
     err = capsys.readouterr().err
-    assert caught.value.code == 2 and err.startswith("error: no config configs/trainers/MaPLe/vit_tiny_ep5_batch4.yaml")
+    assert caught.value.code == 2 and err.startswith(
+        "error: no config configs/trainers/MaPLe/vit_tiny_ep5_batch4.yaml"
+    )
     assert err.count("\n") == 1
 
 
@@ -264,29 +309,60 @@ def test_a_config_that_a_method_does_not_have_is_found_first(monkeypatch, capsys
 
 
 def start(data: Path, out: Path, *words: str) -> subprocess.Popen:
-    env = os.environ | {"VENV": sys.prefix, "OMP_NUM_THREADS": "1", "DATA": str(data), "OUTPUT": str(out)}
+    env = os.environ | {
+        "VENV": sys.prefix,
+        "OMP_NUM_THREADS": "1",
+        "DATA": str(data),
+        "OUTPUT": str(out),
+    }
     command = ["bash", "scripts/protocol.sh", *words]
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        command, cwd=REPO, env=env, stdout=pipe, stderr=pipe, text=True, encoding="utf-8", start_new_session=True
+        command,
+        cwd=REPO,
+        env=env,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        encoding="utf-8",
+        start_new_session=True,
     )
 
 
 def test_real_runs_one_of_which_fails(data, out):
-    words = ["few_shot", "--methods", "zsclip", "--datasets", "dtd", "shapes", "--seeds", "1", "--shots", "2"]
+    words = [
+        "few_shot",
+        "--methods",
+        "zsclip",
+        "--datasets",
+        "dtd",
+        "shapes",
+        "--seeds",
+        "1",
+        "--shots",
+        "2",
+    ]
     process = start(data, out, *words)
     stdout, stderr = process.communicate(timeout=HANG)
     assert process.returncode == 1 and "shapes     ZeroshotCLIP" in stdout
-    assert stderr.count(f"error: DescribableTextures: no folder {data}/dtd") == 2  # at once, and at the end
+    assert (
+        stderr.count(f"error: DescribableTextures: no folder {data}/dtd") == 2
+    )  # at once, and at the end
     assert "1 of 2 runs failed" in stderr and "Traceback" not in stderr
     words.remove("dtd")
     process = start(data, out, *words)
     stdout, stderr = process.communicate(timeout=HANG)
-    assert process.returncode == 0 and stderr == "1 of 1 runs are finished\n" and "ZeroshotCLIP" in stdout
+    assert (
+        process.returncode == 0
+        and stderr == "1 of 1 runs are finished\n"
+        and "ZeroshotCLIP" in stdout
+    )
 
 
 def test_ctrl_c_ends_it_with_one_line(data, out):
-    process = start(data, out, "base2new", "--methods", "p2c", "--datasets", "shapes", "--seeds", "1")
+    process = start(
+        data, out, "base2new", "--methods", "p2c", "--datasets", "shapes", "--seeds", "1"
+    )
     assert process.stderr.readline() == "[1/2] p2c, shapes, seed 1: train\n"
     folder = out / "base2new" / "train_base"
     wait_for(lambda: list(folder.rglob("log.txt")))

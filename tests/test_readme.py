@@ -23,7 +23,16 @@ SECTION = (REPO / "README.md").read_text().split("## Adding a method")[1].split(
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of what is needed to run, so that this checkout gets no new method."""
-    for name in ("clip", "configs", "dassl", "datasets", "scripts", "trainers", "train.py", "parse_test_res.py"):
+    for name in (
+        "clip",
+        "configs",
+        "dassl",
+        "datasets",
+        "scripts",
+        "trainers",
+        "train.py",
+        "parse_test_res.py",
+    ):
         source = REPO / name
         if source.is_dir():
             shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -33,12 +42,22 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def plain_accuracy(root: Path, ctx: torch.Tensor) -> float:
-    """On the test images of the base classes, by the reference: visual prompts, "a photo of a …"."""
+    """On the test images of the base classes, by the reference: visual prompts, "a photo of a
+    …"."""
     from clip import tokenize
 
-    flags = ["--root", str(root), "--dataset-config-file", f"{REPO}/configs/datasets/shapes.yaml", "--trainer", "MaPLe"]
+    flags = [
+        "--root",
+        str(root),
+        "--dataset-config-file",
+        f"{REPO}/configs/datasets/shapes.yaml",
+        "--trainer",
+        "MaPLe",
+    ]
     flags += ["--config-file", f"{REPO}/configs/trainers/MaPLe/vit_tiny_c2_ep5_batch4_2ctx.yaml"]
-    dm = DataManager(setup_cfg(parse_args([*flags, *(word for pair in SMALL.items() for word in pair)])))
+    dm = DataManager(
+        setup_cfg(parse_args([*flags, *(word for pair in SMALL.items() for word in pair)]))
+    )
     clip = PlainCLIP(read_state_dict(BUNDLED / "vit_tiny_8.safetensors"), torch.float32)
     names = [f"a photo of a {name.replace('_', ' ')}." for name in dm.dataset.classnames]
     text = clip.encode_text(tokenize(names))
@@ -60,11 +79,15 @@ def test_the_example_method_runs_and_its_result_is_the_references(checkout, data
     )  # fewer epochs, and with SHOTS fewer images, than the reader's
     env = os.environ | {"DATA": str(data), "SHOTS": "2", "OMP_NUM_THREADS": "1"}
     env["VENV"] = str(Path(sys.executable).parents[1])
-    done = subprocess.run(["bash", "-euc", commands], cwd=checkout, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-euc", commands], cwd=checkout, env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
     [folder] = (checkout / "output").glob("base2new/train_base/shapes/shots_2/VPT/*/seed1")
     result = parse_test_res.newest_result(folder, "accuracy", eval_only=True)
-    saved = torch.load(folder / "prompt_learner" / "model.pth.tar-3", weights_only=True)["state_dict"]
+    saved = torch.load(folder / "prompt_learner" / "model.pth.tar-3", weights_only=True)[
+        "state_dict"
+    ]
     assert saved["ctx"].shape == (4, 128)
     assert result.metrics["accuracy"] == pytest.approx(plain_accuracy(data, saved["ctx"]), abs=0.06)

@@ -27,12 +27,15 @@ FAST = ("OPTIM.MAX_EPOCH", "2")
 def bash(script: str, *args: str, **env: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"VENV": sys.prefix, "OMP_NUM_THREADS": "1"} | env
     command = ["bash", f"scripts/{script}.sh", *args]
-    return subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=300
+    )
 
 
 @pytest.fixture(scope="module")
 def forked() -> Iterator[Callable[..., None]]:
-    """As `bash`, for runs that end well; tests/test_starter.py shows that these are the plain ones."""
+    """As `bash`, for runs that end well; tests/test_starter.py shows that these are the plain
+    ones."""
     starter = Starter()
 
     def run(script: str, *args: str, **env: str) -> None:
@@ -58,7 +61,10 @@ def test_base_to_new_ends_in_a_table(data, tmp_path, forked):
         forked(f"{method}/base2new_train", "shapes", "1", *FAST, **env)
         forked(f"{method}/base2new_test", "shapes", "1", *FAST, **env)
     below = "shapes/shots_2/P2C/vit_tiny_ep5_batch4"
-    base, new = (tmp_path / "base2new" / part / below / "seed1" / "log.txt" for part in ("train_base", "test_new"))
+    base, new = (
+        tmp_path / "base2new" / part / below / "seed1" / "log.txt"
+        for part in ("train_base", "test_new")
+    )
     assert "Finish training" in base.read_text() and "Finish training" not in new.read_text()
     assert (base.parent / "MultiModalPromptLearner" / "model.pth.tar-2").is_file()
 
@@ -70,29 +76,59 @@ def test_base_to_new_ends_in_a_table(data, tmp_path, forked):
     assert abs(accuracy - read_log(base).metrics["accuracy"]) <= 0.051
     assert f"* accuracy: {accuracy:.2f}% +- 0.00%" in parse(base.parents[1])
     table = parse(tmp_path / "base2new", "--hm")
-    assert "P2C" in table and "ZeroshotCLIP" in table and f"{read_log(new).metrics['accuracy']:.1f}" in table
+    assert (
+        "P2C" in table
+        and "ZeroshotCLIP" in table
+        and f"{read_log(new).metrics['accuracy']:.1f}" in table
+    )
 
 
 def test_cross_dataset_and_few_shot(data, tmp_path, forked):
     env = {"DATA": str(data), "OUTPUT": str(tmp_path), "SHOTS": "1"}
     forked("maple/xd_train", "shapes", "1", *FAST, **env)
-    # Another data folder entry with the same images stands for a target; its classes are all the classes.
+    # Another data folder entry with the same images stands for a target; its classes are all the
+    # classes.
     forked("maple/xd_test", "shapes", "1", *FAST, **env)
     cfg = "vit_tiny_c2_ep5_batch4_2ctx_1shots"
     trained = read_log(tmp_path / "shapes" / "MaPLe" / cfg / "seed1" / "log.txt").metrics
-    assert read_log(tmp_path / "evaluation" / "MaPLe" / cfg / "shapes" / "seed1" / "log.txt").metrics == trained
+    assert (
+        read_log(tmp_path / "evaluation" / "MaPLe" / cfg / "shapes" / "seed1" / "log.txt").metrics
+        == trained
+    )
     forked("p2c/few_shot", "shapes", "1", "3", *FAST, **env)
-    assert (tmp_path / "shapes" / "P2C" / "vit_tiny_ep5_batch4_1shots" / "seed3" / "log.txt").is_file()
+    assert (
+        tmp_path / "shapes" / "P2C" / "vit_tiny_ep5_batch4_1shots" / "seed3" / "log.txt"
+    ).is_file()
 
 
 @pytest.mark.parametrize(
     ("script", "args", "env", "line"),
     [
-        ("p2c/base2new_train", (), {}, "usage: bash scripts/<method>/base2new_train.sh DATASET SEED"),
-        ("p2c/base2new_train", ("eurosatt", "1"), {}, "error: no dataset eurosatt; there are: caltech101 "),
-        ("p2c/base2new_train", ("shapes", "one"), {}, "error: SEED is to be a whole number, not one"),
+        (
+            "p2c/base2new_train",
+            (),
+            {},
+            "usage: bash scripts/<method>/base2new_train.sh DATASET SEED",
+        ),
+        (
+            "p2c/base2new_train",
+            ("eurosatt", "1"),
+            {},
+            "error: no dataset eurosatt; there are: caltech101 ",
+        ),
+        (
+            "p2c/base2new_train",
+            ("shapes", "one"),
+            {},
+            "error: SEED is to be a whole number, not one",
+        ),
         ("p2c/few_shot", ("shapes", "4"), {}, "few_shot.sh DATASET SHOTS SEED"),
-        ("p2c/few_shot", ("shapes", "some", "1"), {}, "error: SHOTS is to be a whole number, 1 or more, not some"),
+        (
+            "p2c/few_shot",
+            ("shapes", "some", "1"),
+            {},
+            "error: SHOTS is to be a whole number, 1 or more, not some",
+        ),
         (
             "p2c/base2new_train",
             ("shapes", "1"),
@@ -103,13 +139,25 @@ def test_cross_dataset_and_few_shot(data, tmp_path, forked):
 )
 def test_wrong_usage(script, args, env, line):
     done = bash(script, *args, **env)
-    assert done.returncode == 2 and line in done.stderr and done.stdout == "" and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 2
+        and line in done.stderr
+        and done.stdout == ""
+        and done.stderr.count("\n") == 1
+    )
 
 
 @pytest.mark.parametrize("path", ["~nosuchuser/x", "é" * 128])
 @pytest.mark.parametrize(
     ("script", "words"),
-    [("tables", ["ablation"]), ("figures", ["all"]), ("report", []), ("cloud", []), ("words", []), ("sweep", [])],
+    [
+        ("tables", ["ablation"]),
+        ("figures", ["all"]),
+        ("report", []),
+        ("cloud", []),
+        ("words", []),
+        ("sweep", []),
+    ],
 )
 def test_paths_that_cannot_be(script, words, path, monkeypatch, capsys):
     monkeypatch.chdir(REPO)
@@ -121,26 +169,47 @@ def test_paths_that_cannot_be(script, words, path, monkeypatch, capsys):
 
 
 def test_the_home_folder_by_the_environment(data, tmp_path):
-    ok(bash("zsclip/base2new_train", "shapes", "1", "--no-train", HOME=str(tmp_path), OUTPUT="~/out", DATA=str(data)))
+    ok(
+        bash(
+            "zsclip/base2new_train",
+            "shapes",
+            "1",
+            "--no-train",
+            HOME=str(tmp_path),
+            OUTPUT="~/out",
+            DATA=str(data),
+        )
+    )
     assert (tmp_path / "out" / "base2new").is_dir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path))
         patch.chdir(REPO)
-        folder = folder_of(["bash", "scripts/zsclip/base2new_train.sh", "shapes", "1"], {"OUTPUT": "~/out"})
+        folder = folder_of(
+            ["bash", "scripts/zsclip/base2new_train.sh", "shapes", "1"], {"OUTPUT": "~/out"}
+        )
     assert folder.is_dir() and folder.is_relative_to(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["base2new_train", "base2new_test", "xd_train", "xd_test"])
 def test_maples_own_names(name):
     """They are the same scripts: SHOW_DIR prints the folder of a run and does nothing."""
-    shown = [ok(bash(f"maple/{script}", "shapes", "2", SHOW_DIR="1")).stdout for script in (name, f"{name}_maple")]
-    assert shown[0] == shown[1] and shown[0].endswith("seed2\n") and "/MaPLe/vit_tiny_c2_ep5_batch4_2ctx" in shown[0]
+    shown = [
+        ok(bash(f"maple/{script}", "shapes", "2", SHOW_DIR="1")).stdout
+        for script in (name, f"{name}_maple")
+    ]
+    assert (
+        shown[0] == shown[1]
+        and shown[0].endswith("seed2\n")
+        and "/MaPLe/vit_tiny_c2_ep5_batch4_2ctx" in shown[0]
+    )
 
 
 def test_ones_own_epochs_go_before_coops_few_shot_ones(tmp_path):
     """They get as far as the data, which is not there."""
     for own in ((), ("OPTIM.MAX_EPOCH", "20")):
-        done = bash("coop/few_shot", "dtd", "1", "1", *own, DATA=str(tmp_path), OUTPUT=str(tmp_path / "out"))
+        done = bash(
+            "coop/few_shot", "dtd", "1", "1", *own, DATA=str(tmp_path), OUTPUT=str(tmp_path / "out")
+        )
         assert done.returncode == 1 and "error: DescribableTextures: no folder" in done.stderr
         assert f"MAX_EPOCH: {20 if own else 50}\n" in done.stdout
 
@@ -158,16 +227,24 @@ EUROSAT = (
 
 
 def test_eurosat_with_vit_b16_as_a_coop_user_types_it(tmp_path, forked):
-    """The real layout and class names, the real architecture and file form; images and weights are random."""
+    """The real layout and class names, the real architecture and file form; images and weights are
+    random."""
     rng = np.random.default_rng(0)
     for name in EUROSAT:
         folder = tmp_path / "data" / "eurosat" / "2750" / name
         folder.mkdir(parents=True)
         for i in range(1, 7):
-            Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / f"{name}_{i}.jpg")
+            Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(
+                folder / f"{name}_{i}.jpg"
+            )
     weights = tmp_path / "ViT-B-16.pt"
     torch.save(openai_state_dict("ViT-B/16", dtype=torch.float16), weights)
-    env = {"DATA": str(tmp_path / "data"), "OUTPUT": str(tmp_path / "out"), "CLIP_WEIGHTS": str(weights), "SHOTS": "1"}
+    env = {
+        "DATA": str(tmp_path / "data"),
+        "OUTPUT": str(tmp_path / "out"),
+        "CLIP_WEIGHTS": str(weights),
+        "SHOTS": "1",
+    }
     try:
         forked("p2c/base2new_train", "eurosat", "1", *FAST, **env)
         forked("p2c/base2new_test", "eurosat", "1", *FAST, **env)
@@ -176,7 +253,10 @@ def test_eurosat_with_vit_b16_as_a_coop_user_types_it(tmp_path, forked):
     below = "eurosat/shots_1/P2C/vit_b16_ep5_batch4/seed1"
     log = (tmp_path / "out" / "base2new" / "train_base" / below / "log.txt").read_text()
     assert "epoch [2/2] batch [1/1]" in log and "* total: 10\n" in log and "Precision: fp32" in log
-    assert "* total: 10\n" in (tmp_path / "out" / "base2new" / "test_new" / below / "log.txt").read_text()
+    assert (
+        "* total: 10\n"
+        in (tmp_path / "out" / "base2new" / "test_new" / below / "log.txt").read_text()
+    )
     assert (tmp_path / "data" / "eurosat" / "split_zhou_EuroSAT.json").is_file()
 
 

@@ -1,4 +1,5 @@
-"""scripts/starter.py: a forked run is what its plain command is. Most runs here are of a train.py that tells all."""
+"""scripts/starter.py: a forked run is what its plain command is. Most runs here are of a train.py
+that tells all."""
 
 import errno
 import fcntl
@@ -97,7 +98,9 @@ def here(repo, tmp_path, monkeypatch) -> None:
 
 def plain(command: list[str], env: dict[str, str], stderr: int, lock: int) -> subprocess.Popen:
     quiet = subprocess.DEVNULL
-    return subprocess.Popen(command, env=env, stdin=quiet, stdout=quiet, stderr=stderr, pass_fds=[lock])
+    return subprocess.Popen(
+        command, env=env, stdin=quiet, stdout=quiet, stderr=stderr, pass_fds=[lock]
+    )
 
 
 def command(how: str = "", method: str = "p2c") -> list[str]:
@@ -105,13 +108,16 @@ def command(how: str = "", method: str = "p2c") -> list[str]:
 
 
 class Done:
-    """A run that has ended: its process, its exit code, what it wrote to stderr and what it told."""
+    """A run that has ended: its process, its exit code, what it wrote to stderr and what it
+    told."""
 
     def __init__(self, start: Callable, how: str, out: Path, **env: str):
         out.mkdir(exist_ok=True)
         lock = os.open(out / ".lock", os.O_RDWR | os.O_CREAT)
         with open(out / "stderr", "w+b") as stderr:
-            self.process = start(command(how), os.environ | env | {"OUTPUT": "out"}, stderr.fileno(), lock)
+            self.process = start(
+                command(how), os.environ | env | {"OUTPUT": "out"}, stderr.fileno(), lock
+            )
             os.close(lock)
             self.code = self.process.wait(60)
             self.stderr = (out / "stderr").read_text()
@@ -128,12 +134,20 @@ def test_a_forked_run_sees_and_says_what_a_plain_one_does(how, starter, tmp_path
     assert one.tell == other.tell
     assert one.tell["parent"] == os.getpid() and one.tell["environment"]["ODD"] == "a=b\udcff\n"
     if how == "trace":  # with the frames of who calls train.py
-        assert one.stderr.splitlines()[-1] == other.stderr.splitlines()[-1] == "ZeroDivisionError: division by zero"
+        assert (
+            one.stderr.splitlines()[-1]
+            == other.stderr.splitlines()[-1]
+            == "ZeroDivisionError: division by zero"
+        )
     elif how == "stop":
         assert one.stderr.splitlines()[-1] == other.stderr.splitlines()[-1] == "KeyboardInterrupt"
     else:
         assert one.stderr == other.stderr
-    assert one.code == other.code == {"line": 1, "three": 3, "trace": 1, "stop": -2, "kill": -9}.get(how, 0)
+    assert (
+        one.code
+        == other.code
+        == {"line": 1, "three": 3, "trace": 1, "stop": -2, "kill": -9}.get(how, 0)
+    )
 
 
 def test_no_two_runs_have_the_same_accidents(starter, tmp_path):
@@ -182,7 +196,8 @@ def test_the_lock_is_the_runs_and_ends_with_it(starter, tmp_path):
 
 
 def test_a_disk_without_locks_is_no_other_process(tmp_path, monkeypatch):
-    """Some network file systems have none: train.py goes on there, and the runner does not wait for nobody."""
+    """Some network file systems have none: train.py goes on there, and the runner does not wait for
+    nobody."""
 
     def none(*args):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -259,10 +274,14 @@ def test_changed_code_is_what_runs(repo, tmp_path):
 def test_code_changed_while_it_is_imported_is_not_forked(repo, tmp_path):
     starter = Starter()
     second = SEEN.replace("first", "second")
-    change = f'import sys\nif sys.argv[0] != "train.py":\n    open(__file__, "w").write({second!r})\n'
+    change = (
+        f'import sys\nif sys.argv[0] != "train.py":\n    open(__file__, "w").write({second!r})\n'
+    )
     (repo / "seen.py").write_text(SEEN + change)
     try:
-        assert [Done(starter.start, "", tmp_path).tell["at import"][1] for _ in range(2)] == ["second"] * 2
+        assert [Done(starter.start, "", tmp_path).tell["at import"][1] for _ in range(2)] == [
+            "second"
+        ] * 2
     finally:
         (repo / "seen.py").write_text(SEEN)
     starter.close()
@@ -270,7 +289,9 @@ def test_code_changed_while_it_is_imported_is_not_forked(repo, tmp_path):
 
 def test_what_cannot_be_imported_is_run_plainly(repo, tmp_path):
     starter = Starter()
-    (repo / "seen.py").write_text(SEEN + 'if __import__("sys").argv[0] != "train.py": raise ValueError\n')
+    (repo / "seen.py").write_text(
+        SEEN + 'if __import__("sys").argv[0] != "train.py": raise ValueError\n'
+    )
     try:
         for _ in range(2):
             done = Done(starter.start, "three", tmp_path)
@@ -282,15 +303,27 @@ def test_what_cannot_be_imported_is_run_plainly(repo, tmp_path):
 
 def test_a_script_that_finds_something_wrong_says_it_once(starter, tmp_path):
     with open(tmp_path / "stderr", "w+b") as stderr:
-        process = starter.start(command(), os.environ | {"CFG": "none"}, stderr.fileno(), stderr.fileno())
+        process = starter.start(
+            command(), os.environ | {"CFG": "none"}, stderr.fileno(), stderr.fileno()
+        )
     error = (tmp_path / "stderr").read_text() if process.wait(60) == 2 else ""
-    assert error.startswith("error: no config configs/trainers/P2C/none.yaml") and error.count("\n") == 1
+    assert (
+        error.startswith("error: no config configs/trainers/P2C/none.yaml")
+        and error.count("\n") == 1
+    )
 
 
 def test_a_protocols_runs_are_forked(tmp_path, capsys):
-    assert protocol.main("few_shot --methods p2c zsclip --datasets shapes --seeds 1 --shots 1 2".split()) == 0
+    assert (
+        protocol.main(
+            "few_shot --methods p2c zsclip --datasets shapes --seeds 1 --shots 1 2".split()
+        )
+        == 0
+    )
     told = [json.loads(file.read_text()) for file in tmp_path.rglob("tell.json")]
-    assert len(told) == 4 and all(more["torch"] and tell["parent"] == os.getpid() for tell, more in told)
+    assert len(told) == 4 and all(
+        more["torch"] and tell["parent"] == os.getpid() for tell, more in told
+    )
     assert "P2C" in capsys.readouterr().out
 
 
@@ -301,14 +334,24 @@ def record(out: Path) -> tuple[dict, dict[str, bytes]]:
     """A training's results.json without times and memory, and its checkpoints."""
     [file] = out.rglob("results.json")
     result = json.loads(file.read_text().replace(str(out), "out"))
-    for name in ("peak_memory_mb", "finished", "epoch_seconds", "train_seconds", "test_seconds", "images_per_second"):
+    for name in (
+        "peak_memory_mb",
+        "finished",
+        "epoch_seconds",
+        "train_seconds",
+        "test_seconds",
+        "images_per_second",
+    ):
         del result[name]
     return result, {path.name: path.read_bytes() for path in file.parent.rglob("*.pth.tar*")}
 
 
 def test_a_training_is_the_plain_one_bit_for_bit(data, tmp_path, monkeypatch):
     monkeypatch.chdir(REPO)
-    starter, words = Starter(), ["bash", "scripts/p2c/base2new_train.sh", "shapes", "1", "OPTIM.MAX_EPOCH", "2"]
+    starter, words = (
+        Starter(),
+        ["bash", "scripts/p2c/base2new_train.sh", "shapes", "1", "OPTIM.MAX_EPOCH", "2"],
+    )
     for start in (starter.start, plain):
         out = tmp_path / start.__name__
         out.mkdir()

@@ -1,4 +1,5 @@
-"""What is slow to import and used by some runs only is imported by them only. Times: scripts/measure_startup.py."""
+"""What is slow to import and used by some runs only is imported by them only. Times:
+scripts/measure_startup.py."""
 
 import subprocess
 import sys
@@ -30,7 +31,16 @@ def test_not_imported_by_train(after_import, module):
 
 
 def test_not_imported_by_an_evaluation(data, tmp_path):
-    options = ["--root", str(data), "--output-dir", str(tmp_path / "out"), "--trainer", "ZeroshotCLIP", "--seed", "1"]
+    options = [
+        "--root",
+        str(data),
+        "--output-dir",
+        str(tmp_path / "out"),
+        "--trainer",
+        "ZeroshotCLIP",
+        "--seed",
+        "1",
+    ]
     options += ["--dataset-config-file", "configs/datasets/shapes.yaml"]
     options += ["--config-file", "configs/trainers/ZeroshotCLIP/vit_tiny.yaml", "--eval-only"]
     modules = imported("import train\nassert train.main() == 0", *options)

@@ -1,4 +1,5 @@
-"""scripts/sweep.sh: files of sweeps, and doing runs side by side; in most tests the runs are a few lines of bash."""
+"""scripts/sweep.sh: files of sweeps, and doing runs side by side; in most tests the runs are a few
+lines of bash."""
 
 import os
 import pty
@@ -22,7 +23,8 @@ from .runs import HANG, wait_for
 REPO = Path(__file__).resolve().parents[1]
 ALL = "zsclip coop cocoop kgcoop prograd promptsrc tcp mma maple coop_atp cocoop_atp maple_atp p2c".split()
 
-# In place of scripts/run.sh. Seed 9 fails, seed 8 waits for a file `go`; the journal says what began and what ended.
+# In place of scripts/run.sh. Seed 9 fails, seed 8 waits for a file `go`; the journal says what
+# began and what ended.
 FAKE = """
 protocol=$1 method=$2 dataset=$3 seed=$4
 dir=$OUTPUT/$protocol/$dataset/$method/${CFG:-usual}/seed$seed
@@ -77,7 +79,9 @@ def journal(repo: Path, what: str) -> list[str]:
 def start(repo: Path, *words: str, stderr=subprocess.PIPE) -> subprocess.Popen:
     env = os.environ | {"PYTHONPATH": str(REPO)}
     command = [sys.executable, "-c", PROGRAM, *words]
-    return subprocess.Popen(command, cwd=repo, env=env, stderr=stderr, text=True, start_new_session=True)
+    return subprocess.Popen(
+        command, cwd=repo, env=env, stderr=stderr, text=True, start_new_session=True
+    )
 
 
 # -- files
@@ -129,15 +133,25 @@ def test_the_plain_commands(repo, capsys):
         ({"settings": {"../up": []}}, "settings: ../up: the name is to be a folder's"),
         ({"settings": {0.1: []}}, "settings: 0.1: the name is to be a folder's"),
         ({"settings": {"a": None}}, "settings: a: must be [KEY, VALUE, …] or a config file's name"),
-        ({"settings": {"a": ["KEY"]}}, "settings: a: keys and values come in pairs, but KEY has no value"),
-        ({"settings": {"a": ["OPTIM.LR", 1, "SEED", 2]}}, "settings: a: SEED is no setting: each run has its own"),
+        (
+            {"settings": {"a": ["KEY"]}},
+            "settings: a: keys and values come in pairs, but KEY has no value",
+        ),
+        (
+            {"settings": {"a": ["OPTIM.LR", 1, "SEED", 2]}},
+            "settings: a: SEED is no setting: each run has its own",
+        ),
     ],
 )
 def test_a_wrong_file_is_one_line(repo, keys, line, capsys):
     with pytest.raises(SystemExit) as caught:
         sweep.main([file(repo, **keys)])
     err = capsys.readouterr().err
-    assert caught.value.code == 2 and err.startswith(f"error: my.yaml: {line}") and err.count("\n") == 1
+    assert (
+        caught.value.code == 2
+        and err.startswith(f"error: my.yaml: {line}")
+        and err.count("\n") == 1
+    )
     assert not (repo / "journal").exists()
 
 
@@ -189,19 +203,31 @@ def config(name: str, plan: runner.Plan):
 
 @pytest.fixture
 def here(monkeypatch) -> None:
-    """In the repository; the scripts are not asked for their folders, which takes long for so many runs."""
+    """In the repository; the scripts are not asked for their folders, which takes long for so many
+    runs."""
     monkeypatch.chdir(REPO)
     monkeypatch.delenv("OUTPUT", raising=False)
-    monkeypatch.setattr(runner, "ask", lambda command, settings: Path(*command[1:], *sum(settings, ()), "seed0"))
+    monkeypatch.setattr(
+        runner, "ask", lambda command, settings: Path(*command[1:], *sum(settings, ()), "seed0")
+    )
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (REPO / sweep.SWEEPS).glob("*.yaml")))
 def test_ready_sweeps(here, name):
     found = ready(name)
     bundled = name.startswith("shapes_")
-    assert found.methods == (["p2c"] if name.endswith(("table4", "table5", "fig3", "bf16", "open_questions")) else ALL)
+    assert found.methods == (
+        ["p2c"] if name.endswith(("table4", "table5", "fig3", "bf16", "open_questions")) else ALL
+    )
     assert len(found.datasets) == (1 if bundled or found.protocol in ("xd", "dg") else 11)
-    five = ("shapes_table4", "shapes_table5", "shapes_fig3", "shapes_bf16", "fig3", "shapes_open_questions")
+    five = (
+        "shapes_table4",
+        "shapes_table5",
+        "shapes_fig3",
+        "shapes_bf16",
+        "fig3",
+        "shapes_open_questions",
+    )
     assert len(found.seeds) == (5 if name in five else 3)
     sweep.check_config_keys(Path(name), found)
     folders = [run.folder for run in found.runs()]
@@ -211,7 +237,9 @@ def test_ready_sweeps(here, name):
 def test_a_ready_sweep_does_without_a_method_that_was_removed(repo, capsys):
     folder = repo / "configs" / "sweeps"
     folder.mkdir()
-    (folder / "two.yaml").write_text("protocol: base2new\nmethods: [kgcoop, p2c]\ndatasets: [dtd]\nseeds: [1]\n")
+    (folder / "two.yaml").write_text(
+        "protocol: base2new\nmethods: [kgcoop, p2c]\ndatasets: [dtd]\nseeds: [1]\n"
+    )
     (repo / "scripts" / "kgcoop").mkdir()
     (repo / "scripts" / "kgcoop" / "base2new_train.sh").write_text(
         'exec bash "$0/../run.sh" base2new_train KgCoOp "$@"'
@@ -239,9 +267,13 @@ def test_every_method_has_its_part_in_the_bundled_table(tmp_path, monkeypatch, c
 
 def test_tables_2_and_3_share_their_models(here):
     for names in (("table2", "table3"), ("shapes_table2", "shapes_table3")):
-        trained = [{str(run.folder) for run in ready(name).runs() if not run.trained} for name in names]
+        trained = [
+            {str(run.folder) for run in ready(name).runs() if not run.trained} for name in names
+        ]
         assert trained[0] == trained[1] and len(trained[0]) == len(ALL) * 3
-    assert ready("table2").targets == list(runner.VARIANTS) and ready("table3").targets == list(runner.TEN)
+    assert ready("table2").targets == list(runner.VARIANTS) and ready("table3").targets == list(
+        runner.TEN
+    )
 
 
 def test_table_4_is_the_same_on_the_bundled_benchmark(here):
@@ -266,7 +298,13 @@ def test_table_5_has_the_papers_rows(here):
 
     def row(base: str, plan: runner.Plan) -> tuple:
         node = config(base, plan).P2C
-        return node.DPD.SCHEDULE, node.DPD.SIGMA_MAX, node.AUX.SIGMA, node.AUX.LAMBDA, node.MAPPER.HIDDEN_SCALE
+        return (
+            node.DPD.SCHEDULE,
+            node.DPD.SIGMA_MAX,
+            node.AUX.SIGMA,
+            node.AUX.LAMBDA,
+            node.MAPPER.HIDDEN_SCALE,
+        )
 
     ours = [row("vit_b16_ep5_batch4", plan) for plan in ready("table5").plans()]
     assert len(ours) == 22 and set(ours) == set(rows)
@@ -277,11 +315,21 @@ def test_table_5_has_the_papers_rows(here):
 def test_the_open_questions_are_asked_one_by_one(here):
     """By hand from the README: schedule, standardised, what F sees, stop-gradient."""
     usual = ("sigmoid", True, "ctx", True)
-    others = [("sigmoid_rising", *usual[1:]), ("sigmoid", False, *usual[2:]), (*usual[:2], "all", True)]
+    others = [
+        ("sigmoid_rising", *usual[1:]),
+        ("sigmoid", False, *usual[2:]),
+        (*usual[:2], "all", True),
+    ]
     others += [(*usual[:3], False), (*usual[:2], "all", False)]
-    for name, base in (("open_questions", "vit_b16_ep5_batch4"), ("shapes_open_questions", "vit_tiny_ep5_batch4")):
+    for name, base in (
+        ("open_questions", "vit_b16_ep5_batch4"),
+        ("shapes_open_questions", "vit_tiny_ep5_batch4"),
+    ):
         nodes = [config(base, plan).P2C for plan in ready(name).plans()]
-        asked = [(n.DPD.SCHEDULE, n.DPD.GMM_STANDARDIZE, n.AUX.PROMPTS, n.AUX.STOP_GRADIENT) for n in nodes]
+        asked = [
+            (n.DPD.SCHEDULE, n.DPD.GMM_STANDARDIZE, n.AUX.PROMPTS, n.AUX.STOP_GRADIENT)
+            for n in nodes
+        ]
         assert asked == [usual, *others]
 
 
@@ -302,18 +350,26 @@ def test_a_test_waits_and_a_failure_stops_nothing_else(repo, capsys):
     assert len(began) == len(set(began)) == 4 + 8 and len(ended) == 8
     events = (repo / "journal").read_text().splitlines()
     for setting, cfg in (("a", "usual"), ("b", "other")):
-        train, test = (f"output/my/{setting}/base2new_{part}/shapes/p2c/{cfg}/seed1" for part in ("train", "test"))
+        train, test = (
+            f"output/my/{setting}/base2new_{part}/shapes/p2c/{cfg}/seed1"
+            for part in ("train", "test")
+        )
         assert events.index(f"end {train}") < events.index(f"begin {test} ")
     err = capsys.readouterr().err
     assert err.count("p2c a, shapes, seed 1: train: 50.0% in 0:00:00") == 1
     assert "another process" not in err
-    assert "8 of 16 runs failed:\n" in err and "4 of them were not run, as their training failed\n" in err
+    assert (
+        "8 of 16 runs failed:\n" in err
+        and "4 of them were not run, as their training failed\n" in err
+    )
     command = "OUTPUT=output/my/b CFG=other bash scripts/zsclip/base2new_train.sh shapes 9"
     assert f"zsclip b, shapes, seed 9: train: {command}\n  error: no luck\n" in err
 
     file(repo, methods=["p2c", "zsclip"], seeds=[1], settings={"a": [], "b": "other"})
     assert sweep.main([name]) == 0
-    assert journal(repo, "begin") == began and capsys.readouterr().err.startswith("8 of 8 runs are finished\n")
+    assert journal(repo, "begin") == began and capsys.readouterr().err.startswith(
+        "8 of 8 runs are finished\n"
+    )
 
 
 def test_a_silent_failure_shows_its_log(repo, capsys):
@@ -329,7 +385,11 @@ def test_the_result_of_other_settings_is_not_taken(repo, capsys):
     with pytest.raises(SystemExit) as caught:
         sweep.main([file(repo, settings={"a": ["OPTIM.LR", 0.2]})])
     err = capsys.readouterr().err
-    assert caught.value.code == 2 and err.count("\n") == 1 and "seed1 holds another run (bash scripts/p2c/" in err
+    assert (
+        caught.value.code == 2
+        and err.count("\n") == 1
+        and "seed1 holds another run (bash scripts/p2c/" in err
+    )
     assert "OPTIM.LR 0.1; now bash" in err
 
 
@@ -341,7 +401,10 @@ def test_the_result_of_other_settings_is_not_taken_from_a_sweep_beside(repo, cap
     assert sweep.main([file(repo, settings={"a": ["OPTIM.LR", 0.2]})]) == 0
     with pytest.raises(SystemExit) as caught:
         pool.run()
-    assert caught.value.code == 2 and "seed1 holds another run (bash scripts/p2c/" in capsys.readouterr().err
+    assert (
+        caught.value.code == 2
+        and "seed1 holds another run (bash scripts/p2c/" in capsys.readouterr().err
+    )
 
 
 def test_two_at_once_share_the_work(repo):
@@ -369,7 +432,9 @@ def test_killed_and_started_again(repo):
     (repo / "go").touch()
     assert "[4/4] " in second.communicate(timeout=HANG)[1] and second.returncode == 0
     assert sorted(journal(repo, "begin")) == [
-        f"base2new_{part}/shapes/p2c/usual/seed{seed}" for part in ("test", "train") for seed in (1, 8)
+        f"base2new_{part}/shapes/p2c/usual/seed{seed}"
+        for part in ("test", "train")
+        for seed in (1, 8)
     ]
 
 
@@ -380,19 +445,27 @@ def test_stopped_politely(repo, polite):
     wait_for(lambda: len(journal(repo, "end")) == 2)
     process.send_signal(polite)  # to it alone: it has to stop its runs
     err = process.communicate(timeout=HANG)[1]
-    assert process.returncode == 130 and err.endswith("\n\nstopped; run the same command again to go on\n")
+    assert process.returncode == 130 and err.endswith(
+        "\n\nstopped; run the same command again to go on\n"
+    )
     assert "Traceback" not in err
     folder = repo / "output/my/base2new_train/shapes/p2c/usual/seed8"
-    wait_for(lambda: (lock := runner.try_lock(folder)) and os.close(lock) is None)  # nobody is at it any more
+    wait_for(
+        lambda: (lock := runner.try_lock(folder)) and os.close(lock) is None
+    )  # nobody is at it any more
 
 
 def test_a_full_disk_ends_it(repo, capsys, monkeypatch):
-    monkeypatch.setattr(runner.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
+    monkeypatch.setattr(
+        runner.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0)
+    )
     with pytest.raises(SystemExit) as caught:
         sweep.main([file(repo, seeds=[9, 1, 2, 3]), "--slots", "1"])
     assert caught.value.code == 1 and len(journal(repo, "begin")) == 1
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and err.startswith("error: no space left for output/my/base2new_train/shapes/p2c")
+    assert err.count("\n") == 1 and err.startswith(
+        "error: no space left for output/my/base2new_train/shapes/p2c"
+    )
 
 
 def test_no_space_for_a_log_of_ours(repo, capsys, monkeypatch):
@@ -403,7 +476,9 @@ def test_no_space_for_a_log_of_ours(repo, capsys, monkeypatch):
     with pytest.raises(SystemExit) as caught:
         sweep.main([file(repo)])
     assert caught.value.code == 1 and not journal(repo, "begin")
-    assert capsys.readouterr().err.startswith("error: cannot start a run: No space left on device; ")
+    assert capsys.readouterr().err.startswith(
+        "error: cannot start a run: No space left on device; "
+    )
 
 
 def test_a_folder_that_cannot_be_written(repo, capsys):
@@ -419,7 +494,11 @@ def test_a_folder_that_cannot_be_written(repo, capsys):
 def test_the_command_of_its_table(repo, capsys):
     assert sweep.main([file(repo)]) == 0
     assert capsys.readouterr().out.strip() == "python -m scripts.tables base2new output/my --cost"
-    assert sweep.Sweep("dg", ["p2c"], ["dtd"], [1], output="a b").table([]) == ["dg", "a b", "--cost"]
+    assert sweep.Sweep("dg", ["p2c"], ["dtd"], [1], output="a b").table([]) == [
+        "dg",
+        "a b",
+        "--cost",
+    ]
 
 
 def test_an_ablations_baseline_is_its_first_setting(repo, monkeypatch):
@@ -431,8 +510,12 @@ def test_an_ablations_baseline_is_its_first_setting(repo, monkeypatch):
         ("table5", "ablation output/table5 --baseline usual --cost"),
         ("open_questions", "ablation output/open_questions --baseline usual --cost"),
     ):
-        settings = yaml.safe_load((REPO / "configs" / "sweeps" / f"{name}.yaml").read_text())["settings"]
-        made = sweep.Sweep("base2new", ["p2c"], ["dtd"], [1], settings=settings, output=f"output/{name}")
+        settings = yaml.safe_load((REPO / "configs" / "sweeps" / f"{name}.yaml").read_text())[
+            "settings"
+        ]
+        made = sweep.Sweep(
+            "base2new", ["p2c"], ["dtd"], [1], settings=settings, output=f"output/{name}"
+        )
         gone = ""
         assert made.table(made.runs()) == words.split()
         gone = next(iter(settings))  # of which nothing has a result
@@ -454,10 +537,16 @@ def test_slots(monkeypatch):
 
 
 def test_each_gpu_has_one_run(repo, monkeypatch):
-    monkeypatch.setattr(sweep, "slots", lambda asked: [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in "46"])
+    monkeypatch.setattr(
+        sweep, "slots", lambda asked: [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in "46"]
+    )
     (repo / "go").touch()
     assert sweep.main([file(repo, seeds=[1, 2])]) == 0
-    begins = [line.split()[2] for line in (repo / "journal").read_text().splitlines() if line.startswith("begin")]
+    begins = [
+        line.split()[2]
+        for line in (repo / "journal").read_text().splitlines()
+        if line.startswith("begin")
+    ]
     assert begins[:2] == ["4", "6"] or begins[:2] == ["6", "4"]
 
 
@@ -466,14 +555,21 @@ def test_a_live_table_on_a_terminal(repo):
     process = start(repo, file(repo, seeds=[1, 8]), stderr=its)
     os.close(its)
     shown = ""
-    while "2 of 4 done, 0 failed (about 0:00:00 left)\r\nCPU  p2c, shapes, seed 8: train" not in shown:
+    while (
+        "2 of 4 done, 0 failed (about 0:00:00 left)\r\nCPU  p2c, shapes, seed 8: train" not in shown
+    ):
         shown += os.read(ours, 4096).decode()
     (repo / "go").touch()
     while piece := _read(ours):
         shown += piece
     assert process.wait(HANG) == 0
-    assert "[4/4] p2c, shapes, seed 8: test: 50.0% in 0:00:00" in shown and shown.count("\x1b[2F\x1b[J") >= 1
-    assert shown.endswith("\r\n") and shown.rindex("\x1b[J") < shown.rindex("[4/4]")  # the table is gone at the end
+    assert (
+        "[4/4] p2c, shapes, seed 8: test: 50.0% in 0:00:00" in shown
+        and shown.count("\x1b[2F\x1b[J") >= 1
+    )
+    assert shown.endswith("\r\n") and shown.rindex("\x1b[J") < shown.rindex(
+        "[4/4]"
+    )  # the table is gone at the end
 
 
 def _read(fd: int) -> str:
@@ -494,11 +590,16 @@ def test_real_runs(data, tmp_path):
     command = ["bash", "scripts/sweep.sh", str(tmp_path / "my.yaml"), "--slots", "2"]
     for again in (False, True):
         env["OUTPUT"] = str(tmp_path / "out")
-        done = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True, timeout=HANG)
+        done = subprocess.run(
+            command, cwd=REPO, env=env, capture_output=True, text=True, timeout=HANG
+        )
         assert done.returncode == 0, done.stderr
         assert done.stderr.startswith("2 of 2 runs are finished\n") == again
         assert "new" in done.stdout and "P2C" in done.stdout
     below = "lambda_-1.0/base2new/train_base/shapes/shots_1/P2C/vit_tiny_ep5_batch4/seed1"
     assert (
-        yaml.safe_load((tmp_path / "out" / below / "config.yaml").read_text())["TRAINER"]["P2C"]["AUX"]["LAMBDA"] == -1
+        yaml.safe_load((tmp_path / "out" / below / "config.yaml").read_text())["TRAINER"]["P2C"][
+            "AUX"
+        ]["LAMBDA"]
+        == -1
     )

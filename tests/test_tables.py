@@ -1,4 +1,5 @@
-"""scripts.records and scripts.tables on logs in upstream's forms and on results.json files, all written by hand here.
+"""scripts.records and scripts.tables on logs in upstream's forms and on results.json files, all
+written by hand here.
 
 Expected numbers are worked out in the comments or come from scipy.stats.
 """
@@ -44,7 +45,9 @@ def record(accuracy, **changes):
 def pair(root, dataset, method, seed, base, new, log=trained, shots=16):
     """A training and its test on the new classes, as logs."""
     place = f"{dataset}/shots_{shots}/{method}/seed{seed}/log.txt"
-    write(root, {f"base2new/train_base/{place}": log(base), f"base2new/test_new/{place}": block(new)})
+    write(
+        root, {f"base2new/train_base/{place}": log(base), f"base2new/test_new/{place}": block(new)}
+    )
 
 
 @pytest.fixture
@@ -58,7 +61,9 @@ def logs(tmp_path):
     }
     for (dataset, method), seeds in numbers.items():
         for seed, (base, new) in enumerate(seeds, 1):
-            pair(tmp_path, dataset, method, seed, base, new, trained_05 if method == P2C else trained)
+            pair(
+                tmp_path, dataset, method, seed, base, new, trained_05 if method == P2C else trained
+            )
     return tmp_path, numbers
 
 
@@ -99,7 +104,17 @@ def test_the_familys_folders(tmp_path):
     }
     found = find_results([write(tmp_path, files)])
     got = {
-        (r.dataset, r.trainer, r.cfg, r.shots, r.seed, r.protocol, r.side, r.metrics["accuracy"], r.root.name)
+        (
+            r.dataset,
+            r.trainer,
+            r.cfg,
+            r.shots,
+            r.seed,
+            r.protocol,
+            r.side,
+            r.metrics["accuracy"],
+            r.root.name,
+        )
         for r in found
     }
     assert got == {
@@ -111,28 +126,44 @@ def test_the_familys_folders(tmp_path):
         ("Caltech101", "CoOp", "rn50_ctxv1", 4, 3, "few_shot", "all", 90.0, "o"),
         ("my_data", "CoOp", "c", 4, 3, "few_shot", "all", 91.0, "o"),
     }
-    assert all(r.record is None and r.metrics["error_rate"] == 1.0 and r.metrics["macro_f1"] == 50.0 for r in found)
+    assert all(
+        r.record is None and r.metrics["error_rate"] == 1.0 and r.metrics["macro_f1"] == 50.0
+        for r in found
+    )
     assert all((r.folder / "log.txt").is_file() for r in found)
 
 
 def test_a_folder_is_found_once_and_from_anywhere(tmp_path, monkeypatch):
     pair(tmp_path, "dtd", P2C, 1, 80.0, 60.0)
     seed = tmp_path / f"base2new/train_base/dtd/shots_16/{P2C}/seed1"
-    write(seed, {"old/dtd/P2C/c_16shots/seed1/log.txt": trained(1.0)})  # what is put aside in a run's folder
+    write(
+        seed, {"old/dtd/P2C/c_16shots/seed1/log.txt": trained(1.0)}
+    )  # what is put aside in a run's folder
     assert len(find_results([tmp_path, tmp_path / "base2new", seed])) == 2
     monkeypatch.chdir(seed)
     [result] = find_results([Path(".")])
-    assert (result.dataset, result.side, result.folder) == ("DescribableTextures", "base", seed.resolve())
+    assert (result.dataset, result.side, result.folder) == (
+        "DescribableTextures",
+        "base",
+        seed.resolve(),
+    )
 
 
 def test_a_record_goes_before_its_log_and_a_later_log_before_the_record(tmp_path, caplog):
     folder = tmp_path / "dtd/P2C/c_16shots/seed1"
     write(folder, {"log.txt": trained(85.2), "results.json": record(85.2345, subsample="all")})
     [result] = find_results([tmp_path])
-    assert result.metrics["accuracy"] == 85.2345 and result.record["parameters"] == 1000 and not caplog.text
+    assert (
+        result.metrics["accuracy"] == 85.2345
+        and result.record["parameters"] == 1000
+        and not caplog.text
+    )
     write(folder, {RERUN: f"{EPOCH}\n{block(11.1)}"})  # a rerun that was killed
     [result] = find_results([tmp_path])
-    assert result.metrics["accuracy"] == 85.2345 and f"no finished run in the newer {RERUN}" in caplog.text
+    assert (
+        result.metrics["accuracy"] == 85.2345
+        and f"no finished run in the newer {RERUN}" in caplog.text
+    )
     write(folder, {RERUN: trained(70.0)})  # as upstream's code leaves it
     [result] = find_results([tmp_path])
     assert result.metrics["accuracy"] == 70.0 and result.record is None
@@ -158,33 +189,52 @@ def test_a_record_that_cannot_be_used(tmp_path, caplog, text):
 
 
 def test_records_in_folders_of_ones_own(tmp_path, caplog):
-    files = {"a/results.json": record(80.0), "b/results.json": record(60.0, subsample="new", eval_only=True)}
+    files = {
+        "a/results.json": record(80.0),
+        "b/results.json": record(60.0, subsample="new", eval_only=True),
+    }
     files["c/results.json"] = record(50.0, dataset="ImageNetR", subsample="all", eval_only=True)
     files["d/seed1/log.txt"] = trained(1.0)  # nothing says what this is
     base, new, variant = find_results([write(tmp_path, files)])
     assert (base.cfg, base.protocol, base.side, new.side) == ("my_cfg", "base2new", "base", "new")
-    assert (variant.protocol, variant.dataset) == ("dg", "ImageNetR") and base.root == new.root == tmp_path.resolve()
+    assert (variant.protocol, variant.dataset) == (
+        "dg",
+        "ImageNetR",
+    ) and base.root == new.root == tmp_path.resolve()
     assert f"{tmp_path}/d/seed1: what was run is not known" in caplog.text
 
 
 def test_the_same_run_twice_counts_once(tmp_path, caplog):
     write(tmp_path, {"a/results.json": record(80.0), "b/results.json": record(70.0)})
     [result] = find_results([tmp_path])
-    assert result.metrics["accuracy"] == 80.0 and "hold the same run; the first counts" in caplog.text
+    assert (
+        result.metrics["accuracy"] == 80.0 and "hold the same run; the first counts" in caplog.text
+    )
 
 
 def test_a_record_that_contradicts_its_folder_is_named(tmp_path, caplog):
-    write(tmp_path / "dtd/P2C/c_16shots/seed2", {"results.json": record(80.0, subsample="all", seed=7, shots=4)})
+    write(
+        tmp_path / "dtd/P2C/c_16shots/seed2",
+        {"results.json": record(80.0, subsample="all", seed=7, shots=4)},
+    )
     [result] = find_results([tmp_path])
     assert (result.seed, result.shots) == (2, 16)
     for key, value in (("seed", 7), ("shots", 4)):
-        assert f"results.json says {key} {value}, and not what its folder's name says" in caplog.text
+        assert (
+            f"results.json says {key} {value}, and not what its folder's name says" in caplog.text
+        )
 
 
 def test_runs_with_different_settings_are_named(tmp_path, caplog):
     def put(side, seed, lr, n_ctx):
         config = {"TRAINER": {"P2C": {"N_CTX": n_ctx}}, "OPTIM": {"LR": lr}, "SEED": seed}
-        text = record(80.0, config=config, seed=seed, eval_only=side == "test_new", subsample=side.split("_")[1])
+        text = record(
+            80.0,
+            config=config,
+            seed=seed,
+            eval_only=side == "test_new",
+            subsample=side.split("_")[1],
+        )
         write(tmp_path / side / "dtd/shots_16/P2C/c" / f"seed{seed}", {"results.json": text})
 
     put("train_base", 1, 0.1, 2), put("train_base", 2, 0.1, 2), put("test_new", 1, 0.2, 2)
@@ -192,24 +242,35 @@ def test_runs_with_different_settings_are_named(tmp_path, caplog):
     assert not caplog.text  # a test has no learning rate
     put("train_base", 2, 0.3, 4)
     find_results([tmp_path])
-    for line in ("made with different settings: TRAINER.P2C.N_CTX 2 / 4", "settings: OPTIM.LR 0.1 / 0.3"):
+    for line in (
+        "made with different settings: TRAINER.P2C.N_CTX 2 / 4",
+        "settings: OPTIM.LR 0.1 / 0.3",
+    ):
         assert line in caplog.text
 
 
 def test_settings_for_one_dataset_are_the_same_method(tmp_path, capsys, monkeypatch):
-    """In the very folders of Table 1, where scripts/run.sh takes configs of their own for ImageNet and SUN397."""
+    """In the very folders of Table 1, where scripts/run.sh takes configs of their own for ImageNet
+    and SUN397."""
     monkeypatch.setenv("OUTPUT", str(tmp_path))
     for method, dataset in product(("tcp", "mma", "coop", "p2c"), ("imagenet", "sun397", "dtd")):
         for run in runner.Plan("base2new").runs(method, dataset, 1):
             write(run.folder, {"log.txt": trained(80.0)})
     configs = {r.cfg for r in find_results([tmp_path])}
     assert {"vit_b16_ep100_ctxv1_sun397", "vit_b16_ep5_imnet", "vit_b16_ctxv1_imnet"} < configs
-    averages = {method for dataset, method in rows_of(capsys, "base2new", tmp_path) if dataset == "Average"}
+    averages = {
+        method for dataset, method in rows_of(capsys, "base2new", tmp_path) if dataset == "Average"
+    }
     assert averages == {"TCP", "MultiModalAdapter", "CoOp", "P2C"}
 
 
 def test_names_tell_variants_apart_with_as_little_as_it_takes(tmp_path):
-    for root, method in [("usual", "P2C/c"), ("s_h_1", "P2C/c"), ("usual", "CoOp/a"), ("usual", "CoOp/b")]:
+    for root, method in [
+        ("usual", "P2C/c"),
+        ("s_h_1", "P2C/c"),
+        ("usual", "CoOp/a"),
+        ("usual", "CoOp/b"),
+    ]:
         write(tmp_path, {f"{root}/dtd/{method}_16shots/seed1/log.txt": trained(80.0)})
     names = name_methods(find_results([tmp_path])).values()
     assert sorted(names) == ["CoOp a", "CoOp b", "P2C s_h_1", "P2C usual"]
@@ -228,14 +289,20 @@ def test_base_to_new_by_hand(logs, capsys):
     root, _ = logs
     rows = rows_of(capsys, "base2new", root)
     columns = "base_mean base_std new_mean new_std hm_mean hm_std".replace("hm", "HM")
-    # MaPLe on DTD: base 80 ± 0; new 59 ± √(2/3); HM of 80 with 58, 60, 59: 67.2464, 68.5714, 67.9137
+    # MaPLe on DTD: base 80 ± 0; new 59 ± √(2/3); HM of 80 with 58, 60, 59: 67.2464, 68.5714,
+    # 67.9137
     got = floats(rows["DescribableTextures", "MaPLe"], columns)
     assert got == pytest.approx([80, 0, 59, (2 / 3) ** 0.5, 67.9105, 0.5410], abs=1e-4)
-    # averages over the two: base (80 + 94) / 2 = 87, new (59 + 71) / 2 = 65; 2 · 87 · 65 / 152 = 74.4079
+    # averages over the two: base (80 + 94) / 2 = 87, new (59 + 71) / 2 = 65; 2 · 87 · 65 / 152 =
+    # 74.4079
     assert floats(rows["Average", "MaPLe"], "base_mean new_mean HM_mean") == [87, 65, 74.4079]
     on_eurosat = (hm(96, 70) + hm(94, 72) + hm(92, 71)) / 3
-    assert floats(rows["Average of HMs", "MaPLe"], "HM_mean") == [pytest.approx((67.9105 + on_eurosat) / 2, abs=1e-3)]
-    per_seed = [(hm(80, a) + hm(b, c)) / 2 for a, b, c in [(58, 96, 70), (60, 94, 72), (59, 92, 71)]]
+    assert floats(rows["Average of HMs", "MaPLe"], "HM_mean") == [
+        pytest.approx((67.9105 + on_eurosat) / 2, abs=1e-3)
+    ]
+    per_seed = [
+        (hm(80, a) + hm(b, c)) / 2 for a, b, c in [(58, 96, 70), (60, 94, 72), (59, 92, 71)]
+    ]
     spread = (sum((x - sum(per_seed) / 3) ** 2 for x in per_seed) / 3) ** 0.5
     assert floats(rows["Average of HMs", "MaPLe"], "HM_std") == [pytest.approx(spread, abs=1e-4)]
 
@@ -254,7 +321,9 @@ def test_paired_differences_are_scipys(logs, capsys):
     low, high = stats.ttest_rel(*everything).confidence_interval(0.95)
     got = floats(rows["Average of HMs", "P2C"], names)
     assert got[1:] == pytest.approx([low, high, 6], abs=1e-4)
-    assert rows["DescribableTextures", "MaPLe"]["delta_n"] == "" == rows["Average", "P2C"]["delta_n"]
+    assert (
+        rows["DescribableTextures", "MaPLe"]["delta_n"] == "" == rows["Average", "P2C"]["delta_n"]
+    )
 
 
 def test_pairs_are_of_equal_seeds_and_one_has_no_interval():
@@ -262,7 +331,8 @@ def test_pairs_are_of_equal_seeds_and_one_has_no_interval():
     assert tables.paired_difference(ours, {("a", 2): 4.0, ("b", 2): 1.0})[::2] == (3.0, 1)
     assert "[" not in tables.show_delta(tables.paired_difference(ours, {("a", 2): 4.0}))
     assert tables.paired_difference(ours, {("c", 1): 4.0}) is None
-    # differences 1 and 3: mean 2, s = √2, t(0.975, 1) = 12.7062, so half the interval is 12.7062 · √2 / √2
+    # differences 1 and 3: mean 2, s = √2, t(0.975, 1) = 12.7062, so half the interval is 12.7062 ·
+    # √2 / √2
     two = tables.paired_difference(ours, {("a", 1): 4.0, ("a", 2): 4.0})
     assert two == (2.0, pytest.approx(12.7062, abs=1e-4), 2)
     assert tables.show_delta(two) == "+2.0 [−10.7, +14.7] (n=2)"
@@ -271,20 +341,34 @@ def test_pairs_are_of_equal_seeds_and_one_has_no_interval():
 def test_failed_seed_rerun_and_mixed_methods(logs):
     root, _ = logs
     # A seed that failed, in a log of its own; its test is still there from an earlier day.
-    write(root, {f"base2new/train_base/dtd/shots_16/{P2C}/seed3/log.txt": f"{EPOCH}\nRuntimeError: boom\n"})
+    write(
+        root,
+        {f"base2new/train_base/dtd/shots_16/{P2C}/seed3/log.txt": f"{EPOCH}\nRuntimeError: boom\n"},
+    )
     write(root, {f"base2new/train_base/dtd/shots_16/{MAPLE}/seed1/{RERUN}": trained(86.0)})
     pair(root, "dtd", "CoOp/vit_b16", 1, 70.0, 50.0)
     done = call("base2new", root, "--format", "csv", "--baseline", "MaPLe")
     assert done.returncode == 0
     rows = {(r["dataset"], r["method"]): r for r in csv.DictReader(io.StringIO(done.stdout))}
-    assert floats(rows["DescribableTextures", "P2C"], "base_mean base_seeds") == [81, 2]  # of 80 and 82
+    assert floats(rows["DescribableTextures", "P2C"], "base_mean base_seeds") == [
+        81,
+        2,
+    ]  # of 80 and 82
     assert floats(rows["DescribableTextures", "P2C"], "delta_n") == [2]
-    assert floats(rows["DescribableTextures", "MaPLe"], "base_mean base_seeds") == [82, 3]  # of 86, 80 and 80
+    assert floats(rows["DescribableTextures", "MaPLe"], "base_mean base_seeds") == [
+        82,
+        3,
+    ]  # of 86, 80 and 80
     assert floats(rows["Average", "CoOp (over 1 of 2 datasets)"], "base_mean") == [70]
     assert rows["Average of HMs", "P2C"]["HM_std"] == ""  # its datasets have different seeds
     warnings = done.stderr.splitlines()
-    assert any(f"{P2C}/seed3: no accuracy of a finished run in log.txt" in line for line in warnings)
-    assert any("DescribableTextures, P2C, seed 3: no base result, seed not counted" in line for line in warnings)
+    assert any(
+        f"{P2C}/seed3: no accuracy of a finished run in log.txt" in line for line in warnings
+    )
+    assert any(
+        "DescribableTextures, P2C, seed 3: no base result, seed not counted" in line
+        for line in warnings
+    )
     assert any("CoOp: no result on EuroSAT" in line for line in warnings)
     assert len(warnings) == 3
 
@@ -307,7 +391,10 @@ def test_an_average_over_fewer_datasets_takes_no_mark(logs, capsys):
     assert tables.main(["base2new", str(root)]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "CoOp" in line]
     marked = {line.split()[0]: "99.0 *" in line for line in lines}
-    assert marked == {"EuroSAT": True, "Average": False} and sum("over 1 of 2" in line for line in lines) == 2
+    assert (
+        marked == {"EuroSAT": True, "Average": False}
+        and sum("over 1 of 2" in line for line in lines) == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -345,26 +432,43 @@ def test_the_papers_numbers_are_marked(logs, capsys):
     root, _ = logs
     pair(root, "food101", P2C, 1, 90.0, 90.0)
     rows = rows_of(capsys, "base2new", root, "--paper")
-    assert floats(rows["Food101", "P2C (paper)"], "base_mean new_mean HM_mean") == [90.7, 92.0, 91.3]
+    assert floats(rows["Food101", "P2C (paper)"], "base_mean new_mean HM_mean") == [
+        90.7,
+        92.0,
+        91.3,
+    ]
     assert floats(rows["DescribableTextures", "MaPLe (paper)"], "HM_mean base_std") == [68.2, None]
-    assert rows["Food101", "P2C (paper)"]["source"] == "paper" and rows["Food101", "P2C"]["source"] == "run"
+    assert (
+        rows["Food101", "P2C (paper)"]["source"] == "paper"
+        and rows["Food101", "P2C"]["source"] == "run"
+    )
     assert ("DescribableTextures", "P2C (paper)") not in rows  # not legible in our copy
-    assert not any(dataset.startswith("Average") and "paper" in method for dataset, method in rows)  # not the eleven
+    assert not any(
+        dataset.startswith("Average") and "paper" in method for dataset, method in rows
+    )  # not the eleven
     assert tables.main(["base2new", str(root), "--paper", "--format", "markdown"]) == 0
-    line = next(line for line in capsys.readouterr().out.splitlines() if "Food101" in line and "(paper)" in line)
+    line = next(
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if "Food101" in line and "(paper)" in line
+    )
     assert "**" not in line and "<u>" not in line
 
 
 def test_the_papers_average_is_over_the_eleven_only_and_for_16_shots(tmp_path, capsys):
-    names = (
-        "imagenet caltech101 oxford_pets stanford_cars oxford_flowers food101 fgvc_aircraft sun397 dtd eurosat ucf101"
-    )
+    names = "imagenet caltech101 oxford_pets stanford_cars oxford_flowers food101 fgvc_aircraft sun397 dtd eurosat ucf101"
     for dataset in names.split():
         pair(tmp_path, dataset, P2C, 1, 80.0, 60.0)
         pair(tmp_path / "four", dataset, P2C, 1, 80.0, 60.0, shots=4)
     rows = rows_of(capsys, "base2new", tmp_path / "base2new", "--paper")
-    assert floats(rows["Average", "P2C (paper)"], "base_mean new_mean HM_mean") == [83.5, 76.1, 79.7]
-    assert not any("paper" in method for _, method in rows_of(capsys, "base2new", tmp_path / "four", "--paper"))
+    assert floats(rows["Average", "P2C (paper)"], "base_mean new_mean HM_mean") == [
+        83.5,
+        76.1,
+        79.7,
+    ]
+    assert not any(
+        "paper" in method for _, method in rows_of(capsys, "base2new", tmp_path / "four", "--paper")
+    )
 
 
 def test_the_papers_data_say_where_they_are_from():
@@ -376,19 +480,39 @@ def test_the_papers_data_say_where_they_are_from():
 
 
 def test_cross_dataset(tmp_path, capsys):
-    values = {"imagenet": (70.0, 72.0), "dtd": (44.0, 46.0), "eurosat": (50.0, 54.0), "imagenet_r": (77.0, 78.0)}
+    values = {
+        "imagenet": (70.0, 72.0),
+        "dtd": (44.0, 46.0),
+        "eurosat": (50.0, 54.0),
+        "imagenet_r": (77.0, 78.0),
+    }
     for dataset, seeds in values.items():
         for seed, value in enumerate(seeds, 1):
-            run = f"P2C/c_16shots/seed{seed}" if dataset == "imagenet" else f"P2C/c_16shots/{dataset}/seed{seed}"
+            run = (
+                f"P2C/c_16shots/seed{seed}"
+                if dataset == "imagenet"
+                else f"P2C/c_16shots/{dataset}/seed{seed}"
+            )
             folder = f"imagenet/{run}" if dataset == "imagenet" else f"evaluation/{run}"
-            write(tmp_path, {f"{folder}/log.txt": trained(value) if dataset == "imagenet" else block(value)})
+            write(
+                tmp_path,
+                {f"{folder}/log.txt": trained(value) if dataset == "imagenet" else block(value)},
+            )
     write(tmp_path, {"evaluation/MaPLe/c_16shots/dtd/seed1/log.txt": block(45.0)})
-    write(tmp_path, {"food101/P2C/c_16shots/seed1/log.txt": trained(99.0)})  # few-shot: no part of this
+    write(
+        tmp_path, {"food101/P2C/c_16shots/seed1/log.txt": trained(99.0)}
+    )  # few-shot: no part of this
     rows = rows_of(capsys, "xd", tmp_path, "--paper", "--baseline", "p2c")
     means = "ImageNet_mean DescribableTextures_mean EuroSAT_mean average_mean average_std"
     # average per seed: 47 and 50
     assert floats(rows["", "P2C"], means) == [71, 45, 52, 48.5, 1.5]
-    assert floats(rows["", "P2C (paper)"], means) == [71.2, 44.4, 49.5, None, None]  # the paper's is over ten targets
+    assert floats(rows["", "P2C (paper)"], means) == [
+        71.2,
+        44.4,
+        49.5,
+        None,
+        None,
+    ]  # the paper's is over ten targets
     assert floats(rows["", "MaPLe (over 1 of 2 datasets)"], means)[:4] == [None, 45, None, 45]
     got = floats(rows["", "MaPLe (over 1 of 2 datasets)"], "delta_mean delta_n delta_low")
     assert got == [1, 1, None]
@@ -410,7 +534,10 @@ def test_few_shot(tmp_path, capsys):
         ("eurosat", 1, 1, 70.0), ("eurosat", 1, 2, 72.0), ("eurosat", 4, 1, 80.0), ("eurosat", 4, 2, 84.0),
     ]:  # fmt: skip
         write(tmp_path, {f"{dataset}/P2C/c_{shots}shots/seed{seed}/log.txt": trained(value)})
-        write(tmp_path, {f"{dataset}/CoOp/c_{shots}shots/seed{seed}/log.txt": trained(value - 2 * shots)})
+        write(
+            tmp_path,
+            {f"{dataset}/CoOp/c_{shots}shots/seed{seed}/log.txt": trained(value - 2 * shots)},
+        )
     rows = rows_of(capsys, "few_shot", tmp_path, "--baseline", "CoOp")
     assert floats(rows["DescribableTextures", "P2C"], "1_mean 1_std 4_mean 4_std") == [52, 2, 61, 1]
     assert floats(rows["Average", "P2C"], "1_mean 1_std 4_mean 4_std") == [61.5, 1.5, 71.5, 1.5]
@@ -431,7 +558,9 @@ def test_ablation_of_a_sweeps_settings(tmp_path, capsys):
     assert got[3:] == pytest.approx([sum(gains) / 2, 2], abs=1e-4)
     assert not any("paper" in method for _, method in rows)  # whose numbers are of eleven datasets
     other = rows_of(capsys, "ablation", tmp_path, "--baseline", "dpd_gmm_aux")
-    assert floats(other["", "P2C baseline"], "delta_mean") == [pytest.approx(-sum(gains) / 2, abs=1e-4)]
+    assert floats(other["", "P2C baseline"], "delta_mean") == [
+        pytest.approx(-sum(gains) / 2, abs=1e-4)
+    ]
 
 
 def test_the_papers_ablation_is_of_its_eleven_datasets(tmp_path, capsys):
@@ -450,7 +579,12 @@ def test_every_setting_of_the_papers_ablations_has_its_number():
     for name, total in ("table4", 5), ("table5", 22):
         settings = yaml.safe_load((REPO / f"configs/sweeps/{name}.yaml").read_text())["settings"]
         assert len(settings) == total and not set(settings) - set(paper)
-    assert (paper["usual"], paper["sigma_max_0.03"], paper["lambda_-1.0"], paper["dpd_gmm"]) == (78.7, 75.4, 77.5, 78.3)
+    assert (paper["usual"], paper["sigma_max_0.03"], paper["lambda_-1.0"], paper["dpd_gmm"]) == (
+        78.7,
+        75.4,
+        77.5,
+        78.3,
+    )
 
 
 def test_ablation_over_datasets_offers_both_averages(logs, capsys):
@@ -465,8 +599,16 @@ def test_costs_come_from_the_trainings_records(tmp_path, capsys):
     place = "dtd/shots_16/P2C/c/seed{}/results.json"
     for seed, seconds in (1, 60.0), (2, 80.0):
         trained_one = record(80.0, parameters=4_500_000, train_seconds=seconds, seed=seed)
-        tested = record(60.0, parameters=9, train_seconds=None, eval_only=True, seed=seed)  # as one may only load
-        write(tmp_path, {"train_base/" + place.format(seed): trained_one, "test_new/" + place.format(seed): tested})
+        tested = record(
+            60.0, parameters=9, train_seconds=None, eval_only=True, seed=seed
+        )  # as one may only load
+        write(
+            tmp_path,
+            {
+                "train_base/" + place.format(seed): trained_one,
+                "test_new/" + place.format(seed): tested,
+            },
+        )
     pair(tmp_path, "dtd", MAPLE, 1, 80.0, 60.0)
     rows = rows_of(capsys, "base2new", tmp_path, "--cost")
     assert floats(rows["DescribableTextures", "P2C"], "parameters train_s") == [4_500_000, 70]
@@ -500,7 +642,11 @@ def test_captions_say_what_is_what(logs, capsys):
         (["base2new"], 2, "error: the following arguments are required: FOLDER"),
         (["base2new", "{empty}"], 1, "error: no result for the base2new table in {empty}"),
         (["few_shot", "{logs}"], 1, "error: no result for the few_shot table in {logs}"),
-        (["base2new", "{logs}", "--baseline", "MaPel"], 2, "error: --baseline MaPel is no method here; give one of: "),
+        (
+            ["base2new", "{logs}", "--baseline", "MaPel"],
+            2,
+            "error: --baseline MaPel is no method here; give one of: ",
+        ),
     ],
 )
 def test_wrong_usage_is_one_line(logs, tmp_path_factory, args, code, line):

@@ -38,7 +38,9 @@ def same(a, b) -> bool:
 
 
 @pytest.mark.parametrize("trainer", ["MaPLe", "P2C"])
-def test_a_seed_gives_one_result_whether_or_not_it_is_interrupted(trainer, data, tmp_path, monkeypatch, capsys):
+def test_a_seed_gives_one_result_whether_or_not_it_is_interrupted(
+    trainer, data, tmp_path, monkeypatch, capsys
+):
     assert run(trainer, data, tmp_path / "a") == 0
     assert run(trainer, data, tmp_path / "b") == 0
     assert same(checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b"))
@@ -59,7 +61,9 @@ def test_a_seed_gives_one_result_whether_or_not_it_is_interrupted(trainer, data,
     assert same(checkpoint(tmp_path / "a"), checkpoint(tmp_path / "c"))
 
     assert run(trainer, data, tmp_path / "d", "SEED", "2") == 0
-    assert not same(checkpoint(tmp_path / "a")["state_dict"], checkpoint(tmp_path / "d")["state_dict"])
+    assert not same(
+        checkpoint(tmp_path / "a")["state_dict"], checkpoint(tmp_path / "d")["state_dict"]
+    )
 
 
 def test_the_log_and_the_test_of_what_was_saved(data, tmp_path):
@@ -68,7 +72,11 @@ def test_the_log_and_the_test_of_what_was_saved(data, tmp_path):
     log = (out / "log.txt").read_text()
     rates = [float(r) for r in re.findall(r"batch \[2/8\] .* lr (\S+) eta", log)]
     assert rates == pytest.approx([lr_at_epoch(e, 0.0035, 3) for e in range(3)], rel=1e-4)
-    assert re.search(r"^epoch \[1/3\] batch \[2/8\] time \S+ \(\S+\) data \S+ \(\S+\) loss \S+ \(\S+\) aux ", log, re.M)
+    assert re.search(
+        r"^epoch \[1/3\] batch \[2/8\] time \S+ \(\S+\) data \S+ \(\S+\) loss \S+ \(\S+\) aux ",
+        log,
+        re.M,
+    )
     assert "Finish training" in log and "* total: 64\n" in log
     trained = read_log(out / "log.txt").metrics
 
@@ -78,7 +86,9 @@ def test_the_log_and_the_test_of_what_was_saved(data, tmp_path):
     assert "Note: trained with" not in (tmp_path / "test" / "log.txt").read_text()
     file = out / "MultiModalPromptLearner" / "model.pth.tar-3"
     model = json.loads((tmp_path / "test" / "results.json").read_text())["model"]
-    assert model["files"] == {file.parent.name: [file.name, hashlib.sha256(file.read_bytes()).hexdigest()]}
+    assert model["files"] == {
+        file.parent.name: [file.name, hashlib.sha256(file.read_bytes()).hexdigest()]
+    }
     assert (tmp_path / "test" / model["folder"]).resolve() == out and model["epoch"] is None
     assert run("P2C", data, tmp_path / "new", "DATASET.SUBSAMPLE_CLASSES", "new", flags=flags) == 0
     assert read_log(tmp_path / "new" / "log.txt").metrics != trained
@@ -105,15 +115,19 @@ def test_only_prompts_learn_and_all_of_them_do(trainer, data, tmp_path):
     assert not any(p.requires_grad for p in clip.parameters())
     for name, p in built.model.named_parameters():
         if name == "prompt_learner.ctx_att3" or trainer == "MaPLe" and "att" in name:
-            assert p.grad is None  # shapes have two attributes; the third's vectors exist for the file's sake
+            assert (
+                p.grad is None
+            )  # shapes have two attributes; the third's vectors exist for the file's sake
         else:
             assert p.grad.norm() > 0, name
 
 
 def test_training_steps_are_the_plain_optimizers(data, tmp_path):
-    """MaPLe's first 20 steps, with its own batches, against hand-written SGD on the reference model.
+    """MaPLe's first 20 steps, with its own batches, against hand-written SGD on the reference
+    model.
 
-    In double precision, as rounding grows from step to step: in single precision they are 1e-3 of the way apart then.
+    In double precision, as rounding grows from step to step: in single precision they are 1e-3 of
+        the way apart then.
     """
     built = build_trainer(small_cfg("MaPLe", data, tmp_path))
     built.model.double(), built.model.clip.double()
@@ -126,22 +140,32 @@ def test_training_steps_are_the_plain_optimizers(data, tmp_path):
         image, label = batch["img"].double(), batch["label"]
 
         def loss(prompts):
-            return maple_forward(plain, prompts, built.dm.dataset.classnames, image, label, frozen_words="of a").loss
+            return maple_forward(
+                plain, prompts, built.dm.dataset.classnames, image, label, frozen_words="of a"
+            ).loss
 
         if len(steps) < 20:
             steps.append((built.get_current_lr(), loss))
             losses.append(forward_backward(batch)["loss"])
             if len(steps) == 20:
-                recorded.state = {k: v.clone() for k, v in prompts_from_checkpoint(built.model.state_dict()).items()}
+                recorded.state = {
+                    k: v.clone()
+                    for k, v in prompts_from_checkpoint(built.model.state_dict()).items()
+                }
             return {"loss": losses[-1]}
         return forward_backward(batch)
 
     built.forward_backward = recorded
-    built.optim.step(), built.sched.step()  # past the warm-up's tiny rate; there are no gradients yet
+    (
+        built.optim.step(),
+        built.sched.step(),
+    )  # past the warm-up's tiny rate; there are no gradients yet
     built.train()
     expected, expected_losses = train_plainly(initial, steps)
     assert steps[0][0] == 0.0035
-    assert torch.stack(losses).tolist() == pytest.approx([float(x) for x in expected_losses], rel=1e-9)
+    assert torch.stack(losses).tolist() == pytest.approx(
+        [float(x) for x in expected_losses], rel=1e-9
+    )
     for name, value in expected.items():
         moved = (value - initial[name]).norm()
         assert moved > 0, name
@@ -155,11 +179,15 @@ def test_zero_shot_is_the_reference_with_one_template(data, tmp_path):
     plain = PlainCLIP(read_state_dict(BUNDLED / "vit_tiny_8.safetensors"), torch.float32)
     from clip import tokenize
 
-    text = plain.encode_text(tokenize([f"a photo of a {name}." for name in built.dm.dataset.classnames]))
+    text = plain.encode_text(
+        tokenize([f"a photo of a {name}." for name in built.dm.dataset.classnames])
+    )
     right = total = 0
     for batch in built.test_loader:
         logits = plain.logits(plain.encode_image(batch["img"]), text)
-        torch.testing.assert_close(built.model_inference(batch["img"]), logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            built.model_inference(batch["img"]), logits, rtol=1e-4, atol=1e-4
+        )
         right += int((logits.argmax(1) == batch["label"]).sum())
         total += len(logits)
     assert ours == pytest.approx(100 * right / total, abs=0.05)
@@ -171,7 +199,9 @@ def test_a_run_can_start_from_another_ones_weights(trainer, data, tmp_path):
     first.save_model(0, str(tmp_path))
     [name] = first.get_model_names()
     file = str(tmp_path / name / "model.pth.tar-1")
-    second = build_trainer(small_cfg(trainer, data, tmp_path, "SEED", "5", "MODEL.INIT_WEIGHTS", file))
+    second = build_trainer(
+        small_cfg(trainer, data, tmp_path, "SEED", "5", "MODEL.INIT_WEIGHTS", file)
+    )
     assert same(dict(first.model.state_dict()), dict(second.model.state_dict()))
 
 
@@ -190,7 +220,9 @@ def test_the_noise_of_each_epoch(schedule, data, tmp_path, monkeypatch):
     for built.epoch in range(3):
         built.before_epoch()
         seen.append(built.model.prompt_learner.sigma.item())
-    assert seen == pytest.approx([sigma_at_epoch(schedule, e, 3, 0.015) for e in range(3)], abs=1e-12)
+    assert seen == pytest.approx(
+        [sigma_at_epoch(schedule, e, 3, 0.015) for e in range(3)], abs=1e-12
+    )
 
 
 def test_the_trainers_loss_is_the_sum_of_both(data, tmp_path):
@@ -223,11 +255,24 @@ WRONG_PATHS = {
 @pytest.mark.parametrize("path", WRONG_PATHS)
 @pytest.mark.parametrize(
     "key",
-    ["root", "output_dir", "resume", "model_dir", "backbone", "MODEL.INIT_WEIGHTS", "MODEL.BACKBONE.WEIGHTS"],
+    [
+        "root",
+        "output_dir",
+        "resume",
+        "model_dir",
+        "backbone",
+        "MODEL.INIT_WEIGHTS",
+        "MODEL.BACKBONE.WEIGHTS",
+    ],
 )
 def test_paths_that_cannot_be(key, path, data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = arguments("CoOp", data, tmp_path / "out", flags=("--eval-only" if key == "model_dir" else "--no-train",))
+    words = arguments(
+        "CoOp",
+        data,
+        tmp_path / "out",
+        flags=("--eval-only" if key == "model_dir" else "--no-train",),
+    )
     flag = f"--{key.replace('_', '-')}"
     if flag in words:
         words[words.index(flag) + 1] = path
@@ -251,7 +296,9 @@ def test_a_home_folder_by_whatever_way(data, tmp_path, monkeypatch):
         (["--output-dir=~/a", "DATASET.NAME", "Shapes"], "a"),
     ):
         cfg = train.setup_cfg(train.parse_args([*common, *words]))
-        assert Path(cfg.OUTPUT_DIR) == tmp_path / out and Path(cfg.DATASET.ROOT) == tmp_path / "data"
+        assert (
+            Path(cfg.OUTPUT_DIR) == tmp_path / out and Path(cfg.DATASET.ROOT) == tmp_path / "data"
+        )
     cfg = train.setup_cfg(train.parse_args([*common, "DATASET.NAME", "Shapes", "RESUME", "~/b"]))
     assert Path(cfg.RESUME) == tmp_path / "b"
 
@@ -270,7 +317,11 @@ def test_an_output_folder_of_another_run_is_left_alone(data, tmp_path, capsys):
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     for trainer, more, line in (
         ("P2C", (), "(TRAINER.NAME MaPLe; now P2C)"),
-        ("MaPLe", ("DATASET.SUBSAMPLE_CLASSES", "new"), "(DATASET.SUBSAMPLE_CLASSES base; now new)"),
+        (
+            "MaPLe",
+            ("DATASET.SUBSAMPLE_CLASSES", "new"),
+            "(DATASET.SUBSAMPLE_CLASSES base; now new)",
+        ),
         ("MaPLe", ("OPTIM.LR", "0.1"), "(OPTIM.LR 0.0035; now 0.1)"),
     ):
         assert run(trainer, data, tmp_path, "OPTIM.MAX_EPOCH", "2", *more) == 2
@@ -295,14 +346,19 @@ def test_a_model_of_another_length_is_refused(data, tmp_path, capsys):
     assert run("P2C", data, tmp_path / "a", "OPTIM.MAX_EPOCH", "2") == 0
     flags = ("--eval-only", "--model-dir", str(tmp_path / "a"))
     assert run("P2C", data, tmp_path / "b", "TRAINER.P2C.N_CTX", "4", flags=flags) == 1
-    assert "prompt_learner.ctx has shape (2, 128) in the file, (4, 128) in the model" in capsys.readouterr().err
+    assert (
+        "prompt_learner.ctx has shape (2, 128) in the file, (4, 128) in the model"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_loss_that_is_no_number_stops_the_run(data, tmp_path, capsys):
     assert run("P2C", data, tmp_path, "OPTIM.LR", "1e30") == 1
     error = capsys.readouterr().err
     assert "NaN or infinite" in error and error.count("\n") == 1
-    assert "lower OPTIM.LR" in error and "another --output-dir" in error  # in this folder another rate is refused
+    assert (
+        "lower OPTIM.LR" in error and "another --output-dir" in error
+    )  # in this folder another rate is refused
     assert run("P2C", data, tmp_path, "OPTIM.LR", "1e-3") == 2
     assert torch.isfinite(checkpoint(tmp_path, 1)["state_dict"]["prompt_learner.ctx"]).all()
 
@@ -320,20 +376,29 @@ def test_weights_and_mirror_by_config(data, tmp_path, monkeypatch, capsys):
     small, opts = str(BUNDLED / "vit_tiny_8.safetensors"), ("MODEL.BACKBONE.NAME", "ViT-B/16")
     assert run("ZeroshotCLIP", data, tmp_path / "a", *opts, "MODEL.BACKBONE.WEIGHTS", small) == 0
     assert run("ZeroshotCLIP", data, tmp_path / "b") == 0
-    assert read_log(tmp_path / "a" / "log.txt").metrics == read_log(tmp_path / "b" / "log.txt").metrics
+    assert (
+        read_log(tmp_path / "a" / "log.txt").metrics == read_log(tmp_path / "b" / "log.txt").metrics
+    )
     assert f"CLIP weights: {small}\n" in (tmp_path / "a" / "log.txt").read_text()
-    record = json.loads((tmp_path / "a" / "results.json").read_text())  # the model's name alone says nothing
-    assert record["clip"] == {"file": small, "sha256": hashlib.sha256(Path(small).read_bytes()).hexdigest()}
+    record = json.loads(
+        (tmp_path / "a" / "results.json").read_text()
+    )  # the model's name alone says nothing
+    assert record["clip"] == {
+        "file": small,
+        "sha256": hashlib.sha256(Path(small).read_bytes()).hexdigest(),
+    }
     mirror = "http://127.0.0.1:9/copies"  # refused at once
     assert run("ZeroshotCLIP", data, tmp_path / "c", *opts, "MODEL.BACKBONE.MIRROR", mirror) == 1
     assert f"cannot download {mirror}/5806e77c" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("trainer", "node"), [("KgCoOp", "COOP"), ("CoCoOp", "COCOOP"), ("MaPLe", "MAPLE"), ("PromptSRC", "PROMPTSRC")]
+    ("trainer", "node"),
+    [("KgCoOp", "COOP"), ("CoCoOp", "COCOOP"), ("MaPLe", "MAPLE"), ("PromptSRC", "PROMPTSRC")],
 )
 def test_ctx_init_is_words_or_the_forks_bool(trainer, node, data, tmp_path):
-    """Whatever the file has, the command line may have: all are words for the run and its record."""
+    """Whatever the file has, the command line may have: all are words for the run and its
+    record."""
     forms = {"True": "a photo of a", "False": "", "false": "", "itap of a": "itap of a"}
     for in_file, from_file in forms.items():
         file = tmp_path / "own.yaml"
@@ -341,14 +406,20 @@ def test_ctx_init_is_words_or_the_forks_bool(trainer, node, data, tmp_path):
         for given, words in {"": from_file, **forms}.items():
             opts = (f"TRAINER.{node}.CTX_INIT", given) if given else ()
             line = arguments(trainer, data, tmp_path, *opts, flags=("--config-file", str(file)))
-            assert words == train.setup_cfg(train.parse_args(line)).TRAINER[node].CTX_INIT, (in_file, given)
+            assert words == train.setup_cfg(train.parse_args(line)).TRAINER[node].CTX_INIT, (
+                in_file,
+                given,
+            )
 
 
 def test_a_run_goes_on_whose_record_has_the_bool(data, tmp_path):
     """As TCP's did once; its file still has it."""
     cfg = small_cfg("TCP", data, tmp_path)
     (tmp_path / "config.yaml").write_text(cfg.dump().replace("CTX_INIT: ''", "CTX_INIT: false", 1))
-    assert "    CTX_INIT: false" in (tmp_path / "config.yaml").read_text() and cfg.TRAINER.COOP.CTX_INIT == ""
+    assert (
+        "    CTX_INIT: false" in (tmp_path / "config.yaml").read_text()
+        and cfg.TRAINER.COOP.CTX_INIT == ""
+    )
     check_output_dir(cfg)
     with pytest.raises(UsageError, match="CTX_INIT ; now a photo of a"):
         check_output_dir(small_cfg("TCP", data, tmp_path, "TRAINER.COOP.CTX_INIT", "True"))

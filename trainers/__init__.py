@@ -1,4 +1,5 @@
-"""One file per method. Importing this package registers them all; a file that is not there is simply no method."""
+"""One file per method. Importing this package registers them all; a file that is not there is
+simply no method."""
 
 import importlib
 import pkgutil

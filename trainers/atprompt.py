@@ -1,7 +1,8 @@
-"""ATPrompt (Li et al., 2024): learned vectors before attribute words, in front of the context of another method.
+"""ATPrompt (Li et al., 2024): learned vectors before attribute words, in front of the context of
+another method.
 
-An option of the prompt text, TRAINER.ATPROMPT.USE_ATPROMPT, for CoOp, KgCoOp, ProGrad, CoCoOp, MaPLe and P2C; the names
-CoOp_ATP, CoCoOp_ATP and MaPLe_ATP have it always.
+An option of the prompt text, TRAINER.ATPROMPT.USE_ATPROMPT, for CoOp, KgCoOp, ProGrad, CoCoOp,
+MaPLe and P2C; the names CoOp_ATP, CoCoOp_ATP and MaPLe_ATP have it always.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,7 +33,10 @@ ATTRIBUTES = {
     "DescribableTextures": ("pattern", "color", "design"),
     "EuroSAT": ("habitat",),
     "UCF101": ("precision",),
-    "ImageFolder": ("color", "shape"),  # one's own images: ImageNet's, the most general, until others are given
+    "ImageFolder": (
+        "color",
+        "shape",
+    ),  # one's own images: ImageNet's, the most general, until others are given
 }
 SHAPES_ATTRIBUTES = ("color", "shape")
 
@@ -43,14 +47,18 @@ def add_config(cfg: CfgNode) -> None:
     node.N_ATT1 = node.N_ATT2 = node.N_ATT3 = 4  # vectors before each attribute word
     node.ATT_NUM = 0  # 0: the dataset's own attributes
     node.ATT1_TEXT = node.ATT2_TEXT = node.ATT3_TEXT = "none"
-    # With ATT_NUM 0: whose attributes. "" is the run's own dataset, so a model tested elsewhere takes the target's
-    # words, as upstream; the name of the dataset it was trained on keeps the source's.
+    # With ATT_NUM 0: whose attributes. "" is the run's own dataset, so a model tested elsewhere
+    # takes the target's words, as upstream; the name of the dataset it was trained on keeps the
+    # source's.
     node.DATASET = ""
-    node.UPSTREAM_SLICING = False  # the prompts of ATPrompt's published code, see sliced_as_upstream
+    node.UPSTREAM_SLICING = (
+        False  # the prompts of ATPrompt's published code, see sliced_as_upstream
+    )
 
 
 def attribute_words(cfg: CfgNode, always: bool = False) -> tuple[str, ...]:
-    """The attribute words of the run: none without ATPrompt, else 1 to 3, given (ATT_NUM) or a dataset's.
+    """The attribute words of the run: none without ATPrompt, else 1 to 3, given (ATT_NUM) or a
+    dataset's.
 
     Raises: UsageError if there are none to take, or a length that is none.
     """
@@ -82,14 +90,17 @@ def attribute_layout(node: CfgNode, words: Iterable[str]) -> list[Gap | list[int
 
 
 def sliced_as_upstream(layout: Sequence[Gap | list[int]]) -> list[Gap | list[int]]:
-    """The layout that ATPrompt's published code really makes, which takes every attribute word for one token.
+    """The layout that ATPrompt's published code really makes, which takes every attribute word for
+    one token.
 
-    It cuts the words out of the sentence with an "x" for each learned vector, at the places they would have then.
-    Behind a word of several tokens it is off by the rest: it takes an "x" for the next word, and what is left over at
-    the end goes before the name.
+    It cuts the words out of the sentence with an "x" for each learned vector, at the places they
+    would have then. Behind a word of several tokens it is off by the rest: it takes an "x" for the
+    next word, and what is left over at the end goes before the name.
     """
     [x] = _tokenizer.encode("x")
-    sentence = [t for piece in layout for t in ([x] * piece.length if isinstance(piece, Gap) else piece)]
+    sentence = [
+        t for piece in layout for t in ([x] * piece.length if isinstance(piece, Gap) else piece)
+    ]
     result: list[Gap | list[int]] = []
     at = 0
     for piece in layout:
@@ -101,4 +112,6 @@ def sliced_as_upstream(layout: Sequence[Gap | list[int]]) -> list[Gap | list[int
 def add_attributes(learner: nn.Module, att: CfgNode, clip_model: CLIP) -> None:
     """Gives a prompt learner its vectors: ctx_att1…3, all three whatever their number in use."""
     for i in (1, 2, 3):
-        setattr(learner, f"ctx_att{i}", nn.Parameter(random_vectors(att[f"N_ATT{i}"], clip_model, 0.01)))
+        setattr(
+            learner, f"ctx_att{i}", nn.Parameter(random_vectors(att[f"N_ATT{i}"], clip_model, 0.01))
+        )

@@ -1,4 +1,5 @@
-"""What all prompt-learning methods share: the frozen CLIP, its precision, and a trainer around a prompted CLIP."""
+"""What all prompt-learning methods share: the frozen CLIP, its precision, and a trainer around a
+prompted CLIP."""
 
 from collections.abc import Mapping
 from itertools import chain
@@ -20,7 +21,8 @@ from dassl.utils.errors import UsageError
 
 from .features import KeptFeatures
 
-# The type of the frozen CLIP's large weights. tf32: float32, whose products a GPU may round to TF32's 10 bits.
+# The type of the frozen CLIP's large weights. tf32: float32, whose products a GPU may round to
+# TF32's 10 bits.
 PRECISIONS = {
     "fp32": torch.float32,
     "tf32": torch.float32,
@@ -31,29 +33,40 @@ PRECISIONS = {
 
 
 def add_config(cfg: CfgNode) -> None:
-    cfg.MODEL.BACKBONE.WEIGHTS = ""  # a file or address to take instead of OpenAI's (or the environment's CLIP_WEIGHTS)
-    cfg.MODEL.BACKBONE.MIRROR = ""  # an address with copies of OpenAI's files (or the environment's CLIP_MIRROR)
+    cfg.MODEL.BACKBONE.WEIGHTS = (
+        ""  # a file or address to take instead of OpenAI's (or the environment's CLIP_WEIGHTS)
+    )
+    cfg.MODEL.BACKBONE.MIRROR = (
+        ""  # an address with copies of OpenAI's files (or the environment's CLIP_MIRROR)
+    )
 
 
 def check_clip(cfg: CfgNode) -> None:
     """What can be said of MODEL before data and weights are read.
 
-    Raises: UsageError for a head, which CLIP has none of, and a name or path of weights that is none.
+    Raises: UsageError for a head, which CLIP has none of, and a name or path of weights that is
+        none.
     """
     backbone, head = cfg.MODEL.BACKBONE, cfg.MODEL.HEAD.NAME
     if head:
-        raise UsageError(f"MODEL.HEAD.NAME {head} (--head): has no effect, as there is no head on a CLIP")
+        raise UsageError(
+            f"MODEL.HEAD.NAME {head} (--head): has no effect, as there is no head on a CLIP"
+        )
     source_of(backbone.NAME, backbone.WEIGHTS)
 
 
 def multiplies_in_bf16() -> bool:
-    """Whether the CPU has instructions for products in bfloat16, as far as this PyTorch can tell."""
-    tests = (getattr(torch.cpu, f"_is_{name}_supported", bool) for name in ("avx512_bf16", "amx_tile"))
+    """Whether the CPU has instructions for products in bfloat16, as far as this PyTorch can
+    tell."""
+    tests = (
+        getattr(torch.cpu, f"_is_{name}_supported", bool) for name in ("avx512_bf16", "amx_tile")
+    )
     return any(test() for test in tests)
 
 
 def choose_precision(prec: str, device: torch.device, fixed: bool = False) -> str:
-    """PREC, one of PRECISIONS, as it can be had on the device: a CPU computes fp16, amp and tf32 in fp32.
+    """PREC, one of PRECISIONS, as it can be had on the device: a CPU computes fp16, amp and tf32 in
+    fp32.
 
     The log says so, and what bf16 is worth there.
 
@@ -63,7 +76,11 @@ def choose_precision(prec: str, device: torch.device, fixed: bool = False) -> st
     if device.type != "cpu":
         return prec
     if prec == "bf16":
-        slow = "" if multiplies_in_bf16() else "; this CPU has no products in it that PyTorch knows of, fp32 is faster"
+        slow = (
+            ""
+            if multiplies_in_bf16()
+            else "; this CPU has no products in it that PyTorch knows of, fp32 is faster"
+        )
         print(f"Precision: bf16{slow}")
         return prec
     why = f", since a CPU does not gain from {prec}" if prec != "fp32" else ""
@@ -86,18 +103,23 @@ def load_clip(cfg: CfgNode, dtype: torch.dtype, device: torch.device) -> CLIP:
     convert_weights(model, dtype)
     size = model.visual.input_resolution
     if tuple(cfg.INPUT.SIZE) != (size, size):
-        raise UsageError(f"INPUT.SIZE {tuple(cfg.INPUT.SIZE)}: {backbone.NAME} takes images of ({size}, {size})")
+        raise UsageError(
+            f"INPUT.SIZE {tuple(cfg.INPUT.SIZE)}: {backbone.NAME} takes images of ({size}, {size})"
+        )
     return model.requires_grad_(False).to(device)
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Whether a GPU may round float32 products to TF32. Left alone, PyTorch does so in convolutions."""
-    # Not torch.backends.fp32_precision, new in 2.9: where both kinds of names are used, reading one is an error.
+    """Whether a GPU may round float32 products to TF32. Left alone, PyTorch does so in
+    convolutions."""
+    # Not torch.backends.fp32_precision, new in 2.9: where both kinds of names are used, reading one
+    # is an error.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 def check_depth(key: str, depth: int, *towers: Transformer, first: int = 1) -> None:
-    """Raises UsageError if a number of blocks, counted from `first`, is not one that all towers have."""
+    """Raises UsageError if a number of blocks, counted from `first`, is not one that all towers
+    have."""
     last = min(tower.layers for tower in towers) - 1 + first
     if not first <= depth <= last:
         raise UsageError(f"{key} {depth}: this CLIP's towers allow {first} to {last}")
@@ -106,7 +128,8 @@ def check_depth(key: str, depth: int, *towers: Transformer, first: int = 1) -> N
 class PromptedCLIP(nn.Module):
     """A frozen CLIP seen through a prompt learner; its state dict is the prompt learner's alone.
 
-    The prompt learner is a module whose `text_features(clip)` gives (C, D) and `image_features(clip, image)` (B, D).
+    The prompt learner is a module whose `text_features(clip)` gives (C, D) and
+    `image_features(clip, image)` (B, D).
     """
 
     def __init__(self, clip_model: CLIP, prompt_learner: nn.Module):
@@ -114,7 +137,9 @@ class PromptedCLIP(nn.Module):
         self.prompt_learner = prompt_learner
         # In a tuple it is no submodule: nothing of CLIP is trained, saved or counted.
         self._clip = (clip_model,)
-        self._kept: tuple[list, Tensor] | None = None  # the weights' versions and their text features
+        self._kept: tuple[list, Tensor] | None = (
+            None  # the weights' versions and their text features
+        )
 
     @property
     def clip(self) -> CLIP:
@@ -129,8 +154,9 @@ class PromptedCLIP(nn.Module):
         self._kept = None
 
     def text_features(self) -> Tensor:
-        """(C, D), unit length, float32. In eval mode and without gradients computed once, until a mode change or a
-        change of the prompt learner's tensors; what is written through `.data` is not seen."""
+        """(C, D), unit length, float32. In eval mode and without gradients computed once, until a
+        mode change or a change of the prompt learner's tensors; what is written through `.data` is
+        not seen."""
         keep = not self.training and not torch.is_grad_enabled()
         tensors = chain(self.prompt_learner.parameters(), self.prompt_learner.buffers())
         versions = [(t._version, t.data_ptr(), t.dtype) for t in tensors] if keep else []
@@ -159,8 +185,12 @@ class PromptedCLIP(nn.Module):
         Or (B, C, D), where each image has text features of its own.
         """
         formula = "bd,cd->bc" if text_features.dim() == 2 else "bd,bcd->bc"
-        with torch.autocast(image_features.device.type, enabled=False):  # amp would round them to half precision
-            return self.clip.logit_scale.exp() * torch.einsum(formula, image_features, text_features)
+        with torch.autocast(
+            image_features.device.type, enabled=False
+        ):  # amp would round them to half precision
+            return self.clip.logit_scale.exp() * torch.einsum(
+                formula, image_features, text_features
+            )
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, R, R) -> logits (B, C)."""
@@ -168,7 +198,8 @@ class PromptedCLIP(nn.Module):
 
 
 class PromptTrainer(KeptFeatures, TrainerX):
-    """Trains a prompt learner. A method gives `node`, `build_prompt_learner` and, where they are its own, the rest."""
+    """Trains a prompt learner. A method gives `node`, `build_prompt_learner` and, where they are
+    its own, the rest."""
 
     model_name = "prompt_learner"  # the checkpoint's folder
     saves_prefixed = False  # the family's older methods save the prompt learner by itself
@@ -191,15 +222,20 @@ class PromptTrainer(KeptFeatures, TrainerX):
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         if (copies := cfg.DATALOADER.K_TRANSFORMS) != 1:
-            raise UsageError(f"DATALOADER.K_TRANSFORMS {copies}: {type(self).__name__} takes one copy of each image")
+            raise UsageError(
+                f"DATALOADER.K_TRANSFORMS {copies}: {type(self).__name__} takes one copy of each image"
+            )
 
     def build_data_loader(self) -> None:
-        """Refuses first what would be refused when the model is built: reading the data may take long."""
+        """Refuses first what would be refused when the model is built: reading the data may take
+        long."""
         if self.node.PREC not in PRECISIONS:
             raise UsageError(f"PREC {self.node.PREC!r}: choose from {', '.join(PRECISIONS)}")
         if self.cfg.TRAINER.ATPROMPT.USE_ATPROMPT and not self.takes_attributes:
             name = type(self).__name__
-            raise UsageError(f"TRAINER.ATPROMPT.USE_ATPROMPT True: {name} has no place for attributes")
+            raise UsageError(
+                f"TRAINER.ATPROMPT.USE_ATPROMPT True: {name} has no place for attributes"
+            )
         check_clip(self.cfg)
         super().build_data_loader()
 
@@ -220,7 +256,9 @@ class PromptTrainer(KeptFeatures, TrainerX):
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.prec == "amp" else None
         self.register_model(self.model_name, saved, self.optim, self.sched)
-        rounding = 10 * torch.finfo(torch.float16 if self.prec == "amp" else PRECISIONS[self.prec]).eps
+        rounding = (
+            10 * torch.finfo(torch.float16 if self.prec == "amp" else PRECISIONS[self.prec]).eps
+        )
         params = dict(learner.named_parameters())
         self.compute = CapturedStep(self.gradients, params, self.graphed, max(1e-5, rounding))
 
@@ -250,7 +288,8 @@ class PromptTrainer(KeptFeatures, TrainerX):
         self.model.train(mode == "train")
 
     def clean_state_dict(self, name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The prompt learner's part of a file; MaPLe's and ATPrompt's own files hold the whole CLIP too."""
+        """The prompt learner's part of a file; MaPLe's and ATPrompt's own files hold the whole CLIP
+        too."""
         whole = any(k.startswith("prompt_learner.") for k in state_dict)
         return {k: v for k, v in state_dict.items() if k.startswith("prompt_learner.") or not whole}
 
@@ -264,7 +303,8 @@ class PromptTrainer(KeptFeatures, TrainerX):
         return log
 
     def gradients(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """Leaves the gradients of a batch in the parameters; returns what to log. May run as a CUDA graph."""
+        """Leaves the gradients of a batch in the parameters; returns what to log. May run as a CUDA
+        graph."""
         self.model_zero_grad()
         with self.autocast():
             loss, log = self.loss(image, label)
@@ -272,11 +312,13 @@ class PromptTrainer(KeptFeatures, TrainerX):
         return {"loss": loss.detach(), **log}
 
     def scaled(self, loss: Tensor) -> Tensor:
-        """The loss to take gradients of; amp's is larger, for small gradients to survive in half precision."""
+        """The loss to take gradients of; amp's is larger, for small gradients to survive in half
+        precision."""
         return self.scaler.scale(loss) if self.scaler else loss
 
     def step(self) -> None:
-        """One step of the optimizer with the gradients there are, and after an epoch's last one of the scheduler."""
+        """One step of the optimizer with the gradients there are, and after an epoch's last one of
+        the scheduler."""
         if self.scaler:
             self.scaler.step(self.optim)
             self.scaler.update()

@@ -1,4 +1,5 @@
-"""CoCoOp (Zhou et al., CVPR 2022): a context that each image shifts, so every image has its own text features."""
+"""CoCoOp (Zhou et al., CVPR 2022): a context that each image shifts, so every image has its own
+text features."""
 
 from collections.abc import Sequence
 
@@ -24,7 +25,8 @@ def add_config(cfg: CfgNode) -> None:
 
 
 class MetaNetLearner(ContextLearner):
-    """`meta_net` makes of an image's feature (D) a vector (W) that is added to each vector of the context (§3.2)."""
+    """`meta_net` makes of an image's feature (D) a vector (W) that is added to each vector of the
+    context (§3.2)."""
 
     def __init__(self, clip_model: CLIP, classnames: Sequence[str], *args):
         super().__init__(clip_model, classnames, *args)
@@ -35,7 +37,8 @@ class MetaNetLearner(ContextLearner):
         self.meta_net.add_module("linear2", nn.Linear(dim // 16, clip_model.transformer.width))
 
     def conditional_text_features(self, clip_model: CLIP, image_features: Tensor) -> Tensor:
-        """(B, D) unit length -> (B, C, D), not normalised. Only the prefix differs from image to image."""
+        """(B, D) unit length -> (B, C, D), not normalised. Only the prefix differs from image to
+        image."""
         shift = self.meta_net(image_features)[:, None]
         return self.text.encode(clip_model, self.vectors() | {"ctx": self.ctx + shift})
 
@@ -71,7 +74,8 @@ class CoCoOp(ContextTrainer):
 
 @TRAINER_REGISTRY.register()
 class CoCoOp_ATP(CoCoOp):
-    """CoCoOp with ATPrompt's attributes (Li et al., 2024); the image shifts the context, not the attributes."""
+    """CoCoOp with ATPrompt's attributes (Li et al., 2024); the image shifts the context, not the
+    attributes."""
 
     frozen_image_tower = True
     always_attributes = True

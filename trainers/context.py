@@ -1,4 +1,5 @@
-"""A learned context in front of the class names: what CoOp and the methods that build on it have in common."""
+"""A learned context in front of the class names: what CoOp and the methods that build on it have in
+common."""
 
 from collections.abc import Sequence
 
@@ -27,10 +28,12 @@ def add_config(cfg: CfgNode) -> None:
 
 
 class ContextLearner(nn.Module):
-    """`ctx` (N_CTX, W), and ATPrompt's `ctx_att1…3`, in prompts `[SOS] attributes ctx template [EOT]`.
+    """`ctx` (N_CTX, W), and ATPrompt's `ctx_att1…3`, in prompts `[SOS] attributes ctx template
+    [EOT]`.
 
     Args:
-        words: token ids to start from, the first n_ctx of them; the rest stays, frozen, behind ctx. None: random.
+        words: token ids to start from, the first n_ctx of them; the rest stays, frozen, behind ctx.
+            None: random.
         att: TRAINER.ATPROMPT.
         attributes: attribute words, of ATPrompt.
         template: what follows, {} for the class.
@@ -105,7 +108,8 @@ class ContextTrainer(PromptTrainer):
     def loss_near(
         self, teacher: Tensor, weight: float, image: Tensor, label: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy + weight · (1 − mean over classes of cos(text, teacher)); teacher is (C, D), unit length."""
+        """Cross-entropy + weight · (1 − mean over classes of cos(text, teacher)); teacher is (C,
+        D), unit length."""
         text = self.model.text_features()
         logits = self.model.logits(self.model.image_features(image), text)
         away = 1 - (text * teacher).sum(dim=-1).mean()

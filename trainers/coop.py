@@ -1,4 +1,5 @@
-"""CoOp (Zhou et al., IJCV 2022): the words around a class's name are learned vectors, shared or each class's own."""
+"""CoOp (Zhou et al., IJCV 2022): the words around a class's name are learned vectors, shared or
+each class's own."""
 
 from collections.abc import Sequence
 
@@ -19,7 +20,8 @@ from .prompt_text import NAME, Gap, PromptText, ctx_words
 class AroundTheName(ContextLearner):
     """ctx (N_CTX, W), or (C, N_CTX, W) with CSC, of which the first n_first are before the name.
 
-    What is before the name is the same for all classes unless it is class-specific: then it is in the suffix.
+    What is before the name is the same for all classes unless it is class-specific: then it is in
+    the suffix.
     """
 
     def __init__(
@@ -39,10 +41,15 @@ class AroundTheName(ContextLearner):
         self.n_first = n_first
         first, rest = Gap("first", n_first), Gap("rest", n_ctx - n_first)
         before, behind = ([], [first, NAME, rest]) if own else ([first], [NAME, rest])
-        self.text = PromptText(clip_model, classnames, [*attribute_layout(att, attributes), *before], behind)
+        self.text = PromptText(
+            clip_model, classnames, [*attribute_layout(att, attributes), *before], behind
+        )
 
     def vectors(self) -> dict[str, Tensor]:
-        parts = {"first": self.ctx[..., : self.n_first, :], "rest": self.ctx[..., self.n_first :, :]}
+        parts = {
+            "first": self.ctx[..., : self.n_first, :],
+            "rest": self.ctx[..., self.n_first :, :],
+        }
         return parts | {name: getattr(self, name) for name in self.text.where if name not in parts}
 
 
@@ -57,8 +64,12 @@ class CoOp(ContextTrainer):
             raise UsageError(
                 f"TRAINER.COOP.CLASS_TOKEN_POSITION {node.CLASS_TOKEN_POSITION!r}: choose from end, middle, front"
             )
-        if cfg.TRAINER.ATPROMPT.UPSTREAM_SLICING and (node.CSC or node.CLASS_TOKEN_POSITION != "end"):
-            raise UsageError("TRAINER.ATPROMPT.UPSTREAM_SLICING: upstream has a shared context before the name only")
+        if cfg.TRAINER.ATPROMPT.UPSTREAM_SLICING and (
+            node.CSC or node.CLASS_TOKEN_POSITION != "end"
+        ):
+            raise UsageError(
+                "TRAINER.ATPROMPT.UPSTREAM_SLICING: upstream has a shared context before the name only"
+            )
         if node.CSC and ctx_words(node.CTX_INIT):
             raise UsageError(
                 f"TRAINER.COOP.CSC True: CTX_INIT {node.CTX_INIT!r} is one start for all classes; "

@@ -1,4 +1,5 @@
-"""MaPLe (Khattak et al., CVPR 2023): deep prompts in both towers, the image tower's made from the text tower's."""
+"""MaPLe (Khattak et al., CVPR 2023): deep prompts in both towers, the image tower's made from the
+text tower's."""
 
 from yacs.config import CfgNode
 

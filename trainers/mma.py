@@ -1,4 +1,5 @@
-"""MMA (Yang et al., CVPR 2024): adapters beside the upper blocks of both towers, with a layer that the two share."""
+"""MMA (Yang et al., CVPR 2024): adapters beside the upper blocks of both towers, with a layer that
+the two share."""
 
 from collections.abc import Callable, Mapping
 
@@ -38,7 +39,8 @@ class Scaled(torch.autograd.Function):
 
 
 class Adapters(nn.Module):
-    """`text_adapter`, `visual_adapter` and `shared_adapter`, each {block counted from 1: layers}."""
+    """`text_adapter`, `visual_adapter` and `shared_adapter`, each {block counted from 1:
+    layers}."""
 
     def __init__(self, node: CfgNode, clip_model: CLIP, classnames: list[str]):
         super().__init__()
@@ -50,9 +52,15 @@ class Adapters(nn.Module):
                 f"{min(text.layers, vision.layers)}"
             )
         self.scale = node.ADAPTER_SCALE
-        self.text_adapter = nn.ModuleDict({str(i): around(text.width, dim) for i in range(first, last + 1)})
-        self.visual_adapter = nn.ModuleDict({str(i): around(vision.width, dim) for i in range(first, last + 1)})
-        self.shared_adapter = nn.ModuleDict({str(i): narrow(dim, dim) for i in range(first, last + 1)})
+        self.text_adapter = nn.ModuleDict(
+            {str(i): around(text.width, dim) for i in range(first, last + 1)}
+        )
+        self.visual_adapter = nn.ModuleDict(
+            {str(i): around(vision.width, dim) for i in range(first, last + 1)}
+        )
+        self.shared_adapter = nn.ModuleDict(
+            {str(i): narrow(dim, dim) for i in range(first, last + 1)}
+        )
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -62,8 +70,8 @@ class Adapters(nn.Module):
     def beside(self, tower: nn.ModuleDict) -> Adapt:
         """What is added to a tower's blocks (eq. 3 to 5).
 
-        Scaled by s, the adapters' own gradients would be too small to train them, so they are divided by s again; those
-        that go on to earlier blocks are not.
+        Scaled by s, the adapters' own gradients would be too small to train them, so they are
+        divided by s again; those that go on to earlier blocks are not.
         """
 
         def adapter(name: str) -> Callable[[Tensor], Tensor]:
@@ -119,4 +127,6 @@ class MultiModalAdapter(PromptTrainer):
 
     def clean_state_dict(self, name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Without upstream's copies of the class names' tokens."""
-        return {k: v for k, v in state_dict.items() if k not in ("token_embedding", "tokenized_prompts")}
+        return {
+            k: v for k, v in state_dict.items() if k not in ("token_embedding", "tokenized_prompts")
+        }

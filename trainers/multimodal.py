@@ -1,4 +1,5 @@
-"""Deep prompts in both towers, the image tower's made from the text tower's: what MaPLe and P2C have in common."""
+"""Deep prompts in both towers, the image tower's made from the text tower's: what MaPLe and P2C
+have in common."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -31,12 +32,18 @@ class MultiModalPromptLearner(ContextLearner):
         classnames: Sequence[str],
         attributes: Sequence[str] = (),
     ):
-        check_depth("PROMPT_DEPTH", node.PROMPT_DEPTH, clip_model.transformer, clip_model.visual.transformer)
-        super().__init__(clip_model, classnames, node.N_CTX, ctx_words(node.CTX_INIT), att, attributes)
+        check_depth(
+            "PROMPT_DEPTH", node.PROMPT_DEPTH, clip_model.transformer, clip_model.visual.transformer
+        )
+        super().__init__(
+            clip_model, classnames, node.N_CTX, ctx_words(node.CTX_INIT), att, attributes
+        )
         width, vision_width = clip_model.transformer.width, clip_model.visual.transformer.width
         self.proj = self.build_mapper(width, vision_width)
         deep = node.PROMPT_DEPTH - 1
-        self.compound_prompts_text = nn.ParameterList(random_vectors(node.N_CTX, clip_model, 0.02) for _ in range(deep))
+        self.compound_prompts_text = nn.ParameterList(
+            random_vectors(node.N_CTX, clip_model, 0.02) for _ in range(deep)
+        )
         layer = nn.Linear(width, vision_width)
         self.compound_prompt_projections = nn.ModuleList(deepcopy(layer) for _ in range(deep))
 
@@ -47,7 +54,9 @@ class MultiModalPromptLearner(ContextLearner):
     def text_features(self, clip_model: CLIP) -> Tensor:
         """(C, D), not normalised."""
         where = self.text.where["ctx"]
-        deep = {i: (where, p[None, None]) for i, p in enumerate(self.compound_prompts_text, start=1)}
+        deep = {
+            i: (where, p[None, None]) for i, p in enumerate(self.compound_prompts_text, start=1)
+        }
         return self.text.encode(clip_model, self.vectors(), deep)[0]
 
     def image_features(self, clip_model: CLIP, image: Tensor) -> Tensor:
@@ -66,4 +75,6 @@ class MultiModalTrainer(PromptTrainer):
 
     def build_prompt_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
         attributes = attribute_words(self.cfg, self.always_attributes)
-        return self.learner(self.node, self.cfg.TRAINER.ATPROMPT, clip_model, classnames, attributes)
+        return self.learner(
+            self.node, self.cfg.TRAINER.ATPROMPT, clip_model, classnames, attributes
+        )

@@ -1,6 +1,8 @@
-"""P2C, Points to Clouds (Li et al., 2025, arXiv 2511.22897): MaPLe and ATPrompt trained on a cloud of prompts.
+"""P2C, Points to Clouds (Li et al., 2025, arXiv 2511.22897): MaPLe and ATPrompt trained on a cloud
+of prompts.
 
-What it adds: noise on the learned text prompts while training (DPD, eq. 1 and 2), and a text-to-image mapper that is an
+What it adds: noise on the learned text prompts while training (DPD, eq. 1 and 2), and a
+    text-to-image mapper that is an
 MLP trained to undo noise (eq. 3 to 6). The paper leaves much open; the README says what was chosen.
 """
 
@@ -37,12 +39,16 @@ def add_config(cfg: CfgNode) -> None:
     node.DPD.GMM_MEANS = (-1.0, 0.0, 1.0)
     node.DPD.GMM_STDS = (0.5, 0.5, 0.5)
     node.DPD.GMM_WEIGHTS = (1.0, 1.0, 1.0)
-    node.DPD.GMM_STANDARDIZE = True  # to mean 0 and variance 1, so that SIGMA_MAX means the same for both noises
+    node.DPD.GMM_STANDARDIZE = (
+        True  # to mean 0 and variance 1, so that SIGMA_MAX means the same for both noises
+    )
     node.AUX = CfgNode()
     node.AUX.ENABLED = True
     node.AUX.SIGMA = 0.01
     node.AUX.LAMBDA = 0.1
-    node.AUX.PROMPTS = "ctx"  # what F is given in L_aux: ctx, or all (eq. 3 to 5: the attribute vectors too)
+    node.AUX.PROMPTS = (
+        "ctx"  # what F is given in L_aux: ctx, or all (eq. 3 to 5: the attribute vectors too)
+    )
     node.AUX.STOP_GRADIENT = True  # on the clean side; False: eq. 6 as it stands
 
 
@@ -78,7 +84,9 @@ class MixtureNoise(nn.Module):
 
     def __init__(self, means: tuple, stds: tuple, weights: tuple, standardize: bool):
         super().__init__()
-        means, stds, weights = (torch.tensor(t, dtype=torch.float32) for t in (means, stds, weights))
+        means, stds, weights = (
+            torch.tensor(t, dtype=torch.float32) for t in (means, stds, weights)
+        )
         weights = weights / weights.sum()
         if standardize:
             mean = (weights * means).sum()
@@ -117,18 +125,22 @@ class P2CPromptLearner(MultiModalPromptLearner):
         return mapper
 
     def vectors(self) -> dict[str, Tensor]:
-        """P + ε (eq. 1), each tensor with noise of its own, the same for all classes; clean ones outside training."""
+        """P + ε (eq. 1), each tensor with noise of its own, the same for all classes; clean ones
+        outside training."""
         clean = super().vectors()
         if not (self.training and self.options.DPD.ENABLED):
             return clean
         return {name: p + self.sigma * self.noise(p) for name, p in clean.items()}
 
     def aux_loss(self) -> Tensor:
-        """L_aux = MSE(F(P + η), F(P)) of eq. 6; P is ctx or all learned vectors of the text prompt."""
+        """L_aux = MSE(F(P + η), F(P)) of eq. 6; P is ctx or all learned vectors of the text
+        prompt."""
         aux = self.options.AUX
         prompts = torch.cat([*super().vectors().values()]) if aux.PROMPTS == "all" else self.ctx
         noisy = prompts + aux.SIGMA * torch.randn_like(prompts)
-        with torch.autocast(noisy.device.type, enabled=False):  # a difference that amp would round away
+        with torch.autocast(
+            noisy.device.type, enabled=False
+        ):  # a difference that amp would round away
             clean = self.proj(prompts)
             return F.mse_loss(self.proj(noisy), clean.detach() if aux.STOP_GRADIENT else clean)
 
@@ -149,13 +161,32 @@ class P2C(MultiModalTrainer):
         if not all(isinstance(value, int | float) for value in chain(*mixture)):
             raise UsageError("TRAINER.P2C.DPD.GMM_MEANS, GMM_STDS and GMM_WEIGHTS must be numbers")
         for fine, message in (
-            (node.MAPPER.HIDDEN_SCALE >= 1, f"MAPPER.HIDDEN_SCALE {node.MAPPER.HIDDEN_SCALE}: must be 1 or more"),
-            (dpd.SCHEDULE in SCHEDULES, f"DPD.SCHEDULE {dpd.SCHEDULE!r}: choose from {', '.join(SCHEDULES)}"),
-            (dpd.NOISE in ("gaussian", "gmm"), f"DPD.NOISE {dpd.NOISE!r}: choose from gaussian, gmm"),
-            (node.AUX.PROMPTS in ("ctx", "all"), f"AUX.PROMPTS {node.AUX.PROMPTS!r}: choose from ctx, all"),
-            (min(dpd.SIGMA_MAX, node.AUX.SIGMA) >= 0, "DPD.SIGMA_MAX and AUX.SIGMA: must be 0 or more"),
-            # Beyond, e^k is no float any more, or all that is left is rounding; 100 is a step already, 0.1 linear.
-            (0.001 <= dpd.SIGMOID_K <= 1000, f"DPD.SIGMOID_K {dpd.SIGMOID_K}: must be from 0.001 to 1000"),
+            (
+                node.MAPPER.HIDDEN_SCALE >= 1,
+                f"MAPPER.HIDDEN_SCALE {node.MAPPER.HIDDEN_SCALE}: must be 1 or more",
+            ),
+            (
+                dpd.SCHEDULE in SCHEDULES,
+                f"DPD.SCHEDULE {dpd.SCHEDULE!r}: choose from {', '.join(SCHEDULES)}",
+            ),
+            (
+                dpd.NOISE in ("gaussian", "gmm"),
+                f"DPD.NOISE {dpd.NOISE!r}: choose from gaussian, gmm",
+            ),
+            (
+                node.AUX.PROMPTS in ("ctx", "all"),
+                f"AUX.PROMPTS {node.AUX.PROMPTS!r}: choose from ctx, all",
+            ),
+            (
+                min(dpd.SIGMA_MAX, node.AUX.SIGMA) >= 0,
+                "DPD.SIGMA_MAX and AUX.SIGMA: must be 0 or more",
+            ),
+            # Beyond, e^k is no float any more, or all that is left is rounding; 100 is a step
+            # already, 0.1 linear.
+            (
+                0.001 <= dpd.SIGMOID_K <= 1000,
+                f"DPD.SIGMOID_K {dpd.SIGMOID_K}: must be from 0.001 to 1000",
+            ),
             (
                 0 <= dpd.WARMUP_EPOCHS < epochs,
                 f"DPD.WARMUP_EPOCHS {dpd.WARMUP_EPOCHS}: must be 0 or more and less than OPTIM.MAX_EPOCH {epochs}",
@@ -164,7 +195,10 @@ class P2C(MultiModalTrainer):
                 len({*map(len, mixture)}) == 1,
                 "DPD.GMM_MEANS, GMM_STDS and GMM_WEIGHTS need one value for each component",
             ),
-            (min((*mixture[1], *mixture[2]), default=0) > 0, "DPD.GMM_STDS and GMM_WEIGHTS must be positive"),
+            (
+                min((*mixture[1], *mixture[2]), default=0) > 0,
+                "DPD.GMM_STDS and GMM_WEIGHTS must be positive",
+            ),
         ):
             if not fine:
                 raise UsageError(f"TRAINER.P2C.{message}")
@@ -172,7 +206,9 @@ class P2C(MultiModalTrainer):
     def before_epoch(self) -> None:
         super().before_epoch()
         dpd = self.node.DPD
-        self.model.prompt_learner.sigma.fill_(sigma_at(dpd, self.epoch, self.max_epoch) if dpd.ENABLED else 0.0)
+        self.model.prompt_learner.sigma.fill_(
+            sigma_at(dpd, self.epoch, self.max_epoch) if dpd.ENABLED else 0.0
+        )
 
     def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """L_cls + λ L_aux (eq. 8)."""

@@ -24,7 +24,9 @@ def add_config(cfg: CfgNode) -> None:
 def without_conflict(task: Tensor, general: Tensor, amount: float) -> Tensor:
     """The gradient of the task, without its part against the general direction (eq. 5)."""
     along = (task * general).sum()
-    against = along.clamp(max=0) / (general * general).sum().clamp_min(torch.finfo(general.dtype).tiny)
+    against = along.clamp(max=0) / (general * general).sum().clamp_min(
+        torch.finfo(general.dtype).tiny
+    )
     return task - amount * against * general
 
 
@@ -43,13 +45,15 @@ class ProGrad(ContextTrainer):
     @cached_property
     def teacher(self) -> Tensor:
         """(C, D), unit length, computed when training begins."""
-        return hand_crafted_features(self.model.clip, self.classnames, [zero_shot_template(self.cfg)])
+        return hand_crafted_features(
+            self.model.clip, self.classnames, [zero_shot_template(self.cfg)]
+        )
 
     def losses(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy, and T² · the cross-entropy to zero-shot CLIP at temperature T.
 
-        The log calls them xe_loss and, as upstream, kl_loss. KL(zero-shot ‖ prompt) is smaller by zero-shot CLIP's
-        entropy, which has no gradient.
+        The log calls them xe_loss and, as upstream, kl_loss. KL(zero-shot ‖ prompt) is smaller by
+        zero-shot CLIP's entropy, which has no gradient.
         """
         features, t = self.model.image_features(image), self.cfg.LOSS.T
         logits = self.model.logits(features, self.model.text_features())
@@ -60,7 +64,9 @@ class ProGrad(ContextTrainer):
         with self.autocast():
             xe_loss, kl_loss = self.losses(image, label)
         params = [p for p in self.model.parameters() if p.requires_grad]
-        general = torch.autograd.grad(self.scaled(kl_loss), params, retain_graph=True, allow_unused=True)
+        general = torch.autograd.grad(
+            self.scaled(kl_loss), params, retain_graph=True, allow_unused=True
+        )
         task = torch.autograd.grad(self.scaled(xe_loss), params, allow_unused=True)
         for p, a, b in zip(params, task, general, strict=True):
             p.grad = None if a is None else without_conflict(a, b, self.cfg.LOSS.LAMBDA)

@@ -1,4 +1,5 @@
-"""A dataset's class prompts as a shared prefix with gaps for learned vectors, and a suffix for each class.
+"""A dataset's class prompts as a shared prefix with gaps for learned vectors, and a suffix for each
+class.
 
 `[SOS] gap words gap … | name . [EOT]`: what is left of the bar is the same for all classes, and CLIP.encode_prompts
 runs it once.
@@ -42,15 +43,20 @@ class Gap:
 
 
 def zero_shot_template(cfg: CfgNode, instead: Mapping[str, str] = NOTHING) -> str:
-    """The run's hand-crafted prompt with {} for the class: DATASET.TEMPLATE, or if it is empty the dataset's own.
+    """The run's hand-crafted prompt with {} for the class: DATASET.TEMPLATE, or if it is empty the
+    dataset's own.
 
     `instead` has the templates of a method that differ from zero-shot CLIP's.
 
     Raises: UsageError for a template without its one {}.
     """
-    template = cfg.DATASET.get("TEMPLATE", "") or {**TEMPLATES, **instead}.get(cfg.DATASET.NAME, DEFAULT_TEMPLATE)
+    template = cfg.DATASET.get("TEMPLATE", "") or {**TEMPLATES, **instead}.get(
+        cfg.DATASET.NAME, DEFAULT_TEMPLATE
+    )
     if template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):
-        raise UsageError(f'DATASET.TEMPLATE "{template}" must have one {{}} for the class, as in "{DEFAULT_TEMPLATE}"')
+        raise UsageError(
+            f'DATASET.TEMPLATE "{template}" must have one {{}} for the class, as in "{DEFAULT_TEMPLATE}"'
+        )
     return template
 
 
@@ -65,7 +71,8 @@ def ctx_words(ctx_init: str | None) -> list[int]:
 
 
 def initial_ctx(n_ctx: int, words: Sequence[int], clip_model: CLIP) -> Tensor:
-    """(n_ctx, W) float32: the embeddings of the first of CTX_INIT's tokens, random where there are none.
+    """(n_ctx, W) float32: the embeddings of the first of CTX_INIT's tokens, random where there are
+    none.
 
     Raises: UsageError if there are fewer, or n_ctx is below 1.
     """
@@ -86,7 +93,8 @@ def random_vectors(length: int, clip_model: CLIP, std: float) -> Tensor:
 
 
 class PromptText(nn.Module):
-    """Tokenised prompts of C classes: SOS and `before` for all of them, then `behind`, `ending` and EOT for each.
+    """Tokenised prompts of C classes: SOS and `before` for all of them, then `behind`, `ending` and
+    EOT for each.
 
     Args:
         clip_model: whose token embedding is used.
@@ -118,7 +126,9 @@ class PromptText(nn.Module):
                 self.where[piece.name] = slice(len(prefix), len(prefix) + piece.length)
             prefix += [0] * piece.length if isinstance(piece, Gap) else piece
 
-        tokens, starts = zip(*(suffix_tokens(name, behind, ending) for name in classnames), strict=True)
+        tokens, starts = zip(
+            *(suffix_tokens(name, behind, ending) for name in classnames), strict=True
+        )
         lengths = [len(t) for t in tokens]
         if len(prefix) + max(lengths) > clip_model.context_length:
             name = classnames[lengths.index(max(lengths))]
@@ -129,8 +139,12 @@ class PromptText(nn.Module):
         device, embed = clip_model.token_embedding.weight.device, clip_model.token_embedding
         self.suffixes = Suffixes(lengths, device)
         suffix = [token for of_class in tokens for token in of_class]
-        self.register_buffer("prefix_words", embed(torch.tensor(prefix, device=device)).detach(), persistent=False)
-        self.register_buffer("suffix_words", embed(torch.tensor(suffix, device=device)).detach(), persistent=False)
+        self.register_buffer(
+            "prefix_words", embed(torch.tensor(prefix, device=device)).detach(), persistent=False
+        )
+        self.register_buffer(
+            "suffix_words", embed(torch.tensor(suffix, device=device)).detach(), persistent=False
+        )
         first = (self.suffixes.last + 1 - torch.tensor(lengths, device=device)).tolist()
         self.in_suffix = [piece.name for piece in behind if isinstance(piece, Gap) and piece.length]
         for piece in behind:
@@ -139,18 +153,24 @@ class PromptText(nn.Module):
                     [f + start[piece.name] + i for i in range(piece.length)]
                     for f, start in zip(first, starts, strict=True)
                 ]
-                self.register_buffer(f"places_{piece.name}", torch.tensor(at, device=device), persistent=False)
+                self.register_buffer(
+                    f"places_{piece.name}", torch.tensor(at, device=device), persistent=False
+                )
 
     def prefix(self, vectors: Mapping[str, Tensor]) -> Tensor:
-        """(G, P, W): the words, and in the gaps the given vectors, each (length, W), or (G, length, W)."""
-        groups = max((len(vectors[name]) for name in self.where if vectors[name].dim() == 3), default=1)
+        """(G, P, W): the words, and in the gaps the given vectors, each (length, W), or (G, length,
+        W)."""
+        groups = max(
+            (len(vectors[name]) for name in self.where if vectors[name].dim() == 3), default=1
+        )
         prefix = self.prefix_words.repeat(groups, 1, 1)
         for name, where in self.where.items():
             prefix[:, where] = vectors[name]
         return prefix
 
     def suffix(self, vectors: Mapping[str, Tensor]) -> Tensor:
-        """(T, W): the words, and in the gaps the given vectors, each (length, W), or (C, length, W)."""
+        """(T, W): the words, and in the gaps the given vectors, each (length, W), or (C, length,
+        W)."""
         if not self.in_suffix:
             return self.suffix_words
         suffix = self.suffix_words.clone()
@@ -165,14 +185,20 @@ class PromptText(nn.Module):
         deep: Mapping[int, tuple[slice, Tensor]] = NOTHING,
         adapt: Adapt = NOTHING,
     ) -> Tensor:
-        """(G, C, D), not normalised: CLIP.encode_prompts of the prompts with these vectors in their gaps."""
-        return clip_model.encode_prompts(self.prefix(vectors), self.suffix(vectors), self.suffixes, deep, adapt)
+        """(G, C, D), not normalised: CLIP.encode_prompts of the prompts with these vectors in their
+        gaps."""
+        return clip_model.encode_prompts(
+            self.prefix(vectors), self.suffix(vectors), self.suffixes, deep, adapt
+        )
 
 
-def suffix_tokens(classname: str, behind: Sequence[Gap | str], ending: str) -> tuple[list[int], dict[str, int]]:
+def suffix_tokens(
+    classname: str, behind: Sequence[Gap | str], ending: str
+) -> tuple[list[int], dict[str, int]]:
     """Token ids of a class's suffix, 0 in its gaps, and where the gaps begin.
 
-    Name and ending are tokenised together, as the family does: a name that ends in ")" gives the one token ").",
+    Name and ending are tokenised together, as the family does: a name that ends in ")" gives the
+        one token ").",
     which then stands before a gap behind the name.
     """
     tokens = _tokenizer.encode(spoken(classname) + ending)
@@ -188,10 +214,13 @@ def suffix_tokens(classname: str, behind: Sequence[Gap | str], ending: str) -> t
 
 @torch.no_grad()
 def hand_crafted_features(
-    clip_model: CLIP, classnames: Sequence[str], templates: Sequence[str], each_normalized: bool = True
+    clip_model: CLIP,
+    classnames: Sequence[str],
+    templates: Sequence[str],
+    each_normalized: bool = True,
 ) -> Tensor:
-    """(C, D) float32, unit length: frozen CLIP's text features of the classes, averaged over templates. In the types of
-    its weights, also under amp: what is computed once need not be fast.
+    """(C, D) float32, unit length: frozen CLIP's text features of the classes, averaged over
+    templates. In the types of its weights, also under amp: what is computed once need not be fast.
 
     Args:
         templates: each with one {} for the class.

@@ -1,4 +1,5 @@
-"""TCP (Yao et al., CVPR 2024): deep in the text tower, tokens made of each class's own feature replace the context."""
+"""TCP (Yao et al., CVPR 2024): deep in the text tower, tokens made of each class's own feature
+replace the context."""
 
 from collections.abc import Sequence
 
@@ -33,7 +34,9 @@ TEACHER = {
 
 def add_config(cfg: CfgNode) -> None:
     cfg.TRAINER.TCP = CfgNode()
-    cfg.TRAINER.TCP.LAYER = 8  # the block, counted from 0, at whose input the class's tokens take ctx's place
+    cfg.TRAINER.TCP.LAYER = (
+        8  # the block, counted from 0, at whose input the class's tokens take ctx's place
+    )
     cfg.TRAINER.TCP.KG_WEIGHT = 8.0  # of KgCoOp's regulariser
 
 
@@ -62,12 +65,16 @@ class ClassAwareLearner(ContextLearner):
         self.meta_net = nn.Sequential()
         self.meta_net.add_module("linear1", nn.Linear(dim, dim // 4))
         self.meta_net.add_module("relu", QuickGELU())
-        self.meta_net.add_module("linear2", nn.Linear(dim // 4, n_ctx * clip_model.transformer.width))
+        self.meta_net.add_module(
+            "linear2", nn.Linear(dim // 4, n_ctx * clip_model.transformer.width)
+        )
 
     def text_features(self, clip_model: CLIP) -> Tensor:
         """(C, D), not normalised."""
         tokens = self.meta_net(self.class_features).unflatten(1, self.ctx.shape)
-        return self.text.encode(clip_model, self.vectors(), {self.layer: (self.text.where["ctx"], tokens[None])})[0]
+        return self.text.encode(
+            clip_model, self.vectors(), {self.layer: (self.text.where["ctx"], tokens[None])}
+        )[0]
 
 
 @TRAINER_REGISTRY.register()
@@ -85,9 +92,13 @@ class TCP(ContextTrainer):
     def build_prompt_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
         layer, name = self.cfg.TRAINER.TCP.LAYER, self.cfg.DATASET.NAME
         check_depth("TRAINER.TCP.LAYER", layer, clip_model.transformer, first=0)
-        self.teacher = hand_crafted_features(clip_model, classnames, [zero_shot_template(self.cfg, TEACHER)])
+        self.teacher = hand_crafted_features(
+            clip_model, classnames, [zero_shot_template(self.cfg, TEACHER)]
+        )
         template = TEMPLATES.get(name, "{}.")
-        return ClassAwareLearner(layer, self.teacher, clip_model, classnames, *self.start(), template=template)
+        return ClassAwareLearner(
+            layer, self.teacher, clip_model, classnames, *self.start(), template=template
+        )
 
     def build_optimizer(self, learner: nn.Module) -> torch.optim.Optimizer:
         """Adam with ε = 1e-3, as published."""
@@ -98,5 +109,6 @@ class TCP(ContextTrainer):
         return optim
 
     def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy + KG_WEIGHT · (1 − mean over classes of cos(text, teacher)), as KgCoOp's."""
+        """Cross-entropy + KG_WEIGHT · (1 − mean over classes of cos(text, teacher)), as
+        KgCoOp's."""
         return self.loss_near(self.teacher, self.cfg.TRAINER.TCP.KG_WEIGHT, image, label)

@@ -40,7 +40,9 @@ class ZeroshotCLIP(KeptFeatures, TrainerX):
         self.prec = choose_precision("fp16", self.device, fixed=True)
         allow_tf32(False)  # as the other methods have it, or kept features would not be theirs too
         self.clip_model = load_clip(self.cfg, PRECISIONS[self.prec], self.device)
-        self.text_features = hand_crafted_features(self.clip_model, self.dm.dataset.classnames, self.templates())
+        self.text_features = hand_crafted_features(
+            self.clip_model, self.dm.dataset.classnames, self.templates()
+        )
 
     def frozen_clip(self) -> CLIP:
         return self.clip_model

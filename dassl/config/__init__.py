@@ -36,7 +36,8 @@ def get_cfg_default() -> CfgNode:
 
 
 def clean_cfg(cfg: CfgNode, trainer: str) -> None:
-    """Drops the other trainers' nodes from cfg.TRAINER, in place, so that a log shows only what counts."""
+    """Drops the other trainers' nodes from cfg.TRAINER, in place, so that a log shows only what
+    counts."""
     for key in list(cfg.TRAINER):
         if key not in ("NAME", trainer.upper()):
             del cfg.TRAINER[key]
@@ -45,14 +46,16 @@ def clean_cfg(cfg: CfgNode, trainer: str) -> None:
 def merge_file(cfg: CfgNode, path: str) -> None:
     """Merges a YAML file into cfg.
 
-    Raises UsageError with one line for an unknown key (naming the nearest), a key that is there twice, a value of the
-    wrong type or a broken file.
+    Raises UsageError with one line for an unknown key (naming the nearest), a key that is there
+    twice, a value of the wrong type or a broken file.
     """
     with _checked(cfg, path):
         cfg.merge_from_other_cfg(_read(path))
 
 
-def merge_command_line(cfg: CfgNode, flags: Sequence[tuple[str, str, object]], opts: Sequence[str]) -> None:
+def merge_command_line(
+    cfg: CfgNode, flags: Sequence[tuple[str, str, object]], opts: Sequence[str]
+) -> None:
     """Merges flags, as (flag, key, value or None), then KEY VALUE pairs into cfg.
 
     Raises UsageError as merge_file, and for a key that has no value or two that differ.
@@ -68,7 +71,9 @@ def merge_command_line(cfg: CfgNode, flags: Sequence[tuple[str, str, object]], o
     words = [(f"by {flag}", key, value) for flag, key, value in flags if value is not None]
     for how, key, value in [*words, *((f"as {value}", key, value) for key, value in pairs)]:
         with _checked(cfg, f"{key} {value}"):
-            if key not in known and _get(cfg, key) is None:  # of which yacs says this only if there is its section
+            if (
+                key not in known and _get(cfg, key) is None
+            ):  # of which yacs says this only if there is its section
                 raise KeyError(f"Non-existent key: {key}")
             cfg.merge_from_list([key, _as_typed(cfg, key, value)])
         now = _get(cfg, key)
@@ -79,18 +84,22 @@ def merge_command_line(cfg: CfgNode, flags: Sequence[tuple[str, str, object]], o
 
 
 def _words(key: str, value: object) -> object:
-    """CTX_INIT is words in CoOp and a bool in its forks, which yacs would refuse where the other is: always words."""
+    """CTX_INIT is words in CoOp and a bool in its forks, which yacs would refuse where the other
+    is: always words."""
     if not key.endswith("CTX_INIT"):
         return value
     return {"true": "a photo of a", "false": ""}.get(str(value).lower(), value)
 
 
 def _as_typed(cfg: CfgNode, key: str, value: object) -> object:
-    """A command line's value, for yacs to read; where text is wanted a number is text too (a folder called 2024)."""
+    """A command line's value, for yacs to read; where text is wanted a number is text too (a folder
+    called 2024)."""
     if key.endswith("CTX_INIT"):
         return _words(key, value)
     is_text = isinstance(_get(cfg, key), str)
-    return repr(value) if is_text and not isinstance(CfgNode._decode_cfg_value(value), str) else value
+    return (
+        repr(value) if is_text and not isinstance(CfgNode._decode_cfg_value(value), str) else value
+    )
 
 
 def _read(path: str | Path) -> CfgNode:
@@ -112,7 +121,8 @@ def _in_words(node: CfgNode) -> CfgNode:
 
 @contextmanager
 def _checked(cfg: CfgNode, source: str) -> Iterator[None]:
-    """Inside, one of yacs's merges into cfg raises UsageErrors; `source` says where the values come from."""
+    """Inside, one of yacs's merges into cfg raises UsageErrors; `source` says where the values come
+    from."""
     try:
         yield
     except Exception as error:  # yacs asserts and raises KeyError and ValueError, and the yaml reader errors of its own
@@ -124,7 +134,9 @@ def _checked(cfg: CfgNode, source: str) -> Iterator[None]:
         elif re.match("Non-existent (config )?key:", problem):
             key = problem.split(":", 1)[1].strip()
             nearest = get_close_matches(key, all_keys(cfg), n=1)
-            problem = f"there is no config key {key}" + (f"; did you mean {nearest[0]}?" if nearest else "")
+            problem = f"there is no config key {key}" + (
+                f"; did you mean {nearest[0]}?" if nearest else ""
+            )
             problem += " (flags come before KEY VALUE pairs)" * key.startswith("--")
         source = source if len(source) <= 200 else f"{source[:200]}…"
         raise UsageError(f"{source}: {problem}") from error
@@ -150,7 +162,8 @@ def all_keys(node: CfgNode, prefix: str = "") -> list[str]:
     return keys
 
 
-# What a value must be, the test of it, and the keys, by their ends. Others are checked where they are used.
+# What a value must be, the test of it, and the keys, by their ends. Others are checked where they
+# are used.
 _ALLOWED = (
     (
         "1 or more",
@@ -196,7 +209,8 @@ _ALLOWED = (
 
 
 def check_values(cfg: CfgNode) -> None:
-    """Raises UsageError, naming key, value and what it must be, for a value that no run can have."""
+    """Raises UsageError, naming key, value and what it must be, for a value that no run can
+    have."""
     for key in all_keys(cfg):
         value = _get(cfg, key)
         for allowed, test, keys in _ALLOWED:
@@ -209,29 +223,48 @@ def check_values(cfg: CfgNode) -> None:
         if value is None and not key.endswith("CTX_INIT"):
             raise UsageError(f"{key} None: must have a value")
         if not all(map(_has_a_size, value if isinstance(value, list) else [value])):
-            raise UsageError(f"{key} {value}: must be below 2^63, with a point or an exponent below 3e38")
+            raise UsageError(
+                f"{key} {value}: must be below 2^63, with a point or an exponent below 3e38"
+            )
     padding, optim = cfg.INPUT.CROP_PADDING, cfg.OPTIM
     if not 0 <= padding <= min(cfg.INPUT.SIZE):
-        raise UsageError(f"INPUT.CROP_PADDING {padding}: must be from 0 to what INPUT.SIZE has, {min(cfg.INPUT.SIZE)}")
-    if optim.NAME == "sgd" and optim.SGD_NESTEROV and (optim.MOMENTUM == 0 or optim.SGD_DAMPNING != 0):
-        raise UsageError("OPTIM.SGD_NESTEROV True: needs OPTIM.MOMENTUM above 0 and OPTIM.SGD_DAMPNING 0")
+        raise UsageError(
+            f"INPUT.CROP_PADDING {padding}: must be from 0 to what INPUT.SIZE has, {min(cfg.INPUT.SIZE)}"
+        )
+    if (
+        optim.NAME == "sgd"
+        and optim.SGD_NESTEROV
+        and (optim.MOMENTUM == 0 or optim.SGD_DAMPNING != 0)
+    ):
+        raise UsageError(
+            "OPTIM.SGD_NESTEROV True: needs OPTIM.MOMENTUM above 0 and OPTIM.SGD_DAMPNING 0"
+        )
 
 
 def _has_a_size(value: object) -> bool:
     """Whether a number is one that 64 bits, or a float of 32, can hold; NaN is not."""
-    return not isinstance(value, int | float) or abs(value) < (2**63 if isinstance(value, int) else 3e38)
+    return not isinstance(value, int | float) or abs(value) < (
+        2**63 if isinstance(value, int) else 3e38
+    )
 
 
 def check_schedule(cfg: CfgNode) -> None:
-    """Raises UsageError for an optimizer or schedule that cannot be, or whose warm-up leaves nothing to train in."""
+    """Raises UsageError for an optimizer or schedule that cannot be, or whose warm-up leaves
+    nothing to train in."""
     c = cfg.OPTIM
     if c.WARMUP_EPOCH >= c.MAX_EPOCH:
         line = f"OPTIM.WARMUP_EPOCH is {c.WARMUP_EPOCH} and OPTIM.MAX_EPOCH {c.MAX_EPOCH}"
-        raise UsageError(f"{line}: the warm-up leaves no epoch to train in. Lower it, or set it to -1 for none")
+        raise UsageError(
+            f"{line}: the warm-up leaves no epoch to train in. Lower it, or set it to -1 for none"
+        )
     try:
-        build_lr_scheduler(build_optimizer(nn.Sequential(nn.Linear(1, 1)), c), c)  # a layer, for STAGED_LR
+        build_lr_scheduler(
+            build_optimizer(nn.Sequential(nn.Linear(1, 1)), c), c
+        )  # a layer, for STAGED_LR
     except (ValueError, LookupError, TypeError) as error:  # PyTorch's own checks
-        raise UsageError(f"OPTIM: {c.NAME} and {c.LR_SCHEDULER} cannot be built ({error})") from error
+        raise UsageError(
+            f"OPTIM: {c.NAME} and {c.LR_SCHEDULER} cannot be built ({error})"
+        ) from error
 
 
 RECORD = "config.yaml"
@@ -248,32 +281,44 @@ _LEARNED = ("MODEL.BACKBONE.", "TRAINER.")
 
 
 def check_output_dir(cfg: CfgNode) -> None:
-    """Raises UsageError, naming the first key that differs, if the output folder holds a run of another config."""
+    """Raises UsageError, naming the first key that differs, if the output folder holds a run of
+    another config."""
     for key, was, now in _differences(cfg, cfg.OUTPUT_DIR):
         if not key.startswith(_FREE):
             line = f"{cfg.OUTPUT_DIR} holds another run ({key} {was}; now {now})"
-            raise UsageError(f"{line}: choose another --output-dir, or remove that folder and the tests of its model")
+            raise UsageError(
+                f"{line}: choose another --output-dir, or remove that folder and the tests of its model"
+            )
 
 
 def check_resume(cfg: CfgNode) -> None:
-    """Raises UsageError, naming the first key that differs, if the run in cfg.RESUME cannot go on with cfg.
+    """Raises UsageError, naming the first key that differs, if the run in cfg.RESUME cannot go on
+    with cfg.
 
     More epochs, another rate or batch size and a wider precision are what one resumes for.
     """
     for key, was, now in _differences(cfg, cfg.RESUME) if cfg.RESUME else ():
         if not key.startswith(_FREE + _SCHEDULE) and not key.endswith(".PREC") or key in _OPTIMIZER:
             line = f"{cfg.RESUME} cannot be continued with another {key} ({was}; now {now})"
-            raise UsageError(f"{line}: to start from its weights, give MODEL.INIT_WEIGHTS its file instead of --resume")
+            raise UsageError(
+                f"{line}: to start from its weights, give MODEL.INIT_WEIGHTS its file instead of --resume"
+            )
 
 
 def notes_on_training(cfg: CfgNode, model_dir: str) -> list[str]:
-    """A line for each setting of the method that the run in model_dir was trained with and that is another in cfg."""
-    found = [(key, was, now) for key, was, now in _differences(cfg, model_dir) if key.startswith(_LEARNED)]
+    """A line for each setting of the method that the run in model_dir was trained with and that is
+    another in cfg."""
+    found = [
+        (key, was, now)
+        for key, was, now in _differences(cfg, model_dir)
+        if key.startswith(_LEARNED)
+    ]
     return [f"Note: trained with {key} {was!r}, tested with {now!r}" for key, was, now in found]
 
 
 def _differences(cfg: CfgNode, folder: str) -> Iterator[tuple[str, object, object]]:
-    """Key, recorded and present value of what cfg has otherwise than the run recorded in a folder, if there is one."""
+    """Key, recorded and present value of what cfg has otherwise than the run recorded in a folder,
+    if there is one."""
     file = Path(folder) / RECORD
     before = CfgNode()
     if file.exists():
@@ -282,7 +327,9 @@ def _differences(cfg: CfgNode, folder: str) -> Iterator[tuple[str, object, objec
                 before.update(_read(file))
         except UsageError as error:
             line = f"{error}. It says which run the folder holds: get it back"
-            raise UsageError(f"{line}, or remove it if you are sure that the settings are the same") from error
+            raise UsageError(
+                f"{line}, or remove it if you are sure that the settings are the same"
+            ) from error
     for key in all_keys(cfg):
         was, now = _get(before, key), _get(cfg, key)
         if was != now and was is not None:
@@ -290,7 +337,8 @@ def _differences(cfg: CfgNode, folder: str) -> Iterator[tuple[str, object, objec
 
 
 def record_config(cfg: CfgNode) -> None:
-    """Writes cfg to its output folder, for check_output_dir; to be called when the run really begins."""
+    """Writes cfg to its output folder, for check_output_dir; to be called when the run really
+    begins."""
     mkdir_if_missing(cfg.OUTPUT_DIR)
     with atomic_write(f"{cfg.OUTPUT_DIR}/{RECORD}", "w") as file:
         file.write(cfg.dump())

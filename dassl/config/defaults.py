@@ -49,9 +49,14 @@ _C.DATASET.ALL_AS_UNLABELED = False
 
 _C.DATALOADER = CN()
 _C.DATALOADER.NUM_WORKERS = 4  # never more than there are cores
-_C.DATALOADER.CACHE_MB = 2048  # memory for the decoded images of a training set; those beyond it are read every time
-# Folders for what all runs share, relative to DATASET.ROOT; "": nothing is kept. Both can be removed at any time.
-_C.DATALOADER.FEATURES = ".features"  # test images' features, of methods that leave the image tower alone
+_C.DATALOADER.CACHE_MB = (
+    2048  # memory for the decoded images of a training set; those beyond it are read every time
+)
+# Folders for what all runs share, relative to DATASET.ROOT; "": nothing is kept. Both can be
+# removed at any time.
+_C.DATALOADER.FEATURES = (
+    ".features"  # test images' features, of methods that leave the image tower alone
+)
 _C.DATALOADER.TEST_CACHE = ""  # decoded test images, 3 bytes a pixel: 150 KB each at 224 × 224
 _C.DATALOADER.K_TRANSFORMS = 1  # augmented copies of each training image
 _C.DATALOADER.RETURN_IMG0 = False  # also the image without augmentation

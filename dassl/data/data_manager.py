@@ -21,10 +21,13 @@ IN_FLIGHT = 2**30  # bytes of batches that wait for the model
 
 
 class DatasetWrapper(Dataset):
-    """Reads and transforms the images of a list of Datums; for training, keeps them decoded (DATALOADER.CACHE_MB).
+    """Reads and transforms the images of a list of Datums; for training, keeps them decoded
+    (DATALOADER.CACHE_MB).
 
-    An item is a dict: img (a list of K tensors with DATALOADER.K_TRANSFORMS K > 1), label, domain, impath,
-    index; img2, img3 … if `transform` is a list; img0, without augmentation, with DATALOADER.RETURN_IMG0.
+    An item is a dict: img (a list of K tensors with DATALOADER.K_TRANSFORMS K > 1), label, domain,
+        impath,
+    index; img2, img3 … if `transform` is a list; img0, without augmentation, with
+    DATALOADER.RETURN_IMG0.
     """
 
     def __init__(
@@ -65,14 +68,18 @@ class DatasetWrapper(Dataset):
         if self.transform is None:
             output["img"] = image
         else:
-            transforms = self.transform if isinstance(self.transform, (list, tuple)) else [self.transform]
+            transforms = (
+                self.transform if isinstance(self.transform, (list, tuple)) else [self.transform]
+            )
             for i, transform in enumerate(transforms, 1):
                 output["img" if i == 1 else f"img{i}"] = self._augment(transform, image)
         if self.cfg.DATALOADER.RETURN_IMG0:
             output["img0"] = self.to_tensor(image)
         return output
 
-    def _augment(self, transform: Callable, image: Image.Image) -> torch.Tensor | list[torch.Tensor]:
+    def _augment(
+        self, transform: Callable, image: Image.Image
+    ) -> torch.Tensor | list[torch.Tensor]:
         images = [transform(image) for _ in range(self.k_tfm)]
         return images[0] if self.k_tfm == 1 else images
 
@@ -86,7 +93,8 @@ class Loader(DataLoader):
         return super().__iter__()
 
     def close(self) -> None:
-        """Ends workers that stay from pass to pass. Left to the garbage collector, each can take 5 seconds to end."""
+        """Ends workers that stay from pass to pass. Left to the garbage collector, each can take 5
+        seconds to end."""
         self._iterator = None
 
 
@@ -101,14 +109,19 @@ def build_data_loader(
     is_train: bool = True,
     dataset_wrapper: type[Dataset] | None = None,
 ) -> DataLoader:
-    """A loader over Datums; for training the last batch is dropped if it is not full and not the only one.
+    """A loader over Datums; for training the last batch is dropped if it is not full and not the
+    only one.
 
     Raises UsageError if there are no images, or nothing that makes tensors of them.
     """
     if not data_source:
-        raise UsageError(f"{cfg.DATASET.NAME} has no {'training' if is_train else 'test'} images to load")
+        raise UsageError(
+            f"{cfg.DATASET.NAME} has no {'training' if is_train else 'test'} images to load"
+        )
     if tfm is None and dataset_wrapper is None:
-        raise UsageError("INPUT.NO_TRANSFORM True: there is no batch of images that are no tensors; set it to False")
+        raise UsageError(
+            "INPUT.NO_TRANSFORM True: there is no batch of images that are no tensors; set it to False"
+        )
     sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
     wrapper = dataset_wrapper or DatasetWrapper
     workers = min(cfg.DATALOADER.NUM_WORKERS, cpu_cores())
@@ -119,19 +132,23 @@ def build_data_loader(
         sampler=SeededSampler(sampler) if is_train else sampler,
         num_workers=workers,
         prefetch_factor=max(1, min(4, IN_FLIGHT // (workers * batch_bytes))) if workers else None,
-        # what Linux did before Python 3.14: forked workers share the decoded images without any /dev/shm
+        # what Linux did before Python 3.14: forked workers share the decoded images without any
+        # /dev/shm
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         drop_last=is_train and len(data_source) >= batch_size,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
-        # another wrapper's random numbers would go on where its workers were, which a resumed run cannot
+        # another wrapper's random numbers would go on where its workers were, which a resumed run
+        # cannot
         persistent_workers=workers > 0 and is_train and wrapper is DatasetWrapper,
-        # or else the loader takes numbers from the model's generator, how many depending on the workers
+        # or else the loader takes numbers from the model's generator, how many depending on the
+        # workers
         generator=torch.Generator(),
     )
 
 
 class DataManager:
-    """The dataset cfg names and its four loaders, of which train_loader_u and val_loader may be None."""
+    """The dataset cfg names and its four loaders, of which train_loader_u and val_loader may be
+    None."""
 
     def __init__(
         self,
@@ -141,8 +158,12 @@ class DataManager:
         dataset_wrapper: type[Dataset] | None = None,
     ):
         # first the transforms: a wrong name is refused before the data are read
-        tfm_train = build_transform(cfg, is_train=True) if custom_tfm_train is None else custom_tfm_train
-        tfm_test = build_transform(cfg, is_train=False) if custom_tfm_test is None else custom_tfm_test
+        tfm_train = (
+            build_transform(cfg, is_train=True) if custom_tfm_train is None else custom_tfm_train
+        )
+        tfm_test = (
+            build_transform(cfg, is_train=False) if custom_tfm_test is None else custom_tfm_test
+        )
         self.dataset = dataset = build_dataset(cfg)
         self.num_classes = dataset.num_classes
         self.num_source_domains = len(cfg.DATASET.get("SOURCE_DOMAINS", ()))
@@ -162,9 +183,13 @@ class DataManager:
             )
 
         c = cfg.DATALOADER
-        c_u = c.TRAIN_X if "TRAIN_U" not in c or c.TRAIN_U.SAME_AS_X else c.TRAIN_U  # SkipTuning's config has none
+        c_u = (
+            c.TRAIN_X if "TRAIN_U" not in c or c.TRAIN_U.SAME_AS_X else c.TRAIN_U
+        )  # SkipTuning's config has none
         self.train_loader_x = loader(dataset.train_x, c.TRAIN_X, tfm_train, True)
-        self.train_loader_u = loader(dataset.train_u, c_u, tfm_train, True) if dataset.train_u else None
+        self.train_loader_u = (
+            loader(dataset.train_u, c_u, tfm_train, True) if dataset.train_u else None
+        )
         self.val_loader = loader(dataset.val, c.TEST, tfm_test, False) if dataset.val else None
         self.test_loader = loader(dataset.test, c.TEST, tfm_test, False)
         if cfg.VERBOSE:

@@ -1,6 +1,8 @@
-"""A tensor in a file that all runs which want the same share: made once, and used only if it is whole.
+"""A tensor in a file that all runs which want the same share: made once, and used only if it is
+whole.
 
-The file holds the tensor's bytes, a line of JSON (key, dtype, shape, SHA-256 of the bytes) and that line's length.
+The file holds the tensor's bytes, a line of JSON (key, dtype, shape, SHA-256 of the bytes) and that
+line's length.
 """
 
 import hashlib
@@ -24,11 +26,14 @@ Key = dict[str, Any]  # what the tensor follows from, as JSON gives it back
 LENGTH = 8  # bytes
 
 
-def kept(path: Path, key: Key, make: Callable[[], Iterable[Tensor]], size: int = 0) -> tuple[Tensor | None, bool]:
+def kept(
+    path: Path, key: Key, make: Callable[[], Iterable[Tensor]], size: int = 0
+) -> tuple[Tensor | None, bool]:
     """The tensor of this key, on the CPU and not to be written to, and whether it was there.
 
-    Else it is made of `make()`'s parts, one below the other, by one run while others wait for it. Where it cannot be
-    written, a line says so and the tensor is None. `size`: its bytes, where they are known before it is made.
+    Else it is made of `make()`'s parts, one below the other, by one run while others wait for it.
+    Where it cannot be written, a line says so and the tensor is None. `size`: its bytes, where they
+    are known before it is made.
     """
     tensor = load(path, key)
     if tensor is not None:  # before locking, which a read-only folder does not allow
@@ -40,7 +45,9 @@ def kept(path: Path, key: Key, make: Callable[[], Iterable[Tensor]], size: int =
                 return tensor, True
             free = shutil.disk_usage(path.parent).free
             if size > free:
-                raise CannotWrite(f"No space for {path}: it takes {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free")
+                raise CannotWrite(
+                    f"No space for {path}: it takes {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
+                )
             save(path, key, make())
     except CannotWrite as error:
         print(f"{error}. Going on without it")
@@ -49,7 +56,8 @@ def kept(path: Path, key: Key, make: Callable[[], Iterable[Tensor]], size: int =
 
 
 def save(path: Path, key: Key, parts: Iterable[Tensor]) -> None:
-    """Writes the parts (n, …) one below the other. Raises CannotWrite; there is then no new file, nor half of one."""
+    """Writes the parts (n, …) one below the other. Raises CannotWrite; there is then no new file,
+    nor half of one."""
     digest, rows = hashlib.sha256(), 0
     with atomic_write(path) as file:
         for part in parts:
@@ -64,7 +72,8 @@ def save(path: Path, key: Key, parts: Iterable[Tensor]) -> None:
 
 
 def load(path: Path, key: Key) -> Tensor | None:
-    """The file's tensor, memory-mapped, or None if there is none of this key; a line says that one is damaged."""
+    """The file's tensor, memory-mapped, or None if there is none of this key; a line says that one
+    is damaged."""
     try:
         with open(regular(path), "rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -95,5 +104,6 @@ def digest(*parts: Any) -> str:
 
 
 def code_of(*files: str | Path) -> str:
-    """A digest of source files: what code has made may be another thing once the code has changed."""
+    """A digest of source files: what code has made may be another thing once the code has
+    changed."""
     return digest(*(Path(file).read_bytes() for file in files))

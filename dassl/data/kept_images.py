@@ -1,4 +1,5 @@
-"""Test images that are the same in all runs: what they follow from, and kept decoded (DATALOADER.TEST_CACHE)."""
+"""Test images that are the same in all runs: what they follow from, and kept decoded
+(DATALOADER.TEST_CACHE)."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -26,27 +27,35 @@ def usual_steps(loader: DataLoader) -> list[Callable] | None:
     if type(loader) is not Loader or type(loader.dataset) is not DatasetWrapper:
         return None
     data, transform = loader.dataset, loader.dataset.transform
-    if data.is_train or data.cfg.DATALOADER.RETURN_IMG0 or type(loader.sampler) is not SequentialSampler:
+    if (
+        data.is_train
+        or data.cfg.DATALOADER.RETURN_IMG0
+        or type(loader.sampler) is not SequentialSampler
+    ):
         return None
     steps = list(transform.transforms) if type(transform) is v2.Compose else []
     return steps if [type(step) for step in steps] in (USUAL, [*USUAL, v2.Normalize]) else None
 
 
 def images_key(loader: DataLoader, steps: Iterable[Callable]) -> tuple[Key, str]:
-    """What the loader's images follow from but the files' contents, and a digest that changes with one of those."""
+    """What the loader's images follow from but the files' contents, and a digest that changes with
+    one of those."""
     root = f"{os.path.abspath(data_folder(loader))}/"
     paths = [os.path.abspath(item.impath) for item in loader.dataset.data_source]
     key = {
         "images": digest([path.removeprefix(root) for path in paths]),
         "transforms": [repr(step) for step in steps],
         "versions": [str(v) for v in (torch.__version__, torchvision.__version__, PIL.__version__)],
-        "code": code_of(transforms.__file__, tools.__file__, *sorted(Path(__file__).parent.glob("*.py"))),
+        "code": code_of(
+            transforms.__file__, tools.__file__, *sorted(Path(__file__).parent.glob("*.py"))
+        ),
     }
     return key, digest([_state(path) for path in paths])
 
 
 def _state(path: str) -> tuple[int, ...] | None:
-    """Changes with a file, also where it gets its old time back. None if it is not there, which its reader will say."""
+    """Changes with a file, also where it gets its old time back. None if it is not there, which its
+    reader will say."""
     try:
         stat = os.stat(path)
     except OSError:
@@ -68,7 +77,8 @@ def kept_for(
 ) -> tuple[Tensor | None, bool]:
     """`kept` in a file in `folder`, relative to the data folder; the tensor's size is printed.
 
-    key: as `images_key` gives it. The file's name follows from the first part alone: with a changed image it takes the
+    key: as `images_key` gives it. The file's name follows from the first part alone: with a changed
+        image it takes the
     old one's place.
     """
     key, state = key
@@ -81,22 +91,31 @@ def kept_for(
 
 
 def batches(loader: DataLoader, rows: Tensor, finish: Callable[[Tensor], Tensor]) -> Iterator[dict]:
-    """The loader's batches with `finish(rows)` of the kept rows (N, …) as images, and nothing read."""
+    """The loader's batches with `finish(rows)` of the kept rows (N, …) as images, and nothing
+    read."""
     items = list(enumerate(loader.dataset.data_source))
     for start in range(0, len(items), loader.batch_size):
         part = slice(start, start + loader.batch_size)
-        about = [{"label": x.label, "domain": x.domain, "impath": x.impath, "index": i} for i, x in items[part]]
+        about = [
+            {"label": x.label, "domain": x.domain, "impath": x.impath, "index": i}
+            for i, x in items[part]
+        ]
         yield {"img": finish(rows[part]), **default_collate(about)}
 
 
-def kept_images(loader: DataLoader, split: str, device: torch.device) -> tuple[Iterator[dict] | None, bool]:
-    """The loader's batches, on the device, of images kept as uint8 crops, and whether these were there already.
+def kept_images(
+    loader: DataLoader, split: str, device: torch.device
+) -> tuple[Iterator[dict] | None, bool]:
+    """The loader's batches, on the device, of images kept as uint8 crops, and whether these were
+    there already.
 
     None, and a line, if its images are not the usual ones or cannot be kept.
     """
     cfg, steps = loader.dataset.cfg, usual_steps(loader)
     if steps is None:
-        print(f"DATALOADER.TEST_CACHE is not for these {split} images: not only resized, cropped and normalised")
+        print(
+            f"DATALOADER.TEST_CACHE is not for these {split} images: not only resized, cropped and normalised"
+        )
         return None, False
     resize, crop, _, *normalize = steps
     key, state = images_key(loader, (resize, crop))
@@ -104,7 +123,11 @@ def kept_images(loader: DataLoader, split: str, device: torch.device) -> tuple[I
     def crops() -> Iterator[Tensor]:
         tfm = v2.Compose([resize, crop, v2.PILToTensor()])
         reader = build_data_loader(
-            cfg, data_source=loader.dataset.data_source, batch_size=loader.batch_size, tfm=tfm, is_train=False
+            cfg,
+            data_source=loader.dataset.data_source,
+            batch_size=loader.batch_size,
+            tfm=tfm,
+            is_train=False,
         )
         for batch in tqdm(reader, desc=f"decoding {split}", leave=False, disable=None):
             yield batch["img"]
@@ -114,10 +137,13 @@ def kept_images(loader: DataLoader, split: str, device: torch.device) -> tuple[I
     rows, found = kept_for(loader, cfg.DATALOADER.TEST_CACHE, split, (key, state), crops, size)
     if rows is None:
         return None, False
-    return batches(loader, rows, lambda pixels: v2.Compose([to_float, *normalize])(pixels.to(device))), found
+    return batches(
+        loader, rows, lambda pixels: v2.Compose([to_float, *normalize])(pixels.to(device))
+    ), found
 
 
 def to_float(pixels: Tensor) -> Tensor:
     """uint8 to float32 in [0, 1], bit for bit as ToTensor does it on a CPU."""
-    # by a tensor of the device: for a plain number a GPU multiplies by 1/255, which rounds otherwise
+    # by a tensor of the device: for a plain number a GPU multiplies by 1/255, which rounds
+    # otherwise
     return pixels.float().div_(torch.full((), 255.0, device=pixels.device))

@@ -23,7 +23,8 @@ __all__ = [
 
 
 class SeededIndex(int):
-    """An index that carries the seed of its item's random transforms; to other datasets it is just an int."""
+    """An index that carries the seed of its item's random transforms; to other datasets it is just
+    an int."""
 
     def __new__(cls, index: int, seed: int):
         self = super().__new__(cls, index)
@@ -35,10 +36,11 @@ class SeededIndex(int):
 
 
 class SeededSampler(Sampler):
-    """Makes all a pass over `sampler` draws, and the transforms of its items, follow from one number.
+    """Makes all a pass over `sampler` draws, and the transforms of its items, follow from one
+    number.
 
-    That number is the only one taken from torch's generator. So for a seed the batches are the same whatever
-    the number of workers, and the model's own random numbers do not depend on the data's.
+    That number is the only one taken from torch's generator. So for a seed the batches are the same
+    whatever the number of workers, and the model's own random numbers do not depend on the data's.
     """
 
     def __init__(self, sampler: Sampler):
@@ -64,8 +66,8 @@ def _group(data_source: Sequence, key: Callable[[Any], int]) -> dict[int, list[i
 class RandomDomainSampler(Sampler):
     """Batches of images from `n_domain` random domains (below 1: all), as many from each.
 
-    Ends when a domain of the batch just drawn has too few images left for another. Raises UsageError if
-    batch_size is no multiple of n_domain, or a domain too small.
+    Ends when a domain of the batch just drawn has too few images left for another. Raises
+    UsageError if batch_size is no multiple of n_domain, or a domain too small.
     """
 
     def __init__(self, data_source: Sequence, batch_size: int, n_domain: int):
@@ -73,9 +75,13 @@ class RandomDomainSampler(Sampler):
         self.n_domain = n_domain if n_domain and n_domain > 0 else len(self.indices)
         self.n_img_per_domain, rest = divmod(batch_size, self.n_domain)
         if rest:
-            raise UsageError(f"The batch size {batch_size} is no multiple of the {self.n_domain} domains in a batch")
+            raise UsageError(
+                f"The batch size {batch_size} is no multiple of the {self.n_domain} domains in a batch"
+            )
         if min(map(len, self.indices.values())) < self.n_img_per_domain:
-            raise UsageError(f"A domain has fewer than the {self.n_img_per_domain} images it gives to a batch")
+            raise UsageError(
+                f"A domain has fewer than the {self.n_img_per_domain} images it gives to a batch"
+            )
         with seeded(0):
             self.length = len(list(iter(self)))
 
@@ -83,7 +89,9 @@ class RandomDomainSampler(Sampler):
         return random.sample(list(self.indices), self.n_domain)
 
     def __iter__(self) -> Iterator[int]:
-        left = {domain: random.sample(indices, len(indices)) for domain, indices in self.indices.items()}
+        left = {
+            domain: random.sample(indices, len(indices)) for domain, indices in self.indices.items()
+        }
         order, n = [], self.n_img_per_domain
         while True:
             domains = self.pick_domains()
@@ -110,7 +118,8 @@ class SeqDomainSampler(RandomDomainSampler):
 class RandomClassSampler(Sampler):
     """Batches of `n_ins` images from each of batch_size // n_ins random classes.
 
-    A class with fewer images gives some several times. Raises UsageError if a batch has too few classes.
+    A class with fewer images gives some several times. Raises UsageError if a batch has too few
+    classes.
     """
 
     def __init__(self, data_source: Sequence, batch_size: int, n_ins: int):

@@ -10,20 +10,29 @@ Step = Callable[..., dict[str, Tensor]]
 
 
 class CapturedStep:
-    """Calls `compute(*tensors) -> {name: tensor}`, which leaves gradients in `params`; on CUDA as a replayed graph.
+    """Calls `compute(*tensors) -> {name: tensor}`, which leaves gradients in `params`; on CUDA as a
+    replayed graph.
 
-    There is a graph for each shape of the tensors. Random numbers are drawn anew at each replay, from the generator's
-    seed at that time. But what is Python, as branches and numbers, stays what it was at the capture: what changes from
-    step to step must be in tensors. So each graph proves itself, after its capture and again in each epoch: beside its
-    replay the step is computed as usual, and what that gives is what counts. If the two differ, or a step cannot be
-    captured, a line says so, and all are computed as usual.
+    There is a graph for each shape of the tensors. Random numbers are drawn anew at each replay,
+    from the generator's seed at that time. But what is Python, as branches and numbers, stays what
+    it was at the capture: what changes from step to step must be in tensors. So each graph proves
+    itself, after its capture and again in each epoch: beside its replay the step is computed as
+    usual, and what that gives is what counts. If the two differ, or a step cannot be captured, a
+    line says so, and all are computed as usual.
 
     Args:
         captured: False for steps that are never captured.
-        tolerance: how far the replay's loss and gradients may be from the usual step's, relative to their length.
+        tolerance: how far the replay's loss and gradients may be from the usual step's, relative to
+            their length.
     """
 
-    def __init__(self, compute: Step, params: dict[str, nn.Parameter], captured: bool = True, tolerance: float = 1e-5):
+    def __init__(
+        self,
+        compute: Step,
+        params: dict[str, nn.Parameter],
+        captured: bool = True,
+        tolerance: float = 1e-5,
+    ):
         self.compute, self.params = compute, params
         self.refused, self.tolerance = not captured, tolerance
         self.replays: dict[tuple, Step] = {}
@@ -37,7 +46,9 @@ class CapturedStep:
             try:
                 self.replays[shapes] = self.capture(tensors)
             except RuntimeError as error:
-                self.refuse(f"Steps are not captured as a CUDA graph, so slower: {str(error).splitlines()[0]}")
+                self.refuse(
+                    f"Steps are not captured as a CUDA graph, so slower: {str(error).splitlines()[0]}"
+                )
                 return self.compute(*tensors)
         if shapes in self.proved:
             return self.replays[shapes](*tensors)
@@ -69,18 +80,24 @@ class CapturedStep:
         result = self.compute(*tensors)
         for name, expected in self.outcome(result).items():
             if not near(replayed[name], expected, self.tolerance):
-                self.refuse(f"Steps are no longer replayed as a CUDA graph, so slower: its {name} is not the step's")
+                self.refuse(
+                    f"Steps are no longer replayed as a CUDA graph, so slower: its {name} is not the step's"
+                )
                 break
         return result
 
     def outcome(self, result: dict[str, Tensor]) -> dict[str, Tensor | None]:
         """Copies of the losses and gradients."""
         losses = {name: t.clone() for name, t in result.items() if "loss" in name}
-        grads = {f"gradient of {name}": p.grad if p.grad is None else p.grad.clone() for name, p in self.params.items()}
+        grads = {
+            f"gradient of {name}": p.grad if p.grad is None else p.grad.clone()
+            for name, p in self.params.items()
+        }
         return losses | grads
 
     def capture(self, tensors: tuple[Tensor, ...]) -> Step:
-        """Takes no step: the parameters, and the random numbers to come, are what they were. Also where it fails."""
+        """Takes no step: the parameters, and the random numbers to come, are what they were. Also
+        where it fails."""
         static = [t.clone() for t in tensors]
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         before, side = generator.clone_state(), torch.cuda.Stream()
@@ -92,11 +109,13 @@ class CapturedStep:
                     self.compute(*static)
                 generator.set_state(before.get_state())
                 graph = torch.cuda.CUDAGraph()
-                # thread_local: the data loader's thread, which pins memory, must not end the capture.
+                # thread_local: the data loader's thread, which pins memory, must not end the
+                # capture.
                 with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
                     result = self.compute(*static)
         except RuntimeError:
-            # Another state, since in older PyTorch one whose capture failed refuses to draw outside of a capture.
+            # Another state, since in older PyTorch one whose capture failed refuses to draw outside
+            # of a capture.
             generator.graphsafe_set_state(before)
             raise
         finally:
@@ -109,7 +128,9 @@ class CapturedStep:
             graph.replay()
             for p, grad in zip(self.params.values(), grads, strict=True):
                 p.grad = grad
-            return {name: t.clone() for name, t in result.items()}  # the next replay writes over its own
+            return {
+                name: t.clone() for name, t in result.items()
+            }  # the next replay writes over its own
 
         return replay
 

@@ -1,4 +1,5 @@
-"""The models that a trainer has registered, and their checkpoints: saved, loaded, resumed and cleared away."""
+"""The models that a trainer has registered, and their checkpoints: saved, loaded, resumed and
+cleared away."""
 
 import hashlib
 import os
@@ -19,7 +20,15 @@ from dassl.utils import (
     tolist_if_not,
     write_json,
 )
-from dassl.utils.checkpoint import BEST, epoch_file, load_optim, load_weights, newest_whole, resumable, weights_of
+from dassl.utils.checkpoint import (
+    BEST,
+    epoch_file,
+    load_optim,
+    load_weights,
+    newest_whole,
+    resumable,
+    weights_of,
+)
 
 from .record import EPOCHS, read_epochs
 
@@ -27,21 +36,28 @@ NOT_FINITE = (
     "Choose a lower OPTIM.LR or a wider PREC, and another --output-dir for it; after its first epoch a run can be "
     "gone on from there, with --resume and its folder"
 )
-# Buffers of prompt learners that follow from the class names, so they say nothing about what was learned.
+# Buffers of prompt learners that follow from the class names, so they say nothing about what was
+# learned.
 DERIVED_BUFFERS = ("token_prefix", "token_suffix", "token_middle")
 
 
 class Checkpoints:
-    """Named models with their optimizers and schedulers, and the files of them in <folder>/<name>/."""
+    """Named models with their optimizers and schedulers, and the files of them in
+    <folder>/<name>/."""
 
     def __init__(self):
         self._models: OrderedDict[str, nn.Module] = OrderedDict()
         self._optims: OrderedDict[str, Any] = OrderedDict()
         self._scheds: OrderedDict[str, Any] = OrderedDict()
-        self.loaded: dict[str, Any] | None = None  # what load_model has loaded: folder, epoch asked for, files
+        self.loaded: dict[str, Any] | None = (
+            None  # what load_model has loaded: folder, epoch asked for, files
+        )
 
-    def register_model(self, name: str = "model", model: Any = None, optim: Any = None, sched: Any = None) -> None:
-        """Makes a model known for modes, steps and checkpoints; its files go to <output-dir>/<name>/."""
+    def register_model(
+        self, name: str = "model", model: Any = None, optim: Any = None, sched: Any = None
+    ) -> None:
+        """Makes a model known for modes, steps and checkpoints; its files go to
+        <output-dir>/<name>/."""
         assert name not in self._models, f"a model {name} is registered already"
         self._models[name] = model
         self._optims[name] = optim
@@ -59,11 +75,13 @@ class Checkpoints:
         return self._models[name].state_dict()
 
     def clean_state_dict(self, name: str, state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Drops or renames what a file holds beyond `weights_to_save`, e.g. upstream's frozen weights."""
+        """Drops or renames what a file holds beyond `weights_to_save`, e.g. upstream's frozen
+        weights."""
         return state_dict
 
     def state_to_resume(self) -> dict[str, Any]:
-        """What a resumed run needs beyond models, optimizers and schedulers: tensors and plain data."""
+        """What a resumed run needs beyond models, optimizers and schedulers: tensors and plain
+        data."""
         return {}
 
     def resume_state(self, state: dict[str, Any]) -> None:
@@ -97,10 +115,13 @@ class Checkpoints:
             }
             if extra := self.state_to_resume():
                 state["trainer"] = extra
-            save_checkpoint(state, os.path.join(directory, name), is_best=is_best, model_name=model_name)
+            save_checkpoint(
+                state, os.path.join(directory, name), is_best=is_best, model_name=model_name
+            )
 
     def resume_model_if_exist(self, directory: str) -> int:
-        """Loads the newest whole checkpoints in `directory`; returns the epochs done, 0 if none is there."""
+        """Loads the newest whole checkpoints in `directory`; returns the epochs done, 0 if none is
+        there."""
         names = self.get_model_names()
         folders = [os.path.join(directory, name) for name in names]
         if not names or not all(resumable(folder) for folder in folders):
@@ -120,9 +141,11 @@ class Checkpoints:
         return checkpoints[0]["epoch"]
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
-        """Loads the weights saved after `epoch` epochs (None: the best ones, else the newest) into every model.
+        """Loads the weights saved after `epoch` epochs (None: the best ones, else the newest) into
+        every model.
 
-        Raises Failure, naming the path or the first wrong key, if a file is missing, damaged or does not fit.
+        Raises Failure, naming the path or the first wrong key, if a file is missing, damaged or
+        does not fit.
         """
         if not directory:
             print("Note: no model is loaded, as no folder to load from is given")
@@ -137,7 +160,9 @@ class Checkpoints:
             path = os.path.join(folder, file)
             if not os.path.isfile(path):
                 if not have:
-                    raise Failure(f"No model in {folder}: train it first, or load from another folder (--model-dir)")
+                    raise Failure(
+                        f"No model in {folder}: train it first, or load from another folder (--model-dir)"
+                    )
                 listed = ", ".join(f"{f} (--load-epoch {f.split('-')[1]})" for f in have)
                 raise Failure(f"No model at {path}. The folder holds {listed}")
             checkpoint = load_checkpoint(path)
@@ -150,7 +175,11 @@ class Checkpoints:
 
     def _load(self, name: str, checkpoint: dict, source: str) -> None:
         def learned(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {k: v for k, v in weights.items() if not k.rpartition(".")[2].startswith(DERIVED_BUFFERS)}
+            return {
+                k: v
+                for k, v in weights.items()
+                if not k.rpartition(".")[2].startswith(DERIVED_BUFFERS)
+            }
 
         state_dict = learned(self.clean_state_dict(name, weights_of(checkpoint, source)))
         load_weights(self._models[name], state_dict, learned(self.weights_to_save(name)), source)
@@ -158,15 +187,20 @@ class Checkpoints:
     # -- a run's: with SimpleTrainer's cfg, output_dir and epochs
 
     def _resume(self) -> None:
-        """From what the output folder holds, or else from cfg.RESUME: sets start_epoch, and best_result."""
+        """From what the output folder holds, or else from cfg.RESUME: sets start_epoch, and
+        best_result."""
         names = self.get_model_names()
         begun = any(resumable(os.path.join(self.output_dir, name)) for name in names)
         source = self.output_dir if begun or not self.cfg.RESUME else self.cfg.RESUME
         if begun and self.cfg.RESUME not in ("", self.output_dir):
-            print(f"Note: {self.output_dir} has checkpoints of its own, which count, not those of {self.cfg.RESUME}")
+            print(
+                f"Note: {self.output_dir} has checkpoints of its own, which count, not those of {self.cfg.RESUME}"
+            )
         self.start_epoch = self.resume_model_if_exist(source)
         if self.cfg.RESUME and not self.start_epoch:
-            raise Failure(f"There is nothing to resume in {source}: it holds no checkpoint of {', '.join(names)}")
+            raise Failure(
+                f"There is nothing to resume in {source}: it holds no checkpoint of {', '.join(names)}"
+            )
         if self.start_epoch > self.max_epoch:
             line = f"{source} has {self.start_epoch} epochs behind it, more than OPTIM.MAX_EPOCH {self.max_epoch}"
             raise Failure(f"{line}: give at least as many, or another --output-dir")
@@ -176,12 +210,16 @@ class Checkpoints:
             self._read_best_result()
 
     def _take_over(self, source: str) -> None:
-        """Gives the output folder what was resumed elsewhere, so that it can be resumed and tested by itself."""
+        """Gives the output folder what was resumed elsewhere, so that it can be resumed and tested
+        by itself."""
         for name in self.get_model_names() if self.cfg.TEST.FINAL_MODEL == "best_val" else ():
             best = os.path.join(source, name, BEST)
             if os.path.isfile(best):
                 mkdir_if_missing(os.path.join(self.output_dir, name))
-                with open(best, "rb") as file, atomic_write(os.path.join(self.output_dir, name, BEST)) as copy:
+                with (
+                    open(best, "rb") as file,
+                    atomic_write(os.path.join(self.output_dir, name, BEST)) as copy,
+                ):
                     copy.write(file.read())
         write_json(read_epochs(source), os.path.join(self.output_dir, EPOCHS))
         self.save_model(self.start_epoch - 1, self.output_dir)
@@ -189,14 +227,19 @@ class Checkpoints:
     def _read_best_result(self) -> None:
         best = os.path.join(self.output_dir, self.get_model_names()[0], BEST)
         if not os.path.isfile(best):
-            print(f"Note: no best model of the first {self.start_epoch} epochs was kept; the later ones are compared")
+            print(
+                f"Note: no best model of the first {self.start_epoch} epochs was kept; the later ones are compared"
+            )
             return
         self.best_result = load_checkpoint(best).get("val_result")
         if not isinstance(self.best_result, (int, float)):
-            raise Failure(f"{best} does not say how good it was on the validation set: remove it to choose anew")
+            raise Failure(
+                f"{best} does not say how good it was on the validation set: remove it to choose anew"
+            )
 
     def _remove_rolling(self) -> None:
-        """Keeps the last two checkpoints while training, so that one may be damaged, then only the last.
+        """Keeps the last two checkpoints while training, so that one may be damaged, then only the
+        last.
 
         Those at multiples of CHECKPOINT_FREQ stay.
         """

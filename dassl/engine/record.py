@@ -1,8 +1,8 @@
 """What a run leaves for programs to read: results.json beside its log.txt.
 
-Each epoch's loss and seconds are in epochs.json as soon as the epoch has ended, before its checkpoint is saved, so a
-resumed run has those of all the epochs it has behind it. They are not in the checkpoints: there two equal trainings
-would differ.
+Each epoch's loss and seconds are in epochs.json as soon as the epoch has ended, before its
+checkpoint is saved, so a resumed run has those of all the epochs it has behind it. They are not in
+the checkpoints: there two equal trainings would differ.
 """
 
 import math
@@ -30,11 +30,14 @@ if TYPE_CHECKING:
 FORMAT = 1
 RESULTS, EPOCHS = "results.json", "epochs.json"
 PACKAGES = ("torchvision", "numpy", "scikit-learn", "scipy", "Pillow")
-Epoch = dict[str, float | int | None]  # loss (None: the trainer logs none of that name), seconds, images
+Epoch = dict[
+    str, float | int | None
+]  # loss (None: the trainer logs none of that name), seconds, images
 
 
 class Recorder:
-    """Told by a trainer what happens, it writes the run's files. Without a trainer it only takes the time."""
+    """Told by a trainer what happens, it writes the run's files. Without a trainer it only takes
+    the time."""
 
     def __init__(self, trainer: "SimpleTrainer | None" = None):
         self.trainer = trainer
@@ -48,7 +51,8 @@ class Recorder:
     # -- training
 
     def training_begins(self, start_epoch: int) -> None:
-        """Takes over the epochs that a resumed run has behind it; those nothing is known of are None."""
+        """Takes over the epochs that a resumed run has behind it; those nothing is known of are
+        None."""
         self.trained = self.in_training = True
         self.epochs = []
         if start_epoch and self.trainer:
@@ -60,12 +64,18 @@ class Recorder:
         self.loss, self.images, self.start = None, 0, time.monotonic()
 
     def batch(self, parts: tuple) -> None:
-        """Counts the images of what forward_backward is given; batches of another form count as none."""
-        self.images += sum(len(p["label"]) for p in parts if isinstance(p, Mapping) and "label" in p)
+        """Counts the images of what forward_backward is given; batches of another form count as
+        none."""
+        self.images += sum(
+            len(p["label"]) for p in parts if isinstance(p, Mapping) and "label" in p
+        )
 
     def epoch_ends(self) -> None:
-        """To be called before the epoch's checkpoint is saved: what has a checkpoint has its numbers too."""
-        self.epochs.append({"loss": self.loss, "seconds": time.monotonic() - self.start, "images": self.images})
+        """To be called before the epoch's checkpoint is saved: what has a checkpoint has its
+        numbers too."""
+        self.epochs.append(
+            {"loss": self.loss, "seconds": time.monotonic() - self.start, "images": self.images}
+        )
         if self.trainer:
             write_json(self.epochs, os.path.join(self.trainer.cfg.OUTPUT_DIR, EPOCHS))
 
@@ -74,11 +84,13 @@ class Recorder:
 
     # -- the test
 
-    def tested(self, metrics: dict[str, float], per_class: dict[str, float], seconds: float) -> None:
+    def tested(
+        self, metrics: dict[str, float], per_class: dict[str, float], seconds: float
+    ) -> None:
         """Writes results.json, unless this was a validation during training.
 
-        Where there is no output folder, no log was written either, and no record is. Raises Failure if it cannot be
-        written.
+        Where there is no output folder, no log was written either, and no record is. Raises Failure
+        if it cannot be written.
         """
         if self.in_training or not self.trainer or not os.path.isdir(self.trainer.cfg.OUTPUT_DIR):
             return
@@ -99,12 +111,16 @@ class Recorder:
                 "test": metrics["total"] / seconds if self.test_from != "features" else None,
             },
         }
-        write_json(self._about() | result | _end(), os.path.join(self.trainer.cfg.OUTPUT_DIR, RESULTS))
+        write_json(
+            self._about() | result | _end(), os.path.join(self.trainer.cfg.OUTPUT_DIR, RESULTS)
+        )
 
     def _about(self) -> dict[str, Any]:
         """What was run, where, and with what."""
         cfg, models = self.trainer.cfg, self.trainer._models.values()
-        learned = {id(p): p.numel() for model in models for p in model.parameters() if p.requires_grad}
+        learned = {
+            id(p): p.numel() for model in models for p in model.parameters() if p.requires_grad
+        }
         return {
             "format": FORMAT,
             "trainer": cfg.TRAINER.NAME,
@@ -114,7 +130,9 @@ class Recorder:
             "subsample": cfg.DATASET.get("SUBSAMPLE_CLASSES", "all"),
             "config": cfg,
             "command": shlex.join(["python", *sys.argv]),
-            "log": os.path.basename(sys.stdout.file.name) if isinstance(sys.stdout, Logger) else None,
+            "log": os.path.basename(sys.stdout.file.name)
+            if isinstance(sys.stdout, Logger)
+            else None,
             **commit(),
             "versions": versions(),
             "machine": platform.platform(),
@@ -125,7 +143,8 @@ class Recorder:
         } | self.trainer.about()
 
     def _model(self) -> dict[str, Any] | None:
-        """What an --eval-only run has loaded; its folder as seen from the run's, so that both may be moved."""
+        """What an --eval-only run has loaded; its folder as seen from the run's, so that both may
+        be moved."""
         loaded = self.trainer.loaded
         if self.trained or not loaded:
             return None
@@ -143,10 +162,13 @@ def _end() -> dict[str, Any]:
 
 
 def read_epochs(folder: str) -> list[Epoch]:
-    """The epochs in a folder's epochs.json; none if it is not there or cannot be read, which stops no run."""
+    """The epochs in a folder's epochs.json; none if it is not there or cannot be read, which stops
+    no run."""
     try:
         epochs = read_json(os.path.join(folder, EPOCHS))
-        return [{key: _number(epoch[key]) for key in ("loss", "seconds", "images")} for epoch in epochs]
+        return [
+            {key: _number(epoch[key]) for key in ("loss", "seconds", "images")} for epoch in epochs
+        ]
     except (Failure, LookupError, TypeError):
         return []
 
@@ -159,11 +181,17 @@ def _number(value: object) -> float | int | None:
 
 @cache
 def commit() -> dict[str, str | bool | None]:
-    """The commit this code is at, and whether tracked files differ from it; both None where there is no git."""
+    """The commit this code is at, and whether tracked files differ from it; both None where there
+    is no git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20, check=True
+            command,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
@@ -191,7 +219,10 @@ def device_name(device: torch.device) -> str:
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+        model = next(
+            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+            model,
+        )
     except OSError:
         pass
     threads = torch.get_num_threads()

@@ -1,4 +1,5 @@
-"""The training loop. Read from TrainerBase.train down: every step is a method that a trainer may replace."""
+"""The training loop. Read from TrainerBase.train down: every step is a method that a trainer may
+replace."""
 
 import datetime
 import math
@@ -75,20 +76,26 @@ class TrainerBase(Checkpoints):
 
     def init_writer(self, log_dir: str) -> None:
         if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import, and needed for training only
+            from torch.utils.tensorboard import (
+                SummaryWriter,
+            )  # slow to import, and needed for training only
 
             print(f"Initialize tensorboard (log_dir={log_dir})")
             try:
                 self._writer = SummaryWriter(log_dir=log_dir)
             except OSError as error:
-                raise Failure(f"Cannot write to {log_dir}: {error.strerror}. Remove that folder") from error
+                raise Failure(
+                    f"Cannot write to {log_dir}: {error.strerror}. Remove that folder"
+                ) from error
 
     def close_writer(self) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
-    def write_scalar(self, tag: str, scalar_value: float | Tensor, global_step: int | None = None) -> None:
+    def write_scalar(
+        self, tag: str, scalar_value: float | Tensor, global_step: int | None = None
+    ) -> None:
         if self._writer is not None:
             self._writer.add_scalar(tag, scalar_value, global_step)
 
@@ -154,7 +161,8 @@ class TrainerBase(Checkpoints):
                 self._optims[name].zero_grad()
 
     def model_backward(self, loss: Tensor) -> None:
-        # no detect_anomaly: it would wait for the device in every step; losses are checked when they are read
+        # no detect_anomaly: it would wait for the device in every step; losses are checked when
+        # they are read
         loss.backward()
 
     def model_update(self, names: str | list[str] | None = None) -> None:
@@ -177,13 +185,16 @@ class TrainerBase(Checkpoints):
 
 
 class SimpleTrainer(TrainerBase):
-    """Builds data, model and evaluator from a config, and does all of the above but the epoch itself."""
+    """Builds data, model and evaluator from a config, and does all of the above but the epoch
+    itself."""
 
     def __init__(self, cfg: CfgNode):
         super().__init__()
         check_availability(cfg.TEST.SPLIT, ["test", "val"], "TEST.SPLIT")
         check_availability(cfg.TEST.FINAL_MODEL, ["last_step", "best_val"], "TEST.FINAL_MODEL")
-        check_availability(cfg.TRAIN.COUNT_ITER, ["train_x", "train_u", "smaller_one"], "TRAIN.COUNT_ITER")
+        check_availability(
+            cfg.TRAIN.COUNT_ITER, ["train_x", "train_u", "smaller_one"], "TRAIN.COUNT_ITER"
+        )
         self.check_cfg(cfg)
         self.cfg = cfg
         self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
@@ -207,7 +218,8 @@ class SimpleTrainer(TrainerBase):
         """For a trainer to refuse a config it cannot work with."""
 
     def build_data_loader(self) -> None:
-        """Sets the loaders (train_loader_u and val_loader may be None), num_classes and lab2cname."""
+        """Sets the loaders (train_loader_u and val_loader may be None), num_classes and
+        lab2cname."""
         self.dm = DataManager(self.cfg)
         self.train_loader_x = self.dm.train_loader_x
         self.train_loader_u = self.dm.train_loader_u
@@ -218,7 +230,8 @@ class SimpleTrainer(TrainerBase):
         self.lab2cname = self.dm.lab2cname
 
     def build_model(self) -> None:
-        """Builds and registers the model. Here a SimpleNet, for trainers that do not bring their own."""
+        """Builds and registers the model. Here a SimpleNet, for trainers that do not bring their
+        own."""
         cfg = self.cfg
         self.model = SimpleNet(cfg, cfg.MODEL, self.num_classes)
         if cfg.MODEL.INIT_WEIGHTS:
@@ -233,16 +246,21 @@ class SimpleTrainer(TrainerBase):
 
     def train(self) -> None:
         super().train(self.start_epoch, self.max_epoch)
-        for loader in (self.train_loader_x, self.train_loader_u):  # after a Ctrl-C the process's end is faster
+        for loader in (
+            self.train_loader_x,
+            self.train_loader_u,
+        ):  # after a Ctrl-C the process's end is faster
             if isinstance(loader, Loader):
                 loader.close()
 
     def seed_epoch(self) -> None:
-        """Makes an epoch's random numbers follow from seed and epoch, so that a resumed run repeats them."""
+        """Makes an epoch's random numbers follow from seed and epoch, so that a resumed run repeats
+        them."""
         set_random_seed(mix_seed(self.seed, self.epoch))
 
     def before_train(self) -> None:
-        """Resumes from what the output folder holds, or else from cfg.RESUME, and opens tensorboard."""
+        """Resumes from what the output folder holds, or else from cfg.RESUME, and opens
+        tensorboard."""
         self._resume()
         writer_dir = os.path.join(self.output_dir, "tensorboard")
         mkdir_if_missing(writer_dir)
@@ -274,14 +292,18 @@ class SimpleTrainer(TrainerBase):
 
     @torch.no_grad()
     def test(self, split: str | None = None) -> float:
-        """Evaluates on a split (cfg.TEST.SPLIT; test if there is no val); returns the first result."""
+        """Evaluates on a split (cfg.TEST.SPLIT; test if there is no val); returns the first
+        result."""
         self.set_model_mode("eval")
         self.evaluator.reset()
         self.recorder.test_from = "images"
         split = split or self.cfg.TEST.SPLIT
         if split == "val" and self.val_loader is None:
             chosen = self.recorder.in_training and self.cfg.TEST.FINAL_MODEL == "best_val"
-            told = ": the best model is CHOSEN ON THE TEST SET, so its result is not that of unseen images" * chosen
+            told = (
+                ": the best model is CHOSEN ON THE TEST SET, so its result is not that of unseen images"
+                * chosen
+            )
             print(f"WARNING: there are no validation images, the test set takes their place{told}")
             split = "test"
         loader = self.val_loader if split == "val" else self.test_loader
@@ -295,7 +317,8 @@ class SimpleTrainer(TrainerBase):
         return next(iter(results.values()))
 
     def test_batches(self, loader: DataLoader, split: str) -> Iterator[dict]:
-        """What a test goes over: the loader's batches, or the same of images kept decoded (DATALOADER.TEST_CACHE)."""
+        """What a test goes over: the loader's batches, or the same of images kept decoded
+        (DATALOADER.TEST_CACHE)."""
         batches = None
         if self.cfg.DATALOADER.TEST_CACHE:
             batches, found = kept_images(loader, split, self.device)
@@ -307,7 +330,9 @@ class SimpleTrainer(TrainerBase):
 
     def parse_batch_test(self, batch: dict) -> tuple[Tensor, Tensor]:
         """Images and labels, on the device."""
-        return batch["img"].to(self.device, non_blocking=True), batch["label"].to(self.device, non_blocking=True)
+        return batch["img"].to(self.device, non_blocking=True), batch["label"].to(
+            self.device, non_blocking=True
+        )
 
     def get_current_lr(self, names: str | list[str] | None = None) -> float:
         return self._optims[self.get_model_names(names)[0]].param_groups[0]["lr"]
@@ -315,13 +340,17 @@ class SimpleTrainer(TrainerBase):
     def run_batches(self, batches: Iterable[tuple]) -> None:
         """Calls forward_backward(*batch) for self.num_batches batches and logs.
 
-        Losses are read, which waits for the device, only when a line is printed and at the end. A line's `time` and
-        `data` are seconds per batch since the last line, and the epoch's so far.
+        Losses are read, which waits for the device, only when a line is printed and at the end. A
+        line's `time` and `data` are seconds per batch since the last line, and the epoch's so far.
         """
         self.set_model_mode("train")
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
         print_freq = self.cfg.TRAIN.PRINT_FREQ
-        waited, since, start = 0.0, 0, time.time()  # for data, batches and the time since the last line
+        waited, since, start = (
+            0.0,
+            0,
+            time.time(),
+        )  # for data, batches and the time since the last line
         end = start
         progress = _progress(batches, f"epoch {self.epoch + 1}", self.num_batches)
         for batch_idx, batch in enumerate(progress):
@@ -333,7 +362,9 @@ class SimpleTrainer(TrainerBase):
             printed = (self.batch_idx + 1) % print_freq == 0 or self.num_batches < print_freq
             if printed:
                 if self.device.type == "cuda":
-                    torch.cuda.synchronize(self.device)  # till here a GPU's steps have only been started
+                    torch.cuda.synchronize(
+                        self.device
+                    )  # till here a GPU's steps have only been started
                 batch_time.update((time.time() - start) / since, since)
                 data_time.update(waited / since, since)
                 tqdm.write(self._log_line(losses, batch_time, data_time))
@@ -342,11 +373,15 @@ class SimpleTrainer(TrainerBase):
                 self._record(losses)
             end = time.time()
 
-    def _log_line(self, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter) -> str:
+    def _log_line(
+        self, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter
+    ) -> str:
         left = (self.max_epoch - self.epoch) * self.num_batches - self.batch_idx - 1
         eta = datetime.timedelta(seconds=int(batch_time.avg * left))
         meters = {"time": batch_time, "data": data_time}
-        times = " ".join(f"{name} {meter.val:.3f} ({meter.avg:.3f})" for name, meter in meters.items())
+        times = " ".join(
+            f"{name} {meter.val:.3f} ({meter.avg:.3f})" for name, meter in meters.items()
+        )
         return f"{self.position()} {times} {losses} lr {self.get_current_lr():.4e} eta {eta}"
 
     def _record(self, losses: MetricMeter) -> None:
@@ -371,7 +406,9 @@ class TrainerX(SimpleTrainer):
 
     def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor, Tensor]:
         """Images, labels and domains, on the device."""
-        return tuple(batch[key].to(self.device, non_blocking=True) for key in ("img", "label", "domain"))
+        return tuple(
+            batch[key].to(self.device, non_blocking=True) for key in ("img", "label", "domain")
+        )
 
 
 class TrainerXU(SimpleTrainer):

@@ -5,7 +5,9 @@ from torch import Tensor
 
 
 @torch.no_grad()
-def compute_accuracy(output: Tensor | Sequence[Tensor], target: Tensor, topk: Sequence[int] = (1,)) -> list[Tensor]:
+def compute_accuracy(
+    output: Tensor | Sequence[Tensor], target: Tensor, topk: Sequence[int] = (1,)
+) -> list[Tensor]:
     """Top-k accuracies in percent, one 0-dim tensor on output's device per k.
 
     output: (B, C) scores, or a sequence that starts with them; target: (B,) labels.

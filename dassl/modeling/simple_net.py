@@ -13,7 +13,9 @@ class SimpleNet(nn.Module):
     def __init__(self, cfg: CfgNode, model_cfg: CfgNode, num_classes: int, **kwargs):
         super().__init__()
         backbone, head = model_cfg.BACKBONE, model_cfg.HEAD
-        self.backbone = build_backbone(backbone.NAME, cfg.VERBOSE, pretrained=backbone.PRETRAINED, **kwargs)
+        self.backbone = build_backbone(
+            backbone.NAME, cfg.VERBOSE, pretrained=backbone.PRETRAINED, **kwargs
+        )
         self.fdim = self.backbone.out_features
         self.head = None
         if head.NAME and head.HIDDEN_LAYERS:
@@ -31,7 +33,8 @@ class SimpleNet(nn.Module):
         self.classifier = nn.Linear(self.fdim, num_classes) if num_classes > 0 else None
 
     def forward(self, x: Tensor, return_feature: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W) -> logits (B, num_classes), or features (B, fdim) without a classifier."""
+        """Images (B, 3, H, W) -> logits (B, num_classes), or features (B, fdim) without a
+        classifier."""
         features = self.backbone(x)
         if self.head is not None:
             features = self.head(features)

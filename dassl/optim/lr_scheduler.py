@@ -12,9 +12,12 @@ AVAI_SCHEDS = ["single_step", "multi_step", "cosine"]
 
 
 class _WarmupScheduler(LRScheduler):
-    """Own rates for `warmup_epoch` epochs, then `successor` from where it stands. The state is plain data."""
+    """Own rates for `warmup_epoch` epochs, then `successor` from where it stands. The state is
+    plain data."""
 
-    def __init__(self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, last_epoch: int = -1):
+    def __init__(
+        self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, last_epoch: int = -1
+    ):
         self.successor = successor
         self.warmup_epoch = warmup_epoch
         super().__init__(optimizer, last_epoch)
@@ -23,7 +26,11 @@ class _WarmupScheduler(LRScheduler):
         raise NotImplementedError
 
     def get_lr(self) -> list[float]:
-        return self.successor.get_last_lr() if self.last_epoch >= self.warmup_epoch else self.warmup_lr()
+        return (
+            self.successor.get_last_lr()
+            if self.last_epoch >= self.warmup_epoch
+            else self.warmup_lr()
+        )
 
     def step(self, epoch: int | None = None) -> None:
         if self.last_epoch < self.warmup_epoch:
@@ -48,7 +55,9 @@ class _WarmupScheduler(LRScheduler):
 class ConstantWarmupScheduler(_WarmupScheduler):
     """`cons_lr` for `warmup_epoch` epochs, then `successor`."""
 
-    def __init__(self, optimizer, successor, warmup_epoch: int, cons_lr: float, last_epoch: int = -1):
+    def __init__(
+        self, optimizer, successor, warmup_epoch: int, cons_lr: float, last_epoch: int = -1
+    ):
         self.cons_lr = cons_lr
         super().__init__(optimizer, successor, warmup_epoch, last_epoch)
 
@@ -59,7 +68,9 @@ class ConstantWarmupScheduler(_WarmupScheduler):
 class LinearWarmupScheduler(_WarmupScheduler):
     """`min_lr` in epoch 0, then base lr * epoch / `warmup_epoch`, then `successor`."""
 
-    def __init__(self, optimizer, successor, warmup_epoch: int, min_lr: float, last_epoch: int = -1):
+    def __init__(
+        self, optimizer, successor, warmup_epoch: int, min_lr: float, last_epoch: int = -1
+    ):
         self.min_lr = min_lr
         super().__init__(optimizer, successor, warmup_epoch, last_epoch)
 
@@ -80,7 +91,9 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler:
         scheduler = CosineAnnealingLR(optimizer, c.MAX_EPOCH)
     elif c.LR_SCHEDULER == "multi_step":
         if isinstance(c.STEPSIZE, int):
-            raise UsageError(f"OPTIM.STEPSIZE is {c.STEPSIZE}, but multi_step needs a list of epochs, e.g. (10, 20)")
+            raise UsageError(
+                f"OPTIM.STEPSIZE is {c.STEPSIZE}, but multi_step needs a list of epochs, e.g. (10, 20)"
+            )
         scheduler = MultiStepLR(optimizer, c.STEPSIZE, c.GAMMA)
     else:
         step_size = c.STEPSIZE if isinstance(c.STEPSIZE, int) else c.STEPSIZE[-1]
@@ -90,7 +103,9 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler:
 
 def _with_warmup(optimizer: Optimizer, scheduler: LRScheduler, c: CfgNode) -> LRScheduler:
     if c.WARMUP_EPOCH >= c.MAX_EPOCH:  # as code written for Dassl may have it; train.py refuses it
-        print(f"Note: the warm-up of {c.WARMUP_EPOCH} epochs leaves none of {c.MAX_EPOCH} to train in")
+        print(
+            f"Note: the warm-up of {c.WARMUP_EPOCH} epochs leaves none of {c.MAX_EPOCH} to train in"
+        )
     check_availability(c.WARMUP_TYPE, ["constant", "linear"], "OPTIM.WARMUP_TYPE")
     if not c.WARMUP_RECOUNT:
         scheduler.last_epoch = c.WARMUP_EPOCH

@@ -12,13 +12,19 @@ AVAI_OPTIMS = ["adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw"]
 
 
 def build_optimizer(
-    model: nn.Module | Iterable, optim_cfg: CfgNode, param_groups: Iterable | None = None, fused: bool = False
+    model: nn.Module | Iterable,
+    optim_cfg: CfgNode,
+    param_groups: Iterable | None = None,
+    fused: bool = False,
 ) -> torch.optim.Optimizer:
-    """Builds cfg.OPTIM's optimizer over a module, parameters or groups of them; `param_groups` goes first.
+    """Builds cfg.OPTIM's optimizer over a module, parameters or groups of them; `param_groups` goes
+    first.
 
-    `fused` takes PyTorch's fused kernels where the optimizer has some; with them a GradScaler's step waits for nothing.
+    `fused` takes PyTorch's fused kernels where the optimizer has some; with them a GradScaler's
+    step waits for nothing.
 
-    Raises UsageError for an unknown OPTIM.NAME, or for STAGED_LR with anything but a module of modules.
+    Raises UsageError for an unknown OPTIM.NAME, or for STAGED_LR with anything but a module of
+    modules.
     """
     c = optim_cfg
     betas = (c.ADAM_BETA1, c.ADAM_BETA2)
@@ -39,8 +45,13 @@ def build_optimizer(
     elif param_groups is None:
         param_groups = model.parameters() if isinstance(model, nn.Module) else model
     kind, options = kinds[c.NAME]
-    # PyTorch does not dampen the first gradient; the momentum of zero that fused SGD starts from here would.
-    if fused and kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW) and not options.get("dampening"):
+    # PyTorch does not dampen the first gradient; the momentum of zero that fused SGD starts from
+    # here would.
+    if (
+        fused
+        and kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+        and not options.get("dampening")
+    ):
         options["fused"] = True
     optimizer = kind(param_groups, lr=c.LR, weight_decay=c.WEIGHT_DECAY, **options)
     if options.get("fused") and kind is torch.optim.SGD:
@@ -61,7 +72,9 @@ def _start_momentum(optimizer: torch.optim.SGD, *_) -> None:
 
 def _staged(model: nn.Module, c: CfgNode) -> list[dict]:
     if not isinstance(model, nn.Module):
-        raise UsageError("OPTIM.STAGED_LR needs a whole model; this trainer optimizes single parameters")
+        raise UsageError(
+            "OPTIM.STAGED_LR needs a whole model; this trainer optimizes single parameters"
+        )
     model = model.module if isinstance(model, nn.DataParallel) else model
     if own := [name for name, p in model.named_parameters(recurse=False) if p.requires_grad]:
         line = f"OPTIM.STAGED_LR is for layers, and {', '.join(own)} is in none, so it would not be trained"

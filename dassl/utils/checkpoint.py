@@ -30,7 +30,8 @@ class _Inert:
     """Takes the place of an object of upstream's that we have no use for."""
 
 
-# Upstream's warm-up pickles its successor scheduler, which holds the optimizer: PyTorch's or Dassl's own.
+# Upstream's warm-up pickles its successor scheduler, which holds the optimizer: PyTorch's or
+# Dassl's own.
 _OPTIM = [
     kind
     for module in (torch.optim, lr_scheduler, swa_utils)
@@ -53,11 +54,14 @@ def epoch_file(epoch: int) -> str:
     return f"model.pth.tar-{epoch}"
 
 
-def save_checkpoint(state: dict, save_dir: str, is_best: bool = False, model_name: str = "") -> None:
-    """Writes `state` atomically as model.pth.tar-<epoch>, and that name into the text file `checkpoint`.
+def save_checkpoint(
+    state: dict, save_dir: str, is_best: bool = False, model_name: str = ""
+) -> None:
+    """Writes `state` atomically as model.pth.tar-<epoch>, and that name into the text file
+    `checkpoint`.
 
-    With `is_best` also as model-best.pth.tar; with `model_name` only under that name. Raises Failure if it
-    cannot be written; what was there before is then intact.
+    With `is_best` also as model-best.pth.tar; with `model_name` only under that name. Raises
+    Failure if it cannot be written; what was there before is then intact.
     """
     mkdir_if_missing(save_dir)
     newest = epoch_file(state["epoch"])
@@ -72,10 +76,11 @@ def save_checkpoint(state: dict, save_dir: str, is_best: bool = False, model_nam
 
 
 def load_checkpoint(fpath: str) -> dict[str, Any]:
-    """Reads a checkpoint to the CPU. Nothing in it is run: tensors and plain data are all that is taken in.
+    """Reads a checkpoint to the CPU. Nothing in it is run: tensors and plain data are all that is
+    taken in.
 
-    Raises DamagedFile (a Failure) if it is truncated or altered, Failure if it is missing, holds something else or
-    names any other class.
+    Raises DamagedFile (a Failure) if it is truncated or altered, Failure if it is missing, holds
+    something else or names any other class.
     """
     try:
         file = open(regular(fpath), "rb")  # noqa: SIM115
@@ -88,13 +93,19 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
             file.seek(0)
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything
-        refused = isinstance(error, pickle.UnpicklingError) and re.search(r"GLOBAL (\S+)", str(error))
+        refused = isinstance(error, pickle.UnpicklingError) and re.search(
+            r"GLOBAL (\S+)", str(error)
+        )
         if refused:
             line = f"Refused to load {fpath}: it names {refused[1]}"
-            raise Failure(f"{line}, which could run code and has no place in a checkpoint") from error
+            raise Failure(
+                f"{line}, which could run code and has no place in a checkpoint"
+            ) from error
         raise DamagedFile(f"{fpath} is truncated, damaged or no checkpoint") from error
     if not isinstance(checkpoint, dict):
-        raise Failure(f"{fpath} is no checkpoint of a training run: it holds a {type(checkpoint).__name__}, not a dict")
+        raise Failure(
+            f"{fpath} is no checkpoint of a training run: it holds a {type(checkpoint).__name__}, not a dict"
+        )
     return checkpoint
 
 
@@ -102,15 +113,22 @@ def weights_of(checkpoint: dict, source: str) -> Mapping[str, Any]:
     """A checkpoint's state_dict; raises Failure if it has none."""
     weights = checkpoint.get("state_dict")
     if not isinstance(weights, Mapping) or not all(isinstance(key, str) for key in weights):
-        raise Failure(f"{source} is no checkpoint of a training run: it has no state_dict, of names and tensors")
+        raise Failure(
+            f"{source} is no checkpoint of a training run: it has no state_dict, of names and tensors"
+        )
     return weights
 
 
 def resumable(fdir: str) -> list[str]:
-    """The files training can go on from: the one that the folder's `checkpoint` names, then older ones."""
+    """The files training can go on from: the one that the folder's `checkpoint` names, then older
+    ones."""
     if not os.path.isdir(fdir):
         return []
-    epochs = [int(found[1]) for name in os.listdir(fdir) if (found := re.fullmatch(r"model\.pth\.tar-(\d+)", name))]
+    epochs = [
+        int(found[1])
+        for name in os.listdir(fdir)
+        if (found := re.fullmatch(r"model\.pth\.tar-(\d+)", name))
+    ]
     files = [epoch_file(epoch) for epoch in sorted(epochs, reverse=True)]
     pointer = os.path.join(fdir, "checkpoint")
     named = Path(pointer).read_text(errors="replace").strip() if os.path.isfile(pointer) else ""
@@ -126,18 +144,26 @@ def newest_whole(fdirs: list[str]) -> list[dict]:
         try:
             if all(name in resumable(fdir) for fdir in fdirs):
                 found = [load_checkpoint(os.path.join(fdir, name)) for fdir in fdirs]
-                if not all(type(epoch := checkpoint.get("epoch")) is int and epoch > 0 for checkpoint in found):
-                    raise Failure(f"{fdirs[0]}/{name} is no checkpoint of a training run: its epoch is no number")
+                if not all(
+                    type(epoch := checkpoint.get("epoch")) is int and epoch > 0
+                    for checkpoint in found
+                ):
+                    raise Failure(
+                        f"{fdirs[0]}/{name} is no checkpoint of a training run: its epoch is no number"
+                    )
                 return found
         except DamagedFile as error:
             print(f"{error}: going back to the epoch before")
-    raise Failure(f"There is no whole checkpoint in {fdirs[0]}. Remove the folder to train from scratch")
+    raise Failure(
+        f"There is no whole checkpoint in {fdirs[0]}. Remove the folder to train from scratch"
+    )
 
 
 def load_weights(
     model: nn.Module, state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str
 ) -> None:
-    """Loads `state_dict`, cast to the model's dtypes, if it holds exactly the keys and shapes of `expected`.
+    """Loads `state_dict`, cast to the model's dtypes, if it holds exactly the keys and shapes of
+    `expected`.
 
     Raises Failure naming the first key that is wrong and both shapes; the model is then unchanged.
     """
@@ -152,10 +178,17 @@ def load_weights(
         elif value.shape != expected[key].shape:
             shapes = tuple(value.shape), tuple(expected[key].shape)
             problem = f"{key} has shape {shapes[0]} in the file, {shapes[1]} in the model"
-        elif value.is_floating_point() != expected[key].is_floating_point() or value.layout != torch.strided:
-            problem = f"{key} has type {value.dtype} in the file, {expected[key].dtype} in the model"
+        elif (
+            value.is_floating_point() != expected[key].is_floating_point()
+            or value.layout != torch.strided
+        ):
+            problem = (
+                f"{key} has type {value.dtype} in the file, {expected[key].dtype} in the model"
+            )
         elif not torch.isfinite(value).all():
-            raise Failure(f"{key} in {source} is NaN or infinite: take the file of another epoch or run")
+            raise Failure(
+                f"{key} in {source} is NaN or infinite: take the file of another epoch or run"
+            )
         else:
             continue
         raise Failure(f"{source} is of another method, architecture or config: {problem}")
@@ -165,9 +198,10 @@ def load_weights(
 def load_optim(checkpoint: dict, optimizer: Any, scheduler: Any, source: str) -> None:
     """Takes optimizer and scheduler (or None), just built, to where a checkpoint's were.
 
-    The file says what has been gathered (momentum, …) and how many steps the scheduler has behind it; rates and all
-    other settings are the present ones. So with another number of epochs or another rate a training goes on with the
-    schedule of that, and with the same ones as if it had never stopped.
+    The file says what has been gathered (momentum, …) and how many steps the scheduler has behind
+    it; rates and all other settings are the present ones. So with another number of epochs or
+    another rate a training goes on with the schedule of that, and with the same ones as if it had
+    never stopped.
 
     Raises Failure if the file's state is not theirs.
     """
@@ -176,7 +210,9 @@ def load_optim(checkpoint: dict, optimizer: Any, scheduler: Any, source: str) ->
         kept = {"params", "lr"}
         if scheduler is not None and (state := checkpoint.get(name)) is not None:
             plain = isinstance(scheduler, lr_scheduler.LRScheduler)
-            if plain and not isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):  # which has to be told of losses
+            if plain and not isinstance(
+                scheduler, lr_scheduler.ReduceLROnPlateau
+            ):  # which has to be told of losses
                 _catch_up(scheduler, _steps(state))
                 kept = {"params"}
             else:
@@ -189,7 +225,9 @@ def load_optim(checkpoint: dict, optimizer: Any, scheduler: Any, source: str) ->
                 saved |= {key: value for key, value in own.items() if key not in kept}
             optimizer.load_state_dict(state)
             for p, gathered in optimizer.state.items():
-                like_p = [gathered[key] for key in _LIKE_PARAMETERS if gathered.get(key) is not None]
+                like_p = [
+                    gathered[key] for key in _LIKE_PARAMETERS if gathered.get(key) is not None
+                ]
                 if any(value.shape != p.shape for value in like_p):
                     raise ValueError("another model's")
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -197,7 +235,12 @@ def load_optim(checkpoint: dict, optimizer: Any, scheduler: Any, source: str) ->
         raise Failure(f"{line}. Its weights can still be tested (--eval-only)") from error
 
 
-_LIKE_PARAMETERS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "square_avg")  # in the parameters' shapes
+_LIKE_PARAMETERS = (
+    "momentum_buffer",
+    "exp_avg",
+    "exp_avg_sq",
+    "square_avg",
+)  # in the parameters' shapes
 
 
 def _kind(group: dict) -> list:
@@ -221,8 +264,11 @@ def _catch_up(scheduler: lr_scheduler.LRScheduler, steps: int) -> None:
             scheduler.step()
 
 
-def resume_from_checkpoint(fdir: str, model: nn.Module, optimizer: Any = None, scheduler: Any = None) -> int:
-    """Loads the newest whole checkpoint in a folder and returns the number of epochs it has behind it."""
+def resume_from_checkpoint(
+    fdir: str, model: nn.Module, optimizer: Any = None, scheduler: Any = None
+) -> int:
+    """Loads the newest whole checkpoint in a folder and returns the number of epochs it has behind
+    it."""
     [checkpoint] = newest_whole([fdir])
     load_weights(model, weights_of(checkpoint, fdir), model.state_dict(), fdir)
     load_optim(checkpoint, optimizer, scheduler, fdir)

@@ -7,7 +7,8 @@ class Failure(Exception):
     exit_code = 1
 
     def __init__(self, line: str):
-        # A DataLoader worker's exception arrives with its whole traceback as the text, our line last.
+        # A DataLoader worker's exception arrives with its whole traceback as the text, our line
+        # last.
         if line.startswith("Caught "):
             line = line.strip().splitlines()[-1].split(": ", 1)[-1]
         super().__init__(line)

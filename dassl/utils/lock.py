@@ -16,7 +16,9 @@ except ImportError:
 
 RUN = ".lock"  # in a run's folder
 
-_held: set[int] = set()  # file descriptors of locks that end with this very process, not with a worker it has forked
+_held: set[int] = (
+    set()
+)  # file descriptors of locks that end with this very process, not with a worker it has forked
 os.register_at_fork(after_in_child=lambda: [os.close(_held.pop()) for _ in list(_held)])
 
 
@@ -35,7 +37,9 @@ def locked(target: Path) -> Iterator[None]:
             print(f"Waiting for another run, which is making {target}")
             fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as error:
-        line = f"Cannot write to {target.parent}: {error.strerror}. Choose a folder you can write to"
+        line = (
+            f"Cannot write to {target.parent}: {error.strerror}. Choose a folder you can write to"
+        )
         raise CannotWrite(line) from error
     with lock:
         try:
@@ -46,9 +50,11 @@ def locked(target: Path) -> Iterator[None]:
 
 @contextmanager
 def sole_run(folder: str) -> Iterator[None]:
-    """Hold the lock of a run's folder, made if need be, until the end or the process's own, whatever that is.
+    """Hold the lock of a run's folder, made if need be, until the end or the process's own,
+    whatever that is.
 
-    Whoever started the process may hold it, and hands it over by leaving its file open (scripts/runner.py).
+    Whoever started the process may hold it, and hands it over by leaving its file open
+    (scripts/runner.py).
 
     Raises Failure if another run holds it or the folder cannot be written to.
     """
@@ -57,7 +63,9 @@ def sole_run(folder: str) -> Iterator[None]:
         os.makedirs(folder or ".", exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # its text is the runner's
     except OSError as error:
-        raise Failure(f"Cannot write {path}: {error.strerror}. Choose another --output-dir") from error
+        raise Failure(
+            f"Cannot write {path}: {error.strerror}. Choose another --output-dir"
+        ) from error
     _held.add(lock)
     try:
         try:

@@ -4,7 +4,8 @@ from torch import Tensor
 
 
 class AverageMeter:
-    """Last value and average. Tensors stay on their device until one is read, so updating never waits."""
+    """Last value and average. Tensors stay on their device until one is read, so updating never
+    waits."""
 
     def __init__(self):
         self.reset()
@@ -41,12 +42,15 @@ class MetricMeter:
         self.delimiter = delimiter
 
     def update(self, metrics: dict[str, float | Tensor] | None) -> None:
-        """Takes what `forward_backward` returns: numbers or one-element tensors by name, or None."""
+        """Takes what `forward_backward` returns: numbers or one-element tensors by name, or
+        None."""
         for name, value in (metrics or {}).items():
             self.meters[name].update(value)
 
     def __str__(self) -> str:
-        return self.delimiter.join(f"{name} {_four(m.val)} ({_four(m.avg)})" for name, m in self.meters.items())
+        return self.delimiter.join(
+            f"{name} {_four(m.val)} ({_four(m.avg)})" for name, m in self.meters.items()
+        )
 
 
 def _four(x: float) -> str:

@@ -31,18 +31,23 @@ def mkdir_if_missing(dirname: str) -> None:
     try:
         os.makedirs(dirname, exist_ok=True)
     except OSError as error:
-        raise Failure(f"Cannot make the folder {dirname}: {error.strerror}. Choose one you can write to") from error
+        raise Failure(
+            f"Cannot make the folder {dirname}: {error.strerror}. Choose one you can write to"
+        ) from error
 
 
 def expand_user(path: str | os.PathLike) -> str:
     """The path with the home folder for its `~` or `~user`.
 
-    Raises UsageError for a user that there is not, and for a path that no disk can hold: a name of over 255 bytes.
+    Raises UsageError for a user that there is not, and for a path that no disk can hold: a name of
+        over 255 bytes.
     """
     full = os.path.expanduser(path)
     if full.startswith("~"):
         user, _, rest = full.partition("/")
-        raise UsageError(f"{path}: there is no user {user[1:]}; a folder that is called so is ./{user}")
+        raise UsageError(
+            f"{path}: there is no user {user[1:]}; a folder that is called so is ./{user}"
+        )
     try:
         os.lstat(full)
     except ValueError as error:
@@ -72,9 +77,11 @@ def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
 
 @contextmanager
 def atomic_write(path: str, mode: str = "wb") -> Iterator[IO]:
-    """Opens a temporary file that becomes `path` when the block ends well: `path` is never half written.
+    """Opens a temporary file that becomes `path` when the block ends well: `path` is never half
+    written.
 
-    Raises CannotWrite if the disk is full or the folder cannot be written; no temporary file is left.
+    Raises CannotWrite if the disk is full or the folder cannot be written; no temporary file is
+    left.
     """
     path = os.fspath(path)
     tmp = f"{path}.tmp"
@@ -118,7 +125,9 @@ def download_url(url: str, dst: str) -> None:
         with urllib.request.urlopen(url, timeout=30) as response, atomic_write(dst) as file:
             shutil.copyfileobj(response, file)
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise Failure(f"Cannot download {url}: {' '.join(str(error).split())}. Put the file at {dst}") from error
+        raise Failure(
+            f"Cannot download {url}: {' '.join(str(error).split())}. Put the file at {dst}"
+        ) from error
 
 
 def set_random_seed(seed: int) -> None:
@@ -135,7 +144,8 @@ def mix_seed(*parts: int) -> int:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, the CPU's random numbers follow from `seed`; outside they go on as if nothing had happened."""
+    """Inside, the CPU's random numbers follow from `seed`; outside they go on as if nothing had
+    happened."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -159,7 +169,8 @@ def open_image(path: str) -> Image.Image:
 
 
 def read_image(path: str) -> Image.Image:
-    """Reads any image as upright 8-bit RGB: 16 bits are scaled, transparency lies on white, EXIF turns it.
+    """Reads any image as upright 8-bit RGB: 16 bits are scaled, transparency lies on white, EXIF
+    turns it.
 
     Raises Failure naming the file if it is missing or cannot be decoded.
     """
@@ -169,7 +180,9 @@ def read_image(path: str) -> Image.Image:
             image.load()
             return image if image.mode == "RGB" else _to_rgb(image)
     except FileNotFoundError as error:
-        raise Failure(f"The image {path} does not exist: check DATASET.ROOT and the split file") from error
+        raise Failure(
+            f"The image {path} does not exist: check DATASET.ROOT and the split file"
+        ) from error
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         lines = str(getattr(error, "strerror", None) or error).splitlines()
         reason = lines[0] if lines else type(error).__name__
@@ -200,5 +213,7 @@ def collect_env_info() -> str:
     }
     if torch.cuda.is_available():
         versions["CUDA"] = torch.version.cuda
-        versions |= {f"GPU {i}": torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
+        versions |= {
+            f"GPU {i}": torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
+        }
     return "\n".join(f"{name}: {value}" for name, value in versions.items())

@@ -3,7 +3,13 @@
 from torch import nn
 from torch.optim import Optimizer
 
-from .checkpoint import load_checkpoint, load_weights, resume_from_checkpoint, save_checkpoint, weights_of
+from .checkpoint import (
+    load_checkpoint,
+    load_weights,
+    resume_from_checkpoint,
+    save_checkpoint,
+    weights_of,
+)
 from .errors import Failure
 from .tools import tolist_if_not
 
@@ -24,7 +30,9 @@ __all__ = [
 def count_num_param(model: nn.Module | list | None = None, params: list | None = None) -> int:
     """Number of parameters of a model, or of a list of parameters or optimizer groups."""
     params = model.parameters() if params is None else params
-    return sum(count_num_param(params=p["params"]) if isinstance(p, dict) else p.numel() for p in params)
+    return sum(
+        count_num_param(params=p["params"]) if isinstance(p, dict) else p.numel() for p in params
+    )
 
 
 def open_all_layers(model: nn.Module) -> None:
@@ -34,7 +42,8 @@ def open_all_layers(model: nn.Module) -> None:
 
 
 def open_specified_layers(model: nn.Module, open_layers: str | list[str]) -> None:
-    """Train mode and gradients for the named children, eval mode and none for the others. Raises KeyError."""
+    """Train mode and gradients for the named children, eval mode and none for the others. Raises
+    KeyError."""
     model = model.module if isinstance(model, nn.DataParallel) else model
     children, opened = dict(model.named_children()), tolist_if_not(open_layers)
     if unknown := set(opened) - set(children):
@@ -60,20 +69,28 @@ def adjust_learning_rate(
     final_lr: float = 0,
     max_epoch: int = 100,
 ) -> None:
-    """Sets the rate of an epoch (from 0): times `gamma` every `stepsize` epochs, or on the line to `final_lr`."""
+    """Sets the rate of an epoch (from 0): times `gamma` every `stepsize` epochs, or on the line to
+    `final_lr`."""
     done = epoch / max_epoch
-    lr = base_lr + done * (final_lr - base_lr) if linear_decay else base_lr * gamma ** (epoch // stepsize)
+    lr = (
+        base_lr + done * (final_lr - base_lr)
+        if linear_decay
+        else base_lr * gamma ** (epoch // stepsize)
+    )
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
 def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
-    """Loads those weights of a file whose name and shape fit the model; raises Failure if none does."""
+    """Loads those weights of a file whose name and shape fit the model; raises Failure if none
+    does."""
     checkpoint = load_checkpoint(weight_path)
     weights = weights_of({"state_dict": checkpoint} | checkpoint, weight_path)
     weights = {k.removeprefix("module."): v for k, v in weights.items()}
     own = model.state_dict()
-    fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == getattr(v, "shape", None)}
+    fitting = {
+        k: v for k, v in weights.items() if k in own and own[k].shape == getattr(v, "shape", None)
+    }
     if not fitting:
         raise Failure(f"No weight in {weight_path} fits the model by name and shape")
     load_weights(model, fitting, {k: own[k] for k in fitting}, weight_path)
@@ -83,7 +100,8 @@ def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
 
 
 def init_network_weights(model: nn.Module, init_type: str = "normal", gain: float = 0.02) -> None:
-    """Initialises convolutions and linear layers (normal, xavier, kaiming or orthogonal), resets norms."""
+    """Initialises convolutions and linear layers (normal, xavier, kaiming or orthogonal), resets
+    norms."""
     init = {
         "normal": lambda w: nn.init.normal_(w, 0.0, gain),
         "xavier": lambda w: nn.init.xavier_normal_(w, gain=gain),

@@ -1,9 +1,11 @@
-"""Measure the bundled tasks before any method runs on them: the small CLIP's zero-shot accuracy and a linear probe's.
+"""Measure the bundled tasks before any method runs on them: the small CLIP's zero-shot accuracy and
+a linear probe's.
 
     python scripts/tiny_clip/check_task.py [--root data]
 
-Prints a markdown table. The probe is a logistic regression on the image features of the run's own 16-shot training
-images (its strength chosen on the few-shot validation images), mean and standard deviation over seeds 1 2 3.
+Prints a markdown table. The probe is a logistic regression on the image features of the run's own
+16-shot training images (its strength chosen on the few-shot validation images), mean and standard
+deviation over seeds 1 2 3.
 """
 
 import argparse
@@ -48,16 +50,24 @@ class Features:
     def __call__(self, items: list[Datum]) -> tuple[np.ndarray, np.ndarray]:
         new = [d.impath for d in items if d.impath not in self.known]
         loader = DataLoader(
-            new, batch_size=256, collate_fn=lambda b: torch.stack([self.transform(read_image(p)) for p in b])
+            new,
+            batch_size=256,
+            collate_fn=lambda b: torch.stack([self.transform(read_image(p)) for p in b]),
         )
         if new:
-            found = torch.cat([F.normalize(self.model.encode_image(batch), dim=-1) for batch in loader])
+            found = torch.cat(
+                [F.normalize(self.model.encode_image(batch), dim=-1) for batch in loader]
+            )
             self.known.update(zip(new, found, strict=True))
-        return torch.stack([self.known[d.impath] for d in items]).numpy(), np.array([d.label for d in items])
+        return torch.stack([self.known[d.impath] for d in items]).numpy(), np.array(
+            [d.label for d in items]
+        )
 
     @torch.no_grad()
     def text(self, classnames: list[str]) -> np.ndarray:
-        return F.normalize(self.model.encode_text(tokenize([f"a photo of a {c}." for c in classnames])), dim=-1).numpy()
+        return F.normalize(
+            self.model.encode_text(tokenize([f"a photo of a {c}." for c in classnames])), dim=-1
+        ).numpy()
 
 
 def zero_shot(features: Features, data) -> float:
@@ -80,12 +90,25 @@ def main() -> None:
         subsets = ("base", "new", "all") if name == "Shapes" else ("all",)
         for subset in subsets:
             data = dataset(name, root, subset, 1)
-            row = [name, subset, data.num_classes, len(data.test), f"{zero_shot(features, data):.1f}"]
+            row = [
+                name,
+                subset,
+                data.num_classes,
+                len(data.test),
+                f"{zero_shot(features, data):.1f}",
+            ]
             if len(data.train_x) >= 16 * data.num_classes:  # the shifted sets are for testing only
                 scores = [probe(features, dataset(name, root, subset, seed)) for seed in (1, 2, 3)]
                 row.append(f"{np.mean(scores):.1f} ± {np.std(scores):.1f}")
             rows.append(row)
-    headers = ("dataset", "classes of", "classes", "test images", "zero-shot", "16-shot linear probe")
+    headers = (
+        "dataset",
+        "classes of",
+        "classes",
+        "test images",
+        "zero-shot",
+        "16-shot linear probe",
+    )
     print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True, missingval="–"))
 
 

@@ -1,12 +1,14 @@
-"""Make clip/weights/vit_tiny_8.safetensors again: a small CLIP trained from scratch on drawn shapes and their captions.
+"""Make clip/weights/vit_tiny_8.safetensors again: a small CLIP trained from scratch on drawn shapes
+and their captions.
 
     python scripts/tiny_clip/train.py
 
 Its SHA-256 goes to SMALL_SHA256 in clip/clip.py then, without which it is not taken.
 
-The images are plain ones (datasets/shapes_render.py's default style), drawn as the training goes; the benchmark's own
-images look different. A caption names some of a scene's attributes, so in a batch many captions fit an image: the loss
-is CLIP's, with the probability shared equally by all captions (and images) that fit, as in UniCL (Yang et al., 2022).
+The images are plain ones (datasets/shapes_render.py's default style), drawn as the training goes;
+the benchmark's own images look different. A caption names some of a scene's attributes, so in a
+batch many captions fit an image: the loss is CLIP's, with the probability shared equally by all
+captions (and images) that fit, as in UniCL (Yang et al., 2022).
 """
 
 import argparse
@@ -44,21 +46,31 @@ TEMPLATES = (
 
 def describe(pattern: int, color: int, shape: int, background: int, count: int, form: int) -> str:
     """A caption without its template; -1 leaves an attribute out, and so does a gray background."""
-    pattern, color = (PATTERNS[pattern] if pattern >= 0 else ""), (COLOR_NAMES[color] if color >= 0 else "")
+    pattern, color = (
+        (PATTERNS[pattern] if pattern >= 0 else ""),
+        (COLOR_NAMES[color] if color >= 0 else ""),
+    )
     noun = SHAPES[shape] if shape >= 0 else "shape"
     if form == 0 and shape >= 0:  # the words "color", "pattern" and "shape" get a meaning
-        parts = [f"{pattern} pattern" * bool(pattern), f"{color} color" * bool(color), f"{noun} shape"]
+        parts = [
+            f"{pattern} pattern" * bool(pattern),
+            f"{color} color" * bool(color),
+            f"{noun} shape",
+        ]
         text = ", ".join(filter(None, parts))
     elif form == 1 and color and shape >= 0:
         text = " ".join(filter(None, ["a", pattern, noun, "of color", color]))
     else:
         plural = ("es" if noun == "cross" else "s") if count > 0 else ""
-        text = " ".join(filter(None, [COUNTS[count] if count > 0 else "a", pattern, color, noun + plural]))
+        text = " ".join(
+            filter(None, [COUNTS[count] if count > 0 else "a", pattern, color, noun + plural])
+        )
     return text if background in (-1, GRAY) else f"{text} on {COLOR_NAMES[background]} background"
 
 
 def scenes(rng: np.random.RandomState, n: int) -> dict[str, np.ndarray]:
-    """Attributes of n random scenes: a third have several objects, a third a coloured background."""
+    """Attributes of n random scenes: a third have several objects, a third a coloured
+    background."""
     scene = {
         "pattern": rng.randint(len(PATTERNS), size=n),
         "color": rng.randint(len(COLORS), size=n),
@@ -71,7 +83,9 @@ def scenes(rng: np.random.RandomState, n: int) -> dict[str, np.ndarray]:
     return scene
 
 
-def captions(rng: np.random.RandomState, scene: dict[str, np.ndarray]) -> tuple[list[str], dict[str, np.ndarray]]:
+def captions(
+    rng: np.random.RandomState, scene: dict[str, np.ndarray]
+) -> tuple[list[str], dict[str, np.ndarray]]:
     """A caption for each scene, and the attributes it names (-1: not named)."""
     n = len(scene["pattern"])
     keep = {"pattern": 0.75, "color": 0.85, "shape": 0.9, "background": 0.6, "count": 0.7}
@@ -86,7 +100,9 @@ def captions(rng: np.random.RandomState, scene: dict[str, np.ndarray]) -> tuple[
         form,
         strict=True,
     )
-    return [TEMPLATES[t].format(describe(*row)) for t, row in zip(template, rows, strict=True)], named
+    return [
+        TEMPLATES[t].format(describe(*row)) for t, row in zip(template, rows, strict=True)
+    ], named
 
 
 def fits(scene: dict[str, np.ndarray], named: dict[str, np.ndarray]) -> torch.Tensor:
@@ -101,14 +117,24 @@ def to_input(images: np.ndarray) -> torch.Tensor:
 
 
 def known_tokens() -> torch.Tensor:
-    """Sorted ids of all tokens that captions can hold, padding and the family's usual prompt words included."""
-    words = [*PATTERNS, *COLORS, *SHAPES, *(s + "s" for s in SHAPES), "crosses", *COUNTS, *TEMPLATES]
+    """Sorted ids of all tokens that captions can hold, padding and the family's usual prompt words
+    included."""
+    words = [
+        *PATTERNS,
+        *COLORS,
+        *SHAPES,
+        *(s + "s" for s in SHAPES),
+        "crosses",
+        *COUNTS,
+        *TEMPLATES,
+    ]
     words += ["shape shapes color pattern on background , . a an of", "X x"]
     return torch.unique(tokenize([w.replace("{}", "") for w in words]))
 
 
 def reduced(texts: list[str], ids: torch.Tensor) -> torch.Tensor:
-    """Tokens as numbers of the reduced vocabulary, in which EOT is the largest too, cut behind the longest text."""
+    """Tokens as numbers of the reduced vocabulary, in which EOT is the largest too, cut behind the
+    longest text."""
     tokens = tokenize(texts)
     tokens = tokens[:, : int((tokens > 0).sum(1).max())].contiguous()
     numbers = torch.searchsorted(ids, tokens)
@@ -128,14 +154,17 @@ def loss_of(model: CLIP, ids: torch.Tensor, rng: np.random.RandomState, batch: i
     tokens = reduced(text, ids)
     match = fits(scene, named).float()
     image_features = model.encode_image(to_input(render(rng, **scene, size=RESOLUTION)))
-    cosine = F.normalize(image_features, dim=-1) @ F.normalize(model.encode_text(tokens), dim=-1).t()
+    cosine = (
+        F.normalize(image_features, dim=-1) @ F.normalize(model.encode_text(tokens), dim=-1).t()
+    )
     logits = model.logit_scale.exp() * cosine
     return (soft_loss(logits, match) + soft_loss(logits.t(), match.t())) / 2
 
 
 @torch.no_grad()
 def accuracy(model: CLIP, ids: torch.Tensor, n: int = 1000) -> float:
-    """Zero-shot accuracy, percent, on plain single objects among all 400 combinations of attributes."""
+    """Zero-shot accuracy, percent, on plain single objects among all 400 combinations of
+    attributes."""
     rng = np.random.RandomState(12345)
     scene = scenes(rng, n) | {"count": np.ones(n, dtype=int), "background": np.full(n, GRAY)}
     names = [f"a photo of a {p} {c} {s}." for p in PATTERNS for c in COLORS for s in SHAPES]
@@ -147,7 +176,8 @@ def accuracy(model: CLIP, ids: torch.Tensor, n: int = 1000) -> float:
 
 
 def save(model: CLIP, ids: torch.Tensor, path: Path) -> None:
-    """Half precision, OpenAI's keys; of the token embedding only the rows trained, and their ids."""
+    """Half precision, OpenAI's keys; of the token embedding only the rows trained, and their
+    ids."""
     state = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
     state["token_embedding.ids"] = ids.int()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,13 +197,17 @@ def main() -> None:
     torch.manual_seed(args.seed)
     rng = np.random.RandomState(args.seed)
     ids = known_tokens()
-    model = CLIP(WIDTH, RESOLUTION, LAYERS, WIDTH, PATCH, CONTEXT, len(ids), WIDTH, WIDTH // 64, LAYERS)
+    model = CLIP(
+        WIDTH, RESOLUTION, LAYERS, WIDTH, PATCH, CONTEXT, len(ids), WIDTH, WIDTH // 64, LAYERS
+    )
     model.initialize_parameters()
     decay = [p for p in model.parameters() if p.ndim >= 2]
     rest = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, args.steps, pct_start=0.05, cycle_momentum=False)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, args.lr, args.steps, pct_start=0.05, cycle_momentum=False
+    )
     started, running = time.time(), 0.0
     for step in range(1, args.steps + 1):
         loss = loss_of(model, ids, rng, args.batch)

@@ -20,7 +20,8 @@ def no_settings(monkeypatch, tmp_path) -> None:
 
 
 class Server:
-    """Serves `files`; the first requests are cut after `cuts` bytes each. `requests` are (path, Range header)."""
+    """Serves `files`; the first requests are cut after `cuts` bytes each. `requests` are (path,
+    Range header)."""
 
     def __init__(self):
         self.files: dict[str, bytes] = {}
@@ -50,7 +51,11 @@ class Server:
         if content is None:
             request.send_error(404, "Not Found")
             return
-        start = int(request.headers["Range"][len("bytes=") : -1]) if self.ranges and request.headers["Range"] else 0
+        start = (
+            int(request.headers["Range"][len("bytes=") : -1])
+            if self.ranges and request.headers["Range"]
+            else 0
+        )
         if start and start >= len(content) or self.status == 416:
             request.send_response(416)
             if self.headers:
@@ -62,14 +67,17 @@ class Server:
         if self.chunked:
             request.send_header("Transfer-Encoding", "chunked")
         else:
-            request.send_header("Content-Length", self.headers.get("Content-Length") or str(len(content) - start))
+            request.send_header(
+                "Content-Length", self.headers.get("Content-Length") or str(len(content) - start)
+            )
         request.end_headers()
         body = content[start:]
         body = body[: self.cuts.pop(0)] if self.cuts else body
         request.wfile.write(b"%x\r\n%s\r\n" % (len(body) + 9, body) if self.chunked else body)
 
     def add_model(self, monkeypatch, name: str, content: bytes) -> str:
-        """Make `content` the archive of a name of `_MODELS`; returns its path below this server's address."""
+        """Make `content` the archive of a name of `_MODELS`; returns its path below this server's
+        address."""
         file = clip_module._MODELS[name].rsplit("/", 1)[1]
         path = f"/{hashlib.sha256(content).hexdigest()}/{file}"
         monkeypatch.setitem(clip_module._MODELS, name, clip_module.OPENAI + path)
@@ -80,7 +88,9 @@ class Server:
 @pytest.fixture
 def server() -> Iterator[Server]:
     server = Server()
-    thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=server.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     yield server
     server.http.shutdown()

@@ -10,9 +10,12 @@ from tests.reference.weights import ARCHS, openai_state_dict
 
 
 def rn50_state_dict(text_layers: int = 12, width: int = 64, size: int = 224) -> dict[str, Tensor]:
-    """RN50's, or those of a narrower one for images of another size. No gain is one and no bias zero."""
+    """RN50's, or those of a narrower one for images of another size. No gain is one and no bias
+    zero."""
     embed_dim = 16 * width
-    arch = replace(ARCHS["tiny"], embed_dim=embed_dim, text_width=8 * width, text_layers=text_layers)
+    arch = replace(
+        ARCHS["tiny"], embed_dim=embed_dim, text_width=8 * width, text_layers=text_layers
+    )
     ARCHS["RN50"] = arch
     weights = openai_state_dict("RN50")
     del ARCHS["RN50"]
@@ -25,7 +28,8 @@ def rn50_state_dict(text_layers: int = 12, width: int = 64, size: int = 224) -> 
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
             elif isinstance(module, nn.BatchNorm2d):
-                # The last norm of each block writes into the residual stream: small, so that it stays O(1).
+                # The last norm of each block writes into the residual stream: small, so that it
+                # stays O(1).
                 nn.init.normal_(module.weight, 0.3 if name.endswith("bn3") else 1.0, 0.1)
                 nn.init.normal_(module.bias, std=0.1)
                 nn.init.normal_(module.running_mean, std=0.1)

@@ -34,7 +34,10 @@ def test_a_text_too_long_raises_or_is_cut():
 
 def test_special_tokens_have_openais_names():
     tokenizer = SimpleTokenizer()
-    assert tokenizer.encoder["<|startoftext|>"] == 49406 and tokenizer.encoder["<|endoftext|>"] == 49407
+    assert (
+        tokenizer.encoder["<|startoftext|>"] == 49406
+        and tokenizer.encoder["<|endoftext|>"] == 49407
+    )
     assert tokenizer.decoder[49407] == "<|endoftext|>"
     assert tokenizer.decode(tokenizer.encode("a red fox")).strip() == "a red fox"
 
@@ -42,14 +45,20 @@ def test_special_tokens_have_openais_names():
 def test_the_small_clip_loads_by_name():
     model, transform = clip.load("ViT-Tiny/8", device="cpu")
     assert "ViT-Tiny/8" in clip.available_models() and "ViT-B/16" in clip.available_models()
-    assert model.visual.input_resolution == 32 and model.vocab_size == 49408 and model.dtype == torch.float32
+    assert (
+        model.visual.input_resolution == 32
+        and model.vocab_size == 49408
+        and model.dtype == torch.float32
+    )
     image = transform(Image.new("L", (80, 60)))
     assert image.shape == (3, 32, 32)
     with torch.no_grad():
         assert torch.isfinite(model.encode_image(image[None])).all()
         # words it has never seen have embeddings too, the same ones each time
         feature = model.encode_text(clip.tokenize("a photo of a zebra, obviously."))
-        again = clip.load("ViT-Tiny/8", device="cpu")[0].encode_text(clip.tokenize("a photo of a zebra, obviously."))
+        again = clip.load("ViT-Tiny/8", device="cpu")[0].encode_text(
+            clip.tokenize("a photo of a zebra, obviously.")
+        )
     assert torch.isfinite(feature).all() and torch.equal(feature, again)
 
 
@@ -113,7 +122,9 @@ def test_a_download_root_is_the_cache(tmp_path, monkeypatch, server):
 @pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "CMYK", "1"])
 @pytest.mark.parametrize("size", [(80, 61), (20, 300), (32, 32), (7, 9)])
 def test_the_transform_is_openais(mode, size):
-    noise = torch.randint(0, 256, (size[1], size[0], 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    noise = torch.randint(
+        0, 256, (size[1], size[0], 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     image = Image.fromarray(noise.numpy()).convert(mode)
     openais = v1.Compose(
         [
@@ -129,7 +140,5 @@ def test_the_transform_is_openais(mode, size):
 
 
 def test_importing_clip_imports_no_other_towers():
-    code = (
-        "import sys, clip; print([m for m in ('open_clip', 'torchvision', 'timm', 'safetensors') if m in sys.modules])"
-    )
+    code = "import sys, clip; print([m for m in ('open_clip', 'torchvision', 'timm', 'safetensors') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"

@@ -80,8 +80,13 @@ def test_the_mirror_given_goes_before_the_environments(server, monkeypatch, tmp_
 
 
 def test_an_address_can_stand_for_a_model(server, monkeypatch, tmp_path):
-    """Not checked, there being no SHA-256 in it; so it may not take the place of OpenAI's file in the cache."""
-    server.files |= {"/a/ViT-B-16.pt": CONTENT, "/b/ViT-B-16.pt": CONTENT[:9], f"/{SHA256}/x.pt": CONTENT}
+    """Not checked, there being no SHA-256 in it; so it may not take the place of OpenAI's file in
+    the cache."""
+    server.files |= {
+        "/a/ViT-B-16.pt": CONTENT,
+        "/b/ViT-B-16.pt": CONTENT[:9],
+        f"/{SHA256}/x.pt": CONTENT,
+    }
     one = find_weights("ViT-B/16", weights=f"{server.address}/a/ViT-B-16.pt?download=true")
     monkeypatch.setenv("CLIP_WEIGHTS", f"{server.address}/b/ViT-B-16.pt")
     other = find_weights("ViT-B/16")
@@ -101,7 +106,10 @@ def test_what_was_cut_off_goes_on(server, url, target):
 def test_a_connection_that_brings_nothing_ends_it_and_the_next_run_goes_on(server, url, target):
     server.cuts = [1_000_000, 0]
     line = failure_line(fetch, url, target, SHA256)
-    assert f"cannot download {url} (1,000,000 of 3,000,000 bytes came); 1,000,000 bytes are kept" in line
+    assert (
+        f"cannot download {url} (1,000,000 of 3,000,000 bytes came); 1,000,000 bytes are kept"
+        in line
+    )
     assert not target.exists() and part_of(target).stat().st_size == 1_000_000
     assert fetch(url, target, SHA256).read_bytes() == CONTENT
     assert server.requests[-1][1] == "bytes=1000000-"
@@ -114,7 +122,9 @@ def test_a_server_that_knows_no_ranges_begins_again(server, url, target):
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-@pytest.mark.parametrize("left", [CONTENT, CONTENT + b"more", b"other" + CONTENT[5:1000], b"x" * len(CONTENT)], ids=len)
+@pytest.mark.parametrize(
+    "left", [CONTENT, CONTENT + b"more", b"other" + CONTENT[5:1000], b"x" * len(CONTENT)], ids=len
+)
 def test_whatever_an_earlier_run_left_the_file_comes_whole(server, url, target, left, ranges):
     server.ranges = ranges
     part_of(target, left)
@@ -163,9 +173,12 @@ def test_a_length_that_is_no_number_is_not_known(server, url, target, length):
 
 
 def test_416(server, url, target):
-    """Said to whoever asks for all of it; for what an earlier run left: right, too long, of another file."""
+    """Said to whoever asks for all of it; for what an earlier run left: right, too long, of another
+    file."""
     server.status = 416
-    assert f"cannot download {url} (the server says 416 " in failure_line(fetch, url, target, SHA256)
+    assert f"cannot download {url} (the server says 416 " in failure_line(
+        fetch, url, target, SHA256
+    )
     assert not part_of(target).exists()
     server.headers = {"X": "y"}  # tells the true length
     shutil.rmtree(target.parent)
@@ -203,7 +216,9 @@ def test_a_long_name_in_an_address(server):
 def test_a_web_page_is_not_kept(server, url, target, page, checksum):
     server.files["/x.pt"] = page
     line = failure_line(fetch, url, target, checksum)
-    assert line.startswith(f"{url}: not the file expected (it is a web page), removed; run again, or set CLIP_MIRROR")
+    assert line.startswith(
+        f"{url}: not the file expected (it is a web page), removed; run again, or set CLIP_MIRROR"
+    )
     assert not target.exists() and not part_of(target).exists()
 
 
@@ -213,7 +228,9 @@ def test_nothing_is_not_a_file(server, url, target):
     assert not target.exists()
 
 
-@pytest.mark.parametrize("address", ["foo", "ftp:x", "http://", "http://[::1/x", "http://a b/", "http://127.0.0.1:x/"])
+@pytest.mark.parametrize(
+    "address", ["foo", "ftp:x", "http://", "http://[::1/x", "http://a b/", "http://127.0.0.1:x/"]
+)
 def test_an_address_that_is_none(address, target):
     assert failure_line(fetch, address, target).startswith(f"cannot download {address} (")
 
@@ -238,7 +255,10 @@ def test_offline_the_line_says_what_to_do(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
     line = failure_line(find_weights, "ViT-B/16", mirror=address)
-    assert line.startswith(f"cannot download {address}/5806e77") and "ViT-B-16.pt (Connection refused)" in line
+    assert (
+        line.startswith(f"cannot download {address}/5806e77")
+        and "ViT-B-16.pt (Connection refused)" in line
+    )
     assert f"put the file at {tmp_path}/home/.cache/clip/ViT-B-16.pt" in line
     assert "CLIP_MIRROR" in line and "CLIP_WEIGHTS" in line
 
@@ -260,7 +280,8 @@ def test_a_full_disk_is_one_line(server, url, target):
     part_of(target).symlink_to("/dev/full")
     line = failure_line(fetch, url, target, SHA256)
     assert (
-        line.startswith(f"cannot write {target}: No space left on device; free some space") and "CLIP_WEIGHTS" in line
+        line.startswith(f"cannot write {target}: No space left on device; free some space")
+        and "CLIP_WEIGHTS" in line
     )
     assert not target.exists()
 
@@ -285,7 +306,10 @@ def read_only_folder():
 def test_a_cache_that_can_only_be_read(server, url, read_only_folder):
     assert fetch(url, read_only_folder / "there.pt", SHA256) and not server.requests
     line = failure_line(fetch, url, read_only_folder / "x.pt", SHA256)
-    assert line.startswith(f"Cannot write to {read_only_folder}: Permission denied.") and "CLIP_WEIGHTS" in line
+    assert (
+        line.startswith(f"Cannot write to {read_only_folder}: Permission denied.")
+        and "CLIP_WEIGHTS" in line
+    )
 
 
 def test_a_terminal_sees_a_bar(url, target, monkeypatch, capsys):
@@ -311,7 +335,11 @@ def test_a_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
 
 def test_openais_address_is_asked_when_there_is_no_mirror(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(clip_module, "fetch", lambda url, target, sha256: asked.append((url, target, sha256)) or target)
+    monkeypatch.setattr(
+        clip_module,
+        "fetch",
+        lambda url, target, sha256: asked.append((url, target, sha256)) or target,
+    )
     assert find_weights("ViT-B/16", root=str(tmp_path)) == tmp_path / "ViT-B-16.pt"
     sha256 = "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"
     assert asked == [(f"{OPENAI}/{sha256}/ViT-B-16.pt", tmp_path / "ViT-B-16.pt", sha256)]

@@ -1,4 +1,5 @@
-"""Layers with frozen weights against the plain formulas in double precision, by both of a CPU's kernels."""
+"""Layers with frozen weights against the plain formulas in double precision, by both of a CPU's
+kernels."""
 
 import pytest
 import torch
@@ -41,7 +42,11 @@ def plain_mlp(mlp: MLP, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 def test_the_mlp_and_its_gradient_are_the_formulas(dtype, kernels):
-    mlp, x, weights = frozen_mlp(dtype), (2 * some(3, 5, 64)).to(dtype), some(3, 5, 64, seed=1).to(dtype)
+    mlp, x, weights = (
+        frozen_mlp(dtype),
+        (2 * some(3, 5, 64)).to(dtype),
+        some(3, 5, 64, seed=1).to(dtype),
+    )
     exact = x.double().clone().requires_grad_()
     expected = plain_mlp(mlp, exact)
     expected.backward(weights.double())
@@ -60,7 +65,9 @@ def test_the_mlp_and_its_gradient_are_the_formulas(dtype, kernels):
 
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 def test_a_linear_layer_and_its_gradient_are_the_formulas(dtype, kernels):
-    x, weight, bias = (some(*shape, seed=i).to(dtype) for i, shape in enumerate([(3, 5, 64), (32, 64), (32,)]))
+    x, weight, bias = (
+        some(*shape, seed=i).to(dtype) for i, shape in enumerate([(3, 5, 64), (32, 64), (32,)])
+    )
     leaf, out = x.clone().requires_grad_(), some(3, 5, 32, seed=4).to(dtype)
     frozen.linear(leaf, weight, bias).backward(out)
     expected = x.double() @ weight.double().t() + bias.double()

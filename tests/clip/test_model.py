@@ -25,15 +25,24 @@ def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("arch", ["ViT-B/16", "ViT-B/32", "ViT-L/14", "RN50"])
 def test_features_are_open_clips(arch, tmp_path, monkeypatch):
-    """From a state dict in single precision, and from an archive of OpenAI's: TorchScript, half, known by its hash."""
+    """From a state dict in single precision, and from an archive of OpenAI's: TorchScript, half,
+    known by its hash."""
     # The ViT-L/14's width with fewer of its blocks: this takes seconds as it is.
-    monkeypatch.setitem(ARCHS, "ViT-L/14", replace(ARCHS["ViT-L/14"], vision_layers=3, text_layers=2))
+    monkeypatch.setitem(
+        ARCHS, "ViT-L/14", replace(ARCHS["ViT-L/14"], vision_layers=3, text_layers=2)
+    )
     state_dict = rn50_state_dict() if arch == "RN50" else openai_state_dict(arch)
-    tokens, image = tokenize(TEXTS), torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    tokens, image = (
+        tokenize(TEXTS),
+        torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0)),
+    )
     theirs = build_open_clip(state_dict)
     ours = build_model(state_dict)
     with torch.no_grad():
-        assert ours.visual.input_resolution == 224 and ours.visual.output_dim == state_dict["text_projection"].shape[1]
+        assert (
+            ours.visual.input_resolution == 224
+            and ours.visual.output_dim == state_dict["text_projection"].shape[1]
+        )
         assert error(ours.encode_image(image), theirs.encode_image(image)) < 1e-5
         assert error(ours.encode_text(tokens), theirs.encode_text(tokens)) < 1e-5
         del ours
@@ -51,7 +60,8 @@ def test_features_are_open_clips(arch, tmp_path, monkeypatch):
 
 
 def as_in_archives(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The types OpenAI's archives have: half, but for norms, embeddings, classes, the temperature and whole numbers."""
+    """The types OpenAI's archives have: half, but for norms, embeddings, classes, the temperature
+    and whole numbers."""
     kept = ("ln_", "bn", "downsample.1", "embedding", "logit_scale")
     return {
         key: w if any(name in key for name in kept) or not w.is_floating_point() else w.half()
@@ -68,16 +78,24 @@ def test_logits_are_temperature_times_cosine(weights, clip64):
 
 
 def test_prefix_and_suffixes_are_the_whole_prompts(clip64, weights):
-    """encode_prompts with two prefixes and deep prompts, against every class whole in nn.MultiheadAttention."""
+    """encode_prompts with two prefixes and deep prompts, against every class whole in
+    nn.MultiheadAttention."""
     plain = PlainCLIP(weights, torch.float64)
     generator = torch.Generator().manual_seed(0)
-    tokens = tokenize(["a photo of a dog.", "a photo of a very small striped cat.", "a photo of it"])
+    tokens = tokenize(
+        ["a photo of a dog.", "a photo of a very small striped cat.", "a photo of it"]
+    )
     embedded = clip64.token_embedding(tokens)
     p, where = 4, slice(2, 4)
     eot = tokens.argmax(-1)
     suffix = torch.cat([row[p : last + 1] for row, last in zip(embedded, eot, strict=True)])
-    prefixes = torch.stack([embedded[0, :p], torch.randn(p, 64, generator=generator, dtype=torch.float64)])
-    deep = {i: (where, torch.randn(1, 1, 2, 64, generator=generator, dtype=torch.float64)) for i in (1, 2)}
+    prefixes = torch.stack(
+        [embedded[0, :p], torch.randn(p, 64, generator=generator, dtype=torch.float64)]
+    )
+    deep = {
+        i: (where, torch.randn(1, 1, 2, 64, generator=generator, dtype=torch.float64))
+        for i in (1, 2)
+    }
     features = clip64.encode_prompts(prefixes, suffix, Suffixes((eot - p + 1).tolist()), deep)
     for prefix, ours in zip(prefixes, features, strict=True):
         whole = torch.cat([prefix.expand(3, -1, -1), embedded[:, p:]], dim=1)
@@ -91,7 +109,8 @@ def test_a_prompt_too_long_for_the_tower_is_refused(clip64):
 
 
 def test_adapters_are_added_after_each_block_from_its_normalised_input(clip64):
-    """An adapter that returns its input shifts every block's output by ln_1 of the block's input."""
+    """An adapter that returns its input shifts every block's output by ln_1 of the block's
+    input."""
     image = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     seen = []
 
@@ -103,12 +122,17 @@ def test_adapters_are_added_after_each_block_from_its_normalised_input(clip64):
         return adapt
 
     x = clip64.visual.conv1(image).flatten(2).transpose(1, 2)
-    x = torch.cat([clip64.visual.class_embedding.expand(2, 1, -1), x], 1) + clip64.visual.positional_embedding
+    x = (
+        torch.cat([clip64.visual.class_embedding.expand(2, 1, -1), x], 1)
+        + clip64.visual.positional_embedding
+    )
     x = clip64.visual.ln_pre(x)
     for block in clip64.visual.transformer.resblocks:
         x = block(x) + block.ln_1(x)
     expected = clip64.visual.ln_post(x[:, 0]) @ clip64.visual.proj
-    torch.testing.assert_close(clip64.encode_image(image, adapt={i: adapter(i) for i in range(3)}), expected)
+    torch.testing.assert_close(
+        clip64.encode_image(image, adapt={i: adapter(i) for i in range(3)}), expected
+    )
     assert seen == [0, 1, 2]
 
 
@@ -137,7 +161,12 @@ def test_half_precision_stays_near(weights):
     image, tokens = torch.randn(2, 3, 32, 32), tokenize(TEXTS)
     full, half = build_model(weights), build_model(weights)
     convert_weights(half, torch.bfloat16)
-    assert half.visual.conv1.weight.dtype == half.text_projection.dtype == half.visual.proj.dtype == torch.bfloat16
+    assert (
+        half.visual.conv1.weight.dtype
+        == half.text_projection.dtype
+        == half.visual.proj.dtype
+        == torch.bfloat16
+    )
     with torch.no_grad():
         for a, b in (
             (full.encode_image(image), half.encode_image(image)),

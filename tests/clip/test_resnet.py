@@ -20,10 +20,18 @@ def small() -> dict[str, torch.Tensor]:
 
 def test_sizes_are_read_from_the_weights(small):
     model = build_model(small)
-    assert model.visual.input_resolution == 64 and model.visual.output_dim == 256 and model.dtype == torch.float32
+    assert (
+        model.visual.input_resolution == 64
+        and model.visual.output_dim == 256
+        and model.dtype == torch.float32
+    )
     assert model.visual.attnpool.num_heads == 8 and not model.training
     assert build_model(rn50_state_dict(text_layers=1)).visual.attnpool.num_heads == 32
-    assert model.state_dict().keys() == small.keys() - {"input_resolution", "context_length", "vocab_size"}
+    assert model.state_dict().keys() == small.keys() - {
+        "input_resolution",
+        "context_length",
+        "vocab_size",
+    }
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -47,7 +55,9 @@ def test_prompts_and_adapters_need_a_vit(small):
         lambda: model.visual.transformer.width,
     ]
     for call in calls:
-        with pytest.raises(UsageError, match="^prompts or adapters in the image tower: this needs a ViT") as caught:
+        with pytest.raises(
+            UsageError, match="^prompts or adapters in the image tower: this needs a ViT"
+        ) as caught:
             call()
         assert "\n" not in str(caught.value)
 
@@ -55,7 +65,10 @@ def test_prompts_and_adapters_need_a_vit(small):
 @pytest.mark.parametrize(
     "key, line",
     [
-        ("visual.attnpool.positional_embedding", "there is no visual.attnpool.positional_embedding"),
+        (
+            "visual.attnpool.positional_embedding",
+            "there is no visual.attnpool.positional_embedding",
+        ),
         ("visual.layer3.2.bn1.weight", "Missing key.*visual.layer3.2.bn1.weight"),
     ],
 )

@@ -33,7 +33,9 @@ FORMATS = {
     "old.pth": save_old,
     "x.safetensors": save_file,
     "wrapped.pt": lambda w, path: torch.save({"epoch": 3, "state_dict": w}, path),
-    "parallel.pt": lambda w, path: torch.save({"state_dict": {f"module.{k}": v for k, v in w.items()}}, path),
+    "parallel.pt": lambda w, path: torch.save(
+        {"state_dict": {f"module.{k}": v for k, v in w.items()}}, path
+    ),
     "archive.pt": save_torchscript,
 }
 
@@ -43,7 +45,9 @@ def test_formats(name, weights, tmp_path, monkeypatch):
     path = tmp_path / name
     FORMATS[name](weights, path)
     if name == "archive.pt":
-        monkeypatch.setitem(clip_module._MODELS, "RN50", f"{clip_module.OPENAI}/{sha256_of(path)}/RN50.pt")
+        monkeypatch.setitem(
+            clip_module._MODELS, "RN50", f"{clip_module.OPENAI}/{sha256_of(path)}/RN50.pt"
+        )
     read = read_state_dict(path)
     assert read.keys() == weights.keys()
     assert all(torch.equal(read[key], weights[key]) for key in weights)
@@ -72,13 +76,21 @@ def cut(save):
 BAD = {
     "empty.pt": (lambda w, path: path.touch(), "the file is empty"),
     "empty.safetensors": (lambda w, path: path.touch(), "the file is empty"),
-    "page.pt": (lambda w, path: path.write_text("\n<!DOCTYPE html>\n<html>404</html>"), "it is a web page"),
-    "text.pt": (lambda w, path: path.write_text("version https://git-lfs"), "it is no file of torch.save"),
+    "page.pt": (
+        lambda w, path: path.write_text("\n<!DOCTYPE html>\n<html>404</html>"),
+        "it is a web page",
+    ),
+    "text.pt": (
+        lambda w, path: path.write_text("version https://git-lfs"),
+        "it is no file of torch.save",
+    ),
     "cut.pt": (cut(torch.save), "truncated or damaged, get it again"),
     "cut_old.pt": (cut(save_old), "truncated or damaged, get it again"),
     "cut.safetensors": (cut(save_file), "truncated or damaged, get it again"),
     "prompts.pt": (
-        lambda w, path: torch.save({"state_dict": {"prompt_learner.ctx": torch.zeros(2)}, "epoch": 5}, path),
+        lambda w, path: torch.save(
+            {"state_dict": {"prompt_learner.ctx": torch.zeros(2)}, "epoch": 5}, path
+        ),
         "holds no CLIP weights under OpenAI's names (there is no visual.conv1.weight)",
     ),
     "tensor.pt": (lambda w, path: torch.save(torch.zeros(2), path), "holds no CLIP weights"),
@@ -86,16 +98,40 @@ BAD = {
         lambda w, path: torch.save({"state_dict": Evil()}, path),
         "its pickle names posix.system and could run",
     ),
-    "evil_old.pt": (lambda w, path: save_old(Evil(), path), "its pickle names posix.system and could run"),
-    "evil.pkl": (lambda w, path: path.write_bytes(pickle.dumps(Evil(), protocol=2)), "posix.system"),
-    "other.pt": (lambda w, path: torch.save(argparse.Namespace(), path), "its pickle names argparse.Namespace"),
+    "evil_old.pt": (
+        lambda w, path: save_old(Evil(), path),
+        "its pickle names posix.system and could run",
+    ),
+    "evil.pkl": (
+        lambda w, path: path.write_bytes(pickle.dumps(Evil(), protocol=2)),
+        "posix.system",
+    ),
+    "other.pt": (
+        lambda w, path: torch.save(argparse.Namespace(), path),
+        "its pickle names argparse.Namespace",
+    ),
     "archive.pt": (save_torchscript, "a TorchScript archive whose SHA-256 is none of OpenAI's"),
     "missing.pt": (lambda w, path: None, "No such file"),
-    "words.pt": (lambda w, path: torch.save(w | {"text_projection": "word"}, path), "text_projection is no tensor of"),
-    "complex.pt": (lambda w, path: torch.save({k: v * 1j for k, v in w.items()}, path), "is no tensor of real numbers"),
-    "meta.pt": (lambda w, path: torch.save({k: v.to("meta") for k, v in w.items()}, path), "is no tensor of real"),
-    "sparse.pt": (lambda w, path: torch.save({k: v.to_sparse() for k, v in w.items()}, path), "is no tensor of real"),
-    "scalars.pt": (lambda w, path: torch.save({k: torch.tensor(1.0) for k in w}, path), "than the 49408 of CLIP's"),
+    "words.pt": (
+        lambda w, path: torch.save(w | {"text_projection": "word"}, path),
+        "text_projection is no tensor of",
+    ),
+    "complex.pt": (
+        lambda w, path: torch.save({k: v * 1j for k, v in w.items()}, path),
+        "is no tensor of real numbers",
+    ),
+    "meta.pt": (
+        lambda w, path: torch.save({k: v.to("meta") for k, v in w.items()}, path),
+        "is no tensor of real",
+    ),
+    "sparse.pt": (
+        lambda w, path: torch.save({k: v.to_sparse() for k, v in w.items()}, path),
+        "is no tensor of real",
+    ),
+    "scalars.pt": (
+        lambda w, path: torch.save({k: torch.tensor(1.0) for k in w}, path),
+        "than the 49408 of CLIP's",
+    ),
     "list.pt": (lambda w, path: torch.save({"state_dict": [1]}, path), "holds no CLIP weights"),
 }
 
@@ -109,14 +145,18 @@ def test_what_is_not_weights_is_one_line(name, weights, tmp_path):
     assert not os.path.exists("/tmp/clip-was-here")
 
 
-@pytest.mark.parametrize("key", ["visual.conv1.weight", "text_projection", "token_embedding.weight"])
+@pytest.mark.parametrize(
+    "key", ["visual.conv1.weight", "text_projection", "token_embedding.weight"]
+)
 def test_weights_of_whole_numbers_are_one_line(key, weights):
     line = line_of(Failure, clip_module.build_model, weights | {key: weights[key].int()})
     assert line == f"these weights make no CLIP: {key} has type torch.int32"
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (0, 3, 8, 8), (3, 3, 3)])
-@pytest.mark.parametrize("key", ["visual.conv1.weight", "visual.positional_embedding", "ln_final.weight"])
+@pytest.mark.parametrize(
+    "key", ["visual.conv1.weight", "visual.positional_embedding", "ln_final.weight"]
+)
 def test_weights_of_odd_shapes_are_one_line(key, shape, weights):
     line = line_of(Failure, clip_module.build_model, weights | {key: torch.zeros(shape)})
     assert line.startswith("these weights make no CLIP: ")
@@ -130,21 +170,27 @@ def test_a_flipped_byte_in_the_bundled_clip(tmp_path, monkeypatch):
     flipped.write_bytes(content)
     read_state_dict(flipped)  # a file of the user's: its SHA-256 is in the record
     monkeypatch.setattr(clip_module, "SMALL", flipped)
-    assert line_of(Failure, read_state_dict, flipped).startswith(f"{flipped}: not the file that this repository brings")
+    assert line_of(Failure, read_state_dict, flipped).startswith(
+        f"{flipped}: not the file that this repository brings"
+    )
 
 
 def test_which_file_stands_for_a_model(tmp_path, monkeypatch):
     """Config before environment; the environment only instead of a download."""
     for i, name in enumerate(("config.pt", "environment.pt", "named.pt")):
         torch.save(openai_state_dict("tiny", seed=i), tmp_path / name)
-    config, environment, named = (str(tmp_path / name) for name in ("config.pt", "environment.pt", "named.pt"))
+    config, environment, named = (
+        str(tmp_path / name) for name in ("config.pt", "environment.pt", "named.pt")
+    )
     monkeypatch.setenv("CLIP_WEIGHTS", environment)
     assert str(find_weights("ViT-B/16", weights=config)) == config
     assert str(find_weights("ViT-Tiny/8", weights=config)) == config
     assert str(find_weights("ViT-B/16")) == environment
     assert str(find_weights(named)) == named
     assert find_weights("ViT-Tiny/8").name == "vit_tiny_8.safetensors"
-    assert torch.equal(clip.load("ViT-B/16", "cpu")[0].visual.proj, read_state_dict(environment)["visual.proj"])
+    assert torch.equal(
+        clip.load("ViT-B/16", "cpu")[0].visual.proj, read_state_dict(environment)["visual.proj"]
+    )
     monkeypatch.setenv("HOME", str(tmp_path))
     assert str(find_weights("~/named.pt")) == named
 
@@ -152,7 +198,10 @@ def test_which_file_stands_for_a_model(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name, line",
     [
-        ("ViT-B/17", "unknown CLIP model 'ViT-B/17': did you mean ViT-B/16? choose from RN50, RN101,"),
+        (
+            "ViT-B/17",
+            "unknown CLIP model 'ViT-B/17': did you mean ViT-B/16? choose from RN50, RN101,",
+        ),
         ("vitb32", "unknown CLIP model 'vitb32': did you mean ViT-B/32? choose from"),
         ("BERT", "unknown CLIP model 'BERT': choose from"),
         ("", "unknown CLIP model '': choose from"),
@@ -166,6 +215,8 @@ def test_an_unknown_model_is_one_line(name, line):
 
 
 def test_a_given_file_that_is_missing_is_one_line(monkeypatch):
-    assert "no CLIP weights at mine" in line_of(UsageError, find_weights, "ViT-B/16", weights="mine")
+    assert "no CLIP weights at mine" in line_of(
+        UsageError, find_weights, "ViT-B/16", weights="mine"
+    )
     monkeypatch.setenv("CLIP_WEIGHTS", "theirs")
     assert "no CLIP weights at theirs" in line_of(UsageError, find_weights, "ViT-B/16")

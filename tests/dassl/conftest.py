@@ -1,4 +1,5 @@
-"""A tiny benchmark of generated images and a tiny trainer on it, as a third party would write them."""
+"""A tiny benchmark of generated images and a tiny trainer on it, as a third party would write
+them."""
 
 import numpy as np
 import pytest
@@ -28,12 +29,15 @@ class Noise(DatasetBase):
 
 @TRAINER_REGISTRY.register()
 class Linear(TrainerX):
-    """Dropout and a linear layer. At (epoch, batch) `fail_at` comes Ctrl-C, at `nan_at` the loss is NaN."""
+    """Dropout and a linear layer. At (epoch, batch) `fail_at` comes Ctrl-C, at `nan_at` the loss is
+    NaN."""
 
     fail_at = nan_at = None
 
     def build_model(self):
-        self.model = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(3 * 8 * 8, 3)).to(self.device)
+        self.model = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(3 * 8 * 8, 3)).to(
+            self.device
+        )
         self.optim = build_optimizer(self.model, self.cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
         self.register_model("linear", self.model, self.optim, self.sched)

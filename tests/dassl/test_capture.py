@@ -14,7 +14,9 @@ def cuda(monkeypatch):
     return fake
 
 
-def make(cuda: FakeCuda, until_refused: int | None = None) -> tuple[CapturedStep, list[torch.nn.Parameter]]:
+def make(
+    cuda: FakeCuda, until_refused: int | None = None
+) -> tuple[CapturedStep, list[torch.nn.Parameter]]:
     """A step with two parameters and noise; its compute number `until_refused` is refused."""
     params = [torch.nn.Parameter(torch.tensor(start)) for start in ([1.0, 1.0], [[2.0], [3.0]])]
 
@@ -24,7 +26,9 @@ def make(cuda: FakeCuda, until_refused: int | None = None) -> tuple[CapturedStep
         if cuda.calls.count("compute on side") == until_refused and cuda.streams[-1] == "side":
             drawn.item()
             raise RuntimeError("out of memory")
-        assert cuda.streams[-1] == "side" or not cuda.generator.capturing, "Offset increment outside graph capture"
+        assert cuda.streams[-1] == "side" or not cuda.generator.capturing, (
+            "Offset increment outside graph capture"
+        )
         for p in params:
             p.grad = None
         loss = (params[0] * x).sum() * y + (params[1] * x).sum() + 0 * drawn
@@ -50,17 +54,25 @@ def test_what_a_capture_does_in_which_order(cuda):
 
 
 def test_replays_are_the_steps(cuda):
-    """Of each batch its own, in two shapes; the first of a shape is also computed, and batches come back unchanged."""
+    """Of each batch its own, in two shapes; the first of a shape is also computed, and batches come
+    back unchanged."""
     step, params = make(cuda)
     batches = [([1.0, 2.0], 1.0), ([3.0, 4.0], 2.0), ([[5.0, 6.0]] * 2, 3.0)]
 
     def run(step, batches):
         torch.manual_seed(1)
-        return [[t.clone() for t in (*step(*batch).values(), *(p.grad for p in params))] for batch in batches]
+        return [
+            [t.clone() for t in (*step(*batch).values(), *(p.grad for p in params))]
+            for batch in batches
+        ]
 
-    expected = run(step.compute, [[torch.tensor(value) for value in batch] for batch in batches] * 2)
+    expected = run(
+        step.compute, [[torch.tensor(value) for value in batch] for batch in batches] * 2
+    )
     torch.testing.assert_close(run(step, [on_gpu(*batch) for batch in batches] * 2), expected)
-    assert cuda.calls.count("replay") == 6 and cuda.calls.count("compute on side") == 2 * (WARM_UP + 1)
+    assert cuda.calls.count("replay") == 6 and cuda.calls.count("compute on side") == 2 * (
+        WARM_UP + 1
+    )
     assert cuda.calls.count("compute on main") == 6 + 2
 
 
@@ -78,8 +90,8 @@ def test_a_replay_puts_the_gradients_back_and_copies_what_it_logs(cuda):
 
 @pytest.mark.parametrize("refused", [1, WARM_UP + 1], ids=["in the warm-up", "in the capture"])
 def test_after_a_capture_that_failed_steps_are_computed_as_usual(cuda, capsys, refused):
-    """With the random numbers there would have been, on the same stream, and from a state of the generator that is fit
-    to draw from. A line says so, once."""
+    """With the random numbers there would have been, on the same stream, and from a state of the
+    generator that is fit to draw from. A line says so, once."""
     step, (first, _) = make(cuda, refused)
     torch.manual_seed(1)
     drawn = [step(*on_gpu([1.0, 2.0], 1.0))["drawn"], step(*on_gpu([[3.0, 4.0]], 2.0))["drawn"]]
@@ -90,9 +102,13 @@ def test_after_a_capture_that_failed_steps_are_computed_as_usual(cuda, capsys, r
     assert cuda.calls == [*until, "set its state", "main waits for side", *["compute on main"] * 2]
     assert not step.replays
     assert cuda.streams == ["main"]
-    what = "operation not permitted when stream is capturing" if refused > WARM_UP else "out of memory"
+    what = (
+        "operation not permitted when stream is capturing" if refused > WARM_UP else "out of memory"
+    )
     [line] = capsys.readouterr().out.splitlines()
-    assert line.startswith("Steps are not captured as a CUDA graph, so slower: ") and line.endswith(what)
+    assert line.startswith("Steps are not captured as a CUDA graph, so slower: ") and line.endswith(
+        what
+    )
 
 
 def test_graphs_from_before_a_capture_that_failed_are_not_replayed(cuda):
@@ -129,7 +145,10 @@ def test_a_python_number_that_changes_by_epoch_ends_the_replays(cuda, capsys, of
                 out += [run(x)["loss"].clone(), w.grad.clone()]
     torch.testing.assert_close(seen, expected)
     [line] = capsys.readouterr().out.splitlines()
-    assert line == f"Steps are no longer replayed as a CUDA graph, so slower: its {of} is not the step's"
+    assert (
+        line
+        == f"Steps are no longer replayed as a CUDA graph, so slower: its {of} is not the step's"
+    )
     assert cuda.calls.count("replay") == 3 and not step.replays
 
 
@@ -162,15 +181,21 @@ def test_freed_memory_and_a_new_capture(cuda):
     step.free()
     assert not step.replays and cuda.calls[-1] == "empty the cache"
     step(x)
-    assert cuda.calls.count("capture on side, thread_local") == 2 and cuda.calls.count("replay") == 2
+    assert (
+        cuda.calls.count("capture on side, thread_local") == 2 and cuda.calls.count("replay") == 2
+    )
 
 
 def test_near_is_relative_to_the_length_and_knows_nan():
     nan, inf = float("nan"), float("inf")
     x = torch.tensor([1e3, 1.0, nan, inf])
-    assert near(x + torch.tensor([0, 1e-3, 0, 0]), x, 1e-5) and not near(x + torch.tensor([0.1, 0, 0, 0]), x, 1e-5)
+    assert near(x + torch.tensor([0, 1e-3, 0, 0]), x, 1e-5) and not near(
+        x + torch.tensor([0.1, 0, 0, 0]), x, 1e-5
+    )
     assert not near(torch.tensor([1e3, 1.0, nan, nan])[:3], torch.tensor([1e3, 1.0, 0.0]), 1e-5)
-    assert near(torch.zeros(2), torch.zeros(2), 1e-5) and not near(torch.ones(2), torch.zeros(2), 1e-5)
+    assert near(torch.zeros(2), torch.zeros(2), 1e-5) and not near(
+        torch.ones(2), torch.zeros(2), 1e-5
+    )
     assert near(None, None, 1e-5) and not near(None, x, 1e-5) and not near(x, None, 1e-5)
 
 
@@ -183,5 +208,7 @@ def test_what_is_not_to_be_captured_is_not(cuda):
 
 def test_without_cuda_it_is_the_plain_step(cuda):
     step, (first, _) = make(cuda)
-    assert step(torch.tensor([1.0, 2.0]), torch.tensor(1.0))["loss"] == 18 and first.grad.tolist() == [1.0, 2.0]
+    assert step(torch.tensor([1.0, 2.0]), torch.tensor(1.0))[
+        "loss"
+    ] == 18 and first.grad.tolist() == [1.0, 2.0]
     assert cuda.calls == ["compute on main"]

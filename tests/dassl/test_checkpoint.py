@@ -36,7 +36,9 @@ def truncate(path):
 
 def flip_a_bit(path):
     data = bytearray(path.read_bytes())
-    data[data.index(torch.ones(3).numpy().tobytes())] ^= 1  # in the weights, where torch.load would not notice
+    data[data.index(torch.ones(3).numpy().tobytes())] ^= (
+        1  # in the weights, where torch.load would not notice
+    )
     path.write_bytes(data)
 
 
@@ -63,7 +65,9 @@ def test_a_failed_save_damages_nothing(tmp_path, monkeypatch, code, moment):
             args[1].write(b"the beginning")
         raise OSError(code, os.strerror(code))
 
-    target, name = {"write": (torch, "save"), "fsync": (os, "fsync"), "replace": (os, "replace")}[moment]
+    target, name = {"write": (torch, "save"), "fsync": (os, "fsync"), "replace": (os, "replace")}[
+        moment
+    ]
     monkeypatch.setattr(target, name, fail)
     with pytest.raises(Failure) as caught:
         save_checkpoint(state(1), str(tmp_path))
@@ -149,7 +153,11 @@ class Evil:
 def test_pickles_that_name_anything_else_are_refused(tmp_path, monkeypatch, call, named, zipped):
     monkeypatch.chdir(tmp_path)
     save_checkpoint(state(1), str(tmp_path))
-    torch.save(state(2) | {"x": Evil(call)}, tmp_path / "model.pth.tar-2", _use_new_zipfile_serialization=zipped)
+    torch.save(
+        state(2) | {"x": Evil(call)},
+        tmp_path / "model.pth.tar-2",
+        _use_new_zipfile_serialization=zipped,
+    )
     (tmp_path / "checkpoint").write_text("model.pth.tar-2\n")
     for load in (
         lambda: load_checkpoint(str(tmp_path / "model.pth.tar-2")),
@@ -169,7 +177,8 @@ def test_bare_pickle_is_refused(tmp_path):
 
 
 def test_a_disk_that_is_full_at_any_byte(tmp_path, tmp_path_factory):
-    """torch.save complains of a position then; the system's own word counts. What was there stays."""
+    """torch.save complains of a position then; the system's own word counts. What was there
+    stays."""
     save_checkpoint(state(1, value=7), str(tmp_path))
     path = tmp_path / "model.pth.tar-1"
     before, said = path.read_bytes(), tmp_path_factory.mktemp("said")
@@ -183,7 +192,10 @@ def test_a_disk_that_is_full_at_any_byte(tmp_path, tmp_path_factory):
 
     for size in [*range(0, len(before), 97), len(before) - 1]:
         assert forked(lambda size=size: no_room(size), said).code == 0, size
-        assert path.read_bytes() == before and sorted(os.listdir(tmp_path)) == ["checkpoint", path.name]
+        assert path.read_bytes() == before and sorted(os.listdir(tmp_path)) == [
+            "checkpoint",
+            path.name,
+        ]
 
 
 def test_a_pointer_of_binary_bytes_points_nowhere(tmp_path):
@@ -206,9 +218,12 @@ def schedulers(optimizer):
     ]
 
 
-@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "RAdam", "NAdam", "Adadelta"])
+@pytest.mark.parametrize(
+    "kind", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "RAdam", "NAdam", "Adadelta"]
+)
 def test_a_warm_up_may_hold_any_optimizer_and_scheduler(tmp_path, kind):
-    """As pickled today, whole: the weights can be tested, and nothing of torch.optim comes to be."""
+    """As pickled today, whole: the weights can be tested, and nothing of torch.optim comes to
+    be."""
     net = model()
     for i in range(len(schedulers(torch.optim.SGD(net.parameters())))):
         successor = schedulers(getattr(torch.optim, kind)(net.parameters(), lr=0.1))[i]
@@ -225,7 +240,8 @@ def test_upstreams_pickled_scheduler_is_read_and_inert(tmp_path, kind):
     net(torch.ones(2, 3)).sum().backward()
     optimizer.step()
     successor = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 5.0)
-    # what LRScheduler left in them when upstream's files were written: no wrapped functions, defaultdicts
+    # what LRScheduler left in them when upstream's files were written: no wrapped functions,
+    # defaultdicts
     successor.__dict__ = {"T_max": 5.0, "optimizer": optimizer, "last_epoch": 3, "_last_lr": [0.1]}
     optimizer.__dict__ = {
         "defaults": {"lr": 0.1},

@@ -22,13 +22,21 @@ from dassl.data.samplers import (
     build_sampler,
 )
 from dassl.data.transforms import INTERPOLATION_MODES, build_transform
-from dassl.data.transforms.transforms import Cutout, GaussianNoise, InstanceNormalization, Random2DTranslation
+from dassl.data.transforms.transforms import (
+    Cutout,
+    GaussianNoise,
+    InstanceNormalization,
+    Random2DTranslation,
+)
 from dassl.utils import Failure, UsageError, read_image
 
 
 def datums(labels, domains=None):
     domains = domains or [0] * len(labels)
-    return [Datum(f"{i}.png", y, d, f"class {y}") for i, (y, d) in enumerate(zip(labels, domains, strict=True))]
+    return [
+        Datum(f"{i}.png", y, d, f"class {y}")
+        for i, (y, d) in enumerate(zip(labels, domains, strict=True))
+    ]
 
 
 def paths(items):
@@ -46,7 +54,8 @@ def test_datum_pickles_under_upstreams_name():
 
 
 def test_fewshot_picks():
-    # what random.seed(1) and random.sample give, once noted: label 2 comes first, as it appears first
+    # what random.seed(1) and random.sample give, once noted: label 2 comes first, as it appears
+    # first
     items = datums([2, 2, 0, 2, 0, 1, 0, 2, 0])
     dataset = DatasetBase(items)
     random.seed(1)
@@ -71,7 +80,10 @@ def test_splitting():
 def test_dataset_attributes():
     dataset = DatasetBase(datums([1, 0, 1]), test=datums([0]))
     assert dataset.num_classes == 2 and dataset.val is None and dataset.train_u is None
-    assert dataset.lab2cname == {0: "class 0", 1: "class 1"} and dataset.classnames == ["class 0", "class 1"]
+    assert dataset.lab2cname == {0: "class 0", 1: "class 1"} and dataset.classnames == [
+        "class 0",
+        "class 1",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +99,11 @@ def test_dataset_attributes():
             [Datum("t", 0, 0, "dog")],
             'at t: label 0 is "dog" here, but "cat" in training',
         ),
-        ([Datum("a", 0, 0, "cat")], [Datum("t", 1, 0, "cat")], 'but "no training image" in training'),
+        (
+            [Datum("a", 0, 0, "cat")],
+            [Datum("t", 1, 0, "cat")],
+            'but "no training image" in training',
+        ),
         ([Datum("a", 0, 0, "cat"), Datum("b", 2, 0, "owl")], [], "no training image has label 1"),
         ([], [Datum("t", 0, 0, "cat")], "has no training images"),
     ],
@@ -147,7 +163,8 @@ def test_sampler_by_name():
 
 
 def draws(cfg, workers, passes=2):
-    """Paths and images of all batches of some passes, and what the model's generator gives afterwards."""
+    """Paths and images of all batches of some passes, and what the model's generator gives
+    afterwards."""
     cfg.DATALOADER.NUM_WORKERS = workers
     loader = DataManager(cfg).train_loader_x
     torch.manual_seed(5)
@@ -161,7 +178,9 @@ def test_same_draws_whatever_the_number_of_workers(cfg):
     assert paths_0 == paths_2 and torch.equal(images_0, images_2) and torch.equal(after_0, after_2)
     assert images_0.shape == (8, 4, 3, 8, 8)  # 18 images, batches of 4: the last two are dropped
     assert paths_0[:4] != paths_0[4:]  # another order in the second pass
-    assert len({tuple(image.flatten().tolist()) for batch in images_0 for image in batch}) == 32  # all differ
+    assert (
+        len({tuple(image.flatten().tolist()) for batch in images_0 for image in batch}) == 32
+    )  # all differ
 
 
 def test_batches(cfg):
@@ -179,7 +198,13 @@ def test_summary_table(cfg, capsys):
     cfg.VERBOSE = True
     DataManager(cfg)
     out = capsys.readouterr().out
-    for line in ("Dataset    Noise", "# classes  3", "# train_x  18", "# val      6", "# test     12"):
+    for line in (
+        "Dataset    Noise",
+        "# classes  3",
+        "# train_x  18",
+        "# val      6",
+        "# test     12",
+    ):
         assert line in out
 
 
@@ -189,7 +214,9 @@ def test_wrapper_options(cfg, image_root):
     weak, strong = build_transform(cfg), build_transform(cfg, choices=("random_flip",))
     item = DatasetWrapper(cfg, source, transform=[weak, strong], is_train=True)[0]
     assert [image.shape for image in item["img"] + item["img2"]] == [(3, 8, 8)] * 4
-    plain = v1.Compose([v1.Resize((8, 8)), v1.ToTensor(), v1.Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)])
+    plain = v1.Compose(
+        [v1.Resize((8, 8)), v1.ToTensor(), v1.Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)]
+    )
     assert torch.equal(item["img0"], plain(read_image(source[0].impath)))
 
 
@@ -225,7 +252,8 @@ def test_a_broken_image_is_named_in_one_line(cfg, tmp_path, workers):
 
 @pytest.fixture
 def sources(tmp_path):
-    """Datums of six files, each of another kind: JPEG, turned JPEG, 16-bit grey, palette, transparent, PNG."""
+    """Datums of six files, each of another kind: JPEG, turned JPEG, 16-bit grey, palette,
+    transparent, PNG."""
     noise = np.random.default_rng(0).integers(0, 256, (30, 20, 4), dtype=np.uint8)
     rgb = Image.fromarray(noise[..., :3])
     turned = Image.Exif()
@@ -236,14 +264,18 @@ def sources(tmp_path):
     rgb.quantize(16).save(tmp_path / "3.png")
     Image.fromarray(noise).save(tmp_path / "4.png")
     rgb.crop((0, 0, 19, 11)).save(tmp_path / "5.png")
-    return [Datum(str(path), i, 0, "abcdef"[i]) for i, path in enumerate(sorted(tmp_path.iterdir()))]
+    return [
+        Datum(str(path), i, 0, "abcdef"[i]) for i, path in enumerate(sorted(tmp_path.iterdir()))
+    ]
 
 
 def train_batches(cfg, sources, before=lambda loader: None, passes=2, **changes):
     """All of some passes' batches, as one tensor; `before` may change the loader."""
     cfg = cfg.clone()
     cfg.DATALOADER.update(changes)
-    loader = build_data_loader(cfg, "RandomSampler", sources, batch_size=3, tfm=build_transform(cfg))
+    loader = build_data_loader(
+        cfg, "RandomSampler", sources, batch_size=3, tfm=build_transform(cfg)
+    )
     before(loader)
     torch.manual_seed(5)
     return torch.stack([batch["img"] for _ in range(passes) for batch in loader])
@@ -266,7 +298,11 @@ def test_images_in_memory_are_the_files_to_the_bit(sources):
     for item, expected in zip(sources, before, strict=True):
         for _ in range(2):
             image = cache.read(item.impath)
-            assert (image.mode, image.size, image.tobytes()) == ("RGB", expected.size, expected.tobytes())
+            assert (image.mode, image.size, image.tobytes()) == (
+                "RGB",
+                expected.size,
+                expected.tobytes(),
+            )
             image.paste("red", (0, 0, 5, 5))  # in place: the next reader must not see it
     assert before[1].size == (30, 18)  # the camera's turn was made
 
@@ -309,14 +345,18 @@ def test_memory_is_bounded(sources, monkeypatch):
     for limit, kept in ((sum(sizes), 3), (sum(sizes) - 1, 2), (sizes[0] - 1, 0), (0, 0)):
         cache = ImageCache(limit)
         cache.fill(paths)
-        assert list(cache.where) == paths[:kept] and (0 if cache.pixels is None else len(cache.pixels)) == sum(
-            sizes[:kept]
-        )
-        assert cache.read(paths[5]).tobytes() == read_image(paths[5]).tobytes()  # beyond: read from its file
+        assert list(cache.where) == paths[:kept] and (
+            0 if cache.pixels is None else len(cache.pixels)
+        ) == sum(sizes[:kept])
+        assert (
+            cache.read(paths[5]).tobytes() == read_image(paths[5]).tobytes()
+        )  # beyond: read from its file
     cache = ImageCache(2 * sizes[0])
     cache.fill([paths[0]] * 3)  # one image several times (few shots, repeated) is kept once
     assert len(cache.pixels) == sizes[0]
-    monkeypatch.setattr("dassl.data.cache._decoded_bytes", lambda path: 300)  # headers that are wrong
+    monkeypatch.setattr(
+        "dassl.data.cache._decoded_bytes", lambda path: 300
+    )  # headers that are wrong
     cache = ImageCache(10**6)
     cache.fill(paths)
     assert not cache.where and cache.read(paths[0]).size == (20, 30)
@@ -347,10 +387,23 @@ def test_a_broken_training_image_is_named_in_one_line(cfg, sources, content):
 
 def test_workers_and_batches_in_flight_are_bounded(cfg, sources, monkeypatch):
     cfg.DATALOADER.NUM_WORKERS, cfg.INPUT.SIZE = 8, (224, 224)
-    for cores, batch, workers, ahead in ((1, 4, 1, 4), (64, 4, 8, 4), (64, 100, 8, 2), (64, 1000, 8, 1)):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
-        loader = build_data_loader(cfg, data_source=sources, batch_size=batch, tfm=build_transform(cfg))
-        assert (loader.num_workers, loader.prefetch_factor, loader.persistent_workers) == (workers, ahead, True)
+    for cores, batch, workers, ahead in (
+        (1, 4, 1, 4),
+        (64, 4, 8, 4),
+        (64, 100, 8, 2),
+        (64, 1000, 8, 1),
+    ):
+        monkeypatch.setattr(
+            os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False
+        )
+        loader = build_data_loader(
+            cfg, data_source=sources, batch_size=batch, tfm=build_transform(cfg)
+        )
+        assert (loader.num_workers, loader.prefetch_factor, loader.persistent_workers) == (
+            workers,
+            ahead,
+            True,
+        )
 
 
 # -- transforms
@@ -376,7 +429,9 @@ def test_train_transform_is_the_v1_pipeline_to_the_bit(cfg, image_root):
     image = Image.open(image_root / "1.png")
     expected = v1.Compose(
         [
-            v1.RandomResizedCrop((8, 8), scale=(0.08, 1.0), interpolation=v1.InterpolationMode.BILINEAR),
+            v1.RandomResizedCrop(
+                (8, 8), scale=(0.08, 1.0), interpolation=v1.InterpolationMode.BILINEAR
+            ),
             v1.RandomHorizontalFlip(),
             v1.ToTensor(),
             v1.Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD),
@@ -418,7 +473,9 @@ def test_cutout_and_instance_norm(cfg):
     for _ in range(5):
         cut = build_transform(cfg, choices=("cutout",))(white)
         assert 4 <= (cut[0] == 0).sum() <= 16 and torch.equal(cut[0], cut[1])
-    image = build_transform(cfg, choices=("instance_norm",))(Image.effect_noise((8, 8), 60).convert("RGB"))
+    image = build_transform(cfg, choices=("instance_norm",))(
+        Image.effect_noise((8, 8), 60).convert("RGB")
+    )
     torch.testing.assert_close(image.mean((1, 2)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(image.std((1, 2)), torch.ones(3))
 
@@ -427,11 +484,15 @@ def test_transforms_by_dassls_class_names():
     image = Image.effect_noise((20, 30), 60).convert("RGB")
     assert {Random2DTranslation(8, 6)(image).size for _ in range(9)} == {(6, 8)}
     resized = image.resize((6, 8), Image.BILINEAR)
-    assert np.array_equal(Random2DTranslation(8, 6, p=0.0, interpolation=Image.BILINEAR)(image), resized)
+    assert np.array_equal(
+        Random2DTranslation(8, 6, p=0.0, interpolation=Image.BILINEAR)(image), resized
+    )
     gray = torch.full((3, 99, 99), 0.5)
     assert torch.equal(GaussianNoise(p=0.0)(gray), gray)
     noise = GaussianNoise(mean=0.5, std=0.25, p=1.0)(gray) - gray
-    assert noise.mean().item() == pytest.approx(0.5, abs=0.01) and noise.std().item() == pytest.approx(0.25, abs=0.01)
+    assert noise.mean().item() == pytest.approx(
+        0.5, abs=0.01
+    ) and noise.std().item() == pytest.approx(0.25, abs=0.01)
     assert (Cutout()(gray) == 0).any() and InstanceNormalization()(gray).abs().max() < 1e-4
 
 
@@ -442,7 +503,9 @@ def test_a_transform_that_is_not_chosen_may_be_anything(cfg):
 
 
 def test_unknown_transform(cfg):
-    with pytest.raises(UsageError, match='Unknown transform "random_flipp": did you mean random_flip?'):
+    with pytest.raises(
+        UsageError, match='Unknown transform "random_flipp": did you mean random_flip?'
+    ):
         build_transform(cfg, choices=("random_flipp",))
     assert sorted(INTERPOLATION_MODES) == ["bicubic", "bilinear", "nearest"]
     cfg.INPUT.NO_TRANSFORM = True

@@ -32,7 +32,10 @@ def test_results_and_block(cfg, capsys):
 
 def test_thousands(cfg, capsys):
     evaluate(cfg, pred=[0] * 6903 + [1] * 1197, true=[0] * 8100)
-    assert "* total: 8,100\n* correct: 6,903\n* accuracy: 85.2%\n* error: 14.8%\n" in capsys.readouterr().out
+    assert (
+        "* total: 8,100\n* correct: 6,903\n* accuracy: 85.2%\n* error: 14.8%\n"
+        in capsys.readouterr().out
+    )
 
 
 def test_per_class_and_confusion(cfg, capsys):
@@ -50,7 +53,9 @@ def test_per_class_and_confusion(cfg, capsys):
 def test_the_counts_give_sklearns_numbers_to_the_bit(cfg, seed):
     rng = np.random.default_rng(seed)
     classes = int(rng.integers(2, 40))
-    occurring = rng.permutation(classes)[: rng.integers(1, classes + 1)]  # the others are at most predicted
+    occurring = rng.permutation(classes)[
+        : rng.integers(1, classes + 1)
+    ]  # the others are at most predicted
     true = torch.from_numpy(rng.choice(occurring, size=200))
     scores = torch.from_numpy(rng.normal(size=(200, classes))) + 2 * torch.eye(classes)[true]
     pred = scores.argmax(1)
@@ -61,11 +66,16 @@ def test_the_counts_give_sklearns_numbers_to_the_bit(cfg, seed):
         evaluator.process(scores[start : start + 64], true[start : start + 64])
     results = evaluator.evaluate()
     assert results["accuracy"] == 100 * int((pred == true).sum()) / 200
-    assert results["macro_f1"] == 100 * f1_score(true, pred, average="macro", labels=np.unique(true))
+    assert results["macro_f1"] == 100 * f1_score(
+        true, pred, average="macro", labels=np.unique(true)
+    )
     expected = {
-        str(c): 100 * int((pred[true == c] == c).sum()) / int((true == c).sum()) for c in true.unique().tolist()
+        str(c): 100 * int((pred[true == c] == c).sum()) / int((true == c).sum())
+        for c in true.unique().tolist()
     }
-    assert told[0][1] == expected and results["perclass_accuracy"] == np.mean(list(expected.values()))
+    assert told[0][1] == expected and results["perclass_accuracy"] == np.mean(
+        list(expected.values())
+    )
     saved = torch.load(f"{cfg.OUTPUT_DIR}/cmat.pt", weights_only=True)
     assert torch.equal(saved, torch.from_numpy(confusion_matrix(true, pred, normalize="true")))
 
@@ -74,7 +84,10 @@ def test_evaluation_keeps_counts_and_waits_for_no_device(cfg):
     cfg.TEST.COMPUTE_CMAT = True
     evaluator = build_evaluator(cfg)
     # a meta tensor has no values, so whatever would fetch one from the device fails
-    scores, labels = torch.zeros(100, 1000, device="meta"), torch.zeros(100, dtype=torch.int64, device="meta")
+    scores, labels = (
+        torch.zeros(100, 1000, device="meta"),
+        torch.zeros(100, dtype=torch.int64, device="meta"),
+    )
     for _ in range(500):
         evaluator.process(scores, labels)
     held = [x for x in vars(evaluator).values() if isinstance(x, torch.Tensor)]

@@ -1,4 +1,5 @@
-"""Tensors kept in files (dassl/data/kept.py), and decoded test images in them (DATALOADER.TEST_CACHE)."""
+"""Tensors kept in files (dassl/data/kept.py), and decoded test images in them
+(DATALOADER.TEST_CACHE)."""
 
 import inspect
 import multiprocessing
@@ -61,7 +62,10 @@ def test_a_torn_or_altered_file_is_made_anew(tmp_path, capsys):
     save(path, KEY, rows())
     whole = path.read_bytes()
     size = len(whole)
-    torn = [whole[:n] for n in (0, 1, 7, 8, 9, ROWS.nbytes - 1, ROWS.nbytes, size - 9, size - 8, size - 1)]
+    torn = [
+        whole[:n]
+        for n in (0, 1, 7, 8, 9, ROWS.nbytes - 1, ROWS.nbytes, size - 9, size - 8, size - 1)
+    ]
     flipped = [bytearray(whole) for _ in range(0, size, 7)]
     for i, content in enumerate(flipped):
         content[7 * i] ^= 1 << i % 8
@@ -70,7 +74,9 @@ def test_a_torn_or_altered_file_is_made_anew(tmp_path, capsys):
         tensor, found = kept(path, KEY, rows)
         assert torch.equal(tensor, ROWS) and not found and path.read_bytes() == whole
     lines = capsys.readouterr().out.splitlines()
-    assert lines and all(line.startswith((f"{path} is damaged", f"Cannot use {path}: ")) for line in lines)
+    assert lines and all(
+        line.startswith((f"{path} is damaged", f"Cannot use {path}: ")) for line in lines
+    )
 
 
 def test_killed_while_writing(tmp_path):
@@ -117,10 +123,14 @@ def test_who_waits_says_so(tmp_path):
     process = fork(target=wait)
     with locked(tmp_path / "f"):
         process.start()
-        while process.is_alive() and not ((tmp_path / "said").exists() and (tmp_path / "said").read_text()):
+        while process.is_alive() and not (
+            (tmp_path / "said").exists() and (tmp_path / "said").read_text()
+        ):
             time.sleep(0.01)
     process.join()
-    assert (tmp_path / "said").read_text() == f"Waiting for another run, which is making {tmp_path}/f\n"
+    assert (
+        tmp_path / "said"
+    ).read_text() == f"Waiting for another run, which is making {tmp_path}/f\n"
     assert kept(tmp_path / "f", KEY, never)[1]
 
 
@@ -139,20 +149,27 @@ def test_a_full_disk_is_one_line(tmp_path, capsys):
     (tmp_path / "f.tmp").symlink_to("/dev/full")
     assert kept(tmp_path / "f", KEY, rows) == (None, False)
     line = capsys.readouterr().out
-    assert line.startswith(f"Cannot write {tmp_path}/f: No space left on device. ") and line.count("\n") == 1
+    assert (
+        line.startswith(f"Cannot write {tmp_path}/f: No space left on device. ")
+        and line.count("\n") == 1
+    )
     assert names(tmp_path) == ["f.lock"]
 
 
 def test_what_will_not_fit_is_not_begun(tmp_path, capsys):
     assert kept(tmp_path / "f", KEY, never, size=2**60) == (None, False)
-    assert capsys.readouterr().out.startswith(f"No space for {tmp_path}/f: it takes 1,152,921,504,607 MB")
+    assert capsys.readouterr().out.startswith(
+        f"No space for {tmp_path}/f: it takes 1,152,921,504,607 MB"
+    )
 
 
 def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert kept(tmp_path / "file" / "f", KEY, never) == (None, False)
     line = capsys.readouterr().out
-    assert line.startswith(f"Cannot write to {tmp_path}/file: ") and line.endswith("Going on without it\n")
+    assert line.startswith(f"Cannot write to {tmp_path}/file: ") and line.endswith(
+        "Going on without it\n"
+    )
 
 
 def test_where_only_reading_is_allowed_what_is_there_is_used(tmp_path, monkeypatch):
@@ -166,7 +183,8 @@ def test_where_only_reading_is_allowed_what_is_there_is_used(tmp_path, monkeypat
 
 @pytest.fixture
 def images(cfg, image_root, tmp_path) -> Path:
-    """A data folder of this test's own. Uncompressed: an image that has changed is no longer or shorter."""
+    """A data folder of this test's own. Uncompressed: an image that has changed is no longer or
+    shorter."""
     folder = tmp_path / "data"
     folder.mkdir()
     for file in image_root.glob("*.png"):
@@ -192,7 +210,9 @@ def files(make, *changes) -> list[torch.Tensor]:
 
 
 def same(a, b) -> bool:
-    return len(a) == len(b) and all(torch.equal(x, y) and x.dtype == y.dtype for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) and all(
+        torch.equal(x, y) and x.dtype == y.dtype for x, y in zip(a, b, strict=True)
+    )
 
 
 @pytest.fixture
@@ -204,21 +224,41 @@ def unread(monkeypatch):
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("transforms", [("normalize",), ()])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_the_images_are_those_of_the_files(make, images, unread, workers, transforms, interpolation):
-    opts = ("INPUT.TRANSFORMS", transforms, "INPUT.INTERPOLATION", interpolation, "INPUT.SIZE", (8, 8))
-    opts += ("INPUT.PIXEL_MEAN", [0.48145466, 0.4578275, 0.40821073], "DATALOADER.NUM_WORKERS", workers)
+def test_the_images_are_those_of_the_files(
+    make, images, unread, workers, transforms, interpolation
+):
+    opts = (
+        "INPUT.TRANSFORMS",
+        transforms,
+        "INPUT.INTERPOLATION",
+        interpolation,
+        "INPUT.SIZE",
+        (8, 8),
+    )
+    opts += (
+        "INPUT.PIXEL_MEAN",
+        [0.48145466, 0.4578275, 0.40821073],
+        "DATALOADER.NUM_WORKERS",
+        workers,
+    )
     expected = files(make, *opts)
     assert [len(batch) for batch in expected] == [5, 5, 2]
     assert same(inputs(make(*CROPS, *opts)), expected)
     unread()
     assert same(inputs(make(*CROPS, *opts)), expected)
-    assert same(inputs(make(*CROPS, *opts, "INPUT.PIXEL_STD", [0.5, 0.5, 0.5]), "test"), expected) != bool(transforms)
+    assert same(
+        inputs(make(*CROPS, *opts, "INPUT.PIXEL_STD", [0.5, 0.5, 0.5]), "test"), expected
+    ) != bool(transforms)
 
 
 def test_the_rest_of_a_batch_is_the_loaders(make, images):
     trainer = make(*CROPS)
-    for ours, usual in zip(trainer.test_batches(trainer.test_loader, "test"), trainer.test_loader, strict=True):
-        assert list(ours) != [] and ours.keys() == usual.keys() and ours["impath"] == usual["impath"]
+    for ours, usual in zip(
+        trainer.test_batches(trainer.test_loader, "test"), trainer.test_loader, strict=True
+    ):
+        assert (
+            list(ours) != [] and ours.keys() == usual.keys() and ours["impath"] == usual["impath"]
+        )
         for key in ("img", "label", "domain", "index"):
             assert torch.equal(ours[key], usual[key]) and ours[key].dtype == usual[key].dtype, key
 
@@ -258,7 +298,9 @@ def test_a_changed_image_is_noticed(make, images):
 def test_the_code_that_reads_images_is_in_the_key(make, images, monkeypatch):
     """An image read or cropped by other code is another image."""
     seen: set[str] = set()
-    monkeypatch.setattr("dassl.data.kept_images.code_of", lambda *files: seen.update(map(str, files)) or "code")
+    monkeypatch.setattr(
+        "dassl.data.kept_images.code_of", lambda *files: seen.update(map(str, files)) or "code"
+    )
     inputs(make(*CROPS))
     for what in (DatasetWrapper, ImageCache, read_image, build_transform, to_float):
         assert inspect.getfile(what) in seen, what
@@ -294,7 +336,11 @@ def test_a_file_that_cannot_be_used_changes_nothing(make, images, capsys, fault)
         (images / "crops").touch()
     capsys.readouterr()
     assert same(inputs(make(*CROPS)), expected)
-    said = {"torn": f"{path} is damaged", "full": f"Cannot write {path}", "folder": f"Cannot write to {images}/crops"}
+    said = {
+        "torn": f"{path} is damaged",
+        "full": f"Cannot write {path}",
+        "folder": f"Cannot write to {images}/crops",
+    }
     assert said[fault] in capsys.readouterr().out
 
 

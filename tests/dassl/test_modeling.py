@@ -37,7 +37,11 @@ def test_opening_layers():
     assert all(p.requires_grad for p in net.parameters()) and net[0].training
     with pytest.raises(KeyError):
         open_specified_layers(net, ["2"])
-    assert count_num_param(net) == 9 + 6 == count_num_param(params=[{"params": list(net.parameters())}])
+    assert (
+        count_num_param(net)
+        == 9 + 6
+        == count_num_param(params=[{"params": list(net.parameters())}])
+    )
 
 
 def test_initialising():

@@ -14,7 +14,8 @@ from tests.fake_cuda import WAITING
 
 
 def rates(c, epochs, resume_after=None):
-    """lr of each epoch; with `resume_after` the state goes through state_dict into new objects there."""
+    """lr of each epoch; with `resume_after` the state goes through state_dict into new objects
+    there."""
 
     def build():
         optimizer = build_optimizer([nn.Parameter(torch.zeros(1))], c)
@@ -54,7 +55,9 @@ def test_other_schedules(cfg):
     c.WARMUP_EPOCH, c.WARMUP_TYPE, c.WARMUP_MIN_LR = 3, "linear", 0.2
     assert rates(c, 6) == pytest.approx([0.2, 1 / 3, 2 / 3, 1, 0.1, 0.1])
     c.LR_SCHEDULER, c.STEPSIZE, c.WARMUP_RECOUNT = "single_step", (4,), False
-    assert rates(c, 6) == pytest.approx([0.2, 1 / 3, 2 / 3, 1, 0.1, 0.1])  # the step counts the warm-up's epochs
+    assert rates(c, 6) == pytest.approx(
+        [0.2, 1 / 3, 2 / 3, 1, 0.1, 0.1]
+    )  # the step counts the warm-up's epochs
 
 
 def test_warmup_state_is_plain_data(cfg, tmp_path):
@@ -115,8 +118,13 @@ def test_staged_lr(cfg):
 def test_staged_lr_refuses_what_it_would_not_train(cfg):
     """A prompt learner's ctx is in no layer."""
     cfg.OPTIM.STAGED_LR, model = True, nn.Sequential(nn.Linear(2, 2))
-    model.ctx, model.frozen = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2), requires_grad=False)
-    with pytest.raises(UsageError, match="STAGED_LR is for layers, and ctx is in none, so it would not be trained"):
+    model.ctx, model.frozen = (
+        nn.Parameter(torch.ones(2)),
+        nn.Parameter(torch.ones(2), requires_grad=False),
+    )
+    with pytest.raises(
+        UsageError, match="STAGED_LR is for layers, and ctx is in none, so it would not be trained"
+    ):
         build_optimizer(model, cfg.OPTIM)
 
 
@@ -139,14 +147,20 @@ def test_staged_lr_is_refused_by_models_only(cfg):
 def test_fused_kernels_are_taken_where_asked_for_and_dampening_allows(cfg, name, keys, fused):
     cfg.OPTIM.NAME = name
     cfg.OPTIM.update(keys)
-    assert build_optimizer([nn.Parameter(torch.zeros(1))], cfg.OPTIM, fused=True).defaults["fused"] is fused
+    assert (
+        build_optimizer([nn.Parameter(torch.zeros(1))], cfg.OPTIM, fused=True).defaults["fused"]
+        is fused
+    )
     assert build_optimizer([nn.Parameter(torch.zeros(1))], cfg.OPTIM).defaults["fused"] is None
 
 
 @pytest.mark.parametrize("name", ["rmsprop", "radam"])
 def test_what_has_no_fused_kernel_is_as_it_was(cfg, name):
     cfg.OPTIM.NAME = name
-    assert "fused" not in build_optimizer([nn.Parameter(torch.zeros(1))], cfg.OPTIM, fused=True).defaults
+    assert (
+        "fused"
+        not in build_optimizer([nn.Parameter(torch.zeros(1))], cfg.OPTIM, fused=True).defaults
+    )
 
 
 INF = float("inf")

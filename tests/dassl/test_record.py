@@ -19,7 +19,9 @@ from scripts.records import find_results
 
 
 def read(trainer_or_folder, name="results.json"):
-    return json.loads((Path(getattr(trainer_or_folder, "output_dir", trainer_or_folder)) / name).read_text())
+    return json.loads(
+        (Path(getattr(trainer_or_folder, "output_dir", trainer_or_folder)) / name).read_text()
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -60,21 +62,38 @@ def test_a_run_from_beginning_to_end(make, monkeypatch):
     assert got["metrics"]["total"] == 12 and got["metrics"]["correct"] == right.sum()
     assert got["metrics"]["accuracy"] == pytest.approx(100 * right.float().mean().item())
     assert got["metrics"]["error_rate"] == pytest.approx(100 - got["metrics"]["accuracy"])
-    of_class = {name: 100 * right[labels == i].float().mean().item() for i, name in enumerate("abc")}
+    of_class = {
+        name: 100 * right[labels == i].float().mean().item() for i, name in enumerate("abc")
+    }
     assert got["per_class"] == pytest.approx(of_class)
-    assert got["loss"] == pytest.approx([sum(losses[:4]) / 4, sum(losses[4:]) / 4])  # 18 images: 4 batches of 4
+    assert got["loss"] == pytest.approx(
+        [sum(losses[:4]) / 4, sum(losses[4:]) / 4]
+    )  # 18 images: 4 batches of 4
     assert all(0.08 < seconds < took for seconds in got["epoch_seconds"])
-    assert got["train_seconds"] == pytest.approx(sum(got["epoch_seconds"])) and got["train_seconds"] < took
+    assert (
+        got["train_seconds"] == pytest.approx(sum(got["epoch_seconds"]))
+        and got["train_seconds"] < took
+    )
     assert 0 < got["test_seconds"] < took
     assert got["images_per_second"]["train"] == pytest.approx(2 * 16 / got["train_seconds"])
     assert got["images_per_second"]["test"] == pytest.approx(12 / got["test_seconds"])
     assert got["parameters"] == 3 * 64 * 3 + 3
     assert (got["format"], got["trainer"], got["dataset"], got["seed"]) == (1, "Linear", "Noise", 1)
-    assert (got["shots"], got["subsample"], got["eval_only"], got["log"]) == (-1, "all", False, "log.txt")
+    assert (got["shots"], got["subsample"], got["eval_only"], got["log"]) == (
+        -1,
+        "all",
+        False,
+        "log.txt",
+    )
     assert got["config"]["OPTIM"]["MAX_EPOCH"] == 2 and got["config"]["INPUT"]["SIZE"] == [8, 8]
     assert got["command"] == "python train.py --root 'my data' --seed 1"
-    assert got["versions"]["python"] == sys.version.split()[0] and got["versions"]["torch"] == torch.__version__
-    assert got["device"].endswith(", 1 thread") == (not torch.cuda.is_available()) and got["machine"]
+    assert (
+        got["versions"]["python"] == sys.version.split()[0]
+        and got["versions"]["torch"] == torch.__version__
+    )
+    assert (
+        got["device"].endswith(", 1 thread") == (not torch.cuda.is_available()) and got["machine"]
+    )
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     high_water = int(status["VmHWM"].split()[0]) / 1024
     assert got["peak_memory_mb"]["process"] == pytest.approx(high_water, rel=0.1)
@@ -119,7 +138,9 @@ def test_a_resumed_run_keeps_what_was_before(make, interrupted, tmp_path):
     assert read(resumed)["loss"] == read(whole)["loss"] and len(set(read(whole)["loss"])) == 5
     assert read(resumed)["epoch_seconds"][:3] == [epoch["seconds"] for epoch in before]
     assert len(read(resumed)["epoch_seconds"]) == 5
-    assert read(resumed)["images_per_second"]["train"] == pytest.approx(5 * 16 / read(resumed)["train_seconds"])
+    assert read(resumed)["images_per_second"]["train"] == pytest.approx(
+        5 * 16 / read(resumed)["train_seconds"]
+    )
 
 
 def test_what_has_a_checkpoint_has_its_loss(make):
@@ -134,7 +155,11 @@ def test_what_has_a_checkpoint_has_its_loss(make):
         trainer.train()
     resumed = make()
     resumed.train()
-    assert resumed.start_epoch == 3 and len(read(resumed)["loss"]) == 5 and None not in read(resumed)["loss"]
+    assert (
+        resumed.start_epoch == 3
+        and len(read(resumed)["loss"]) == 5
+        and None not in read(resumed)["loss"]
+    )
 
 
 def test_an_epoch_whose_checkpoint_was_lost_is_counted_once(make, interrupted):
@@ -168,7 +193,9 @@ def test_epochs_of_which_nothing_is_known(make, interrupted, damage):
     make().train()
     got = read(trainer)
     assert got["loss"][:3] == got["epoch_seconds"][:3] == [None] * 3
-    assert None not in got["loss"][3:] and got["train_seconds"] == pytest.approx(sum(got["epoch_seconds"][3:]))
+    assert None not in got["loss"][3:] and got["train_seconds"] == pytest.approx(
+        sum(got["epoch_seconds"][3:])
+    )
 
 
 def test_a_test_alone(make, tmp_path):
@@ -198,7 +225,10 @@ def test_a_rerun_replaces_the_file_and_keeps_the_trainings_numbers(make):
     assert sorted(os.listdir(trainer.output_dir))[0] == "epochs.json"  # no temporary file is left
     shutil.rmtree(f"{trainer.output_dir}/linear")
     make("OPTIM.MAX_EPOCH", 3).train()  # from scratch: the old epochs are gone
-    assert len(read(trainer)["loss"]) == 3 and read(trainer)["epoch_seconds"][0] != first["epoch_seconds"][0]
+    assert (
+        len(read(trainer)["loss"]) == 3
+        and read(trainer)["epoch_seconds"][0] != first["epoch_seconds"][0]
+    )
 
 
 def test_validation_during_training_is_no_result(make):
@@ -257,7 +287,12 @@ def test_the_tables_find_it(make):
     trainer.train()
     [result] = find_results([Path(trainer.output_dir)])
     assert result.record == read(trainer)
-    assert (result.dataset, result.trainer, result.seed, result.side) == ("Noise", "Linear", 1, "new")
+    assert (result.dataset, result.trainer, result.seed, result.side) == (
+        "Noise",
+        "Linear",
+        1,
+        "new",
+    )
     assert result.metrics["macro_f1"] == read(trainer)["metrics"]["macro_f1"]
 
 
@@ -267,4 +302,8 @@ def test_two_classes_of_one_name(cfg):
     evaluator.when_done = lambda *args: told.extend(args)
     evaluator.process(torch.eye(3)[[0, 1, 0, 2]], torch.tensor([0, 1, 2, 2]))
     evaluator.evaluate()
-    assert told[0]["correct"] == 3 and told[1] == {"missile": 100.0, "owl": 100.0, "missile (2)": 50.0}
+    assert told[0]["correct"] == 3 and told[1] == {
+        "missile": 100.0,
+        "owl": 100.0,
+        "missile (2)": 50.0,
+    }

@@ -49,7 +49,9 @@ def test_two_runs_are_equal_to_the_bit_whatever_the_workers(make, whole):
     assert_same(saved(trainer, 5), saved(whole, 5))
     other = make("SEED", 2, "OUTPUT_DIR", trainer.output_dir + "2")
     other.train()
-    assert not torch.equal(saved(other, 5)["state_dict"]["2.weight"], saved(whole, 5)["state_dict"]["2.weight"])
+    assert not torch.equal(
+        saved(other, 5)["state_dict"]["2.weight"], saved(whole, 5)["state_dict"]["2.weight"]
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -89,7 +91,9 @@ def test_resume_from_another_folder(make, whole, tmp_path):
     moved = make("OUTPUT_DIR", str(tmp_path / "moved"), "RESUME", trainer.output_dir)
     moved.train()
     assert_same(saved(moved, 5), saved(whole, 5))
-    with pytest.raises(Failure, match="There is nothing to resume in /nowhere: it holds no checkpoint of linear"):
+    with pytest.raises(
+        Failure, match="There is nothing to resume in /nowhere: it holds no checkpoint of linear"
+    ):
         make("RESUME", "/nowhere", "OUTPUT_DIR", str(tmp_path / "new")).train()
 
 
@@ -109,10 +113,15 @@ def cosine(lr, epochs, first):
         (("OPTIM.MAX_EPOCH", 6), cosine(0.0035, 6, 2)),
         (("OPTIM.MAX_EPOCH", 6, "OPTIM.LR", 0.01), cosine(0.01, 6, 2)),
         (("OPTIM.MAX_EPOCH", 6, "OPTIM.WARMUP_EPOCH", 3), [1e-5, *cosine(0.0035, 6, 1)[:3]]),
-        (("OPTIM.MAX_EPOCH", 4, "OPTIM.LR_SCHEDULER", "single_step", "OPTIM.STEPSIZE", (2,)), [0.0035, 0.00035]),
+        (
+            ("OPTIM.MAX_EPOCH", 4, "OPTIM.LR_SCHEDULER", "single_step", "OPTIM.STEPSIZE", (2,)),
+            [0.0035, 0.00035],
+        ),
     ],
 )
-def test_more_epochs_and_other_rates_go_on_as_if_from_the_start(make, tmp_path, capsys, changes, expected):
+def test_more_epochs_and_other_rates_go_on_as_if_from_the_start(
+    make, tmp_path, capsys, changes, expected
+):
     make("OPTIM.MAX_EPOCH", 2, "OUTPUT_DIR", str(tmp_path / "a")).train()
     capsys.readouterr()
     trainer = make("RESUME", str(tmp_path / "a"), *changes)
@@ -121,7 +130,9 @@ def test_more_epochs_and_other_rates_go_on_as_if_from_the_start(make, tmp_path, 
     # the optimizer's momentum is that of the file
     again = make("RESUME", str(tmp_path / "a"), "OUTPUT_DIR", str(tmp_path / "c"), *changes)
     again.before_train()
-    buffers = saved(make("OPTIM.MAX_EPOCH", 2, "OUTPUT_DIR", str(tmp_path / "a")), 2)["optimizer"]["state"]
+    buffers = saved(make("OPTIM.MAX_EPOCH", 2, "OUTPUT_DIR", str(tmp_path / "a")), 2)["optimizer"][
+        "state"
+    ]
     for p, state in zip(again.model.parameters(), buffers.values(), strict=True):
         assert torch.equal(again.optim.state[p]["momentum_buffer"], state["momentum_buffer"])
     again.close_writer()
@@ -138,7 +149,9 @@ def test_a_resumed_run_with_nothing_left_to_do_can_be_tested(make, tmp_path, fin
     tested = make("OUTPUT_DIR", str(tmp_path / "test"))
     tested.load_model(second.output_dir)
     assert_same(dict(tested.model.state_dict()), dict(first.model.state_dict()))
-    assert tested.loaded["files"]["linear"][0] == ("model-best.pth.tar" if final == "best_val" else "model.pth.tar-5")
+    assert tested.loaded["files"]["linear"][0] == (
+        "model-best.pth.tar" if final == "best_val" else "model.pth.tar-5"
+    )
 
 
 def test_a_resumed_run_goes_on_from_its_own_folder(make, whole, tmp_path, capsys):
@@ -149,7 +162,10 @@ def test_a_resumed_run_goes_on_from_its_own_folder(make, whole, tmp_path, capsys
         moved.train()
     again = make("RESUME", str(tmp_path / "a"))
     again.train()
-    assert again.start_epoch == 4 and "has checkpoints of its own, which count" in capsys.readouterr().out
+    assert (
+        again.start_epoch == 4
+        and "has checkpoints of its own, which count" in capsys.readouterr().out
+    )
     assert_same(saved(again, 5), saved(whole, 5))
 
 
@@ -172,8 +188,14 @@ def test_another_optimizer_cannot_go_on(make, name):
         (lambda c: torch.zeros(3), "it holds a Tensor, not a dict"),
         (lambda c: [c], "it holds a list, not a dict"),
         (lambda c: c | {"state_dict": [1, 2]}, "it has no state_dict, of names and tensors"),
-        (lambda c: c | {"state_dict": {1: torch.zeros(3)}}, "it has no state_dict, of names and tensors"),
-        (lambda c: {k: v for k, v in c.items() if k != "state_dict"}, "it has no state_dict, of names and tensors"),
+        (
+            lambda c: c | {"state_dict": {1: torch.zeros(3)}},
+            "it has no state_dict, of names and tensors",
+        ),
+        (
+            lambda c: {k: v for k, v in c.items() if k != "state_dict"},
+            "it has no state_dict, of names and tensors",
+        ),
         (lambda c: c | {"state_dict": c["state_dict"] | {"2.bias": "word"}}, "2.bias is no tensor"),
         (
             lambda c: c | {"state_dict": c["state_dict"] | {"2.bias": torch.ones(3).int()}},
@@ -184,7 +206,9 @@ def test_another_optimizer_cannot_go_on(make, name):
             "2.bias has type torch.complex64",
         ),
         (
-            lambda c: c | {"state_dict": c["state_dict"] | {"2.bias": torch.tensor([1, math.nan, 1])}},
+            lambda c: (
+                c | {"state_dict": c["state_dict"] | {"2.bias": torch.tensor([1, math.nan, 1])}}
+            ),
             "is NaN or infinite",
         ),
         (lambda c: c | {"epoch": "last"}, "its epoch is no number"),
@@ -227,7 +251,10 @@ def test_choosing_on_the_test_set_is_said(make, capsys):
     trainer.train()
     assert capsys.readouterr().out.count("the best model is CHOSEN ON THE TEST SET") == 2
     trainer.test(split="val")
-    assert "WARNING: there are no validation images, the test set takes their place\n" in capsys.readouterr().out
+    assert (
+        "WARNING: there are no validation images, the test set takes their place\n"
+        in capsys.readouterr().out
+    )
 
 
 def test_closing_the_writer_forgets_nothing(make, whole):
@@ -241,7 +268,10 @@ def test_closing_the_writer_forgets_nothing(make, whole):
 def test_a_tensorboard_folder_that_cannot_be_written(make):
     trainer = make()
     os.makedirs(trainer.output_dir)
-    with open(f"{trainer.output_dir}/file", "w"), pytest.raises(Failure, match="Cannot write to .*file"):
+    with (
+        open(f"{trainer.output_dir}/file", "w"),
+        pytest.raises(Failure, match="Cannot write to .*file"),
+    ):
         trainer.init_writer(f"{trainer.output_dir}/file")
 
 
@@ -263,19 +293,30 @@ def test_a_config_as_other_code_builds_it(make, cfg):
 def test_one_epoch_of_warm_up_alone_is_trained_as_upstream(make, capsys):
     make("OPTIM.MAX_EPOCH", 1).train()
     out = capsys.readouterr().out
-    assert rates_of(out) == [1e-5] and "Note: the warm-up of 1 epochs leaves none of 1 to train in" in out
+    assert (
+        rates_of(out) == [1e-5]
+        and "Note: the warm-up of 1 epochs leaves none of 1 to train in" in out
+    )
 
 
 def test_checkpoints_that_stay(make):
     trainer = make("TRAIN.CHECKPOINT_FREQ", 2, "TEST.FINAL_MODEL", "best_val")
     trainer.train()
-    kept = ["checkpoint", "model-best.pth.tar", "model.pth.tar-2", "model.pth.tar-4", "model.pth.tar-5"]
+    kept = [
+        "checkpoint",
+        "model-best.pth.tar",
+        "model.pth.tar-2",
+        "model.pth.tar-4",
+        "model.pth.tar-5",
+    ]
     assert files(trainer) == kept
     last = saved(trainer, 5)
     assert sorted(last) == ["epoch", "optimizer", "scheduler", "state_dict", "val_result"]
     best = torch.load(f"{trainer.output_dir}/linear/model-best.pth.tar", weights_only=True)
     assert best["val_result"] == trainer.best_result >= last["val_result"]
-    assert torch.equal(trainer.model[2].weight, best["state_dict"]["2.weight"])  # the best was tested
+    assert torch.equal(
+        trainer.model[2].weight, best["state_dict"]["2.weight"]
+    )  # the best was tested
 
 
 def test_the_best_result_is_known_after_resuming(make, tmp_path):
@@ -333,7 +374,9 @@ def test_nan_loss_stops_the_run_and_saves_nothing(make, print_freq, seen_at):
     with pytest.raises(Failure) as caught:
         trainer.train()
     line = str(caught.value)
-    assert line.startswith(f"The loss is NaN or infinite by epoch [3/5] batch [{seen_at}/4]. Choose a lower OPTIM.LR")
+    assert line.startswith(
+        f"The loss is NaN or infinite by epoch [3/5] batch [{seen_at}/4]. Choose a lower OPTIM.LR"
+    )
     assert files(trainer) == ["checkpoint", "model.pth.tar-1", "model.pth.tar-2"]
 
 
@@ -356,7 +399,9 @@ def test_losses_are_read_only_when_printed(make, monkeypatch):
     trainer = make("TRAIN.PRINT_FREQ", 4, "INPUT.TRANSFORMS", ())
     monkeypatch.setattr(torch.Tensor, "__float__", counting)
     trainer.run_epoch()
-    assert len(read) <= 4  # value and average for the line, the average for the check and for tensorboard
+    assert (
+        len(read) <= 4
+    )  # value and average for the line, the average for the check and for tensorboard
 
 
 def test_detect_anomaly(make):
@@ -390,7 +435,9 @@ def test_no_space_while_training_leaves_a_run_to_resume(make, whole, monkeypatch
 
 def test_an_output_folder_that_cannot_be_made(make, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(Failure, match="Cannot make the folder .*file/out/tensorboard: Not a directory"):
+    with pytest.raises(
+        Failure, match="Cannot make the folder .*file/out/tensorboard: Not a directory"
+    ):
         make("OUTPUT_DIR", str(tmp_path / "file" / "out")).train()
 
 
@@ -405,7 +452,9 @@ def test_load_model(make, whole):
     with pytest.raises(Failure) as caught:
         trainer.load_model(whole.output_dir, epoch=3)
     folder = f"{whole.output_dir}/linear"
-    told = f"No model at {folder}/model.pth.tar-3. The folder holds model.pth.tar-5 (--load-epoch 5)"
+    told = (
+        f"No model at {folder}/model.pth.tar-3. The folder holds model.pth.tar-5 (--load-epoch 5)"
+    )
     assert str(caught.value) == told
     with pytest.raises(Failure, match="No model in .*nowhere/linear: train it first"):
         trainer.load_model(f"{whole.output_dir}/nowhere")
@@ -442,7 +491,9 @@ def test_a_checkpoint_that_does_not_fit(make, whole, change, told):
     before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     with pytest.raises(Failure) as caught:
         trainer.load_model(whole.output_dir, epoch=5)
-    assert str(caught.value).startswith(f"{path} is of another method, architecture or config: {told}")
+    assert str(caught.value).startswith(
+        f"{path} is of another method, architecture or config: {told}"
+    )
     assert_same(before, dict(trainer.model.state_dict()))
 
 
@@ -455,7 +506,9 @@ def test_upstreams_extra_keys_and_dtypes(make, whole):
     weights["frozen.weight"] = torch.zeros(3)
     torch.save(checkpoint, f"{whole.output_dir}/linear/model.pth.tar-5")
     trainer = make()
-    trainer.clean_state_dict = lambda name, s: {k: v for k, v in s.items() if not k.startswith("frozen.")}
+    trainer.clean_state_dict = lambda name, s: {
+        k: v for k, v in s.items() if not k.startswith("frozen.")
+    }
     trainer.load_model(whole.output_dir, epoch=5)
     for key, value in trainer.model.state_dict().items():
         assert value.dtype == torch.float32
@@ -478,7 +531,9 @@ def test_resuming_with_anothers_scheduler_is_refused(make):
     checkpoint = saved(trainer, 2)
     checkpoint["scheduler"]["successor"] = torch.zeros(1)
     torch.save(checkpoint, f"{trainer.output_dir}/linear/model.pth.tar-2")
-    with pytest.raises(Failure, match="Training cannot go on from .* the state of its scheduler is of another"):
+    with pytest.raises(
+        Failure, match="Training cannot go on from .* the state of its scheduler is of another"
+    ):
         make().train()
 
 
@@ -520,7 +575,9 @@ def test_trainer_xu(make, count, batches):
     assert trainer.num_batches == batches and len(trainer.seen) == 2 * batches
     assert [tensor.shape for tensor in trainer.seen[0]] == [(4, 3, 8, 8), (4,), (4, 3, 8, 8)]
     images_u = [tensors[2] for tensors in trainer.seen]
-    assert not any(torch.equal(images_u[0], other) for other in images_u[1:])  # each pass draws anew
+    assert not any(
+        torch.equal(images_u[0], other) for other in images_u[1:]
+    )  # each pass draws anew
 
 
 def test_config():
@@ -541,7 +598,8 @@ def test_the_log_says_which_device_computes(make, capsys):
 
 
 def test_logged_times_wait_for_the_device(make, monkeypatch, capsys):
-    """Seconds per batch since the last line, and the epoch's so far; an epoch has 4 batches, a line comes every 2.
+    """Seconds per batch since the last line, and the epoch's so far; an epoch has 4 batches, a line
+    comes every 2.
 
     Only the device moves the clock: by 8 seconds in the first wait, by 2 in the second.
     """

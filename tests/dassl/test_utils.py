@@ -46,7 +46,9 @@ def test_registry_names_the_nearest():
     assert registry.get("MaPLe") is MaPLe
     with pytest.raises(UsageError) as caught:
         registry.get("maple")
-    assert str(caught.value) == 'Unknown trainer "maple": did you mean MaPLe? Available: CoOp, MaPLe'
+    assert (
+        str(caught.value) == 'Unknown trainer "maple": did you mean MaPLe? Available: CoOp, MaPLe'
+    )
     assert caught.value.exit_code == 2
     with pytest.raises(KeyError):
         registry.register(MaPLe)
@@ -107,7 +109,9 @@ def test_read_image_names_a_broken_file(tmp_path, damage, name):
         make(path)
     else:
         whole = path.read_bytes()
-        path.write_bytes({"empty": b"", "truncated": whole[: len(whole) // 2], "text": b"hello"}[damage])
+        path.write_bytes(
+            {"empty": b"", "truncated": whole[: len(whole) // 2], "text": b"hello"}[damage]
+        )
     with pytest.raises(Failure) as caught:
         read_image(str(path))
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
@@ -119,7 +123,10 @@ def test_home_folders(monkeypatch, tmp_path):
         "/home/me", "/home/me/x", "a/~", "./~x", "", "/home/me/x",
     ]  # fmt: skip
     for path, told in (
-        ("~nosuchuser/x", "~nosuchuser/x: there is no user nosuchuser; a folder that is called so is ./~nosuchuser"),
+        (
+            "~nosuchuser/x",
+            "~nosuchuser/x: there is no user nosuchuser; a folder that is called so is ./~nosuchuser",
+        ),
         (f"{tmp_path}/{'é' * 128}", "… is no path: File name too long"),
         ("a\0b", "'a\\x00b' is no path: "),
     ):
@@ -167,7 +174,9 @@ def test_download_url(tmp_path):
     download_url((tmp_path / "a").as_uri(), str(tmp_path / "b"))
     assert (tmp_path / "b").read_bytes() == b"content"
     for url in ((tmp_path / "nowhere").as_uri(), "no address", "http://127.0.0.1:9/x"):
-        with pytest.raises(Failure, match=f"Cannot download {url}: .*. Put the file at .*/c") as caught:
+        with pytest.raises(
+            Failure, match=f"Cannot download {url}: .*. Put the file at .*/c"
+        ) as caught:
             download_url(url, str(tmp_path / "c"))
         assert "\n" not in str(caught.value)
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
@@ -237,7 +246,9 @@ def test_accuracy():
 
 def test_env_info():
     info = collect_env_info()
-    assert f"PyTorch: {torch.__version__}" in info and "CUDA" not in info.replace(torch.__version__, "")
+    assert f"PyTorch: {torch.__version__}" in info and "CUDA" not in info.replace(
+        torch.__version__, ""
+    )
 
 
 def test_env_info_names_the_gpus(monkeypatch):

@@ -40,7 +40,9 @@ def test_a_split_is_made_once_and_kept(cfg, tmp_path):
     assert [len(s) for s in (first.train_x, first.val, first.test)] == [15, 6, 9]
     assert first.classnames == ["Cat", "ape", "dog"]
     file = tmp_path / "pets" / "split_zhou_Pets.json"
-    assert [path for path, *_ in json.loads(file.read_text())["train"]] == [n for n, *_ in names(first.train_x)]
+    assert [path for path, *_ in json.loads(file.read_text())["train"]] == [
+        n for n, *_ in names(first.train_x)
+    ]
     cfg.SEED = 2  # the run's seed does not change it
     random.seed(99)
     assert names(Pets(cfg).test) == names(first.test)
@@ -50,22 +52,31 @@ def test_a_split_is_made_once_and_kept(cfg, tmp_path):
 
 def test_split_shares_are_rounded_per_class():
     items = [
-        Datum(f"{label}/{i}", label, classname=str(label)) for label, n in ((0, 7), (1, 5), (2, 11)) for i in range(n)
+        Datum(f"{label}/{i}", label, classname=str(label))
+        for label, n in ((0, 7), (1, 5), (2, 11))
+        for i in range(n)
     ]
     train, val, test = split_50_20_30(items, random.Random(0))
     counts = [[sum(d.label == label for d in s) for s in (train, val, test)] for label in range(3)]
-    assert counts == [[4, 1, 2], [2, 1, 2], [6, 2, 3]]  # Python rounds 3.5 to 4, 2.5 to 2 and 5.5 to 6
+    assert counts == [
+        [4, 1, 2],
+        [2, 1, 2],
+        [6, 2, 3],
+    ]  # Python rounds 3.5 to 4, 2.5 to 2 and 5.5 to 6
     assert {d.impath for s in (train, val, test) for d in s} == {d.impath for d in items}
 
 
 def test_a_class_of_three_has_one_image_on_each_side():
-    """Larger classes are cut as upstream cuts them, which allows no empty side; of two images none validates."""
+    """Larger classes are cut as upstream cuts them, which allows no empty side; of two images none
+    validates."""
     for n in range(2, 200):
         items = [Datum(str(i), 0, classname="a") for i in range(n)]
         train, val, test = split_50_20_30(items, random.Random(0))
         n_train, n_val = {2: (1, 0), 3: (1, 1)}.get(n, (round(n * 0.5), round(n * 0.2)))
         assert (len(train), len(val), len(test)) == (n_train, n_val, n - n_train - n_val)
-        assert [d.impath for d in train + val + test] == [d.impath for d in random.Random(0).sample(items, n)]
+        assert [d.impath for d in train + val + test] == [
+            d.impath for d in random.Random(0).sample(items, n)
+        ]
         train, val = split_80_20(items, random.Random(0))
         assert (len(train), len(val)) == (n - round(n * 0.2), round(n * 0.2))
 
@@ -97,32 +108,54 @@ def test_a_split_files_order_and_backslashes_are_kept(cfg, tmp_path):
 
 
 def test_few_shot_picks_are_upstreams(cfg, tmp_path):
-    """By hand: seeded like the run, random.sample over the labels in order of first appearance, train before val."""
+    """By hand: seeded like the run, random.sample over the labels in order of first appearance,
+    train before val."""
     rows = [[f"{c}/{i}.JPG", label, c] for label, c in ((1, "dog"), (0, "Cat")) for i in range(8)]
     val = [[f"{c}/{i}.JPG", label, c] for label, c in ((1, "dog"), (0, "Cat")) for i in (8, 9)]
-    (tmp_path / "pets" / "split_zhou_Pets.json").write_text(json.dumps({"train": rows, "val": val, "test": val}))
+    (tmp_path / "pets" / "split_zhou_Pets.json").write_text(
+        json.dumps({"train": rows, "val": val, "test": val})
+    )
     cfg.DATASET.NUM_SHOTS = 3
     set_random_seed(1)
     picked = Pets(cfg)
     assert [n for n, *_ in names(picked.train_x)] == [
         "dog/2.JPG", "dog/4.JPG", "dog/0.JPG", "Cat/4.JPG", "Cat/0.JPG", "Cat/3.JPG",
     ]  # fmt: skip
-    assert [n for n, *_ in names(picked.val)] == ["dog/8.JPG", "dog/9.JPG", "Cat/8.JPG", "Cat/9.JPG"]
+    assert [n for n, *_ in names(picked.val)] == [
+        "dog/8.JPG",
+        "dog/9.JPG",
+        "Cat/8.JPG",
+        "Cat/9.JPG",
+    ]
     # Again from the file, whatever the random state, and the same under base and new.
     again = Pets(cfg)
     assert names(again.train_x) == names(picked.train_x)
     cfg.DATASET.SUBSAMPLE_CLASSES = "new"
-    assert names(Pets(cfg).train_x) == [(n, 0, c) for n, label, c in names(picked.train_x) if label == 1]
+    assert names(Pets(cfg).train_x) == [
+        (n, 0, c) for n, label, c in names(picked.train_x) if label == 1
+    ]
     cfg.SEED, cfg.DATASET.SUBSAMPLE_CLASSES = 2, "all"
     set_random_seed(2)
     assert names(Pets(cfg).train_x) != names(picked.train_x)
 
 
 WRONG_PICKS = {
-    "a class is missing": (lambda picks: picks["train"][:4], "picks 0 images of class 2 (0 lines), not 2"),
-    "one image is all": (lambda picks: picks["train"][:1], "picks 1 images of class 0 (1 lines), not 2"),
-    "an image is missing": (lambda picks: picks["train"][1:], "picks 1 images of class 0 (1 lines), not 2"),
-    "an image twice": (lambda picks: picks["train"] + picks["train"][:1], "picks 2 images of class 0 (3 lines), not 2"),
+    "a class is missing": (
+        lambda picks: picks["train"][:4],
+        "picks 0 images of class 2 (0 lines), not 2",
+    ),
+    "one image is all": (
+        lambda picks: picks["train"][:1],
+        "picks 1 images of class 0 (1 lines), not 2",
+    ),
+    "an image is missing": (
+        lambda picks: picks["train"][1:],
+        "picks 1 images of class 0 (1 lines), not 2",
+    ),
+    "an image twice": (
+        lambda picks: picks["train"] + picks["train"][:1],
+        "picks 2 images of class 0 (3 lines), not 2",
+    ),
     "one for another": (
         lambda picks: picks["train"][:1] + picks["train"][:5],
         "picks 2 images of class 0 (3 lines), not 2",
@@ -141,10 +174,14 @@ def test_picks_that_are_not_so_many_of_each_class(what, split, cfg, tmp_path):
     right = json.loads(file.read_text())
     assert [len(right["train"]), len(right["val"])] == [6, 6]
     change, told = WRONG_PICKS[what]
-    file.write_text(json.dumps(right | {split: change({"train": sorted(right[split], key=lambda row: row[1])})}))
+    file.write_text(
+        json.dumps(right | {split: change({"train": sorted(right[split], key=lambda row: row[1])})})
+    )
     with pytest.raises(Failure) as caught:
         Pets(cfg)
-    assert str(caught.value).startswith(f"{file} {told}") and "remove it for new picks" in str(caught.value)
+    assert str(caught.value).startswith(f"{file} {told}") and "remove it for new picks" in str(
+        caught.value
+    )
     file.write_text(json.dumps(right))
     assert names(Pets(cfg).train_x) == picked
 
@@ -154,11 +191,15 @@ def test_a_class_with_fewer_images_is_picked_whole(cfg, tmp_path):
         (tmp_path / "pets" / "images" / "dog" / f"{i}.JPG").unlink()
     cfg.DATASET.NUM_SHOTS = 4
     picked = names(Pets(cfg).train_x)
-    assert [label for _, label, _ in picked] == [0] * 4 + [1] * 4 + [2] * 2 and names(Pets(cfg).train_x) == picked
+    assert [label for _, label, _ in picked] == [0] * 4 + [1] * 4 + [2] * 2 and names(
+        Pets(cfg).train_x
+    ) == picked
 
 
 def test_a_backslash_in_a_files_name(cfg, tmp_path):
-    (tmp_path / "pets" / "images" / "dog" / "0.JPG").rename(tmp_path / "pets" / "images" / "dog" / "Cat\\0.JPG")
+    (tmp_path / "pets" / "images" / "dog" / "0.JPG").rename(
+        tmp_path / "pets" / "images" / "dog" / "Cat\\0.JPG"
+    )
     cfg.DATASET.NUM_SHOTS = 5
     first, again = Pets(cfg), Pets(cfg)
     for a, b in ((first.train_x, again.train_x), (first.val, again.val), (first.test, again.test)):
@@ -174,7 +215,9 @@ def test_one_class_has_no_new_ones(cfg, tmp_path):
     cfg.DATASET.SUBSAMPLE_CLASSES = "base"
     assert Pets(cfg).classnames == ["cat"]
     cfg.DATASET.SUBSAMPLE_CLASSES = "new"
-    with pytest.raises(UsageError, match="^Pets has one class, a base class: there are no new ones to take$"):
+    with pytest.raises(
+        UsageError, match="^Pets has one class, a base class: there are no new ones to take$"
+    ):
         Pets(cfg)
 
 
@@ -199,12 +242,18 @@ def test_what_is_wrong_is_one_line(cfg, tmp_path):
             {"train": [["dog/1.JPG", 0, "dog"], ["dog/2.JPG", 0, "wolf"]], "val": [], "test": []}
         ),
         'The classes 0 and 1 are both called "Hot  dog": rename one, or': json.dumps(
-            {"train": [["dog/1.JPG", 0, "hot_dog"], ["Cat/2.JPG", 1, "Hot  dog"]], "val": [], "test": []}
+            {
+                "train": [["dog/1.JPG", 0, "hot_dog"], ["Cat/2.JPG", 1, "Hot  dog"]],
+                "val": [],
+                "test": [],
+            }
         ),
         "The class 1 has no name: give it one in": json.dumps(
             {"train": [["dog/1.JPG", 0, "dog"], ["Cat/2.JPG", 1, " _"]], "val": [], "test": []}
         ),
-        "not a split file .*class name 7": json.dumps({"train": [["dog/1.JPG", 0, 7]], "val": [], "test": []}),
+        "not a split file .*class name 7": json.dumps(
+            {"train": [["dog/1.JPG", 0, 7]], "val": [], "test": []}
+        ),
     }
     for line, content in cases.items():
         split.write_text(content)
@@ -215,5 +264,7 @@ def test_what_is_wrong_is_one_line(cfg, tmp_path):
     with pytest.raises(UsageError, match="DATASET.SUBSAMPLE_CLASSES.*novel.*all, base, new"):
         Pets(cfg)
     cfg.DATASET.SUBSAMPLE_CLASSES, cfg.DATASET.ROOT = "all", str(tmp_path / "nowhere")
-    with pytest.raises(Failure, match="no folder .*nowhere/pets/images.*bundled `shapes` needs no data"):
+    with pytest.raises(
+        Failure, match="no folder .*nowhere/pets/images.*bundled `shapes` needs no data"
+    ):
         Pets(cfg)

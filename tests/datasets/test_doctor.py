@@ -1,4 +1,5 @@
-"""The doctor's findings on trees in the real layouts; the published counts are replaced by the trees' own."""
+"""The doctor's findings on trees in the real layouts; the published counts are replaced by the
+trees' own."""
 
 import json
 import os
@@ -26,7 +27,9 @@ def counts(monkeypatch) -> None:
         train, val, test = known.counts
         if config.startswith("imagenet"):  # one list serves as two splits
             train, val = (train if config == "imagenet" else 0), 0
-        monkeypatch.setitem(doctor.PUBLISHED, NAMES[config], (len(known.classnames), train, val, test))
+        monkeypatch.setitem(
+            doctor.PUBLISHED, NAMES[config], (len(known.classnames), train, val, test)
+        )
 
 
 def listing(root: Path) -> dict[Path, tuple[int, int]]:
@@ -35,7 +38,8 @@ def listing(root: Path) -> dict[Path, tuple[int, int]]:
 
 @pytest.fixture
 def diagnose(tmp_path, capsys):
-    """Runs the doctor on `tmp_path`; returns exit code and output, having checked that it has written nothing."""
+    """Runs the doctor on `tmp_path`; returns exit code and output, having checked that it has
+    written nothing."""
 
     def run(*args: str) -> tuple[int, str]:
         before = listing(tmp_path)
@@ -57,7 +61,9 @@ def shell(line: str) -> None:
 
 def test_the_counts_are_those_of_the_fifteen():
     assert set(NAMES) == set(ALL)
-    assert all(issubclass(DATASET_REGISTRY.get(name), doctor.Benchmark) for name in doctor.PUBLISHED)
+    assert all(
+        issubclass(DATASET_REGISTRY.get(name), doctor.Benchmark) for name in doctor.PUBLISHED
+    )
 
 
 @pytest.mark.parametrize("config", ALL)
@@ -67,7 +73,14 @@ def test_whole(config, tmp_path, diagnose):
     classes, *splits = doctor.PUBLISHED[NAMES[config]]
     n = str(sum(splits))
     assert code == 0
-    assert out.splitlines()[-1].split() == [NAMES[config], "found", n, n, str(classes), str(classes)]
+    assert out.splitlines()[-1].split() == [
+        NAMES[config],
+        "found",
+        n,
+        n,
+        str(classes),
+        str(classes),
+    ]
 
 
 def test_all_fifteen_unless_named(tmp_path, diagnose):
@@ -76,13 +89,24 @@ def test_all_fifteen_unless_named(tmp_path, diagnose):
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()[2:17]] == list(doctor.PUBLISHED)
     assert out.count(" missing ") == 14 and out.count(" found ") == 1
-    assert f"Food101: There is no folder {tmp_path}/food-101\n  python -m datasets.prepare Food101 --root" in out
+    assert (
+        f"Food101: There is no folder {tmp_path}/food-101\n  python -m datasets.prepare Food101 --root"
+        in out
+    )
     assert diagnose("EUROSAT", "oxford_flowers")[0] == 1
     assert diagnose("EUROSAT")[0] == 0
 
 
 def test_as_a_command(tmp_path):
-    line = [sys.executable, "-W", "error::RuntimeWarning", "-m", "datasets.doctor", "--root", str(tmp_path)]
+    line = [
+        sys.executable,
+        "-W",
+        "error::RuntimeWarning",
+        "-m",
+        "datasets.doctor",
+        "--root",
+        str(tmp_path),
+    ]
     done = subprocess.run(line, cwd=REPO, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.count(" missing ") == 15
     assert "datasets.prepare" in done.stdout
@@ -100,12 +124,17 @@ def test_half_extracted(tmp_path, diagnose):
         (images / "River" / f"River_{i}.jpg").unlink()
     code, out = diagnose("eurosat")
     assert code == 1 and " incomplete " in out
-    assert "EuroSAT: 18 images and 1 whole classes are missing: an archive was extracted only in part" in out
+    assert (
+        "EuroSAT: 18 images and 1 whole classes are missing: an archive was extracted only in part"
+        in out
+    )
     assert mend(out) == f"python -m datasets.prepare EuroSAT --root {tmp_path}"
     for file in (images / "River").iterdir():
         file.unlink()
     code, out = diagnose("eurosat")
-    assert code == 1 and f"EuroSAT: {images}/River holds no images: extract the archive again" in out
+    assert (
+        code == 1 and f"EuroSAT: {images}/River holds no images: extract the archive again" in out
+    )
 
 
 def test_a_split_made_of_half_a_folder(tmp_path, diagnose):
@@ -144,7 +173,11 @@ def test_imagenets_validation_images_were_never_sorted(tmp_path, diagnose):
     for path in list(val.rglob("*.JPEG")):
         path.rename(val / path.name)
     code, out = diagnose("imagenet")
-    assert code == 1 and f"ImageNet: {val} holds 22 images that are not in folders of their classes: python" in out
+    assert (
+        code == 1
+        and f"ImageNet: {val} holds 22 images that are not in folders of their classes: python"
+        in out
+    )
     assert mend(out) == f"python -m datasets.prepare ImageNet --root {tmp_path}"
 
 
@@ -230,7 +263,9 @@ def test_the_datasets_folder_is_called_like_that_of_its_images(tmp_path, diagnos
 
 
 @pytest.mark.parametrize(("config", "images"), [("eurosat", "EuroSAT_RGB"), ("sun397", "SUN397")])
-def test_the_folder_of_images_is_taken_for_the_datasets_or_for_the_data_folder(config, images, tmp_path, capsys):
+def test_the_folder_of_images_is_taken_for_the_datasets_or_for_the_data_folder(
+    config, images, tmp_path, capsys
+):
     folder = make_tree(config, tmp_path)
     load(config, tmp_path)  # with its split file no annotation is needed
     split = next(folder.glob("split_zhou*"))
@@ -241,7 +276,10 @@ def test_the_folder_of_images_is_taken_for_the_datasets_or_for_the_data_folder(c
         shutil.copytree(held, tmp_path / "data" / images)
         assert doctor.main([config, "--root", str(root)]) == 1
         out = capsys.readouterr().out
-        assert f"There is no folder {root}/{folder.name}, but {tmp_path}/data/{images} has the images" in out
+        assert (
+            f"There is no folder {root}/{folder.name}, but {tmp_path}/data/{images} has the images"
+            in out
+        )
         assert ("and the data folder is above it" in out) == (root.name == images)
         shell(mend(out))
         shutil.copy(split, tmp_path / "data" / folder.name)
@@ -272,7 +310,9 @@ def test_deep(tmp_path, diagnose, monkeypatch):
     assert diagnose("ucf101")[0] == 0
     code, out = diagnose("ucf101", "--deep")
     assert code == 1 and " incomplete " in out
-    assert f"UCF101: 2 images cannot be opened: {images}/Yo_Yo/v_YoYo_g0" in out and ".jpg, …\n" in out
+    assert (
+        f"UCF101: 2 images cannot be opened: {images}/Yo_Yo/v_YoYo_g0" in out and ".jpg, …\n" in out
+    )
     assert mend(out) == f"python -m datasets.prepare UCF101 --root {tmp_path} --again"
 
 

@@ -1,4 +1,5 @@
-"""The fifteen benchmarks in their real layout: class names and counts by hand, what torchvision reads, and errors."""
+"""The fifteen benchmarks in their real layout: class names and counts by hand, what torchvision
+reads, and errors."""
 
 import json
 import os
@@ -26,7 +27,8 @@ REPO = Path(__file__).resolve().parents[2]
 
 @dataclass
 class Known:
-    """What is known of the tree that `trees` makes: its folder, its class names by label, its counts."""
+    """What is known of the tree that `trees` makes: its folder, its class names by label, its
+    counts."""
 
     folder: str
     classnames: list[str]
@@ -49,14 +51,24 @@ SPLIT = {
         (30, 12, 18),
         "101_ObjectCategories",
     ),
-    "oxford_pets": Known("oxford_pets", ["abyssinian", "american_bulldog", "british_shorthair"], (12, 3, 12), "images"),
+    "oxford_pets": Known(
+        "oxford_pets",
+        ["abyssinian", "american_bulldog", "british_shorthair"],
+        (12, 3, 12),
+        "images",
+    ),
     "stanford_cars": Known("stanford_cars", CARS, (12, 3, 4)),
     "oxford_flowers": Known("oxford_flowers", FLOWERS, (15, 6, 9), "jpg"),
     "food101": Known("food-101", ["apple_pie", "baby_back_ribs", "waffles"], (15, 6, 9), "images"),
     "sun397": Known("sun397", SCENES, (16, 4, 8), "SUN397"),
     "dtd": Known("dtd", ["banded", "polka-dotted", "zigzagged"], (15, 6, 9), "images"),
     "eurosat": Known("eurosat", EUROSAT, (50, 20, 30), "2750"),
-    "ucf101": Known("ucf101", ["Apply_Eye_Makeup", "Handstand_Pushups", "Yo_Yo"], (12, 3, 9), "UCF-101-midframes"),
+    "ucf101": Known(
+        "ucf101",
+        ["Apply_Eye_Makeup", "Handstand_Pushups", "Yo_Yo"],
+        (12, 3, 9),
+        "UCF-101-midframes",
+    ),
 }
 OTHERS = {
     "fgvc_aircraft": Known("fgvc_aircraft", ["707-320", "Boeing 717", "F/A-18"], (6, 3, 5)),
@@ -120,11 +132,16 @@ def test_a_split_file_is_read_as_it_is(config, tmp_path):
     assert json.loads(file.read_text()) == ours
     # Upstream's, with another order and other names, written on Windows.
     theirs = {
-        name: [[p.replace("/", "\\"), n, f"a {c}"] for p, n, c in reversed(split)] for name, split in ours.items()
+        name: [[p.replace("/", "\\"), n, f"a {c}"] for p, n, c in reversed(split)]
+        for name, split in ours.items()
     }
     file.write_text(json.dumps(theirs))
     read = load(config, tmp_path)
-    for before, after in ((made.train_x, read.train_x), (made.val, read.val), (made.test, read.test)):
+    for before, after in (
+        (made.train_x, read.train_x),
+        (made.val, read.val),
+        (made.test, read.test),
+    ):
         assert rows(after) == [(p, n, f"a {c}") for p, n, c in reversed(rows(before))]
 
 
@@ -143,18 +160,27 @@ def test_the_test_only_sets_take_no_notice_of_shots_and_classes(tmp_path):
     for config in TEST_ONLY:
         make_tree(config, tmp_path)
         data = load(config, tmp_path, NUM_SHOTS=1, SUBSAMPLE_CLASSES="new")
-        assert everything(data) == everything(load(config, tmp_path)) and rows(data.train_x) == rows(data.test)
+        assert everything(data) == everything(load(config, tmp_path)) and rows(
+            data.train_x
+        ) == rows(data.test)
     v2 = load("imagenetv2", tmp_path)
-    assert [(Path(d.impath).parent.name, d.label) for d in v2.test] == [(str(i), i) for i in range(11)]
+    assert [(Path(d.impath).parent.name, d.label) for d in v2.test] == [
+        (str(i), i) for i in range(11)
+    ]
 
 
 def test_imagenet_picks_from_training_images_only(tmp_path):
     folder = make_tree("imagenet", tmp_path)
     data = load("imagenet", tmp_path, NUM_SHOTS=2)
     assert [len(s) for s in (data.train_x, data.val, data.test)] == [22, 22, 22]
-    assert list(json.loads((folder / "split_fewshot" / "shot_2-seed_1.json").read_text())) == ["train"]
+    assert list(json.loads((folder / "split_fewshot" / "shot_2-seed_1.json").read_text())) == [
+        "train"
+    ]
     base = load("imagenet", tmp_path, NUM_SHOTS=2, SUBSAMPLE_CLASSES="base")
-    assert rows(base.train_x) == rows(data.train_x)[:12] and rows(base.val) == rows(base.test) == rows(data.test)[:12]
+    assert (
+        rows(base.train_x) == rows(data.train_x)[:12]
+        and rows(base.val) == rows(base.test) == rows(data.test)[:12]
+    )
 
 
 def test_class_names_of_imagenet_serve_its_variants(tmp_path):
@@ -172,7 +198,13 @@ def test_what_is_no_image_is_passed_over(tmp_path):
     expected = everything(load("eurosat", tmp_path))
     (folder / "split_zhou_EuroSAT.json").unlink()
     forest = folder / "2750" / "Forest"
-    for name in ("README.txt", ".DS_Store", "Thumbs.db", "._Forest_1.jpg", "Forest_1.jpg:Zone.Identifier"):
+    for name in (
+        "README.txt",
+        ".DS_Store",
+        "Thumbs.db",
+        "._Forest_1.jpg",
+        "Forest_1.jpg:Zone.Identifier",
+    ):
         (forest / name).touch()
         (folder / "2750" / name).touch()
     (folder / "2750" / ".ipynb_checkpoints").mkdir()
@@ -210,7 +242,9 @@ def test_a_folder_that_cannot_be_written_to_will_do(tmp_path, monkeypatch, capsy
 
 def _read(root: str) -> list[tuple]:
     random.seed(1)
-    return everything(load("caltech101", Path(root), NUM_SHOTS=2)) + everything(load("imagenet", Path(root)))
+    return everything(load("caltech101", Path(root), NUM_SHOTS=2)) + everything(
+        load("imagenet", Path(root))
+    )
 
 
 def test_runs_that_start_at_once(tmp_path):
@@ -239,7 +273,9 @@ def test_imagenet_is_listed_once_and_again_where_it_changes(tmp_path, monkeypatc
     age(tmp_path)
     assert everything(load("imagenet", tmp_path)) == first
     listed, list_images = [], readers.list_images
-    monkeypatch.setattr(readers, "list_images", lambda f, others: listed.append(f.name) or list_images(f, others))
+    monkeypatch.setattr(
+        readers, "list_images", lambda f, others: listed.append(f.name) or list_images(f, others)
+    )
     assert everything(load("imagenet", tmp_path)) == first and listed == []
     trees.image(folder / "images" / "train" / "n01440764" / "n01440764_99999.JPEG")
     assert len(load("imagenet", tmp_path).train_x) == 67 and listed == ["n01440764"]
@@ -279,7 +315,10 @@ TORCHVISION = {
     # the folder's name there, and the parts that torchvision has it in
     "dtd": ("tv/dtd/dtd", by_split(tv.DTD, "train", "val", "test")),
     "eurosat": ("tv/eurosat", lambda root: [tv.EuroSAT(str(root))]),
-    "fgvc_aircraft": ("tv/fgvc-aircraft-2013b/data", by_split(tv.FGVCAircraft, "train", "val", "test")),
+    "fgvc_aircraft": (
+        "tv/fgvc-aircraft-2013b/data",
+        by_split(tv.FGVCAircraft, "train", "val", "test"),
+    ),
     "oxford_flowers": ("tv/flowers-102", by_split(tv.Flowers102, "train", "val", "test")),
     "food101": ("tv/food-101", by_split(tv.Food101, "train", "test")),
     "oxford_pets": ("tv/oxford-iiit-pet", by_split(tv.OxfordIIITPet, "trainval", "test")),
@@ -297,7 +336,11 @@ def test_torchvision_reads_the_same(config, tmp_path, monkeypatch):
     parts, data = read(tmp_path / "tv"), load(config, tmp_path)
     all_of_ours = ours(data.train_x, data.val, data.test)
     assert all_of_ours == theirs(*parts) and len(all_of_ours) == sum(ALL[config].counts)
-    if config in ("fgvc_aircraft", "oxford_pets", "stanford_cars"):  # these keep the authors' test set
+    if config in (
+        "fgvc_aircraft",
+        "oxford_pets",
+        "stanford_cars",
+    ):  # these keep the authors' test set
         assert ours(data.test) == theirs(parts[-1])
     if config == "fgvc_aircraft":
         assert data.classnames == parts[0].classes
@@ -310,13 +353,20 @@ def test_torchvision_reads_the_same_caltech(tmp_path):
     """It keeps the easy faces, so its labels are others: by name."""
     link(tmp_path / "tv" / "caltech101", make_tree("caltech101", tmp_path))
     parts, data = tv.Caltech101(str(tmp_path / "tv")), load("caltech101", tmp_path)
-    renamed = {"airplanes": "airplane", "Faces": "face", "Leopards": "leopard", "Motorbikes": "motorbike"}
+    renamed = {
+        "airplanes": "airplane",
+        "Faces": "face",
+        "Leopards": "leopard",
+        "Motorbikes": "motorbike",
+    }
     named = {
         img.tobytes(): renamed.get(c := parts.categories[y], c)
         for img, y in parts
         if parts.categories[y] != "Faces_easy"
     }
-    assert {k: data.classnames[v] for k, v in ours(data.train_x, data.val, data.test).items()} == named
+    assert {
+        k: data.classnames[v] for k, v in ours(data.train_x, data.val, data.test).items()
+    } == named
 
 
 # -- what can be wrong
@@ -339,7 +389,9 @@ def remove_images(folder: Path) -> None:
 
 @pytest.mark.parametrize("config", ALL)
 def test_a_missing_folder(config, tmp_path):
-    with pytest.raises(Failure, match=rf"no folder {tmp_path}/{ALL[config].folder}\S*\. .*DATA.*`shapes`") as caught:
+    with pytest.raises(
+        Failure, match=rf"no folder {tmp_path}/{ALL[config].folder}\S*\. .*DATA.*`shapes`"
+    ) as caught:
         load(config, tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -349,10 +401,16 @@ def test_half_extracted(config, tmp_path):
     """Nothing is saved that a later, whole extraction would have to live with."""
     folder = make_tree(config, tmp_path)
     remove_images(folder)
-    with pytest.raises(Failure, match=r"(holds no images|which is not there): extract the (archive|images) again"):
+    with pytest.raises(
+        Failure, match=r"(holds no images|which is not there): extract the (archive|images) again"
+    ):
         load(config, tmp_path)
     assert not list(folder.glob("split_zhou*")) and not (folder / "listing.json").exists()
-    if "images" in os.listdir(folder) and config not in ("oxford_pets", "fgvc_aircraft", "imagenet"):
+    if "images" in os.listdir(folder) and config not in (
+        "oxford_pets",
+        "fgvc_aircraft",
+        "imagenet",
+    ):
         shutil.rmtree(folder / "images")
         (folder / "images").mkdir()
         with pytest.raises(Failure, match="holds no class folders: extract the archive again"):
@@ -363,14 +421,21 @@ def test_half_extracted(config, tmp_path):
 def test_missing_class_names(config, tmp_path):
     folder = make_tree(config, tmp_path)
     (folder / "classnames.txt").unlink()
-    with pytest.raises(Failure, match=rf"{folder}/classnames.txt is missing: docs/DATASETS.md says where to get it"):
+    with pytest.raises(
+        Failure, match=rf"{folder}/classnames.txt is missing: docs/DATASETS.md says where to get it"
+    ):
         load(config, tmp_path)
     trees.text(folder / "classnames.txt", "n01440764 tench", "n01443537")
-    with pytest.raises(Failure, match="classnames.txt, line 2 is not \"folder name\": 'n01443537'. Get the file again"):
+    with pytest.raises(
+        Failure,
+        match="classnames.txt, line 2 is not \"folder name\": 'n01443537'. Get the file again",
+    ):
         load(config, tmp_path)
     trees.text(folder / "classnames.txt", "n99999999 no such animal")
     if config != "imagenetv2":
-        with pytest.raises(Failure, match=r"classnames.txt has no name for the folder .*/n01\d{6}: add a line, or"):
+        with pytest.raises(
+            Failure, match=r"classnames.txt has no name for the folder .*/n01\d{6}: add a line, or"
+        ):
             load(config, tmp_path)
 
 
@@ -379,7 +444,10 @@ def test_a_split_that_names_an_absent_image(config, tmp_path):
     folder = make_tree(config, tmp_path)
     data = load(config, tmp_path)
     Path(data.test[1].impath).unlink()
-    with pytest.raises(Failure, match=rf"split_zhou_{type(data).__name__}.json names {data.test[1].impath}, which is"):
+    with pytest.raises(
+        Failure,
+        match=rf"split_zhou_{type(data).__name__}.json names {data.test[1].impath}, which is",
+    ):
         load(config, tmp_path)
     next(folder.glob("split_zhou*")).write_text('{"train": [')
     with pytest.raises(Failure, match="is not valid JSON"):
@@ -387,7 +455,12 @@ def test_a_split_that_names_an_absent_image(config, tmp_path):
 
 
 MALFORMED = {
-    ("oxford_pets", "annotations/test.txt", "Abyssinian_6 1", "Abyssinian_6 one"): 'line 2 is not "name label species',
+    (
+        "oxford_pets",
+        "annotations/test.txt",
+        "Abyssinian_6 1",
+        "Abyssinian_6 one",
+    ): 'line 2 is not "name label species',
     ("fgvc_aircraft", "images_variant_val.txt", "0020001 ", "0020001"): 'line 2 is not "id class"',
     ("fgvc_aircraft", "variants.txt", "F/A-18", "F-18"): (
         r"images_variant_train.txt, line 2: 'F/A-18' is not in \S+/fgvc_aircraft/variants.txt. Get both files again"
@@ -410,9 +483,24 @@ MALFORMED = {
         "YoYo",
         "Yo",
     ): "trainlist01.txt, line 11: 'YoYo' is not in .*classInd.txt",
-    ("ucf101", "ucfTrainTestlist/testlist01.txt", "YoYo/v_YoYo_g02", "YoYoYo/v_YoYo_g02"): "line 8: 'YoYoYo' is not in",
-    ("ucf101", "ucfTrainTestlist/testlist01.txt", "YoYo/v_YoYo_g02", "v_YoYo_g02"): 'line 8 is not "Class/video',
-    ("ucf101", "ucfTrainTestlist/classInd.txt", "2 ", "two "): 'line 2 is not "label Class": \'two Handstand',
+    (
+        "ucf101",
+        "ucfTrainTestlist/testlist01.txt",
+        "YoYo/v_YoYo_g02",
+        "YoYoYo/v_YoYo_g02",
+    ): "line 8: 'YoYoYo' is not in",
+    (
+        "ucf101",
+        "ucfTrainTestlist/testlist01.txt",
+        "YoYo/v_YoYo_g02",
+        "v_YoYo_g02",
+    ): 'line 8 is not "Class/video',
+    (
+        "ucf101",
+        "ucfTrainTestlist/classInd.txt",
+        "2 ",
+        "two ",
+    ): 'line 2 is not "label Class": \'two Handstand',
     (
         "oxford_flowers",
         "cat_to_name.json",
@@ -442,15 +530,23 @@ def test_a_missing_or_damaged_annotation_file(tmp_path):
         if file.endswith(".mat"):
             whole = (folder / file).read_bytes()
             (folder / file).write_bytes(whole[: len(whole) // 2])
-            with pytest.raises(Failure, match=rf"{file} is not the dataset's annotation file \(.*\): get it again"):
+            with pytest.raises(
+                Failure, match=rf"{file} is not the dataset's annotation file \(.*\): get it again"
+            ):
                 load(config, folder.parent)
         (folder / file).unlink()
-        with pytest.raises(Failure, match=rf"{file} is missing: docs/DATASETS.md says where to get it"):
+        with pytest.raises(
+            Failure, match=rf"{file} is missing: docs/DATASETS.md says where to get it"
+        ):
             load(config, folder.parent)
     # the devkit's test annotations without labels, under the name of those with labels
     folder = make_tree("stanford_cars", tmp_path)
-    shutil.copy(folder / "devkit" / "cars_test_annos.mat", folder / "cars_test_annos_withlabels.mat")
-    with pytest.raises(Failure, match="is not the dataset's annotation file .*class.*: get it again"):
+    shutil.copy(
+        folder / "devkit" / "cars_test_annos.mat", folder / "cars_test_annos_withlabels.mat"
+    )
+    with pytest.raises(
+        Failure, match="is not the dataset's annotation file .*class.*: get it again"
+    ):
         load("stanford_cars", tmp_path)
 
 
@@ -459,18 +555,20 @@ def test_validation_images_of_imagenet_that_were_never_sorted(tmp_path):
     folder = make_tree("imagenet", tmp_path) / "images" / "val"
     for path in list(folder.rglob("*.JPEG")):
         path.rename(folder / path.name)
-    told = (
-        f"images/val holds 22 images .*: python -m datasets.prepare imagenet --root {tmp_path} sorts them, .*DATASETS"
-    )
+    told = f"images/val holds 22 images .*: python -m datasets.prepare imagenet --root {tmp_path} sorts them, .*DATASETS"
     with pytest.raises(Failure, match=told):
         load("imagenet", tmp_path)
 
 
 def test_a_class_folder_that_is_not_there(tmp_path):
     shutil.rmtree(make_tree("imagenet", tmp_path) / "images" / "val" / "n01443537")
-    with pytest.raises(Failure, match="^There is no folder .*/images/val/n01443537: extract the archive again$"):
+    with pytest.raises(
+        Failure, match="^There is no folder .*/images/val/n01443537: extract the archive again$"
+    ):
         load("imagenet", tmp_path)
-    shutil.rmtree(make_tree("imagenetv2", tmp_path) / "imagenetv2-matched-frequency-format-val" / "3")
+    shutil.rmtree(
+        make_tree("imagenetv2", tmp_path) / "imagenetv2-matched-frequency-format-val" / "3"
+    )
     with pytest.raises(Failure, match="^There is no folder .*-val/3: extract"):
         load("imagenetv2", tmp_path)
 

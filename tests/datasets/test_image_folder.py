@@ -43,16 +43,20 @@ def test_class_folders_are_split_once(tmp_path, capsys):
     data = load(tmp_path)
     assert data.classnames == ["barn_owl", "snow owl"] and sizes(data) == [15, 6, 9]
     assert rows(load(tmp_path).test) == rows(data.test) and "holds" not in capsys.readouterr().out
-    assert set(json.loads((tmp_path / "split_zhou_ImageFolder.json").read_text())) == {"train", "val", "test"}
+    assert set(json.loads((tmp_path / "split_zhou_ImageFolder.json").read_text())) == {
+        "train",
+        "val",
+        "test",
+    }
     few = load(tmp_path, NUM_SHOTS=3, SUBSAMPLE_CLASSES="new")
     assert sizes(few) == [3, 2, 3] and few.classnames == ["snow owl"]
     # More images change nothing, but that is said.
     touch(tmp_path, {"eagle_owl": 4})
     assert rows(load(tmp_path).test) == rows(data.test)
-    told = (
-        f'{tmp_path}/eagle_owl/0.PNG of class "eagle_owl", first of 4 images, is not in split_zhou_ImageFolder.json as'
+    told = f'{tmp_path}/eagle_owl/0.PNG of class "eagle_owl", first of 4 images, is not in split_zhou_ImageFolder.json as'
+    assert (
+        f"{told} such. Runs go by the file: remove it, and split_fewshot" in capsys.readouterr().out
     )
-    assert f"{told} such. Runs go by the file: remove it, and split_fewshot" in capsys.readouterr().out
 
 
 def test_folders_for_train_val_and_test(tmp_path):
@@ -66,7 +70,10 @@ def test_folders_for_train_val_and_test(tmp_path):
     assert not list(tmp_path.glob("split_zhou*"))
     assert sizes(load(tmp_path, NUM_SHOTS=1)) == [2, 2, 2]
     touch(tmp_path / "test", {"c": 1})
-    with pytest.raises(Failure, match=f"{tmp_path}/test/c has no counterpart in train: add images to learn from, or"):
+    with pytest.raises(
+        Failure,
+        match=f"{tmp_path}/test/c has no counterpart in train: add images to learn from, or",
+    ):
         load(tmp_path)
 
 
@@ -85,7 +92,9 @@ def test_a_file_with_class_names(tmp_path):
     assert data.classnames == ["auk", "Laysan albatross"] and sizes(data) == [4, 2, 2]
     assert rows(load(tmp_path / "nowhere", str(tmp_path / "birds")).test) == rows(data.test)
     (tmp_path / "birds" / "classnames.txt").write_text("001 auk\n")
-    with pytest.raises(Failure, match="classnames.txt has no name for the folder .*/train/002: add a line, or"):
+    with pytest.raises(
+        Failure, match="classnames.txt has no name for the folder .*/train/002: add a line, or"
+    ):
         load(tmp_path, "birds")
 
 
@@ -95,18 +104,26 @@ def test_what_has_changed_since_the_split_is_said(tmp_path, capsys):
     assert load(tmp_path).classnames == ["great auk", "barn owl"] and capsys.readouterr().out == ""
     # As many images, but others.
     (tmp_path / "auk" / "1.jpg").rename(tmp_path / "auk" / "7.jpg")
-    with pytest.raises(Failure, match=r"auk/1.jpg, which is not there: put it back, or remove the file, and split_few"):
+    with pytest.raises(
+        Failure,
+        match=r"auk/1.jpg, which is not there: put it back, or remove the file, and split_few",
+    ):
         load(tmp_path)
     (tmp_path / "auk" / "7.jpg").rename(tmp_path / "auk" / "1.jpg")
     (tmp_path / "classnames.txt").write_text("auk great auk\nowl snowy owl\n")
     assert load(tmp_path).classnames == ["great auk", "barn owl"]
-    assert 'owl/0.PNG of class "snowy owl", first of 4 images, is not in split_' in capsys.readouterr().out
+    assert (
+        'owl/0.PNG of class "snowy owl", first of 4 images, is not in split_'
+        in capsys.readouterr().out
+    )
 
 
 def test_a_folder_with_a_space_can_be_named(tmp_path):
     touch(tmp_path, {"snow": 3, "snow owl": 3, "snow owl egg": 3})
     file = tmp_path / "classnames.txt"
-    file.write_text("snow owl  egg\nsnow owl egg clutch\nsnow owl\tNyctea scandiaca\nsnow white stuff\n")
+    file.write_text(
+        "snow owl  egg\nsnow owl egg clutch\nsnow owl\tNyctea scandiaca\nsnow white stuff\n"
+    )
     with pytest.raises(Failure, match=f"{file} names the folder snow owl in two lines: remove one"):
         load(tmp_path)
     file.write_text("snow owl egg clutch\nsnow owl\tNyctea scandiaca\nsnow white stuff\n")
@@ -122,12 +139,26 @@ def test_two_folders_of_one_name_are_refused(tmp_path):
 def test_small_classes(tmp_path, capsys):
     touch(tmp_path, {"auk": 10, "emu": 3, "owl": 2})
     data = load(tmp_path)
-    assert [[d.label for d in split].count(1) for split in (data.train_x, data.val, data.test)] == [1, 1, 1]
+    assert [[d.label for d in split].count(1) for split in (data.train_x, data.val, data.test)] == [
+        1,
+        1,
+        1,
+    ]
     assert {d.label for d in data.test} == {0, 1, 2}
-    assert capsys.readouterr().out == "1 of 3 classes have no validation images and do not count there: owl\n"
+    assert (
+        capsys.readouterr().out
+        == "1 of 3 classes have no validation images and do not count there: owl\n"
+    )
 
 
-FORMATS = {"a.jfif": "JPEG", "b.avif": "AVIF", "c": "PNG", "d.jp2": "JPEG2000", "e.tga": "TGA", "f.JPG": "JPEG"}
+FORMATS = {
+    "a.jfif": "JPEG",
+    "b.avif": "AVIF",
+    "c": "PNG",
+    "d.jp2": "JPEG2000",
+    "e.tga": "TGA",
+    "f.JPG": "JPEG",
+}
 
 
 def test_what_pillow_can_open_is_an_image(tmp_path, capsys):
@@ -142,7 +173,11 @@ def test_what_pillow_can_open_is_an_image(tmp_path, capsys):
     (tmp_path / "owl" / ".hidden").write_text("")
     (tmp_path / "overview.png").write_text("")
     data = load(tmp_path)
-    files = {Path(d.impath).relative_to(tmp_path) for split in (data.train_x, data.val, data.test) for d in split}
+    files = {
+        Path(d.impath).relative_to(tmp_path)
+        for split in (data.train_x, data.val, data.test)
+        for d in split
+    }
     assert files == {Path(name) / file for name in ("auk", "owl") for file in FORMATS}
     assert all(read_image(str(tmp_path / file)).size == (8, 8) for file in files)
     told = f"{tmp_path}: 7 files or folders are left out, being no images that Pillow can open: overview.png, auk/"
@@ -166,7 +201,9 @@ def test_a_folder_of_what_pillow_cannot_open(tmp_path):
     touch(tmp_path, {"auk": 3})
     (tmp_path / "owl").mkdir()
     (tmp_path / "owl" / "x.heic").write_text("x")
-    with pytest.raises(Failure, match=r"owl holds no images that Pillow can open, only owl/x.heic: extract"):
+    with pytest.raises(
+        Failure, match=r"owl holds no images that Pillow can open, only owl/x.heic: extract"
+    ):
         load(tmp_path)
 
 
@@ -175,12 +212,20 @@ def test_a_folder_of_what_pillow_cannot_open(tmp_path):
     [
         ({}, "holds no class folders: .*make one folder for each class"),
         ({"owl": 0, "auk": 3}, "owl holds no images: "),
-        ({"owl": 1, "auk": 3}, r'The class "owl" has only the image \S+/owl/0.PNG, a split needs 2: add some'),
-        ({"train": 0}, "holds train, but neither val nor test. To have .*/own/train split, set it as root"),
+        (
+            {"owl": 1, "auk": 3},
+            r'The class "owl" has only the image \S+/owl/0.PNG, a split needs 2: add some',
+        ),
+        (
+            {"train": 0},
+            "holds train, but neither val nor test. To have .*/own/train split, set it as root",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line(classes, line, tmp_path):
-    with pytest.raises(Failure, match=r"ImageFolder: no folder \S+/own. DATASET.ROOT \(--root\), or DATASET.FOLDER"):
+    with pytest.raises(
+        Failure, match=r"ImageFolder: no folder \S+/own. DATASET.ROOT \(--root\), or DATASET.FOLDER"
+    ):
         load(tmp_path / "own")
     (tmp_path / "own").mkdir()
     touch(tmp_path / "own", classes)

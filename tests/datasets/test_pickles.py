@@ -1,4 +1,5 @@
-"""Upstream's pickles: the same picks on another machine, and nothing that a pickle could do besides."""
+"""Upstream's pickles: the same picks on another machine, and nothing that a pickle could do
+besides."""
 
 import builtins
 import json
@@ -19,14 +20,17 @@ from .trees import image
 
 
 def upstreams_picks(data, shots: int) -> dict[str, list[Datum]]:
-    """What upstream picks: per label, in order of first appearance, the picks of `random.sample`."""
+    """What upstream picks: per label, in order of first appearance, the picks of
+    `random.sample`."""
     set_random_seed(7)
     picks = {}
     for name, split, n in (("train", data.train_x, shots), ("val", data.val, min(shots, 4))):
         groups: dict[int, list[Datum]] = {}
         for d in split:
             groups.setdefault(d.label, []).append(d)
-        picks[name] = [d for group in groups.values() for d in random.sample(group, min(n, len(group)))]
+        picks[name] = [
+            d for group in groups.values() for d in random.sample(group, min(n, len(group)))
+        ]
     return picks
 
 
@@ -43,7 +47,9 @@ def save(content: object, path: Path, protocol: int | None = None) -> None:
     path.write_bytes(pickle.dumps(content, protocol))
 
 
-@pytest.mark.parametrize("there", ["/home/zhou/data/eurosat", "/mnt/EuroSAT (copy)", "data/eurosat", ""])
+@pytest.mark.parametrize(
+    "there", ["/home/zhou/data/eurosat", "/mnt/EuroSAT (copy)", "data/eurosat", ""]
+)
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_upstreams_picks_of_another_machine(there, protocol, tmp_path):
     folder = make_tree("eurosat", tmp_path)
@@ -79,7 +85,8 @@ def test_windows_paths(tmp_path):
 
 
 def test_imagenets_pickles(tmp_path):
-    """preprocessed.pkl decides the order, and with it what is picked; few-shot files hold training images only."""
+    """preprocessed.pkl decides the order, and with it what is picked; few-shot files hold training
+    images only."""
     folder = make_tree("imagenet", tmp_path)
     listed = load("imagenet", tmp_path)
     there = "/scratch/imagenet"
@@ -87,14 +94,19 @@ def test_imagenets_pickles(tmp_path):
     save(moved(lists, folder, there), folder / "preprocessed.pkl")
     (folder / "classnames.txt").unlink()  # not needed then
     data = load("imagenet", tmp_path)
-    assert rows(data.train_x) == rows(lists["train"]) and rows(data.val) == rows(data.test) == rows(lists["test"])
+    assert rows(data.train_x) == rows(lists["train"]) and rows(data.val) == rows(data.test) == rows(
+        lists["test"]
+    )
     assert not (folder / "listing.json").exists()
     few = {"train": lists["train"][::3]}
     save(moved(few, folder, there), folder / "split_fewshot" / "shot_2-seed_1.pkl")
     data = load("imagenet", tmp_path, NUM_SHOTS=2)
     assert rows(data.train_x) == rows(few["train"]) and len(data.val) == 22
     Path(data.test[0].impath).unlink()
-    with pytest.raises(Failure, match=rf"{folder}/preprocessed.pkl names {there}\S*.JPEG, which is not below {folder}"):
+    with pytest.raises(
+        Failure,
+        match=rf"{folder}/preprocessed.pkl names {there}\S*.JPEG, which is not below {folder}",
+    ):
         load("imagenet", tmp_path)
 
 
@@ -142,7 +154,8 @@ def test_anything_but_datum_is_refused(name, tmp_path, monkeypatch):
             named = name.strip().replace("builtins", "(builtins|__builtin__)")
             save(content, path, protocol)
             with pytest.raises(
-                Failure, match=rf"^Refused to read {path}: it names {named}\S*, which has no place in a"
+                Failure,
+                match=rf"^Refused to read {path}: it names {named}\S*, which has no place in a",
             ):
                 read_pickle(path, ["train", "val"], tmp_path)
     assert not (tmp_path / "ruined").exists()
@@ -186,7 +199,10 @@ def test_what_has_another_form_is_one_line(content, tmp_path):
     before = dict(vars(UpstreamsDatum))
     path = tmp_path / "a.pkl"
     path.write_bytes(content)
-    with pytest.raises(Failure, match=rf"^{path} is truncated, damaged or no list of images. Remove it and it is made"):
+    with pytest.raises(
+        Failure,
+        match=rf"^{path} is truncated, damaged or no list of images. Remove it and it is made",
+    ):
         read_pickle(path, ["train"], tmp_path)
     assert dict(vars(UpstreamsDatum)) == before and Datum("x", 1).impath == "x"
 
@@ -196,7 +212,10 @@ def test_truncated_anywhere(tmp_path):
     path = tmp_path / "a.pkl"
     path.write_bytes(whole)
     image(tmp_path / "a" / "b.jpg")
-    assert rows(*read_pickle(path, ["train", "val"], tmp_path)) == [(f"{tmp_path}/a/b.jpg", 1, "cat")] * 3
+    assert (
+        rows(*read_pickle(path, ["train", "val"], tmp_path))
+        == [(f"{tmp_path}/a/b.jpg", 1, "cat")] * 3
+    )
     for end in range(len(whole)):
         path.write_bytes(whole[:end])
         with pytest.raises(Failure, match="is truncated, damaged or no list|Refused to read"):
@@ -204,7 +223,13 @@ def test_truncated_anywhere(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "datum", [Datum(3, 1, 0, "cat"), Datum("a", "1", 0, "cat"), Datum("a", 1, 0, None), Datum("a", 1, [], "cat")]
+    "datum",
+    [
+        Datum(3, 1, 0, "cat"),
+        Datum("a", "1", 0, "cat"),
+        Datum("a", 1, 0, None),
+        Datum("a", 1, [], "cat"),
+    ],
 )
 def test_wrong_attributes(datum, tmp_path):
     save({"train": [datum]}, tmp_path / "a.pkl")
@@ -222,9 +247,15 @@ def test_picks_that_this_split_does_not_have(tmp_path):
     file = folder / "split_fewshot" / "shot_1-seed_1.pkl"
     good = data.train_x[0]
     for bad, line in (
-        (data.test[0], rf"picks {data.test[0].impath} for class 0, which is no such image of this split.*split file"),
+        (
+            data.test[0],
+            rf"picks {data.test[0].impath} for class 0, which is no such image of this split.*split file",
+        ),
         (Datum(good.impath, 4, 0, "x"), "for class 4, which is no such image of this split"),
-        (Datum("/x/eurosat/2750/Forest/Forest_99.jpg", 1, 0, "Forest"), rf"names /x/\S+, which is not below {folder}"),
+        (
+            Datum("/x/eurosat/2750/Forest/Forest_99.jpg", 1, 0, "Forest"),
+            rf"names /x/\S+, which is not below {folder}",
+        ),
         (Datum("/x/eurosat/../../etc/passwd", 1, 0, "Forest"), r"names /x/\S+, which is not below"),
     ):
         save({"train": [bad, good], "val": []}, file)
@@ -234,5 +265,8 @@ def test_picks_that_this_split_does_not_have(tmp_path):
     file.unlink()
     lists = {"train": [["River/River_77.jpg", 8, "River"]], "val": []}
     file.with_suffix(".json").write_text(json.dumps(lists))
-    with pytest.raises(Failure, match=r"shot_1-seed_1.json picks \S*River_77.jpg for class 8, which is no such image"):
+    with pytest.raises(
+        Failure,
+        match=r"shot_1-seed_1.json picks \S*River_77.jpg for class 8, which is no such image",
+    ):
         load("eurosat", tmp_path, NUM_SHOTS=1)

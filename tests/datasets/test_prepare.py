@@ -1,4 +1,5 @@
-"""Preparation from a server on this machine, which has archives of the trees in the real layouts."""
+"""Preparation from a server on this machine, which has archives of the trees in the real
+layouts."""
 
 import dataclasses
 import hashlib
@@ -78,7 +79,8 @@ class World:
         return "/" + source.address.split("/", 3)[3]
 
     def publish(self, name: str) -> Path:
-        """Puts all of a dataset on the server, with right checksums; returns the folder it is made of."""
+        """Puts all of a dataset on the server, with right checksums; returns the folder it is made
+        of."""
         folder = make_tree(CONFIGS[name], self.made)
         load(CONFIGS[name], self.made)  # makes the split file
         sources = []
@@ -86,7 +88,10 @@ class World:
             if source.moves:
                 content = members(source, folder)
                 if source.inner:
-                    content = {source.inner: pack(source.inner, content), "__MACOSX/caltech-101/._x": b"x"}
+                    content = {
+                        source.inner: pack(source.inner, content),
+                        "__MACOSX/caltech-101/._x": b"x",
+                    }
                 data = pack(source.name, content)
             else:
                 data = (folder / source.name).read_bytes()
@@ -148,7 +153,9 @@ def test_a_cut_connection_is_resumed(name, world):
     world.publish(name)
     world.server.cuts = [300, 200]
     assert world.prepare(name)[0] == 0
-    ranges = [header for path, header in world.server.requests if path == world.path(SOURCES[name][0])]
+    ranges = [
+        header for path, header in world.server.requests if path == world.path(SOURCES[name][0])
+    ]
     assert ranges == [None, "bytes=300-", "bytes=500-"]
 
 
@@ -156,7 +163,11 @@ def test_a_later_run_goes_on(world):
     world.publish("EuroSAT")
     world.server.cuts = [3000, 0]
     code, _, err = world.prepare("eurosat")
-    assert code == 1 and err.startswith("error: cannot download") and "3,000 bytes are kept, run again" in err
+    assert (
+        code == 1
+        and err.startswith("error: cannot download")
+        and "3,000 bytes are kept, run again" in err
+    )
     assert err.count("\n") == 1 and "CLIP" not in err
     assert world.prepare("eurosat")[0] == 0
     ranges = [header for path, header in world.server.requests if path.endswith(".zip")]
@@ -165,12 +176,21 @@ def test_a_later_run_goes_on(world):
 
 def test_a_wrong_checksum(world):
     world.publish("OxfordFlowers")
-    world.server.files[world.path(SOURCES["OxfordFlowers"][0])] = pack("x.tgz", {"jpg/image_00001.jpg": b"x"})
+    world.server.files[world.path(SOURCES["OxfordFlowers"][0])] = pack(
+        "x.tgz", {"jpg/image_00001.jpg": b"x"}
+    )
     code, _, err = world.prepare("oxford_flowers")
     assert code == 1 and err.count("\n") == 1
-    assert "102flowers.tgz: not the file expected (its MD5 is wrong), removed; run again, or give --mirror" in err
+    assert (
+        "102flowers.tgz: not the file expected (its MD5 is wrong), removed; run again, or give --mirror"
+        in err
+    )
     folder = world.root / "oxford_flowers"
-    assert not (folder / "jpg").exists() and not list(folder.rglob("*tgz")) and not list(folder.rglob("*.part"))
+    assert (
+        not (folder / "jpg").exists()
+        and not list(folder.rglob("*tgz"))
+        and not list(folder.rglob("*.part"))
+    )
 
 
 def link(member: str, target: str, kind: bytes = tarfile.SYMTYPE) -> bytes:
@@ -192,7 +212,8 @@ def zip_link(member: str, target: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "member", ["../evil.jpg", "2750/../../../evil.jpg", "/tmp/evil.jpg", "..\\evil.jpg", "C:/evil.jpg"]
+    "member",
+    ["../evil.jpg", "2750/../../../evil.jpg", "/tmp/evil.jpg", "..\\evil.jpg", "C:/evil.jpg"],
 )
 @pytest.mark.parametrize("name", ["EuroSAT", "DescribableTextures"])
 def test_members_that_lead_outside_are_refused(name, member, world, tmp_path):
@@ -228,8 +249,16 @@ def test_links_that_lead_outside_are_refused(name, archive, world):
     ("name", "cut", "line"),
     [
         ("FGVCAircraft", lambda data: data[: len(data) // 2], "it cannot be extracted"),
-        ("FGVCAircraft", lambda data: b"\n<!DOCTYPE html>", "not the file expected (it is a web page), removed"),
-        ("FGVCAircraft", lambda data: b"Too many downloads", "it is no archive, or only the beginning of one. It is"),
+        (
+            "FGVCAircraft",
+            lambda data: b"\n<!DOCTYPE html>",
+            "not the file expected (it is a web page), removed",
+        ),
+        (
+            "FGVCAircraft",
+            lambda data: b"Too many downloads",
+            "it is no archive, or only the beginning of one. It is",
+        ),
         (
             "FGVCAircraft",
             lambda data: pack("x.tar.gz", {"x" * 300: b"x"}),
@@ -240,7 +269,11 @@ def test_links_that_lead_outside_are_refused(name, archive, world):
             lambda data: pack("x.tar.gz", {"x": b"x", "x/y": b"x"}),
             "it cannot be extracted (Not a direct",
         ),
-        ("UCF101", lambda data: pack("x.zip", {"x/" + "é" * 130: b"x"}), "it cannot be extracted (File name too long)"),
+        (
+            "UCF101",
+            lambda data: pack("x.zip", {"x/" + "é" * 130: b"x"}),
+            "it cannot be extracted (File name too long)",
+        ),
         (
             "UCF101",
             lambda data: pack("x.zip", {"é": b"x"}).replace("é".encode(), b"\xc3("),
@@ -257,8 +290,16 @@ def test_links_that_lead_outside_are_refused(name, archive, world):
             "not the file expected (it is a web page), removed",
         ),
         ("UCF101", lambda data: b"", "(nothing came); put the file at"),
-        ("UCF101", lambda data: pack("x.zip", {"other/x.jpg": b"x"}), "it holds no folder UCF-101-midframes"),
-        ("Caltech101", lambda data: pack("x.zip", {"other/x.jpg": b"x"}), "it holds no 101_ObjectCategories.tar.gz"),
+        (
+            "UCF101",
+            lambda data: pack("x.zip", {"other/x.jpg": b"x"}),
+            "it holds no folder UCF-101-midframes",
+        ),
+        (
+            "Caltech101",
+            lambda data: pack("x.zip", {"other/x.jpg": b"x"}),
+            "it holds no 101_ObjectCategories.tar.gz",
+        ),
     ],
 )
 def test_another_archive_is_removed(name, cut, line, world):
@@ -275,15 +316,21 @@ def test_another_archive_is_removed(name, cut, line, world):
 def test_no_space(free, world):
     world.publish("EuroSAT")
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED if free == 1000 else zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(
+        out, "w", zipfile.ZIP_STORED if free == 1000 else zipfile.ZIP_DEFLATED
+    ) as archive:
         archive.writestr("2750/River/1.jpg", bytes(30_000))
     world.replace_archive("EuroSAT", out.getvalue())
     world.monkeypatch.setattr(
-        download_module.shutil, "disk_usage", lambda path: types.SimpleNamespace(total=0, used=0, free=free)
+        download_module.shutil,
+        "disk_usage",
+        lambda path: types.SimpleNamespace(total=0, used=0, free=free),
     )
     code, _, err = world.prepare("eurosat")
     assert code == 1 and err.count("\n") == 1
-    assert err.startswith(f"error: no space in {world.root}/eurosat/.prepare") and "free some" in err
+    assert (
+        err.startswith(f"error: no space in {world.root}/eurosat/.prepare") and "free some" in err
+    )
 
 
 def test_half_extracted_is_mended(world):
@@ -297,9 +344,13 @@ def test_half_extracted_is_mended(world):
     (images / "River" / "mine.txt").write_text("kept")
     code, out, _ = world.prepare("eurosat")
     assert code == 0 and "does not fit the images: it is now split_zhou_EuroSAT.json.old" in out
-    assert (images / "River" / "River_2.jpg").read_bytes() == (made / "2750" / "River" / "River_2.jpg").read_bytes()
+    assert (images / "River" / "River_2.jpg").read_bytes() == (
+        made / "2750" / "River" / "River_2.jpg"
+    ).read_bytes()
     assert (images / "River" / "mine.txt").exists()
-    assert (images.parent / "split_zhou_EuroSAT.json").read_bytes() == (made / "split_zhou_EuroSAT.json").read_bytes()
+    assert (images.parent / "split_zhou_EuroSAT.json").read_bytes() == (
+        made / "split_zhou_EuroSAT.json"
+    ).read_bytes()
 
 
 def test_a_split_of_a_part_is_replaced_where_the_images_are_put_by_hand(world):
@@ -312,9 +363,13 @@ def test_a_split_of_a_part_is_replaced_where_the_images_are_put_by_hand(world):
     assert doctor.main(["sun397", "--root", str(world.root)]) == 1
     assert world.prepare("sun397")[0] == 0
     assert json.loads(split.read_text()) == content
-    split.write_text(json.dumps(content | {"train": content["train"] + [["a/abbey/absent.jpg", 0, "abbey"]]}))
+    split.write_text(
+        json.dumps(content | {"train": content["train"] + [["a/abbey/absent.jpg", 0, "abbey"]]})
+    )
     assert world.prepare("sun397")[0] == 1
-    assert "absent" in split.read_text()  # this may be the right one: the images are to be completed
+    assert (
+        "absent" in split.read_text()
+    )  # this may be the right one: the images are to be completed
 
 
 def test_again(world):
@@ -341,7 +396,9 @@ def stub_gdown(monkeypatch, files: dict[str, Path]) -> list[str]:
     def download(id: str, output: str, resume: bool) -> str:
         asked.append(id)
         if id not in files:
-            raise ValueError("Cannot retrieve the public link of the file.\nYou may need to change the permission")
+            raise ValueError(
+                "Cannot retrieve the public link of the file.\nYou may need to change the permission"
+            )
         shutil.copy(files[id], output)
         return output
 
@@ -374,7 +431,11 @@ def test_without_its_split_file_a_dataset_is_whole(world, monkeypatch, tmp_path)
     ):
         stub_gdown(monkeypatch, files)
         code, out, _ = world.prepare("dtd", mirror=False)
-        assert code == 0 and out.startswith(f"Without {split.name}: ") and reason in out.splitlines()[0]
+        assert (
+            code == 0
+            and out.startswith(f"Without {split.name}: ")
+            and reason in out.splitlines()[0]
+        )
         assert out.splitlines()[-1].startswith("DescribableTextures: found")
         assert not list(world.root.rglob("split_zhou*"))
     assert [path for path, _ in world.server.requests] == [world.path(archive)]
@@ -390,8 +451,12 @@ def nested(*errors: Exception) -> Exception:
 NO_NAME = nested(
     OSError(-3, "Temporary failure in name resolution"),
     ValueError("<HTTPSConnection(host='drive.google.com', port=443)>: Failed to resolve"),
-    ValueError("HTTPSConnectionPool(host='drive.google.com', port=443): Max retries exceeded with url: /uc"),
-    OSError("HTTPSConnectionPool(host='drive.google.com', port=443): Max retries exceeded with url: /uc"),
+    ValueError(
+        "HTTPSConnectionPool(host='drive.google.com', port=443): Max retries exceeded with url: /uc"
+    ),
+    OSError(
+        "HTTPSConnectionPool(host='drive.google.com', port=443): Max retries exceeded with url: /uc"
+    ),
 )
 GDOWN_SAYS = {
     "Temporary failure in name resolution": NO_NAME,
@@ -419,17 +484,29 @@ def test_gdowns_errors_are_for_people(reason, world, monkeypatch):
 
 
 def test_a_web_page_that_gdown_brings(world, monkeypatch, tmp_path):
-    """It is not kept: not as an archive, not as class names, which any text of two words a line could be."""
+    """It is not kept: not as an archive, not as class names, which any text of two words a line
+    could be."""
     made = world.publish("UCF101")
     page = tmp_path / "page.html"
     page.write_text("<html> <body>\nToo many\n</body> </html>\n")
-    asked = stub_gdown(monkeypatch, {source.address.removeprefix(DRIVE): page for source in SOURCES["UCF101"]})
+    asked = stub_gdown(
+        monkeypatch, {source.address.removeprefix(DRIVE): page for source in SOURCES["UCF101"]}
+    )
     for _ in range(2):
         code, _, err = world.prepare("ucf101", mirror=False)
-        assert code == 1 and "it is a web page. It is removed; run again" in err and err.count("\n") == 1
+        assert (
+            code == 1
+            and "it is a web page. It is removed; run again" in err
+            and err.count("\n") == 1
+        )
     assert len(asked) == 2 and made.exists()
-    stub_gdown(monkeypatch, {source.address.removeprefix(DRIVE): page for source in SOURCES["ImageNet"]})
-    assert "imagenet/classnames.txt is a web page; put the" in world.prepare("imagenet", mirror=False)[1]
+    stub_gdown(
+        monkeypatch, {source.address.removeprefix(DRIVE): page for source in SOURCES["ImageNet"]}
+    )
+    assert (
+        "imagenet/classnames.txt is a web page; put the"
+        in world.prepare("imagenet", mirror=False)[1]
+    )
     assert not list(world.root.rglob("*.txt"))
 
 
@@ -441,12 +518,18 @@ def test_a_web_page_that_gdown_brings(world, monkeypatch, tmp_path):
         ("http://", 1, "cannot download http:/"),
         ("http://[::1", 1, "(Invalid IPv6 URL)"),
         ("http://127.0.0.1:x", 1, "(nonnumeric port: 'x')"),
-        ("http://127.0.0.1:1/é", 1, "cannot download http://127.0.0.1:1/é/phelber/EuroSAT.zip (Connection refused)"),
+        (
+            "http://127.0.0.1:1/é",
+            1,
+            "cannot download http://127.0.0.1:1/é/phelber/EuroSAT.zip (Connection refused)",
+        ),
     ],
 )
 def test_a_mirror_that_is_none(mirror, code, line, world, monkeypatch):
     monkeypatch.setitem(
-        SOURCES, "EuroSAT", [Source("x.zip", "https://a.b/phelber/EuroSAT.zip", moves={"2750": "2750"})]
+        SOURCES,
+        "EuroSAT",
+        [Source("x.zip", "https://a.b/phelber/EuroSAT.zip", moves={"2750": "2750"})],
     )
     for given in (("--mirror", mirror), ()):
         monkeypatch.setenv("DATA_MIRROR", mirror)
@@ -462,7 +545,8 @@ def test_a_file_in_a_folders_place(world):
     code, _, err = world.prepare("eurosat")
     assert (
         code == 1
-        and err == f"error: cannot write {world.root}/eurosat/2750/River: File exists; mend that and run again\n"
+        and err
+        == f"error: cannot write {world.root}/eurosat/2750/River: File exists; mend that and run again\n"
     )
 
 
@@ -517,9 +601,12 @@ def sort_of(folder: Path) -> dict[str, str]:
 
 
 def devkit(folder: Path, wnids: list[str]) -> Path:
-    """As extracted: the wnids' numbers from 1 in an order of its own, with those of larger groups behind them."""
+    """As extracted: the wnids' numbers from 1 in an order of its own, with those of larger groups
+    behind them."""
     known = [*reversed(WNIDS), "n00001740"]
-    synsets = np.empty((len(known), 1), dtype=[("ILSVRC2012_ID", object), ("WNID", object), ("words", object)])
+    synsets = np.empty(
+        (len(known), 1), dtype=[("ILSVRC2012_ID", object), ("WNID", object), ("words", object)]
+    )
     for i, wnid in enumerate(known):
         synsets[i, 0] = (np.uint16(i + 1), wnid, "name, other name")
     data = folder / "ILSVRC2012_devkit_t12" / "data"
@@ -533,7 +620,11 @@ def devkit(folder: Path, wnids: list[str]) -> Path:
 def test_validation_images_are_sorted_by_the_devkit(flat, world):
     right = json.loads((world.root / "sorted.json").read_text())
     code, out, _ = world.prepare("imagenet")
-    assert code == 1 and f"extracted   {flat}/ILSVRC2012_devkit_t12/\n" in out and "--labels FILE" in out
+    assert (
+        code == 1
+        and f"extracted   {flat}/ILSVRC2012_devkit_t12/\n" in out
+        and "--labels FILE" in out
+    )
     assert set(sort_of(flat).values()) == {"val"}
     numbers = devkit(flat, [right[name] for name in sorted(right)])
     whole = numbers.read_text()
@@ -559,10 +650,20 @@ def test_validation_images_are_sorted_by_the_devkit(flat, world):
 LISTS = {
     "wnids in the images' order": lambda right: [right[name] for name in sorted(right)],
     "names and wnids": lambda right: [f"{name} {wnid}" for name, wnid in right.items()],
-    "Caffe's": lambda right: [f"{name} {sorted(WNIDS).index(wnid)}" for name, wnid in right.items()],
-    "numbers alone": lambda right: [str(sorted(WNIDS).index(right[name])) for name in sorted(right)],
-    "Kaggle's": lambda right: ["ImageId,PredictionString", *(f"{n[:-5]},{w} 85 1 499 272 " for n, w in right.items())],
-    "a script": lambda right: [*(f"mkdir {w}" for w in WNIDS), *(f"mv {n} {w}/" for n, w in right.items())],
+    "Caffe's": lambda right: [
+        f"{name} {sorted(WNIDS).index(wnid)}" for name, wnid in right.items()
+    ],
+    "numbers alone": lambda right: [
+        str(sorted(WNIDS).index(right[name])) for name in sorted(right)
+    ],
+    "Kaggle's": lambda right: [
+        "ImageId,PredictionString",
+        *(f"{n[:-5]},{w} 85 1 499 272 " for n, w in right.items()),
+    ],
+    "a script": lambda right: [
+        *(f"mkdir {w}" for w in WNIDS),
+        *(f"mv {n} {w}/" for n, w in right.items()),
+    ],
 }
 
 
@@ -598,7 +699,10 @@ def test_labels_that_are_none(lines, told, flat, world, tmp_path):
 def test_errors_of_the_user(world, tmp_path, capsys):
     assert world.prepare("eurosta")[0] == 2
     code, _, err = world.prepare("eurosat", "--labels", "x")
-    assert code == 2 and err == "error: --labels are of ImageNet's validation images: give it with imagenet\n"
+    assert (
+        code == 2
+        and err == "error: --labels are of ImageNet's validation images: give it with imagenet\n"
+    )
     world.publish("EuroSAT")
     assert "the server says 404" in world.prepare("dtd")[2]
     shutil.rmtree(world.root)
@@ -611,7 +715,10 @@ def test_two_at_once(world):
     world.publish("EuroSAT")
     world.server.delay = 0.2
     with ThreadPoolExecutor(2) as pool:
-        found = [pool.submit(prepare.prepare, "EuroSAT", world.root, world.server.address) for _ in range(2)]
+        found = [
+            pool.submit(prepare.prepare, "EuroSAT", world.root, world.server.address)
+            for _ in range(2)
+        ]
     assert [f.result().state for f in found] == ["found", "found"]
     assert len(world.server.requests) == len(SOURCES["EuroSAT"])
 

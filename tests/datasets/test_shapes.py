@@ -1,4 +1,5 @@
-"""The drawn benchmark: the same images every time, all classes, safe when several runs start at once."""
+"""The drawn benchmark: the same images every time, all classes, safe when several runs start at
+once."""
 
 import filecmp
 import json
@@ -48,19 +49,28 @@ def test_base_and_new_classes(few, tmp_path):
     assert data.classnames[0].split()[1] == "red"
     for half in (data.classnames[:16], data.classnames[16:]):
         assert sorted(n.split()[1] for n in half) == sorted(list(COLORS) * 2)
-        assert len({(n.split()[0], n.split()[2]) for n in half}) == 16  # so colour alone never decides
+        assert (
+            len({(n.split()[0], n.split()[2]) for n in half}) == 16
+        )  # so colour alone never decides
     assert [len(s) for s in (data.train_x, data.val, data.test)] == [96, 32, 64]
     assert make(Shapes, tmp_path, SUBSAMPLE_CLASSES="new").classnames == data.classnames[16:]
     rows = json.loads((tmp_path / "shapes" / "split_zhou_Shapes.json").read_text())["test"]
-    assert rows[0][1:] == [0, data.classnames[0]] and rows[0][0].startswith(data.classnames[0].replace(" ", "_") + "/")
+    assert rows[0][1:] == [0, data.classnames[0]] and rows[0][0].startswith(
+        data.classnames[0].replace(" ", "_") + "/"
+    )
 
 
 def test_the_relatives(monkeypatch, tmp_path):
     for kind in (ShapesBackground, ShapesCount, ShapesBlur):
         monkeypatch.setattr(kind, "parts", FEW)
     assert "red star on yellow background" not in combinations()
-    background, count, blur = (make(k, tmp_path) for k in (ShapesBackground, ShapesCount, ShapesBlur))
-    assert all(" on " in n and n.endswith("background") for n in background.classnames) and background.num_classes == 24
+    background, count, blur = (
+        make(k, tmp_path) for k in (ShapesBackground, ShapesCount, ShapesBlur)
+    )
+    assert (
+        all(" on " in n and n.endswith("background") for n in background.classnames)
+        and background.num_classes == 24
+    )
     assert count.num_classes == 18 and "two red circles" in count.classnames
     assert blur.classnames == list(combinations())
     assert {"ShapesNight", "ShapesSketch"} < set(DATASET_REGISTRY.registered_names())
@@ -95,7 +105,8 @@ def test_runs_that_start_at_once_share_one_drawing(tmp_path):
 
 
 def test_images_show_what_their_name_says():
-    """Colour at the centre, count by the number of separate objects, another outline for each shape."""
+    """Colour at the centre, count by the number of separate objects, another outline for each
+    shape."""
     from scipy.ndimage import label
 
     style = Style(noise=0, fade=(0, 0), shade=0, rotation=0)
@@ -110,5 +121,7 @@ def test_images_show_what_their_name_says():
         image = draw(count=n)
         colored = image.max(-1) - image.min(-1) > 60
         assert label(colored)[1] == n
-    outlines = {tuple((d := draw(shape=s)).max(-1).flatten() - d.min(-1).flatten() > 60) for s in SHAPES}
+    outlines = {
+        tuple((d := draw(shape=s)).max(-1).flatten() - d.min(-1).flatten() > 60) for s in SHAPES
+    }
     assert len(outlines) == len(SHAPES)

@@ -14,7 +14,12 @@ from . import trees
 from .test_fifteen import ALL, TEST_ONLY, make_tree
 
 CHECKPOINT = "MultiModalPromptLearner/model.pth.tar-2"
-ALL_CLASSES = ("DATASET.SUBSAMPLE_CLASSES", "all", "OPTIM.MAX_EPOCH", "2")  # the first epoch is the warm-up
+ALL_CLASSES = (
+    "DATASET.SUBSAMPLE_CLASSES",
+    "all",
+    "OPTIM.MAX_EPOCH",
+    "2",
+)  # the first epoch is the warm-up
 
 
 def run_on(config: str, root: Path, out: Path, *flags: str) -> str:
@@ -53,7 +58,14 @@ def test_p2c_on_ones_own_images_without_a_setting(tmp_path):
     log = run_on("image_folder", tmp_path / "own", tmp_path / "out")
     assert "epoch [2/2]" in log and "* total: 9\n" in log
     # with attributes and shots of one's own, base classes alone
-    words = ("TRAINER.ATPROMPT.ATT_NUM", "1", "TRAINER.ATPROMPT.ATT1_TEXT", "plumage", "DATASET.FOLDER", "own")
+    words = (
+        "TRAINER.ATPROMPT.ATT_NUM",
+        "1",
+        "TRAINER.ATPROMPT.ATT1_TEXT",
+        "plumage",
+        "DATASET.FOLDER",
+        "own",
+    )
     file = f"{REPO}/configs/datasets/image_folder.yaml"
     assert run("P2C", tmp_path, tmp_path / "b", *words, flags=("--dataset-config-file", file)) == 0
     assert "* total: 6\n" in (tmp_path / "b" / "log.txt").read_text()
@@ -70,5 +82,7 @@ def test_the_zero_shot_template():
     assert template("eurosat") == "a centered satellite photo of {}."
     assert template("eurosat", "DATASET.TEMPLATE", "{} from above.") == "{} from above."
     for wrong in ("an owl.", "{} or {}.", "a {0} or {}.", "a {owl}.", "}{}"):
-        with pytest.raises(UsageError, match="DATASET.TEMPLATE .* must have one {} for the class, as in"):
+        with pytest.raises(
+            UsageError, match="DATASET.TEMPLATE .* must have one {} for the class, as in"
+        ):
             template("image_folder", "DATASET.TEMPLATE", wrong)

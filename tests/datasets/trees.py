@@ -1,4 +1,5 @@
-"""The benchmarks' folders in their real layout, with few classes and images, made of what is known of the originals.
+"""The benchmarks' folders in their real layout, with few classes and images, made of what is known
+of the originals.
 
 Nothing here uses the readers that are tested with it.
 """
@@ -57,12 +58,19 @@ def caltech101(root: Path) -> None:
 def oxford_pets(root: Path) -> None:
     folder = root / "oxford_pets"
     lines = {"trainval": [], "test": []}
-    for label, (name, species) in enumerate((("Abyssinian", 1), ("american_bulldog", 2), ("British_Shorthair", 1)), 1):
+    for label, (name, species) in enumerate(
+        (("Abyssinian", 1), ("american_bulldog", 2), ("British_Shorthair", 1)), 1
+    ):
         for i in range(9):
             image(folder / "images" / f"{name}_{i}.jpg")
             lines["trainval" if i < 5 else "test"].append(f"{name}_{i} {label} {species} {label}")
     (folder / "images" / "Abyssinian_100.mat").touch()  # the archive has such files
-    text(folder / "annotations" / "list.txt", "#Image CLASS-ID SPECIES BREED ID", *lines["trainval"], *lines["test"])
+    text(
+        folder / "annotations" / "list.txt",
+        "#Image CLASS-ID SPECIES BREED ID",
+        *lines["trainval"],
+        *lines["test"],
+    )
     for name, rows in lines.items():
         text(folder / "annotations" / f"{name}.txt", *rows)
 
@@ -75,7 +83,10 @@ def stanford_cars(root: Path) -> None:
     def annotate(images: str, file: str, classes: list[int], fields: tuple[str, ...]) -> None:
         rows = np.empty((1, len(classes)), dtype=[(f, object) for f in fields])
         for i, number in enumerate(classes):
-            values = dict.fromkeys(boxes, np.uint16(39)) | {"class": np.uint8(number), "fname": f"{i + 1:05d}.jpg"}
+            values = dict.fromkeys(boxes, np.uint16(39)) | {
+                "class": np.uint8(number),
+                "fname": f"{i + 1:05d}.jpg",
+            }
             rows[0, i] = tuple(values[f] for f in fields)
             image(folder / images / f"{i + 1:05d}.jpg")
         savemat(folder / file, {"annotations": rows})
@@ -83,8 +94,12 @@ def stanford_cars(root: Path) -> None:
     (folder / "devkit").mkdir(parents=True)
     savemat(folder / "devkit" / "cars_meta.mat", {"class_names": np.array([names], dtype=object)})
     annotate("cars_train", "devkit/cars_train_annos.mat", [3, 1, 2] * 5, (*boxes, "class", "fname"))
-    annotate("cars_test", "cars_test_annos_withlabels.mat", [2, 1, 3, 1], (*boxes, "class", "fname"))
-    annotate("cars_test", "devkit/cars_test_annos.mat", [2, 1, 3, 1], (*boxes, "fname"))  # without labels
+    annotate(
+        "cars_test", "cars_test_annos_withlabels.mat", [2, 1, 3, 1], (*boxes, "class", "fname")
+    )
+    annotate(
+        "cars_test", "devkit/cars_test_annos.mat", [2, 1, 3, 1], (*boxes, "fname")
+    )  # without labels
 
 
 def oxford_flowers(root: Path) -> None:
@@ -94,14 +109,24 @@ def oxford_flowers(root: Path) -> None:
         image(folder / "jpg" / f"image_{i:05d}.jpg")
     savemat(folder / "imagelabels.mat", {"labels": np.array([labels], dtype=np.uint8)})
     ids = np.arange(1, 31, dtype=np.uint16)[None]
-    savemat(folder / "setid.mat", {"trnid": ids[:, ::3], "valid": ids[:, 1::3], "tstid": ids[:, 2::3]})
-    names = {"21": "fire lily", "3": "canterbury bells", "1": "pink primrose", "2": "hard-leaved pocket orchid"}
+    savemat(
+        folder / "setid.mat", {"trnid": ids[:, ::3], "valid": ids[:, 1::3], "tstid": ids[:, 2::3]}
+    )
+    names = {
+        "21": "fire lily",
+        "3": "canterbury bells",
+        "1": "pink primrose",
+        "2": "hard-leaved pocket orchid",
+    }
     text(folder / "cat_to_name.json", json.dumps(names))
 
 
 def food101(root: Path) -> None:
     folder = root / "food-101"
-    names = {c: [f"{c}/{1005649 + 7 * i}" for i in range(10)] for c in ("apple_pie", "baby_back_ribs", "waffles")}
+    names = {
+        c: [f"{c}/{1005649 + 7 * i}" for i in range(10)]
+        for c in ("apple_pie", "baby_back_ribs", "waffles")
+    }
     for name in sum(names.values(), []):
         image(folder / "images" / f"{name}.jpg")
     text(folder / "meta" / "train.json", json.dumps({c: n[:7] for c, n in names.items()}))
@@ -115,7 +140,9 @@ def fgvc_aircraft(root: Path) -> None:
     text(folder / "variants.txt", *variants)
     for start, (split, n) in enumerate({"train": 6, "val": 3, "test": 5}.items(), 1):
         rows = [(f"{start:03d}{i:04d}", variants[(i + start) % 3]) for i in range(n)]
-        text(folder / f"images_variant_{split}.txt", *(f"{name} {variant}" for name, variant in rows))
+        text(
+            folder / f"images_variant_{split}.txt", *(f"{name} {variant}" for name, variant in rows)
+        )
         for name, _ in rows:
             image(folder / "images" / f"{name}.jpg")
 
@@ -134,7 +161,9 @@ def sun397(root: Path) -> None:
 
 def dtd(root: Path) -> None:
     folder = root / "dtd"
-    rows = [f"{c}/{c}_{i:04d}.jpg" for c in ("banded", "polka-dotted", "zigzagged") for i in range(10)]
+    rows = [
+        f"{c}/{c}_{i:04d}.jpg" for c in ("banded", "polka-dotted", "zigzagged") for i in range(10)
+    ]
     for row in rows:
         image(folder / "images" / row)
     (folder / "images" / "banded" / ".directory").touch()  # the archive has one
@@ -153,7 +182,11 @@ def eurosat(root: Path) -> None:
 
 def ucf101(root: Path) -> None:
     folder = root / "ucf101"
-    actions = {"ApplyEyeMakeup": "Apply_Eye_Makeup", "HandstandPushups": "Handstand_Pushups", "YoYo": "Yo_Yo"}
+    actions = {
+        "ApplyEyeMakeup": "Apply_Eye_Makeup",
+        "HandstandPushups": "Handstand_Pushups",
+        "YoYo": "Yo_Yo",
+    }
     lists = folder / "ucfTrainTestlist"
     text(lists / "classInd.txt", *(f"{i} {a}" for i, a in enumerate(actions, 1)))
     rows = [(a, i, f"v_{a}_g{g:02d}_c01") for i, a in enumerate(actions, 1) for g in range(1, 9)]

@@ -39,7 +39,10 @@ def test_logits_are_those_without(name, prec, key, where, data, tmp_path, logits
     if node:
         assert run(name, data, tmp_path / "train", *opts, *off) == 0
     logits.clear()
-    for folder, kept in (("without", off), ("first", (f"DATALOADER.{key}", str(tmp_path / "kept")))) * 2:
+    for folder, kept in (
+        ("without", off),
+        ("first", (f"DATALOADER.{key}", str(tmp_path / "kept"))),
+    ) * 2:
         again = folder + "_again" * (tmp_path / folder).exists()
         assert run(name, data, tmp_path / again, *opts, *kept, flags=flags) == 0
     assert read_json(str(tmp_path / "first_again" / "results.json"))["test_from"] == where

@@ -27,7 +27,11 @@ def saved(out: Path, epoch: int, model: str = "MultiModalPromptLearner") -> dict
 def test_a_training_and_what_it_says(prec, data, tmp_path, capsys):
     assert run("P2C", data, tmp_path, "TRAINER.P2C.PREC", prec) == 0
     log = capsys.readouterr().out
-    assert f"Device: {torch.cuda.get_device_name()}" in log and "Steps are" not in log and "Precision" not in log
+    assert (
+        f"Device: {torch.cuda.get_device_name()}" in log
+        and "Steps are" not in log
+        and "Precision" not in log
+    )
     record = read_json(str(tmp_path / "results.json"))
     assert record["device"] == torch.cuda.get_device_name() and record["peak_memory_mb"]["gpu"] > 1
 
@@ -35,7 +39,12 @@ def test_a_training_and_what_it_says(prec, data, tmp_path, capsys):
 def test_forked_runs_compute_on_the_gpu(data, tmp_path, monkeypatch, capsys):
     """The process that they are forked from has touched no CUDA."""
     monkeypatch.chdir(REPO)
-    for name, value in {"DATA": str(data), "OUTPUT": str(tmp_path), "VENV": sys.prefix, "SHOTS": "1"}.items():
+    for name, value in {
+        "DATA": str(data),
+        "OUTPUT": str(tmp_path),
+        "VENV": sys.prefix,
+        "SHOTS": "1",
+    }.items():
         monkeypatch.setenv(name, value)
     words = "base2new --methods zsclip p2c --datasets shapes --seeds 1 -- OPTIM.MAX_EPOCH 2"
     assert protocol.main(words.split()) == 0, capsys.readouterr().err
@@ -135,7 +144,10 @@ dist.destroy_process_group()
 def test_nccl_adds_up_over_all_gpus(tmp_path):
     world = torch.cuda.device_count()
     command = [sys.executable, "-c", SCRIPT]
-    ranks = [subprocess.Popen([*command, str(r), str(world), str(tmp_path / "meet")], cwd=REPO) for r in range(world)]
+    ranks = [
+        subprocess.Popen([*command, str(r), str(world), str(tmp_path / "meet")], cwd=REPO)
+        for r in range(world)
+    ]
     assert [rank.wait(timeout=120) for rank in ranks] == [0] * world
 
 

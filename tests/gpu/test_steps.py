@@ -1,4 +1,5 @@
-"""Training steps on a GPU: captured beside computed, each precision beside fp32, the GPU beside the CPU."""
+"""Training steps on a GPU: captured beside computed, each precision beside fp32, the GPU beside the
+CPU."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +16,22 @@ from tests.trainers.test_capture import GRAPHED, small
 STEPS, EPOCHS = 20, 2
 NODES = {"CoOp": "COOP", "KgCoOp": "COOP", "ProGrad": "COOP", "TCP": "COOP", "CoCoOp": "COCOOP", "MaPLe": "MAPLE",
          "MaPLe_ATP": "MAPLE", "P2C": "P2C", "PromptSRC": "PROMPTSRC", "MultiModalAdapter": "MMADAPTER"}  # fmt: skip
-# Relative to their length: what an eighth of a bit more or less in each of many roundings leaves of a loss, a gradient.
+# Relative to their length: what an eighth of a bit more or less in each of many roundings leaves of
+# a loss, a gradient.
 ROUNDING = {"fp16": (0.01, 0.1), "amp": (0.01, 0.1), "bf16": (0.05, 0.5), "tf32": (2e-3, 0.02)}
 
 Log = list[dict[str, Tensor]]
 
 
-def on(device: str, name: str, data: Path, out: Path, weights: Mapping[str, Tensor], prec: str, *opts: str) -> TrainerX:
+def on(
+    device: str,
+    name: str,
+    data: Path,
+    out: Path,
+    weights: Mapping[str, Tensor],
+    prec: str,
+    *opts: str,
+) -> TrainerX:
     """The method's trainer, its parameters shaken, its batches of 3 images."""
     keys = (f"TRAINER.{NODES[name]}.PREC", prec, "USE_CUDA", str(device == "cuda"))
     trainer = build(name, data, out / device, weights, *keys, *opts)
@@ -52,11 +62,14 @@ def batches(weights: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "prec"), [*((name, "fp32") for name in GRAPHED), *(("P2C", p) for p in ("fp16", "bf16", "amp", "tf32"))]
+    ("name", "prec"),
+    [*((name, "fp32") for name in GRAPHED), *(("P2C", p) for p in ("fp16", "bf16", "amp", "tf32"))],
 )
 def test_captured_steps_are_the_steps(name, prec, data, tmp_path, weights, capsys):
     """Losses and parameters of 20, with the noise drawn in order, of two epochs' rates and σ."""
-    eager, captured = (on("cuda", name, data, tmp_path / p, weights, prec, *small(name)) for p in "ab")
+    eager, captured = (
+        on("cuda", name, data, tmp_path / p, weights, prec, *small(name)) for p in "ab"
+    )
     captured.model.load_state_dict(eager.model.state_dict())
     eager.compute.refused = True
     expected, seen = train(eager, batches(weights)), train(captured, batches(weights))
@@ -65,11 +78,23 @@ def test_captured_steps_are_the_steps(name, prec, data, tmp_path, weights, capsy
     tolerance = 1e-4 if prec in ("fp32", "tf32") else 0.02
     for step, (a, b) in enumerate(zip(seen, expected, strict=True)):
         for key in b:
-            assert near(a[key], b[key], tolerance), f"{key} of step {step}: {a[key]} is not {b[key]}"
+            assert near(a[key], b[key], tolerance), (
+                f"{key} of step {step}: {a[key]} is not {b[key]}"
+            )
 
 
 def test_a_replay_draws_noise_anew(data, tmp_path, weights):
-    trainer = on("cuda", "P2C", data, tmp_path, weights, "fp32", *small("P2C"), "TRAINER.P2C.DPD.SIGMA_MAX", "0.5")
+    trainer = on(
+        "cuda",
+        "P2C",
+        data,
+        tmp_path,
+        weights,
+        "fp32",
+        *small("P2C"),
+        "TRAINER.P2C.DPD.SIGMA_MAX",
+        "0.5",
+    )
     [first, *_] = batches(weights)
     step = {"img": first[0], "label": first[1], "domain": first[1]}
     trainer.step = lambda: None
@@ -101,7 +126,9 @@ QUIET = ("TRAINER.P2C.DPD.ENABLED", "False", "TRAINER.P2C.AUX.ENABLED", "False")
 @pytest.mark.parametrize("name", NODES)
 def test_fp32_on_a_gpu_is_fp32_on_a_cpu(name, data, tmp_path, weights):
     quiet = QUIET if name == "P2C" else ()
-    cpu, cuda = (on(d, name, data, tmp_path, weights, "fp32", *small(name), *quiet) for d in ("cpu", "cuda"))
+    cpu, cuda = (
+        on(d, name, data, tmp_path, weights, "fp32", *small(name), *quiet) for d in ("cpu", "cuda")
+    )
     cuda.model.load_state_dict(cpu.model.state_dict())
     given = batches(weights)[0]
     (expected, grads), (loss, own) = (gradients(t, given) for t in (cpu, cuda))
@@ -111,7 +138,9 @@ def test_fp32_on_a_gpu_is_fp32_on_a_cpu(name, data, tmp_path, weights):
 @pytest.mark.parametrize("prec", ROUNDING)
 def test_other_precisions_are_near_fp32(prec, data, tmp_path, vit_b16):
     """P2C on ViT-B/16, the weights random."""
-    exact, rounded = (on("cuda", "P2C", data, tmp_path / p, vit_b16, p, *QUIET) for p in ("fp32", prec))
+    exact, rounded = (
+        on("cuda", "P2C", data, tmp_path / p, vit_b16, p, *QUIET) for p in ("fp32", prec)
+    )
     rounded.model.load_state_dict(exact.model.state_dict())
     if rounded.scaler:
         rounded.scaler.scale(torch.ones((), device="cuda"))
@@ -120,7 +149,9 @@ def test_other_precisions_are_near_fp32(prec, data, tmp_path, vit_b16):
     (expected, grads), (loss, own) = (gradients(t, given) for t in (exact, rounded))
     of_loss, of_grads = ROUNDING[prec]
     assert near(loss, expected, of_loss), f"{loss} is not {expected}"
-    assert near(own, grads, of_grads), f"gradients differ by {((own - grads).norm() / grads.norm()).item():.2g}"
+    assert near(own, grads, of_grads), (
+        f"gradients differ by {((own - grads).norm() / grads.norm()).item():.2g}"
+    )
 
 
 def test_fp32_products_are_not_rounded_to_tf32(data, tmp_path, vit_b16):

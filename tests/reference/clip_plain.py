@@ -1,6 +1,7 @@
 """OpenAI's CLIP with a ViT, written plainly: 77 tokens, every class whole, float softmax attention.
 
-Shapes: B images, C texts (classes), L tokens, W text width, Wv vision width, D embedding, N prompt vectors.
+Shapes: B images, C texts (classes), L tokens, W text width, Wv vision width, D embedding, N prompt
+    vectors.
 """
 
 from __future__ import annotations
@@ -129,14 +130,18 @@ class PlainCLIP(nn.Module):
     ) -> Tensor:
         """Text features at the EOT positions.
 
-        embeddings: (C, L, W) before positions are added; L is 77, or less where nothing but padding is cut off
+        embeddings: (C, L, W) before positions are added; L is 77, or less where nothing but padding
+            is cut off
         eot: (C,) the index of EOT in each text
-        deep: {block: (start, (N, W) or (C, N, W))}: at this block's input, tokens start ... start+N-1 are replaced
+        deep: {block: (start, (N, W) or (C, N, W))}: at this block's input, tokens start ...
+            start+N-1 are replaced
         returns: (C, D), not normalised
         """
         length = embeddings.shape[1]
         x = embeddings + self.positional_embedding[:length]
-        mask = torch.full((length, length), float("-inf"), dtype=self.dtype, device=x.device).triu(diagonal=1)
+        mask = torch.full((length, length), float("-inf"), dtype=self.dtype, device=x.device).triu(
+            diagonal=1
+        )
         for i, block in enumerate(self.transformer.resblocks):
             if deep and i in deep:
                 start, prompts = deep[i]

@@ -1,4 +1,5 @@
-"""KgCoOp written plainly on top of PlainCLIP: CoOp whose text features are kept near the hand-crafted prompts'."""
+"""KgCoOp written plainly on top of PlainCLIP: CoOp whose text features are kept near the
+hand-crafted prompts'."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ from .maple_plain import CONTEXT_LENGTH, EOT, PAD, SOS, tokenise
 TEMPLATE = "a photo of a {}."
 
 
-def teacher_features(clip: PlainCLIP, classnames: Sequence[str], template: str = TEMPLATE) -> Tensor:
+def teacher_features(
+    clip: PlainCLIP, classnames: Sequence[str], template: str = TEMPLATE
+) -> Tensor:
     """(C, D), not normalised: the frozen CLIP on the template's sentences."""
     rows = []
     for name in classnames:

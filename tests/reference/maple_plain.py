@@ -49,7 +49,8 @@ def maple_forward(
     frozen_words: str = "",
     upstream_slicing: bool = False,
 ) -> MapleOutput:
-    """MaPLe (attributes empty, frozen_words "of a") or MaPLe + ATPrompt (attributes, no frozen words).
+    """MaPLe (attributes empty, frozen_words "of a") or MaPLe + ATPrompt (attributes, no frozen
+    words).
 
     images (B, 3, H, H), labels (B,)
     """
@@ -76,7 +77,9 @@ def text_features(
     built = [build(clip, prompts, name, attributes, frozen_words) for name in classnames]
     embeddings = torch.stack([b.embeddings for b in built])  # (C, 77, W)
     eot = torch.tensor([b.eot for b in built])  # (C,)
-    ctx_start = built[0].ctx_start  # the same for all: what stands before ctx does not depend on the class
+    ctx_start = built[
+        0
+    ].ctx_start  # the same for all: what stands before ctx does not depend on the class
     deep = {block: (ctx_start, p) for block, p in deep_text_prompts(prompts).items()}
     return clip.text_tower(embeddings, eot, deep)
 
@@ -121,9 +124,10 @@ def class_prompt_upstream_slicing(
 ) -> ClassPrompt:
     """The same as ATPrompt's published code does it: as if every attribute word were one token.
 
-    It tokenises the sentence with an X for every learnable vector, then cuts out pieces at fixed places.
-    Where a word has two tokens, every later cut falls one token too early: the second half of "playfulness"
-    is overwritten, an X (the word "x") takes the place of "energy", another X is left before the name.
+    It tokenises the sentence with an X for every learnable vector, then cuts out pieces at fixed
+    places. Where a word has two tokens, every later cut falls one token too early: the second half
+    of "playfulness" is overwritten, an X (the word "x") takes the place of "energy", another X is
+    left before the name.
     """
     sentence = placeholder_sentence(prompts, classname, attributes, frozen_words)
     ids = [SOS, *tokenise(sentence), EOT]
@@ -147,9 +151,13 @@ def class_prompt_upstream_slicing(
 
 
 def placeholder_sentence(
-    prompts: Mapping[str, Tensor], classname: str, attributes: Sequence[str] = (), frozen_words: str = ""
+    prompts: Mapping[str, Tensor],
+    classname: str,
+    attributes: Sequence[str] = (),
+    frozen_words: str = "",
 ) -> str:
-    """The prompt as text, X for every learnable vector: X X color X X shape X X striped red hexagon."""
+    """The prompt as text, X for every learnable vector: X X color X X shape X X striped red
+    hexagon."""
     words: list[str] = []
     for k, attribute in enumerate(attributes, start=1):
         words += ["X"] * len(prompts[f"ctx_att{k}"]) + [attribute]
@@ -200,7 +208,9 @@ def mapper(prompts: Mapping[str, Tensor], x: Tensor) -> Tensor:
 def deep_visual_prompts(prompts: Mapping[str, Tensor]) -> dict[int, Tensor]:
     """{block: (N_CTX, Wv)} for the blocks 1 ... J-1, from the deep text prompts."""
     return {
-        n + 1: _linear(prompts, f"compound_prompt_projections.{n}", prompts[f"compound_prompts_text.{n}"])
+        n + 1: _linear(
+            prompts, f"compound_prompt_projections.{n}", prompts[f"compound_prompts_text.{n}"]
+        )
         for n in range(_count_deep(prompts))
     }
 
@@ -258,13 +268,21 @@ def random_prompts(
 
 def as_leaves(prompts: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> Prompts:
     """Detached copies (in `dtype`, if given) that require gradients."""
-    return {key: p.detach().to(dtype or p.dtype, copy=True).requires_grad_() for key, p in prompts.items()}
+    return {
+        key: p.detach().to(dtype or p.dtype, copy=True).requires_grad_()
+        for key, p in prompts.items()
+    }
 
 
-def prompts_from_checkpoint(state_dict: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> Prompts:
-    """Learned parameters of a model's or a prompt learner's state dict: no prefix, no token_* buffers."""
+def prompts_from_checkpoint(
+    state_dict: Mapping[str, Tensor], dtype: torch.dtype | None = None
+) -> Prompts:
+    """Learned parameters of a model's or a prompt learner's state dict: no prefix, no token_*
+    buffers."""
     kept: Prompts = {}
-    prefix = "prompt_learner." if any(key.startswith("prompt_learner.") for key in state_dict) else ""
+    prefix = (
+        "prompt_learner." if any(key.startswith("prompt_learner.") for key in state_dict) else ""
+    )
     names = ("ctx", "proj.", "compound_prompts_text.", "compound_prompt_projections.")
     for key, value in state_dict.items():
         if key.startswith(prefix) and key.removeprefix(prefix).startswith(names):
@@ -273,6 +291,7 @@ def prompts_from_checkpoint(state_dict: Mapping[str, Tensor], dtype: torch.dtype
 
 
 def gradients(loss: Tensor, prompts: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
-    """d loss / d prompts by name; None where a parameter took no part (say ctx_att3 with two attributes)."""
+    """d loss / d prompts by name; None where a parameter took no part (say ctx_att3 with two
+    attributes)."""
     grads = torch.autograd.grad(loss, list(prompts.values()), retain_graph=True, allow_unused=True)
     return dict(zip(prompts, grads, strict=True))

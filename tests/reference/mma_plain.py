@@ -1,4 +1,5 @@
-"""MMA written plainly on top of PlainCLIP: adapters behind the blocks of both towers, their middle layer shared.
+"""MMA written plainly on top of PlainCLIP: adapters behind the blocks of both towers, their middle
+layer shared.
 
 Parameters are a dict under the family's keys, N the block's number from 1, M the adapter's width:
 
@@ -42,12 +43,19 @@ def _linear(params: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
 
 
 def text_features(
-    clip: PlainCLIP, params: Mapping[str, Tensor], classnames: Sequence[str], scale: float = SCALE, ctx: str = CTX
+    clip: PlainCLIP,
+    params: Mapping[str, Tensor],
+    classnames: Sequence[str],
+    scale: float = SCALE,
+    ctx: str = CTX,
 ) -> Tensor:
     """(C, D), not normalised."""
     words = clip.embed(torch.tensor(maple_plain.tokenise(ctx)))
     built = [maple_plain.class_prompt(clip, {"ctx": words}, name) for name in classnames]
-    embeddings, eot = torch.stack([b.embeddings for b in built]), torch.tensor([b.eot for b in built])
+    embeddings, eot = (
+        torch.stack([b.embeddings for b in built]),
+        torch.tensor([b.eot for b in built]),
+    )
     return clip.text_tower(embeddings, eot, adapt=adapter(params, "text", scale))
 
 
@@ -77,21 +85,29 @@ def loss(
     return functional.cross_entropy(logits(clip, params, classnames, images, scale, ctx), labels)
 
 
-def gradients(loss: Tensor, params: Mapping[str, Tensor], scale: float = SCALE) -> dict[str, Tensor | None]:
+def gradients(
+    loss: Tensor, params: Mapping[str, Tensor], scale: float = SCALE
+) -> dict[str, Tensor | None]:
     """What the optimizer gets: d loss / d params, divided by scale.
 
-    Backwards, the adapter's output passes on its gradient times 1 / scale and its input times scale. The two cancel
-    for everything before the adapter, whose gradient is the true one, so nothing accumulates over the blocks; between
-    them, at the adapter's own parameters, the factor 1 / scale is left.
+    Backwards, the adapter's output passes on its gradient times 1 / scale and its input times
+    scale. The two cancel for everything before the adapter, whose gradient is the true one, so
+    nothing accumulates over the blocks; between them, at the adapter's own parameters, the factor 1
+    / scale is left.
     """
     true = maple_plain.gradients(loss, params)
     return {key: None if g is None else g / scale for key, g in true.items()}
 
 
-def random_params(clip: PlainCLIP, first: int = 2, last: int = 3, middle: int = 32, seed: int = 0) -> dict[str, Tensor]:
+def random_params(
+    clip: PlainCLIP, first: int = 2, last: int = 3, middle: int = 32, seed: int = 0
+) -> dict[str, Tensor]:
     """Leaf tensors to test with: adapters in the blocks number `first` to `last`."""
     rng = torch.Generator().manual_seed(seed)
-    widths = {"text": clip.token_embedding.weight.shape[1], "visual": clip.visual.class_embedding.shape[0]}
+    widths = {
+        "text": clip.token_embedding.weight.shape[1],
+        "visual": clip.visual.class_embedding.shape[0],
+    }
     made: dict[str, Tensor] = {}
 
     def linear(name: str, n_in: int, n_out: int) -> None:

@@ -1,4 +1,5 @@
-"""SGD with momentum and weight decay, and the family's learning rate per epoch, as plain formulas."""
+"""SGD with momentum and weight decay, and the family's learning rate per epoch, as plain
+formulas."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from torch import Tensor
 from .maple_plain import Prompts, as_leaves, gradients
 
 
-def lr_at_epoch(epoch: int, base_lr: float, max_epoch: int, warmup_epochs: int = 1, warmup_lr: float = 1e-5) -> float:
+def lr_at_epoch(
+    epoch: int, base_lr: float, max_epoch: int, warmup_epochs: int = 1, warmup_lr: float = 1e-5
+) -> float:
     """Constant warm-up, then a cosine from its own epoch 0 with length max_epoch; epoch from 0."""
     if epoch < warmup_epochs:
         return warmup_lr
@@ -28,8 +31,10 @@ def sgd_step(
 ) -> tuple[Prompts, dict[str, Tensor]]:
     """One update: g = grad + wd * p; v = momentum * v + g (v = g at first); p = p - lr * v.
 
-    momenta: {} at the first step. A parameter without a gradient (None) is left alone, weight decay included.
-    Returns new parameters (leaves that require gradients) and new momenta; nothing is changed in place.
+    momenta: {} at the first step. A parameter without a gradient (None) is left alone, weight decay
+        included.
+    Returns new parameters (leaves that require gradients) and new momenta; nothing is changed in
+    place.
     """
     new_params: Prompts = {}
     new_momenta = dict(momenta)
@@ -52,12 +57,15 @@ def train(
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
 ) -> tuple[Prompts, list[float]]:
-    """Steps (lr, function from parameters to the loss) -> the last parameters, the loss before each step."""
+    """Steps (lr, function from parameters to the loss) -> the last parameters, the loss before each
+    step."""
     params = as_leaves(params)
     momenta: dict[str, Tensor] = {}
     losses = []
     for lr, loss_of in steps:
         loss = loss_of(params)
         losses.append(loss.item())
-        params, momenta = sgd_step(params, gradients(loss, params), momenta, lr, momentum, weight_decay)
+        params, momenta = sgd_step(
+            params, gradients(loss, params), momenta, lr, momentum, weight_decay
+        )
     return params, losses

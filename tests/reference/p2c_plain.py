@@ -1,4 +1,5 @@
-"""P2C on top of plain MaPLe + ATPrompt: schedules, mixture noise, the training loss with given noise."""
+"""P2C on top of plain MaPLe + ATPrompt: schedules, mixture noise, the training loss with given
+noise."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ def sigma_at_epoch(
 def mixture_moments(
     means: Sequence[float], stds: Sequence[float], weights: Sequence[float] | None = None
 ) -> tuple[float, float]:
-    """Mean and variance of a mixture of Gaussians; weights are equal if not given, and need not sum to 1."""
+    """Mean and variance of a mixture of Gaussians; weights are equal if not given, and need not sum
+    to 1."""
     weights = [1.0] * len(means) if weights is None else list(weights)
     total = sum(weights)
     mean = sum(w * m for w, m in zip(weights, means, strict=True)) / total
@@ -69,7 +71,8 @@ def mixture_noise(
     weights: Sequence[float] | None = None,
     standardise: bool = True,
 ) -> Tensor:
-    """Mixture samples from each element's component (integers) and standard normal number; same shape."""
+    """Mixture samples from each element's component (integers) and standard normal number; same
+    shape."""
     mean_of_each = torch.tensor(means, dtype=normal.dtype)[component]
     std_of_each = torch.tensor(stds, dtype=normal.dtype)[component]
     x = mean_of_each + std_of_each * normal
@@ -108,8 +111,10 @@ def p2c_loss(
 ) -> P2CLoss:
     """P2C's training loss with explicit noise.
 
-    noise: {"ctx": (N_CTX, W), "ctx_att1": (N_ATT, W), ...}, scaled by sigma_t already. A missing name: none.
-    eta: (N_CTX, W), scaled by sigma_aux already; None switches the auxiliary loss off. With other aux_names than ctx
+    noise: {"ctx": (N_CTX, W), "ctx_att1": (N_ATT, W), ...}, scaled by sigma_t already. A missing
+        name: none.
+    eta: (N_CTX, W), scaled by sigma_aux already; None switches the auxiliary loss off. With other
+        aux_names than ctx
     as many rows as these prompts have, in this order.
     """
     noise = noise or {}
@@ -131,9 +136,13 @@ def p2c_loss(
 
 
 def auxiliary_loss(
-    prompts: Mapping[str, Tensor], eta: Tensor, names: Sequence[str] = ("ctx",), stop_gradient: bool = True
+    prompts: Mapping[str, Tensor],
+    eta: Tensor,
+    names: Sequence[str] = ("ctx",),
+    stop_gradient: bool = True,
 ) -> Tensor:
-    """mean over all elements of (F(p + eta) - F(p))^2, p each vector of the named prompts, eta a row for each.
+    """mean over all elements of (F(p + eta) - F(p))^2, p each vector of the named prompts, eta a
+    row for each.
 
     With stop_gradient F(p) is a constant.
     """

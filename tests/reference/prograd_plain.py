@@ -1,4 +1,5 @@
-"""ProGrad written plainly on top of PlainCLIP: CoOp whose gradient may not go against zero-shot CLIP's knowledge."""
+"""ProGrad written plainly on top of PlainCLIP: CoOp whose gradient may not go against zero-shot
+CLIP's knowledge."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ def losses(
     template: str = TEMPLATE,
     attributes: Sequence[str] = (),
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy with the labels, and L_kl = -mean over images of sum over classes p_zs log p T^2.
+    """Cross-entropy with the labels, and L_kl = -mean over images of sum over classes p_zs log p
+    T^2.
 
     p_zs and p are the softmax of zero-shot and prompted logits / T. L_kl is KL(p_zs || p) T^2 but for p_zs's entropy,
     which does not depend on the prompts. prompts: CoOp's. images (B, 3, H, H), labels (B,)
@@ -37,7 +39,8 @@ def losses(
 
 
 def project(xe: Tensor, kl: Tensor, lam: float = 1.0) -> Tensor:
-    """One tensor's step direction: where xe . kl < 0, xe without lam times its component along kl; else xe."""
+    """One tensor's step direction: where xe . kl < 0, xe without lam times its component along kl;
+    else xe."""
     dot = (xe * kl).sum()
     if dot >= 0:
         return xe
@@ -48,6 +51,10 @@ def project(xe: Tensor, kl: Tensor, lam: float = 1.0) -> Tensor:
 def final_gradients(
     xe: Tensor, kl: Tensor, prompts: Mapping[str, Tensor], lam: float = 1.0
 ) -> dict[str, Tensor | None]:
-    """By name: each tensor's gradients of the two losses, projected on its own; None where it took no part."""
+    """By name: each tensor's gradients of the two losses, projected on its own; None where it took
+    no part."""
     g_xe, g_kl = gradients(xe, prompts), gradients(kl, prompts)
-    return {name: None if g_xe[name] is None else project(g_xe[name], g_kl[name], lam) for name in prompts}
+    return {
+        name: None if g_xe[name] is None else project(g_xe[name], g_kl[name], lam)
+        for name in prompts
+    }

@@ -1,11 +1,12 @@
-"""PromptSRC written plainly on top of PlainCLIP: prompts of both towers, not made of each other, and constraints.
+"""PromptSRC written plainly on top of PlainCLIP: prompts of both towers, not made of each other,
+and constraints.
 
 Prompt parameters are a dict under the family's keys:
 
-    prompt_learner.ctx                                       (N, W), text
-    text_encoder.transformer.resblocks.n.VPT_shallow         (N, W), put in place of them at the input of block n
-    image_encoder.VPT                                        (Nv, Wv), appended after the patches
-    image_encoder.transformer.resblocks.n.VPT_shallow        (Nv, Wv), put in place of them at the input of block n
+    prompt_learner.ctx (N, W), text text_encoder.transformer.resblocks.n.VPT_shallow (N, W), put in
+    place of them at the input of block n image_encoder.VPT (Nv, Wv), appended after the patches
+    image_encoder.transformer.resblocks.n.VPT_shallow (Nv, Wv), put in place of them at the input of
+    block n
 """
 
 from __future__ import annotations
@@ -26,13 +27,21 @@ TEMPLATES = OPENAI_IMAGENET_TEMPLATES[:60]
 
 
 def text_features(
-    clip: PlainCLIP, prompts: Mapping[str, Tensor], classnames: Sequence[str], frozen_words: str = ""
+    clip: PlainCLIP,
+    prompts: Mapping[str, Tensor],
+    classnames: Sequence[str],
+    frozen_words: str = "",
 ) -> Tensor:
     """(C, D), not normalised. SOS ctx frozen-words name . EOT"""
     ctx = {"ctx": prompts["prompt_learner.ctx"]}
     built = [class_prompt(clip, ctx, name, frozen_words=frozen_words) for name in classnames]
-    embeddings, eot = torch.stack([b.embeddings for b in built]), torch.tensor([b.eot for b in built])
-    deep = {n: (1, vectors) for n, vectors in _at_blocks(clip.transformer, prompts, TEXT_BLOCK).items()}
+    embeddings, eot = (
+        torch.stack([b.embeddings for b in built]),
+        torch.tensor([b.eot for b in built]),
+    )
+    deep = {
+        n: (1, vectors) for n, vectors in _at_blocks(clip.transformer, prompts, TEXT_BLOCK).items()
+    }
     return clip.text_tower(embeddings, eot, deep)
 
 
@@ -42,7 +51,9 @@ def image_features(clip: PlainCLIP, prompts: Mapping[str, Tensor], images: Tenso
     return clip.vision_tower(images, prompts["image_encoder.VPT"], deep)
 
 
-def _at_blocks(transformer: torch.nn.Module, prompts: Mapping[str, Tensor], key: str) -> dict[int, Tensor]:
+def _at_blocks(
+    transformer: torch.nn.Module, prompts: Mapping[str, Tensor], key: str
+) -> dict[int, Tensor]:
     numbers = range(len(transformer.resblocks))
     return {n: prompts[key.format(n)] for n in numbers if key.format(n) in prompts}
 
@@ -60,7 +71,8 @@ def logits(
 
 
 def teacher_features(clip: PlainCLIP, classnames: Sequence[str]) -> Tensor:
-    """(C, D), unit length: the mean over 60 templates of the frozen text features as they come out of the tower."""
+    """(C, D), unit length: the mean over 60 templates of the frozen text features as they come out
+    of the tower."""
     rows = []
     for name in classnames:
         spoken = name.replace("_", " ")
@@ -85,7 +97,8 @@ def loss(
     image_weight: float = 10.0,
     frozen_words: str = "",
 ) -> Tensor:
-    """Cross-entropy + the constraints on text features, image features and logits. images (B, 3, H, H), labels (B,)"""
+    """Cross-entropy + the constraints on text features, image features and logits. images (B, 3, H,
+    H), labels (B,)"""
     text = _unit(text_features(clip, prompts, classnames, frozen_words))
     image = _unit(image_features(clip, prompts, images))
     teacher = teacher_features(clip, classnames)
@@ -110,22 +123,36 @@ def gaussian_weights(epochs: int, mean: float, std: float) -> list[float]:
     return [h / sum(heights) for h in heights]
 
 
-def average(each_epoch: Sequence[Mapping[str, Tensor]], mean: float, std: float) -> dict[str, Tensor]:
+def average(
+    each_epoch: Sequence[Mapping[str, Tensor]], mean: float, std: float
+) -> dict[str, Tensor]:
     """The sum of the epochs' parameters, each times its epoch's weight, in double precision."""
     weights = gaussian_weights(len(each_epoch), mean, std)
-    return {key: sum(w * p[key].double() for w, p in zip(weights, each_epoch, strict=True)) for key in each_epoch[0]}
+    return {
+        key: sum(w * p[key].double() for w, p in zip(weights, each_epoch, strict=True))
+        for key in each_epoch[0]
+    }
 
 
 def random_prompts(
-    clip: PlainCLIP, n_text: int = 4, n_image: int = 3, depth_text: int = 3, depth_image: int = 2, seed: int = 0
+    clip: PlainCLIP,
+    n_text: int = 4,
+    n_image: int = 3,
+    depth_text: int = 3,
+    depth_image: int = 2,
+    seed: int = 0,
 ) -> dict[str, Tensor]:
     """Leaf tensors to test with; the numbers and depths differ, so that a swap shows."""
     rng = torch.Generator().manual_seed(seed)
     width, vision_width = clip.token_embedding.weight.shape[1], clip.visual.class_embedding.shape[0]
     made = {"prompt_learner.ctx": torch.randn(n_text, width, generator=rng) * 0.02}
-    made |= {TEXT_BLOCK.format(n): torch.randn(n_text, width, generator=rng) * 0.5 for n in range(1, depth_text)}
+    made |= {
+        TEXT_BLOCK.format(n): torch.randn(n_text, width, generator=rng) * 0.5
+        for n in range(1, depth_text)
+    }
     made["image_encoder.VPT"] = torch.randn(n_image, vision_width, generator=rng) * 0.5
     made |= {
-        IMAGE_BLOCK.format(n): torch.randn(n_image, vision_width, generator=rng) * 0.5 for n in range(1, depth_image)
+        IMAGE_BLOCK.format(n): torch.randn(n_image, vision_width, generator=rng) * 0.5
+        for n in range(1, depth_image)
     }
     return as_leaves(made, clip.dtype)

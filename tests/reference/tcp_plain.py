@@ -1,4 +1,5 @@
-"""TCP written plainly on top of PlainCLIP: every class's own tokens, made of its frozen text feature.
+"""TCP written plainly on top of PlainCLIP: every class's own tokens, made of its frozen text
+feature.
 
 Prompt parameters are a dict under the family's keys, H = D // 4:
 
@@ -52,7 +53,9 @@ def text_features(
         sentences.append(torch.cat([before, prompts["ctx"], clip.embed(torch.tensor(behind))]))
         ends.append(end)
         tokens.append(class_tokens(prompts, teacher / teacher.norm()))
-    return clip.text_tower(torch.stack(sentences), torch.tensor(ends), {layer: (1, torch.stack(tokens))})
+    return clip.text_tower(
+        torch.stack(sentences), torch.tensor(ends), {layer: (1, torch.stack(tokens))}
+    )
 
 
 def logits(
@@ -80,14 +83,16 @@ def loss(
     template: str = TEMPLATE,
     weight: float = 8.0,
 ) -> Tensor:
-    """Cross-entropy + weight * (1 - mean cosine of text and teacher). images (B, 3, H, H), labels (B,)"""
+    """Cross-entropy + weight * (1 - mean cosine of text and teacher). images (B, 3, H, H), labels
+    (B,)"""
     text = text_features(clip, prompts, classnames, layer, words, template)
     cross_entropy = functional.cross_entropy(clip.logits(clip.encode_image(images), text), labels)
     return cross_entropy + weight * distance(text, teacher_features(clip, classnames, template))
 
 
 def random_prompts(clip: PlainCLIP, n_ctx: int = 4, seed: int = 0) -> dict[str, Tensor]:
-    """Leaf tensors to test with: class tokens as large as a block's input, and different for each class."""
+    """Leaf tensors to test with: class tokens as large as a block's input, and different for each
+    class."""
     rng = torch.Generator().manual_seed(seed)
     width, embed_dim = clip.token_embedding.weight.shape[1], clip.text_projection.shape[1]
     made = {

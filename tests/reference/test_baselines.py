@@ -1,4 +1,5 @@
-"""The oracles of CoOp, CoCoOp, KgCoOp and ProGrad checked: by each other, by hand, by open_clip. No project code."""
+"""The oracles of CoOp, CoCoOp, KgCoOp and ProGrad checked: by each other, by hand, by open_clip. No
+project code."""
 
 from __future__ import annotations
 
@@ -13,7 +14,12 @@ from .clip_plain import PlainCLIP
 from .maple_plain import gradients, random_prompts, tokenise
 from .weights import openai_state_dict
 
-NAMES = ["striped_red hexagon", "cat", "7 crane (bird)", "a name of many more words than the others"]
+NAMES = [
+    "striped_red hexagon",
+    "cat",
+    "7 crane (bird)",
+    "a name of many more words than the others",
+]
 ATTRIBUTES = ("color", "playfulness")  # one token, two tokens
 
 
@@ -35,7 +41,9 @@ def cocoop(clip: PlainCLIP, prompts: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.fixture
 def images() -> Tensor:
-    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    return torch.randn(
+        3, 3, 32, 32, generator=torch.Generator().manual_seed(7), dtype=torch.float64
+    )
 
 
 LABELS = torch.tensor([0, 3, 2])
@@ -66,7 +74,9 @@ def test_cocoop_with_a_silent_meta_net_is_coop(clip, cocoop, images):
         cocoop[key] = torch.zeros_like(cocoop[key])
     for attributes in ((), ATTRIBUTES):
         ours = cocoop_plain.logits(clip, cocoop, NAMES, images, attributes)
-        torch.testing.assert_close(ours, coop_plain.logits(clip, cocoop, NAMES, images, attributes=attributes))
+        torch.testing.assert_close(
+            ours, coop_plain.logits(clip, cocoop, NAMES, images, attributes=attributes)
+        )
 
 
 def test_cocoops_meta_net_is_its_layers_in_torch(clip, cocoop):
@@ -76,7 +86,13 @@ def test_cocoops_meta_net_is_its_layers_in_torch(clip, cocoop):
     net.add_module("relu", torch.nn.ReLU())
     net.add_module("linear2", torch.nn.Linear(embed_dim // 16, width))
     net = net.double()
-    net.load_state_dict({key.removeprefix("meta_net."): v for key, v in cocoop.items() if key.startswith("meta_net.")})
+    net.load_state_dict(
+        {
+            key.removeprefix("meta_net."): v
+            for key, v in cocoop.items()
+            if key.startswith("meta_net.")
+        }
+    )
     features = functional.normalize(torch.randn(5, embed_dim, dtype=torch.float64), dim=-1)
     ours = torch.stack([cocoop_plain.bias(cocoop, feature) for feature in features])
     torch.testing.assert_close(ours, net(features))
@@ -91,7 +107,9 @@ def test_cocoops_bias_reaches_ctx_alone(clip, cocoop, images):
     there = {**cocoop, "ctx": cocoop["ctx"] + cocoop["meta_net.linear2.bias"]}
     expected = coop_plain.logits(clip, there, NAMES, images, attributes=ATTRIBUTES)
     torch.testing.assert_close(ours, expected)
-    assert (expected - coop_plain.logits(clip, cocoop, NAMES, images, attributes=ATTRIBUTES)).abs().max() > 0.01
+    assert (
+        expected - coop_plain.logits(clip, cocoop, NAMES, images, attributes=ATTRIBUTES)
+    ).abs().max() > 0.01
 
 
 def test_cocoop_trains_all_it_has(clip, cocoop, images):
@@ -102,7 +120,9 @@ def test_cocoop_trains_all_it_has(clip, cocoop, images):
 
 def test_kgcoops_and_prograds_prompts_may_have_attributes(clip, prompts, images):
     expected = coop_plain.loss(clip, prompts, NAMES, images, LABELS, attributes=ATTRIBUTES)
-    ours = kgcoop_plain.loss(clip, prompts, NAMES, images, LABELS, weight=0.0, attributes=ATTRIBUTES)
+    ours = kgcoop_plain.loss(
+        clip, prompts, NAMES, images, LABELS, weight=0.0, attributes=ATTRIBUTES
+    )
     torch.testing.assert_close(ours, expected)
     xe, kl = prograd_plain.losses(clip, prompts, NAMES, images, LABELS, attributes=ATTRIBUTES)
     torch.testing.assert_close(xe, expected)
@@ -124,10 +144,14 @@ def test_kgcoop_is_coop_where_the_prompts_are_the_teachers(clip, images):
     prompts = {"ctx": clip.embed(torch.tensor(tokenise("a photo of a")))}
     expected = coop_plain.loss(clip, prompts, NAMES, images, LABELS)
     torch.testing.assert_close(kgcoop_plain.loss(clip, prompts, NAMES, images, LABELS), expected)
-    other = kgcoop_plain.loss(clip, prompts, NAMES, images, LABELS, weight=2.0, template="{} texture.")
+    other = kgcoop_plain.loss(
+        clip, prompts, NAMES, images, LABELS, weight=2.0, template="{} texture."
+    )
     text = coop_plain.text_features(clip, prompts, NAMES)
     teacher = kgcoop_plain.teacher_features(clip, NAMES, "{} texture.")
-    torch.testing.assert_close(other - expected, 2 * (1 - functional.cosine_similarity(text, teacher).mean()))
+    torch.testing.assert_close(
+        other - expected, 2 * (1 - functional.cosine_similarity(text, teacher).mean())
+    )
     assert other - expected > 0.01
 
 
@@ -149,12 +173,17 @@ def test_prograds_projection_by_hand():
 
 
 def test_prograd_projects_each_tensor_on_its_own():
-    """Losses whose gradients agree in one tensor and conflict in the other; together they would agree."""
+    """Losses whose gradients agree in one tensor and conflict in the other; together they would
+    agree."""
     a, b = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
     xe = 9 * a.sum() + b[0] - b[1]
     kl = a.sum() + 2 * b[1]
-    final = prograd_plain.final_gradients(xe, kl, {"a": a, "b": b, "unused": torch.ones(1, requires_grad=True)})
-    assert final["a"].tolist() == [9, 9] and final["b"].tolist() == [1, 0] and final["unused"] is None
+    final = prograd_plain.final_gradients(
+        xe, kl, {"a": a, "b": b, "unused": torch.ones(1, requires_grad=True)}
+    )
+    assert (
+        final["a"].tolist() == [9, 9] and final["b"].tolist() == [1, 0] and final["unused"] is None
+    )
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])

@@ -1,4 +1,5 @@
-"""The oracles of PromptSRC, TCP and MMA checked: by MaPLe's, by hand, by torch's and open_clip's. No project code."""
+"""The oracles of PromptSRC, TCP and MMA checked: by MaPLe's, by hand, by torch's and open_clip's.
+No project code."""
 
 from __future__ import annotations
 
@@ -15,7 +16,12 @@ from .clip_plain import PlainCLIP
 from .maple_plain import gradients, tokenise
 from .weights import openai_state_dict
 
-NAMES = ["striped_red hexagon", "cat", "7 crane (bird)", "a name of many more words than the others"]
+NAMES = [
+    "striped_red hexagon",
+    "cat",
+    "7 crane (bird)",
+    "a name of many more words than the others",
+]
 LABELS = torch.tensor([0, 3, 2])
 
 
@@ -26,12 +32,16 @@ def clip() -> PlainCLIP:
 
 @pytest.fixture
 def images() -> Tensor:
-    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    return torch.randn(
+        3, 3, 32, 32, generator=torch.Generator().manual_seed(7), dtype=torch.float64
+    )
 
 
 def sentences(clip: PlainCLIP, template: str) -> Tensor:
     """CLIP's features of the classes under a template, by open_clip's tokenizer, not normalised."""
-    return clip.encode_text(open_clip.tokenize([template.format(name.replace("_", " ")) for name in NAMES]))
+    return clip.encode_text(
+        open_clip.tokenize([template.format(name.replace("_", " ")) for name in NAMES])
+    )
 
 
 def assert_all_trained(loss: Tensor, params: dict[str, Tensor]) -> None:
@@ -45,21 +55,30 @@ def assert_all_trained(loss: Tensor, params: dict[str, Tensor]) -> None:
 def test_promptsrc_is_maple_with_vectors_of_its_own(clip, images):
     """MaPLe's visual prompts, computed, given to PromptSRC as parameters."""
     maple = maple_plain.random_prompts(clip, n_ctx=3)
-    prompts = {"prompt_learner.ctx": maple["ctx"], "image_encoder.VPT": maple_plain.mapper(maple, maple["ctx"])}
+    prompts = {
+        "prompt_learner.ctx": maple["ctx"],
+        "image_encoder.VPT": maple_plain.mapper(maple, maple["ctx"]),
+    }
     for n, vectors in maple_plain.deep_text_prompts(maple).items():
         prompts[promptsrc_plain.TEXT_BLOCK.format(n)] = vectors
     for n, vectors in maple_plain.deep_visual_prompts(maple).items():
         prompts[promptsrc_plain.IMAGE_BLOCK.format(n)] = vectors
     expected = maple_plain.maple_forward(clip, maple, NAMES, images)
-    torch.testing.assert_close(promptsrc_plain.logits(clip, prompts, NAMES, images), expected.logits)
+    torch.testing.assert_close(
+        promptsrc_plain.logits(clip, prompts, NAMES, images), expected.logits
+    )
 
 
 def test_promptsrc_without_its_vectors_is_clip(clip, images):
     prompts = {"prompt_learner.ctx": clip.embed(torch.tensor(tokenise("a photo")))}
-    prompts["image_encoder.VPT"] = torch.zeros(0, clip.visual.class_embedding.shape[0], dtype=torch.float64)
+    prompts["image_encoder.VPT"] = torch.zeros(
+        0, clip.visual.class_embedding.shape[0], dtype=torch.float64
+    )
     text = promptsrc_plain.text_features(clip, prompts, NAMES, frozen_words="of a")
     torch.testing.assert_close(text, sentences(clip, "a photo of a {}."))
-    torch.testing.assert_close(promptsrc_plain.image_features(clip, prompts, images), clip.encode_image(images))
+    torch.testing.assert_close(
+        promptsrc_plain.image_features(clip, prompts, images), clip.encode_image(images)
+    )
 
 
 def test_promptsrcs_teacher_is_the_mean_of_whole_sentences(clip):
@@ -67,7 +86,9 @@ def test_promptsrcs_teacher_is_the_mean_of_whole_sentences(clip):
     assert promptsrc_plain.TEMPLATES[0]("X") == "a bad photo of a X."
     assert promptsrc_plain.TEMPLATES[-1]("X") == "itap of the X."
     mean = sum(sentences(clip, template("{}")) for template in promptsrc_plain.TEMPLATES)
-    torch.testing.assert_close(promptsrc_plain.teacher_features(clip, NAMES), functional.normalize(mean, dim=-1))
+    torch.testing.assert_close(
+        promptsrc_plain.teacher_features(clip, NAMES), functional.normalize(mean, dim=-1)
+    )
 
 
 def test_promptsrcs_loss_is_of_torchs_parts(clip, images):
@@ -96,7 +117,9 @@ def test_promptsrcs_vectors_stand_in_their_own_tower(clip, images):
     image = promptsrc_plain.image_features(clip, prompts, images)
     of_text = {key for key in prompts if key.startswith(("prompt_learner", "text_encoder"))}
     for features, own in ((text, of_text), (image, prompts.keys() - of_text)):
-        assert {key for key, g in gradients(features.sum(), prompts).items() if g is not None} == own
+        assert {
+            key for key, g in gradients(features.sum(), prompts).items() if g is not None
+        } == own
 
 
 def test_the_gaussian_average_by_hand():
@@ -104,7 +127,11 @@ def test_the_gaussian_average_by_hand():
     expected = [side / (1 + 2 * side), 1 / (1 + 2 * side), side / (1 + 2 * side)]
     assert promptsrc_plain.gaussian_weights(3, mean=2, std=1) == pytest.approx(expected)
     far = promptsrc_plain.gaussian_weights(20, mean=15, std=1)  # the published one
-    assert sum(far) == pytest.approx(1) and far.index(max(far)) == 14 and far[13] == pytest.approx(0.242, abs=1e-3)
+    assert (
+        sum(far) == pytest.approx(1)
+        and far.index(max(far)) == 14
+        and far[13] == pytest.approx(0.242, abs=1e-3)
+    )
     epochs = [{"p": torch.tensor([1.0])}, {"p": torch.tensor([2.0])}, {"p": torch.tensor([6.0])}]
     by_hand = expected[0] * 1 + expected[1] * 2 + expected[2] * 6
     assert promptsrc_plain.average(epochs, mean=2, std=1)["p"].item() == pytest.approx(by_hand)
@@ -120,7 +147,9 @@ def test_tcps_meta_net_is_its_layers_in_torch(clip):
     net.add_module("linear1", torch.nn.Linear(embed_dim, embed_dim // 4))
     net.add_module("linear2", torch.nn.Linear(embed_dim // 4, 4 * width))
     net = net.double()
-    net.load_state_dict({key.removeprefix("meta_net."): p for key, p in prompts.items() if key != "ctx"})
+    net.load_state_dict(
+        {key.removeprefix("meta_net."): p for key, p in prompts.items() if key != "ctx"}
+    )
     teachers = functional.normalize(kgcoop_plain.teacher_features(clip, NAMES), dim=-1)
     hidden = net.linear1(teachers)
     expected = net.linear2(hidden / (1 + (-1.702 * hidden).exp())).reshape(len(NAMES), 4, width)
@@ -134,7 +163,9 @@ def test_tcp_at_the_first_block_is_a_sentence_of_class_tokens(clip):
     prompts = tcp_plain.random_prompts(clip)
     teachers = functional.normalize(sentences(clip, "a {}."), dim=-1)
     tokens = torch.stack([tcp_plain.class_tokens(prompts, teacher) for teacher in teachers])
-    as_words = {"ctx": tokens - clip.positional_embedding[1:5]}  # (C, 4, W): class-specific contexts
+    as_words = {
+        "ctx": tokens - clip.positional_embedding[1:5]
+    }  # (C, 4, W): class-specific contexts
     ours = tcp_plain.text_features(clip, prompts, NAMES, layer=0, template="a {}.")
     torch.testing.assert_close(ours, coop_plain.text_features(clip, as_words, NAMES))
 
@@ -168,7 +199,9 @@ def test_tcps_loss_is_of_torchs_parts(clip, images):
     prompts = tcp_plain.random_prompts(clip)
     text = tcp_plain.text_features(clip, prompts, NAMES, layer=1)
     cosine = functional.cosine_similarity(text, sentences(clip, "a photo of a {}."))
-    expected = functional.cross_entropy(clip.logits(clip.encode_image(images), text), LABELS) + 8 * (1 - cosine.mean())
+    expected = functional.cross_entropy(
+        clip.logits(clip.encode_image(images), text), LABELS
+    ) + 8 * (1 - cosine.mean())
     loss = tcp_plain.loss(clip, prompts, NAMES, images, LABELS, layer=1)
     torch.testing.assert_close(loss, expected)
     assert_all_trained(loss, prompts)
@@ -192,12 +225,15 @@ class ScaleGradient(torch.autograd.Function):
 
 @pytest.mark.parametrize("scale", [0.001, 0.3])
 def test_mmas_gradients_are_those_of_scaling_layers(clip, images, scale):
-    """Times scale where the adapter reads (before or after ln_1, linear backwards, is the same), 1 / scale behind."""
+    """Times scale where the adapter reads (before or after ln_1, linear backwards, is the same), 1
+    / scale behind."""
     params = mma_plain.random_params(clip, first=1)
     plain = {tower: mma_plain.adapter(params, tower, scale) for tower in ("text", "visual")}
 
     def scaled(tower):
-        return lambda i, h: ScaleGradient.apply(plain[tower](i, ScaleGradient.apply(h, scale)), 1 / scale)
+        return lambda i, h: ScaleGradient.apply(
+            plain[tower](i, ScaleGradient.apply(h, scale)), 1 / scale
+        )
 
     words = [mma_plain.CTX + " " + name.replace("_", " ") + "." for name in NAMES]
     tokens = open_clip.tokenize(words)
@@ -241,7 +277,9 @@ def test_mma_reads_ln_1_and_adds_behind_the_mlp(clip, images):
     params = mma_plain.random_params(clip, first=2, last=2)
     adapt = mma_plain.adapter(params, "visual", 0.5)
     block = clip.visual.transformer.resblocks[1]
-    with block.register_forward_hook(lambda block, given, out: out + adapt(1, block.ln_1(given[0]))):
+    with block.register_forward_hook(
+        lambda block, given, out: out + adapt(1, block.ln_1(given[0]))
+    ):
         expected = clip.encode_image(images)
     torch.testing.assert_close(clip.vision_tower(images, adapt=adapt), expected)
 
@@ -251,5 +289,9 @@ def test_mmas_middle_layer_is_shared_by_the_towers(clip, images):
     text = mma_plain.text_features(clip, params, NAMES)
     image = clip.vision_tower(images, adapt=mma_plain.adapter(params, "visual", 0.001))
     for features, own in ((text, "text"), (image, "visual")):
-        used = {key.split("_")[0] for key, g in gradients(features.sum(), params).items() if g is not None}
+        used = {
+            key.split("_")[0]
+            for key, g in gradients(features.sum(), params).items()
+            if g is not None
+        }
         assert used == {own, "shared"}

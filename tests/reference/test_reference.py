@@ -1,4 +1,5 @@
-"""The oracles checked: by open_clip, by hand-written numbers, by finite differences. No project code."""
+"""The oracles checked: by open_clip, by hand-written numbers, by finite differences. No project
+code."""
 
 from __future__ import annotations
 
@@ -77,14 +78,25 @@ def clip(tiny_weights: dict[str, Tensor]) -> PlainCLIP:
 
 
 def test_imports_nothing_of_the_project() -> None:
-    standard = {"__future__", "ast", "collections", "dataclasses", "math", "pathlib", "typing", "warnings"}
+    standard = {
+        "__future__",
+        "ast",
+        "collections",
+        "dataclasses",
+        "math",
+        "pathlib",
+        "typing",
+        "warnings",
+    }
     allowed = standard | {"open_clip", "pytest", "torch"}
     for file in Path(__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Import):
                 assert {alias.name.split(".")[0] for alias in node.names} <= allowed, file.name
             if isinstance(node, ast.ImportFrom):
-                assert node.level == 1 or (node.level == 0 and node.module.split(".")[0] in allowed), file.name
+                assert node.level == 1 or (
+                    node.level == 0 and node.module.split(".")[0] in allowed
+                ), file.name
 
 
 # Weights
@@ -94,7 +106,9 @@ def test_imports_nothing_of_the_project() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_torchscript_archive(tmp_path: Path, dtype: torch.dtype) -> None:
     weights = openai_state_dict("tiny", seed=3, dtype=dtype)
-    assert not torch.equal(weights["text_projection"], openai_state_dict("tiny", 4, dtype)["text_projection"])
+    assert not torch.equal(
+        weights["text_projection"], openai_state_dict("tiny", 4, dtype)["text_projection"]
+    )
     save_torchscript(weights, tmp_path / "clip.pt")
     loaded = torch.jit.load(tmp_path / "clip.pt", map_location="cpu").state_dict()
     assert loaded.keys() == weights.keys()
@@ -129,7 +143,9 @@ def test_plain_clip_equals_open_clip(arch: str) -> None:
 
 def test_features_tell_inputs_apart(clip: PlainCLIP) -> None:
     """Nearly equal features would hide mistakes in a comparison."""
-    text = nn.functional.normalize(clip.encode_text(open_clip.tokenize([f"a photo of a {n}." for n in NAMES])))
+    text = nn.functional.normalize(
+        clip.encode_text(open_clip.tokenize([f"a photo of a {n}." for n in NAMES]))
+    )
     image = nn.functional.normalize(clip.encode_image(images("tiny", 4, torch.float64)))
     for features in (text, image):
         assert (features @ features.T - torch.eye(4, dtype=torch.float64)).max() < 0.97
@@ -139,23 +155,30 @@ def test_features_tell_inputs_apart(clip: PlainCLIP) -> None:
 
 
 def prompts_of_words(clip: PlainCLIP, **words: str) -> Prompts:
-    """Prompt parameters that are embeddings of real words, so that plain CLIP can say the same sentence."""
+    """Prompt parameters that are embeddings of real words, so that plain CLIP can say the same
+    sentence."""
     prompts = random_prompts(clip, depth=1)
     for key, text in words.items():
         prompts[key] = clip.embed(torch.tensor(tokenise(text)))
     return prompts
 
 
-def test_maple_with_word_prompts_is_plain_clip(clip: PlainCLIP, tiny_weights: dict[str, Tensor]) -> None:
+def test_maple_with_word_prompts_is_plain_clip(
+    clip: PlainCLIP, tiny_weights: dict[str, Tensor]
+) -> None:
     sentences = [f"a photo of a {name.replace('_', ' ')}." for name in NAMES]
     theirs = build_open_clip(tiny_weights, torch.float64).encode_text(open_clip.tokenize(sentences))
     ours = text_features(clip, prompts_of_words(clip, ctx="a photo"), NAMES, frozen_words="of a")
     assert relative_error(ours, theirs) < 1e-12
 
 
-def test_attributes_with_word_prompts_are_plain_clip(clip: PlainCLIP, tiny_weights: dict[str, Tensor]) -> None:
+def test_attributes_with_word_prompts_are_plain_clip(
+    clip: PlainCLIP, tiny_weights: dict[str, Tensor]
+) -> None:
     prompts = prompts_of_words(clip, ctx_att1="big old", ctx_att2="new bad odd", ctx="a photo")
-    sentences = [f"big old color new bad odd playfulness a photo {n.replace('_', ' ')}." for n in NAMES]
+    sentences = [
+        f"big old color new bad odd playfulness a photo {n.replace('_', ' ')}." for n in NAMES
+    ]
     theirs = build_open_clip(tiny_weights, torch.float64).encode_text(open_clip.tokenize(sentences))
     assert relative_error(text_features(clip, prompts, NAMES, ATTRIBUTES), theirs) < 1e-12
 
@@ -163,7 +186,10 @@ def test_attributes_with_word_prompts_are_plain_clip(clip: PlainCLIP, tiny_weigh
 def test_pieces_tokenise_like_the_sentence(clip: PlainCLIP) -> None:
     prompts = random_prompts(clip)
     name = "striped_red_hexagon"
-    assert placeholder_sentence(prompts, name, ["color", "shape"]) == "X X color X X shape X X striped red hexagon."
+    assert (
+        placeholder_sentence(prompts, name, ["color", "shape"])
+        == "X X color X X shape X X striped red hexagon."
+    )
     spaced = "X X color X X shape X X striped red hexagon ."
     assert tokenise(spaced) == tokenise(spaced.replace(" .", "."))
     # With every learnable vector set to the embedding of "X", the prompt must be the sentence.
@@ -172,7 +198,9 @@ def test_pieces_tokenise_like_the_sentence(clip: PlainCLIP) -> None:
     for classname in [*NAMES, name, *open_clip.IMAGENET_CLASSNAMES]:
         for attributes, frozen in ((["color", "shape"], ""), (ATTRIBUTES, ""), ([], "of a")):
             built = class_prompt(clip, spoken, classname, attributes, frozen)
-            ids = open_clip.tokenize(placeholder_sentence(prompts, classname, attributes, frozen))[0]
+            ids = open_clip.tokenize(placeholder_sentence(prompts, classname, attributes, frozen))[
+                0
+            ]
             assert torch.equal(built.embeddings, clip.embed(ids)), classname
             assert built.eot == ids.tolist().index(EOT)
 
@@ -248,7 +276,9 @@ def test_maple_equals_open_clip_with_hooks(
     if hidden_scale is None:
         f = nn.functional.linear(prompts["ctx"], prompts["proj.weight"], prompts["proj.bias"])
     else:
-        hidden = nn.functional.linear(prompts["ctx"], prompts["proj.fc1.weight"], prompts["proj.fc1.bias"])
+        hidden = nn.functional.linear(
+            prompts["ctx"], prompts["proj.fc1.weight"], prompts["proj.fc1.bias"]
+        )
         hidden = nn.functional.gelu(hidden)
         f = nn.functional.linear(hidden, prompts["proj.fc2.weight"], prompts["proj.fc2.bias"])
 
@@ -287,7 +317,10 @@ def test_other_classes_do_not_matter(clip: PlainCLIP) -> None:
 def given_noise(prompts: Prompts, scale: float = 0.015) -> dict[str, Tensor]:
     rng = torch.Generator().manual_seed(11)
     names = ("ctx", "ctx_att1", "ctx_att2")
-    return {n: torch.randn(prompts[n].shape, generator=rng, dtype=prompts[n].dtype) * scale for n in names}
+    return {
+        n: torch.randn(prompts[n].shape, generator=rng, dtype=prompts[n].dtype) * scale
+        for n in names
+    }
 
 
 def test_p2c_loss_by_finite_differences(clip: PlainCLIP) -> None:
@@ -309,7 +342,9 @@ def test_p2c_loss_by_finite_differences(clip: PlainCLIP) -> None:
         if grad is None:
             assert name == "ctx_att3"
             continue
-        direction = torch.randn(grad.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        direction = torch.randn(
+            grad.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+        )
         direction /= direction.norm()
         step = 1e-5 * direction
         with torch.no_grad():
@@ -341,7 +376,8 @@ def test_noise_reaches_text_only(clip: PlainCLIP) -> None:
 
 
 def test_auxiliary_loss_of_a_linear_mapper(clip: PlainCLIP) -> None:
-    """F linear: F(ctx + eta) - F(ctx) = W eta, so the value has a closed form, the same for every ctx."""
+    """F linear: F(ctx + eta) - F(ctx) = W eta, so the value has a closed form, the same for every
+    ctx."""
     prompts = random_prompts(clip)
     eta = torch.full((2, 64), 0.1, dtype=torch.float64)
     expected = ((eta @ prompts["proj.weight"].T) ** 2).mean()
@@ -352,7 +388,9 @@ def test_auxiliary_loss_of_a_linear_mapper(clip: PlainCLIP) -> None:
     grads = gradients(aux, prompts)
     assert torch.allclose(grads["proj.bias"], 2 * residual.sum(0) / residual.numel())
     assert torch.allclose(grads["ctx"], 2 * residual @ prompts["proj.weight"] / residual.numel())
-    assert torch.allclose(grads["proj.weight"], 2 * residual.T @ (prompts["ctx"] + eta) / residual.numel())
+    assert torch.allclose(
+        grads["proj.weight"], 2 * residual.T @ (prompts["ctx"] + eta) / residual.numel()
+    )
     # And so it is where it is not stopped.
     free = gradients(auxiliary_loss(prompts, eta, stop_gradient=False), prompts)
     assert max(free["proj.bias"].abs().max(), free["ctx"].abs().max()) < 1e-12
@@ -360,12 +398,17 @@ def test_auxiliary_loss_of_a_linear_mapper(clip: PlainCLIP) -> None:
 
 
 def test_auxiliary_loss_of_all_prompts(clip: PlainCLIP) -> None:
-    """F applies to each vector by itself: the mean over all rows is that of the parts, weighed by their lengths."""
+    """F applies to each vector by itself: the mean over all rows is that of the parts, weighed by
+    their lengths."""
     prompts = random_prompts(clip, hidden_scale=2)
     names = ("ctx", "ctx_att1", "ctx_att2")
     lengths = [len(prompts[name]) for name in names]
-    eta = torch.randn(sum(lengths), 64, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    parts = [auxiliary_loss(prompts, e, (n,)) for n, e in zip(names, eta.split(lengths), strict=True)]
+    eta = torch.randn(
+        sum(lengths), 64, generator=torch.Generator().manual_seed(5), dtype=torch.float64
+    )
+    parts = [
+        auxiliary_loss(prompts, e, (n,)) for n, e in zip(names, eta.split(lengths), strict=True)
+    ]
     weighed = sum(n * part for n, part in zip(lengths, parts, strict=True)) / sum(lengths)
     assert auxiliary_loss(prompts, eta, names).item() == pytest.approx(weighed.item(), rel=1e-12)
 
@@ -392,7 +435,9 @@ def test_sigma_and_warm_up() -> None:
         [0.015, 0.012, 0.009, 0.006, 0.003]
     )
     assert [sigma_at_epoch("linear", t, 4, 1.0, 2) for t in range(4)] == [1, 1, 1, 0.5]
-    assert [sigma_at_epoch("sigmoid_rising", t, 4, 1.0, 2) for t in range(4)] == pytest.approx([1, 1, 0, 0.5])
+    assert [sigma_at_epoch("sigmoid_rising", t, 4, 1.0, 2) for t in range(4)] == pytest.approx(
+        [1, 1, 0, 0.5]
+    )
     with pytest.raises(ValueError, match="warm-up"):
         sigma_at_epoch("linear", 0, 2, 1.0, warmup_epochs=2)
 
@@ -419,7 +464,9 @@ def test_learning_rates() -> None:
 
 
 def test_sgd_by_hand() -> None:
-    params, momenta = sgd_step({"w": torch.tensor(2.0)}, {"w": torch.tensor(1.0)}, {}, lr=0.1, weight_decay=0.5)
+    params, momenta = sgd_step(
+        {"w": torch.tensor(2.0)}, {"w": torch.tensor(1.0)}, {}, lr=0.1, weight_decay=0.5
+    )
     assert params["w"].item() == pytest.approx(2 - 0.1 * 2)
     params, momenta = sgd_step(params, {"w": torch.tensor(1.0)}, momenta, lr=0.1, weight_decay=0.5)
     assert momenta["w"].item() == pytest.approx(0.9 * 2 + 1.9)
@@ -432,7 +479,9 @@ def test_training_equals_torch_sgd(clip: PlainCLIP) -> None:
     rates = [1e-5, 0.0035, 0.003166]
 
     def loss_of(p: Prompts) -> Tensor:
-        return p2c_loss(clip, p, NAMES, pictures, labels, ATTRIBUTES, given_noise(p), torch.ones(2, 64)).loss
+        return p2c_loss(
+            clip, p, NAMES, pictures, labels, ATTRIBUTES, given_noise(p), torch.ones(2, 64)
+        ).loss
 
     ours, losses = train(start, [(lr, loss_of) for lr in rates])
     theirs = as_leaves(start)

@@ -1,4 +1,5 @@
-"""A CoCoOp-like trainer as a third party writes it: the prompts depend on the image, which comes alone."""
+"""A CoCoOp-like trainer as a third party writes it: the prompts depend on the image, which comes
+alone."""
 
 import os.path as osp
 from collections import OrderedDict
@@ -31,7 +32,9 @@ class PromptLearner(nn.Module):
             words = opts.CTX_INIT.replace("_", " ")
             n_ctx = len(words.split(" "))
             with torch.no_grad():
-                ctx = clip_model.token_embedding(clip.tokenize(words)).type(dtype)[0, 1 : 1 + n_ctx, :]
+                ctx = clip_model.token_embedding(clip.tokenize(words)).type(dtype)[
+                    0, 1 : 1 + n_ctx, :
+                ]
         else:
             n_ctx = opts.N_CTX
             words = " ".join(["X"] * n_ctx)
@@ -56,9 +59,13 @@ class PromptLearner(nn.Module):
         self.n_cls = len(classnames)
 
     def forward(self, im_features):
-        shifted = self.ctx.unsqueeze(0) + self.meta_net(im_features).unsqueeze(1)  # (batch, n_ctx, ctx_dim)
+        shifted = self.ctx.unsqueeze(0) + self.meta_net(im_features).unsqueeze(
+            1
+        )  # (batch, n_ctx, ctx_dim)
         rows = [ctx.unsqueeze(0).expand(self.n_cls, -1, -1) for ctx in shifted]
-        return torch.stack([torch.cat([self.token_prefix, ctx, self.token_suffix], dim=1) for ctx in rows])
+        return torch.stack(
+            [torch.cat([self.token_prefix, ctx, self.token_suffix], dim=1) for ctx in rows]
+        )
 
 
 class CustomCLIP(nn.Module):

@@ -1,4 +1,5 @@
-"""A CoOp-like trainer as a third party writes it for Dassl and OpenAI's clip. It knows nothing of this repository."""
+"""A CoOp-like trainer as a third party writes it for Dassl and OpenAI's clip. It knows nothing of
+this repository."""
 
 import os.path as osp
 
@@ -53,7 +54,9 @@ class PromptLearner(nn.Module):
         dtype = clip_model.dtype
         width = clip_model.ln_final.weight.shape[0]
         resolution = clip_model.visual.input_resolution
-        assert cfg.INPUT.SIZE[0] == resolution, f"cfg_imsize ({cfg.INPUT.SIZE[0]}) must equal {resolution}"
+        assert cfg.INPUT.SIZE[0] == resolution, (
+            f"cfg_imsize ({cfg.INPUT.SIZE[0]}) must equal {resolution}"
+        )
 
         if opts.CTX_INIT:
             words = opts.CTX_INIT.replace("_", " ")
@@ -72,7 +75,9 @@ class PromptLearner(nn.Module):
 
         classnames = [name.replace("_", " ") for name in classnames]
         self.name_lens = [len(_tokenizer.encode(name)) for name in classnames]
-        self.tokenized_prompts = torch.cat([clip.tokenize(f"{words} {name}.") for name in classnames])
+        self.tokenized_prompts = torch.cat(
+            [clip.tokenize(f"{words} {name}.") for name in classnames]
+        )
         with torch.no_grad():
             embedding = clip_model.token_embedding(self.tokenized_prompts).type(dtype)
         # Both follow from the class names, so loading ignores them.
@@ -91,7 +96,9 @@ class PromptLearner(nn.Module):
         rows = []
         for i, length in enumerate(self.name_lens):
             name, rest = self.token_suffix[i, :length], self.token_suffix[i, length:]
-            rows.append(torch.cat([self.token_prefix[i], ctx[i, :before], name, ctx[i, before:], rest]))
+            rows.append(
+                torch.cat([self.token_prefix[i], ctx[i, :before], name, ctx[i, before:], rest])
+            )
         return torch.stack(rows)
 
 

@@ -1,4 +1,5 @@
-"""A FixMatch-like trainer as a third party writes it: a weak and a strong transform, K of each, unlabeled images."""
+"""A FixMatch-like trainer as a third party writes it: a weak and a strong transform, K of each,
+unlabeled images."""
 
 import torch
 from torch.nn import functional as F
@@ -41,13 +42,20 @@ class ThirdPartyFixMatch(TrainerXU):
             mask = (confidence >= self.conf_thre).float()
         output_x = self.model(weak_x[0])
         loss_x = F.cross_entropy(output_x, label_x)
-        losses_u = [F.cross_entropy(self.model(view), label_u, reduction="none") for view in strong_u]
+        losses_u = [
+            F.cross_entropy(self.model(view), label_u, reduction="none") for view in strong_u
+        ]
         loss_u = (torch.stack(losses_u).mean(dim=0) * mask).mean()
         self.model_backward_and_update(loss_x + self.weight_u * loss_u)
         if (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
         acc_x = compute_accuracy(output_x, label_x)[0].item()
-        return {"loss_x": loss_x.item(), "loss_u": loss_u.item(), "acc_x": acc_x, "confident": mask.mean().item()}
+        return {
+            "loss_x": loss_x.item(),
+            "loss_u": loss_u.item(),
+            "acc_x": acc_x,
+            "confident": mask.mean().item(),
+        }
 
     def parse_batch_train(self, batch_x, batch_u):
         views = []

@@ -1,4 +1,5 @@
-"""Datasets as a third party writes them: a few-shot one with a split file and pickles, and one with domains."""
+"""Datasets as a third party writes them: a few-shot one with a split file and pickles, and one with
+domains."""
 
 import os
 import pickle
@@ -27,7 +28,9 @@ class ThirdPartyShapes(DatasetBase):
 
         num_shots = cfg.DATASET.NUM_SHOTS
         if num_shots >= 1:
-            preprocessed = os.path.join(self.split_fewshot_dir, f"shot_{num_shots}-seed_{cfg.SEED}.pkl")
+            preprocessed = os.path.join(
+                self.split_fewshot_dir, f"shot_{num_shots}-seed_{cfg.SEED}.pkl"
+            )
             if os.path.exists(preprocessed):
                 print(f"Loading preprocessed few-shot data from {preprocessed}")
                 with open(preprocessed, "rb") as file:
@@ -38,7 +41,9 @@ class ThirdPartyShapes(DatasetBase):
                 val = self.generate_fewshot_dataset(val, num_shots=min(num_shots, 4))
                 print(f"Saving preprocessed few-shot data to {preprocessed}")
                 with open(preprocessed, "wb") as file:
-                    pickle.dump({"train": train, "val": val}, file, protocol=pickle.HIGHEST_PROTOCOL)
+                    pickle.dump(
+                        {"train": train, "val": val}, file, protocol=pickle.HIGHEST_PROTOCOL
+                    )
         super().__init__(train_x=train, val=val, test=test)
 
     def make_split(self):
@@ -47,12 +52,21 @@ class ThirdPartyShapes(DatasetBase):
             names = listdir_nohidden(os.path.join(self.image_dir, folder), sort=True)
             random.shuffle(names)
             n = len(names) // 2
-            for part, chosen in (("train", names[:n]), ("val", names[n : n + 1]), ("test", names[n + 1 :])):
-                split[part] += [(os.path.join(folder, name), label, folder.replace("_", " ")) for name in chosen]
+            for part, chosen in (
+                ("train", names[:n]),
+                ("val", names[n : n + 1]),
+                ("test", names[n + 1 :]),
+            ):
+                split[part] += [
+                    (os.path.join(folder, name), label, folder.replace("_", " ")) for name in chosen
+                ]
         return split
 
     def to_datums(self, rows):
-        return [Datum(impath=os.path.join(self.image_dir, p), label=int(y), classname=c) for p, y, c in rows]
+        return [
+            Datum(impath=os.path.join(self.image_dir, p), label=int(y), classname=c)
+            for p, y, c in rows
+        ]
 
 
 @DATASET_REGISTRY.register()
@@ -75,5 +89,7 @@ class ThirdPartyDomains(DatasetBase):
             for label, classname in enumerate(listdir_nohidden(folder, sort=True)):
                 for image in listdir_nohidden(os.path.join(folder, classname)):
                     path = os.path.join(folder, classname, image)
-                    items.append(Datum(impath=path, label=label, domain=domain, classname=classname))
+                    items.append(
+                        Datum(impath=path, label=label, domain=domain, classname=classname)
+                    )
         return items

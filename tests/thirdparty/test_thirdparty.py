@@ -27,7 +27,8 @@ REPO = Path(__file__).resolve().parents[2]
 WORDS = "a photo of a"
 # What such files use is deprecated (torch.jit.load, torch.cuda.amp), or idle on a CPU (GradScaler).
 pytestmark = [
-    pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("FutureWarning", "DeprecationWarning", "UserWarning")
+    pytest.mark.filterwarnings(f"ignore::{kind}")
+    for kind in ("FutureWarning", "DeprecationWarning", "UserWarning")
 ]
 
 
@@ -50,7 +51,10 @@ def own_data(data, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("own_data")
     for classname in list(combinations())[:2]:
         name = classname.replace(" ", "_")
-        for folder in ("thirdparty_shapes/images", *(f"thirdparty_domains/{d}" for d in ("day", "night", "sketch"))):
+        for folder in (
+            "thirdparty_shapes/images",
+            *(f"thirdparty_domains/{d}" for d in ("day", "night", "sketch")),
+        ):
             (root / folder / name).mkdir(parents=True)
             for image in sorted((data / "shapes" / "images" / name).iterdir())[:4]:
                 shutil.copy(image, root / folder / name)
@@ -73,15 +77,33 @@ def random_vit_b16(home) -> str:
 
 
 BASE = {"DATASET.NAME": "Shapes", "DATASET.SUBSAMPLE_CLASSES": "base", "DATASET.NUM_SHOTS": 4}
-TWO_CLASSES = {"DATASET.NAME": "ThirdPartyShapes", "DATASET.NUM_SHOTS": 1}  # two training images, two test images
+TWO_CLASSES = {
+    "DATASET.NAME": "ThirdPartyShapes",
+    "DATASET.NUM_SHOTS": 1,
+}  # two training images, two test images
 COOP = {"TRAINER.COOP.PREC": "fp32"}
-COCOOP = {"TRAINER.COCOOP.PREC": "fp32", "TRAINER.COCOOP.CTX_INIT": WORDS, "DATALOADER.TRAIN_X.BATCH_SIZE": 1}
+COCOOP = {
+    "TRAINER.COCOOP.PREC": "fp32",
+    "TRAINER.COCOOP.CTX_INIT": WORDS,
+    "DATALOADER.TRAIN_X.BATCH_SIZE": 1,
+}
 SHORT = {"OPTIM.MAX_EPOCH": 2, "DATALOADER.TRAIN_X.BATCH_SIZE": 2}
 
 
 def arguments(trainer: str, root: Path, out: Path, *flags: object, keys: dict) -> list[str]:
     config = f"{REPO}/tests/thirdparty/vit_tiny_ep3.yaml"
-    named = ["--root", root, "--output-dir", out, "--trainer", trainer, "--seed", 1, "--config-file", config]
+    named = [
+        "--root",
+        root,
+        "--output-dir",
+        out,
+        "--trainer",
+        trainer,
+        "--seed",
+        1,
+        "--config-file",
+        config,
+    ]
     return [str(a) for a in (*named, *flags, *(part for pair in keys.items() for part in pair))]
 
 
@@ -114,7 +136,9 @@ def accuracy(out: Path) -> float:
 
 
 def weights(out: Path, epoch: int) -> dict[str, torch.Tensor]:
-    return torch.load(out / "prompt_learner" / f"model.pth.tar-{epoch}", weights_only=True)["state_dict"]
+    return torch.load(out / "prompt_learner" / f"model.pth.tar-{epoch}", weights_only=True)[
+        "state_dict"
+    ]
 
 
 @pytest.mark.parametrize("trainer", ["CoOp", "CoCoOp"])
@@ -126,7 +150,11 @@ def test_random_prompts_learn(trainer, own_data, tmp_path):
 
 
 def test_coop_is_tested_and_resumes(data, tmp_path, capsys):
-    keys = BASE | COOP | {"TRAINER.COOP.N_CTX": 4, "TRAINER.COOP.CSC": True, "TRAIN.CHECKPOINT_FREQ": 1}
+    keys = (
+        BASE
+        | COOP
+        | {"TRAINER.COOP.N_CTX": 4, "TRAINER.COOP.CSC": True, "TRAIN.CHECKPOINT_FREQ": 1}
+    )
     out, resumed = tmp_path / "train", tmp_path / "resumed"
     run("ThirdPartyCoOp", data, out, keys=keys)
     folder = out / "prompt_learner"
@@ -134,7 +162,17 @@ def test_coop_is_tested_and_resumes(data, tmp_path, capsys):
     assert sorted(os.listdir(folder)) == ["checkpoint", *names]
     assert weights(out, 3).keys() == {"ctx", "token_prefix", "token_suffix"}
 
-    run("ThirdPartyCoOp", data, tmp_path / "eval", "--eval-only", "--model-dir", out, "--load-epoch", 3, keys=keys)
+    run(
+        "ThirdPartyCoOp",
+        data,
+        tmp_path / "eval",
+        "--eval-only",
+        "--model-dir",
+        out,
+        "--load-epoch",
+        3,
+        keys=keys,
+    )
     assert accuracy(tmp_path / "eval") == accuracy(out) > 2 * 100 / 16
     with pytest.raises(FileNotFoundError, match=r"model\.pth\.tar-7"):
         build("ThirdPartyCoOp", data, tmp_path, keys=keys).load_model(str(out), epoch=7)
@@ -157,7 +195,13 @@ def test_cocoop_is_tested_on_base_and_new_classes(data, tmp_path):
     flags = ("--eval-only", "--model-dir", out, "--load-epoch", 2)
     run("ThirdPartyCoCoOp", data, tmp_path / "base", *flags, keys=keys)
     assert accuracy(tmp_path / "base") == accuracy(out)
-    run("ThirdPartyCoCoOp", data, tmp_path / "new", *flags, keys=keys | {"DATASET.SUBSAMPLE_CLASSES": "new"})
+    run(
+        "ThirdPartyCoCoOp",
+        data,
+        tmp_path / "new",
+        *flags,
+        keys=keys | {"DATASET.SUBSAMPLE_CLASSES": "new"},
+    )
     assert accuracy(tmp_path / "new") > 2 * 100 / 16
 
 
@@ -169,7 +213,9 @@ def test_zeroshot_is_this_repositorys(data, tmp_path):
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     names = built.dm.dataset.classnames
     expected, _ = built.clip_model(images, clip.tokenize([f"{WORDS} {name}." for name in names]))
-    assert torch.allclose(built.model_inference(images).float(), expected.float(), atol=0.1)  # in half precision
+    assert torch.allclose(
+        built.model_inference(images).float(), expected.float(), atol=0.1
+    )  # in half precision
 
 
 def test_the_launcher_is_a_program_of_its_own(data, tmp_path):
@@ -186,7 +232,15 @@ def test_the_best_model_is_loaded_without_an_epoch(own_data, tmp_path, capsys):
     keys = TWO_CLASSES | COOP | SHORT | {"TEST.FINAL_MODEL": "best_val"}
     run("ThirdPartyCoOp", own_data, tmp_path / "train", keys=keys)
     assert (tmp_path / "train" / "prompt_learner" / "model-best.pth.tar").is_file()
-    run("ThirdPartyCoOp", own_data, tmp_path / "eval", "--eval-only", "--model-dir", tmp_path / "train", keys=keys)
+    run(
+        "ThirdPartyCoOp",
+        own_data,
+        tmp_path / "eval",
+        "--eval-only",
+        "--model-dir",
+        tmp_path / "train",
+        keys=keys,
+    )
     assert "model-best.pth.tar" in capsys.readouterr().out
     assert accuracy(tmp_path / "eval") == accuracy(tmp_path / "train")
 
@@ -196,9 +250,18 @@ def test_the_best_model_is_loaded_without_an_epoch(own_data, tmp_path, capsys):
 def test_every_precision_runs_on_a_cpu(trainer, precision, own_data, tmp_path):
     keys = TWO_CLASSES | COCOOP | SHORT | {"DATALOADER.TRAIN_X.BATCH_SIZE": 1}
     for p in ("fp32", precision):
-        run(f"ThirdParty{trainer}", own_data, tmp_path / p, keys=keys | {f"TRAINER.{trainer.upper()}.PREC": p})
-    assert weights(tmp_path / precision, 2)["ctx"].dtype == (torch.half if precision == "fp16" else torch.float)
-    assert losses(tmp_path / precision) == pytest.approx(losses(tmp_path / "fp32"), rel=0.02, abs=0.02)
+        run(
+            f"ThirdParty{trainer}",
+            own_data,
+            tmp_path / p,
+            keys=keys | {f"TRAINER.{trainer.upper()}.PREC": p},
+        )
+    assert weights(tmp_path / precision, 2)["ctx"].dtype == (
+        torch.half if precision == "fp16" else torch.float
+    )
+    assert losses(tmp_path / precision) == pytest.approx(
+        losses(tmp_path / "fp32"), rel=0.02, abs=0.02
+    )
 
 
 def test_several_gpus_are_used(own_data, tmp_path, monkeypatch):
@@ -249,7 +312,9 @@ def test_prompts_of_real_words_give_clips_text_features(backbone, request):
 
 def test_a_dataset_keeps_its_split_and_pickles(own_data, tmp_path, capsys):
     keys = TWO_CLASSES | COOP | {"DATASET.NUM_SHOTS": 2}
-    first, second = (build("ThirdPartyCoOp", own_data, tmp_path, keys=keys).dm.dataset for _ in range(2))
+    first, second = (
+        build("ThirdPartyCoOp", own_data, tmp_path, keys=keys).dm.dataset for _ in range(2)
+    )
     assert "Loading preprocessed few-shot data" in capsys.readouterr().out
     assert [repr(item) for item in first.train_x] == [repr(item) for item in second.train_x]
     assert Counter(item.label for item in first.train_x) == {0: 2, 1: 2}
@@ -269,11 +334,18 @@ DOMAINS = {
 @pytest.mark.parametrize("copies", [1, 2])
 def test_a_trainer_with_unlabeled_images_and_two_transforms(copies, own_data, tmp_path):
     keys = DOMAINS | {"DATALOADER.K_TRANSFORMS": copies, "OPTIM.MAX_EPOCH": 2, "OPTIM.LR": 0.001}
-    keys |= {"TRAINER.FIXMATCH.CONF_THRE": 0.5, "TRAINER.FIXMATCH.STRONG_TRANSFORMS": "('randaugment', 'normalize')"}
+    keys |= {
+        "TRAINER.FIXMATCH.CONF_THRE": 0.5,
+        "TRAINER.FIXMATCH.STRONG_TRANSFORMS": "('randaugment', 'normalize')",
+    }
     keys |= {"MODEL.BACKBONE.NAME": "resnet18", "MODEL.BACKBONE.PRETRAINED": False}
     run("ThirdPartyFixMatch", own_data, tmp_path, keys=keys)
     log = (tmp_path / "log.txt").read_text()
-    found = re.findall(r"^epoch \[2/2\] batch \[4/4\] .* loss_x (\S+) .* loss_u (\S+) .* confident (\S+)", log, re.M)
+    found = re.findall(
+        r"^epoch \[2/2\] batch \[4/4\] .* loss_x (\S+) .* loss_u (\S+) .* confident (\S+)",
+        log,
+        re.M,
+    )
     loss_x, loss_u, confident = map(float, found[0])
     assert loss_x > 0 and loss_u > 0 and confident > 0
     assert (tmp_path / "model" / "model.pth.tar-2").is_file()
@@ -281,7 +353,11 @@ def test_a_trainer_with_unlabeled_images_and_two_transforms(copies, own_data, tm
 
 @pytest.mark.parametrize(
     ("sampler", "count"),
-    [("RandomDomainSampler", {"domain": 2}), ("SeqDomainSampler", {"domain": 2}), ("RandomClassSampler", {"label": 2})],
+    [
+        ("RandomDomainSampler", {"domain": 2}),
+        ("SeqDomainSampler", {"domain": 2}),
+        ("RandomClassSampler", {"label": 2}),
+    ],
 )
 def test_samplers_by_config(sampler, count, own_data, tmp_path):
     keys = DOMAINS | COOP | {"DATALOADER.TRAIN_X.SAMPLER": sampler, "DATALOADER.TRAIN_X.N_INS": 2}
@@ -339,14 +415,19 @@ def test_the_models_attributes():
     model = clip.build_model(openai_state_dict("tiny"))
     names = "dtype visual transformer token_embedding positional_embedding ln_final text_projection logit_scale"
     assert all(hasattr(model, name) for name in (*names.split(), "encode_image", "encode_text"))
-    assert (model.visual.input_resolution, model.visual.output_dim, model.dtype) == (32, 64, torch.float32)
+    assert (model.visual.input_resolution, model.visual.output_dim, model.dtype) == (
+        32,
+        64,
+        torch.float32,
+    )
     assert model.visual.conv1.weight.dtype == torch.float32
     with pytest.raises(RuntimeError, match="too long"):
         clip.tokenize("word " * 80)
 
 
 def test_files_go_both_ways(data, tmp_path):
-    """What CoOp here trained, the third party's CoOp tests with the same result, and the reverse."""
+    """What CoOp here trained, the third party's CoOp tests with the same result, and the
+    reverse."""
     import tests.runs
 
     opts = ("TRAINER.COOP.CTX_INIT", "", "TRAINER.COOP.N_CTX", "4", "DATASET.NUM_SHOTS", "4")
@@ -354,7 +435,17 @@ def test_files_go_both_ways(data, tmp_path):
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     assert tests.runs.run("CoOp", data, ours, *opts) == 0
     run("ThirdPartyCoOp", data, theirs, keys=keys)
-    run("ThirdPartyCoOp", data, tmp_path / "a", "--eval-only", "--model-dir", ours, "--load-epoch", 3, keys=keys)
+    run(
+        "ThirdPartyCoOp",
+        data,
+        tmp_path / "a",
+        "--eval-only",
+        "--model-dir",
+        ours,
+        "--load-epoch",
+        3,
+        keys=keys,
+    )
     assert accuracy(tmp_path / "a") == accuracy(ours)
     flags = ("--eval-only", "--model-dir", str(theirs))
     assert tests.runs.run("CoOp", data, tmp_path / "b", *opts, flags=flags) == 0

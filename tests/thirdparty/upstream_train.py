@@ -1,4 +1,5 @@
-"""A launcher in the style of upstream's train.py, for trainers and datasets that are not this repository's."""
+"""A launcher in the style of upstream's train.py, for trainers and datasets that are not this
+repository's."""
 
 import argparse
 

@@ -1,4 +1,5 @@
-"""Zero-shot trainers as a third party writes them: nothing is registered as a model, nothing is trained."""
+"""Zero-shot trainers as a third party writes them: nothing is registered as a model, nothing is
+trained."""
 
 import torch
 
@@ -19,7 +20,9 @@ class ThirdPartyZeroshot(TrainerX):
         clip_model = load_clip_to_cpu(cfg)
         clip_model.to(self.device)
         template = CUSTOM_TEMPLATES.get(cfg.DATASET.NAME, "a photo of a {}.")
-        prompts = torch.cat([clip.tokenize(template.format(c.replace("_", " "))) for c in classnames]).to(self.device)
+        prompts = torch.cat(
+            [clip.tokenize(template.format(c.replace("_", " "))) for c in classnames]
+        ).to(self.device)
         with torch.no_grad():
             text_features = clip_model.encode_text(prompts)
         self.text_features = text_features / text_features.norm(dim=-1, keepdim=True)
@@ -43,7 +46,9 @@ class ThirdPartyZeroshotEnsemble(ThirdPartyZeroshot):
             params.requires_grad_(False)
         mean = 0
         for template in self.templates:
-            prompts = torch.cat([clip.tokenize(template.format(c)) for c in classnames]).to(self.device)
+            prompts = torch.cat([clip.tokenize(template.format(c)) for c in classnames]).to(
+                self.device
+            )
             features = clip_model.encode_text(prompts)
             mean = mean + features / features.norm(dim=-1, keepdim=True)
         self.text_features = mean / mean.norm(dim=-1, keepdim=True)

@@ -12,7 +12,8 @@ from tests.trainers.methods import UNEVEN
 
 
 def three_classes(folder: Path) -> tuple[str, ...]:
-    """Makes a data folder for `build`, where 16 classes would take too long; returns its settings."""
+    """Makes a data folder for `build`, where 16 classes would take too long; returns its
+    settings."""
     for part in ("train", "test"):
         for name in UNEVEN[1:]:
             (folder / part / name).mkdir(parents=True)
@@ -23,7 +24,9 @@ def three_classes(folder: Path) -> tuple[str, ...]:
 def save(folder: Path, name: str, state: Mapping[str, Tensor], epoch: int = 5) -> None:
     """A checkpoint of the model `name`."""
     (folder / name).mkdir(parents=True)
-    torch.save({"state_dict": dict(state), "epoch": epoch}, folder / name / f"model.pth.tar-{epoch}")
+    torch.save(
+        {"state_dict": dict(state), "epoch": epoch}, folder / name / f"model.pth.tar-{epoch}"
+    )
 
 
 def read(folder: Path, name: str, epoch: int = 3) -> dict[str, Tensor]:
@@ -36,9 +39,20 @@ def accuracies(capsys: pytest.CaptureFixture) -> list[str]:
     return [line for line in capsys.readouterr().out.splitlines() if line.startswith("* accuracy")]
 
 
-def train_and_test(trainer: str, data: Path, out: Path, capsys: pytest.CaptureFixture, *opts: str) -> None:
+def train_and_test(
+    trainer: str, data: Path, out: Path, capsys: pytest.CaptureFixture, *opts: str
+) -> None:
     """A run in out/train, and a test of its file that gives the same accuracy."""
     assert run(trainer, data, out / "train", *opts) == 0
     trained = accuracies(capsys)
-    assert run(trainer, data, out / "test", *opts, flags=("--eval-only", "--model-dir", str(out / "train"))) == 0
+    assert (
+        run(
+            trainer,
+            data,
+            out / "test",
+            *opts,
+            flags=("--eval-only", "--model-dir", str(out / "train")),
+        )
+        == 0
+    )
     assert len(trained) == 1 and accuracies(capsys) == trained

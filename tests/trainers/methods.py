@@ -1,4 +1,5 @@
-"""A method built as train.py builds it, on random CLIP weights, and its loss and gradients beside a reference's."""
+"""A method built as train.py builds it, on random CLIP weights, and its loss and gradients beside a
+reference's."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,13 +15,23 @@ from dassl.engine import TrainerX, build_trainer
 from tests.reference.maple_plain import Prompts, as_leaves, gradients
 from tests.runs import arguments, run
 
-UNEVEN = ["cat", "striped_red hexagon", "Boeing 737-200 (old)", "a name of many more words than the others"]
+UNEVEN = [
+    "cat",
+    "striped_red hexagon",
+    "Boeing 737-200 (old)",
+    "a name of many more words than the others",
+]
 
 
-def build(trainer: str, data: Path, out: Path, weights: Mapping[str, Tensor], *opts: str) -> TrainerX:
-    """The trainer of a run on the bundled benchmark's 16 base classes, its CLIP made of `weights`, in fp32."""
+def build(
+    trainer: str, data: Path, out: Path, weights: Mapping[str, Tensor], *opts: str
+) -> TrainerX:
+    """The trainer of a run on the bundled benchmark's 16 base classes, its CLIP made of `weights`,
+    in fp32."""
     size = weights["input_resolution"].item()
-    cfg = train.setup_cfg(train.parse_args(arguments(trainer, data, out, "INPUT.SIZE", f"({size},{size})", *opts)))
+    cfg = train.setup_cfg(
+        train.parse_args(arguments(trainer, data, out, "INPUT.SIZE", f"({size},{size})", *opts))
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainers.base, "find_weights", lambda *_: Path(__file__))
         patch.setattr(trainers.base, "read_state_dict", lambda _: dict(weights))
@@ -45,8 +56,11 @@ def batch(weights: Mapping[str, Tensor], classes: int) -> tuple[Tensor, Tensor]:
     return torch.randn(3, 3, size, size, generator=generator), torch.tensor([0, classes - 1, 2])
 
 
-def assert_gradients(module: torch.nn.Module, expected: Mapping[str, Tensor | None], tolerance: float = 1e-5) -> None:
-    """Every parameter's gradient is the reference's, relative to its length; None where the reference has none."""
+def assert_gradients(
+    module: torch.nn.Module, expected: Mapping[str, Tensor | None], tolerance: float = 1e-5
+) -> None:
+    """Every parameter's gradient is the reference's, relative to its length; None where the
+    reference has none."""
     named = dict(module.named_parameters())
     assert named.keys() == expected.keys()
     for name, p in named.items():
@@ -58,9 +72,12 @@ def assert_gradients(module: torch.nn.Module, expected: Mapping[str, Tensor | No
 
 
 def uneven_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainers built from here on have a benchmark whose first classes have names of very different lengths."""
+    """Trainers built from here on have a benchmark whose first classes have names of very different
+    lengths."""
     names = dict(enumerate(UNEVEN))
-    monkeypatch.setattr(Datum, "classname", property(lambda datum: names.get(datum.label, datum._classname)))
+    monkeypatch.setattr(
+        Datum, "classname", property(lambda datum: names.get(datum.label, datum._classname))
+    )
 
 
 def class_names(trainer: TrainerX) -> list[str]:
@@ -72,8 +89,11 @@ def parameters(trainer: TrainerX) -> Prompts:
     return as_leaves(dict(trainer.model.prompt_learner.named_parameters()))
 
 
-def assert_loss(trainer: TrainerX, image: Tensor, label: Tensor, expected: Tensor, prompts: Prompts) -> None:
-    """The trainer's loss and gradients are a reference's, whose loss `expected` is of `prompts`, within 1e-5."""
+def assert_loss(
+    trainer: TrainerX, image: Tensor, label: Tensor, expected: Tensor, prompts: Prompts
+) -> None:
+    """The trainer's loss and gradients are a reference's, whose loss `expected` is of `prompts`,
+    within 1e-5."""
     loss, _ = trainer.loss(image, label)
     loss.backward()
     assert abs(loss - expected) <= 1e-5 * abs(expected)
@@ -90,15 +110,21 @@ def assert_logits(trainer: TrainerX, image: Tensor, expected: Tensor) -> None:
 
 
 def upstream_file(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Writes a prompt learner's file of epoch 50 with random half-precision tensors; returns them in single."""
+    """Writes a prompt learner's file of epoch 50 with random half-precision tensors; returns them
+    in single."""
     generator = torch.Generator().manual_seed(3)
-    state = {key: (0.05 * torch.randn(shape, generator=generator)).half() for key, shape in shapes.items()}
+    state = {
+        key: (0.05 * torch.randn(shape, generator=generator)).half()
+        for key, shape in shapes.items()
+    }
     (folder / "prompt_learner").mkdir(parents=True)
     torch.save({"state_dict": state, "epoch": 50}, folder / "prompt_learner" / "model.pth.tar-50")
     return {key: value.float() for key, value in state.items()}
 
 
-def assert_refused(trainer: str, data: Path, out: Path, capsys: pytest.CaptureFixture, line: str, *opts: str) -> None:
+def assert_refused(
+    trainer: str, data: Path, out: Path, capsys: pytest.CaptureFixture, line: str, *opts: str
+) -> None:
     """The run ends with exit code 2 and one line that has `line` in it."""
     assert run(trainer, data, out, *opts) == 2
     err = capsys.readouterr().err

@@ -1,4 +1,5 @@
-"""amp as on a GPU, with the CPU's autocast and a GradScaler (a run on a CPU computes in fp32 instead)."""
+"""amp as on a GPU, with the CPU's autocast and a GradScaler (a run on a CPU computes in fp32
+instead)."""
 
 import pytest
 import torch
@@ -14,14 +15,21 @@ METHODS = {
     "ProGrad": (),
     "TCP": (),
     "P2C": ("TRAINER.P2C.PROMPT_DEPTH", "3", "TRAINER.P2C.DPD.ENABLED", "False"),
-    "PromptSRC": ("TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT", "3", "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION", "3"),
+    "PromptSRC": (
+        "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT",
+        "3",
+        "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION",
+        "3",
+    ),
     "MultiModalAdapter": ("TRAINER.MMADAPTER.ADAPTER_END", "3"),
 }
 
 
 @pytest.fixture(autouse=True)
 def fused_kernels(monkeypatch):
-    monkeypatch.setattr(trainers.base, "build_optimizer", lambda *given, fused: build_optimizer(*given, fused=True))
+    monkeypatch.setattr(
+        trainers.base, "build_optimizer", lambda *given, fused: build_optimizer(*given, fused=True)
+    )
 
 
 def amp(trainer):

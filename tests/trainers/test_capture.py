@@ -1,4 +1,5 @@
-"""Whole trainings with the steps captured, beside the same ones computed as usual. The CUDA that captures is a fake."""
+"""Whole trainings with the steps captured, beside the same ones computed as usual. The CUDA that
+captures is a fake."""
 
 import pytest
 import torch
@@ -8,7 +9,17 @@ from tests.fake_cuda import FakeCuda, OnGpu
 from tests.trainers.methods import batch, build, shake
 from tests.trainers.test_amp import amp
 
-GRAPHED = ["CoOp", "CoCoOp", "KgCoOp", "TCP", "MaPLe", "MaPLe_ATP", "P2C", "PromptSRC", "MultiModalAdapter"]
+GRAPHED = [
+    "CoOp",
+    "CoCoOp",
+    "KgCoOp",
+    "TCP",
+    "MaPLe",
+    "MaPLe_ATP",
+    "P2C",
+    "PromptSRC",
+    "MultiModalAdapter",
+]
 EPOCHS = 3
 
 
@@ -27,7 +38,9 @@ def train(trainer, batches):
         trainer.before_epoch()
         for trainer.batch_idx, (image, label) in enumerate(batches):
             log = trainer.forward_backward({"img": image, "label": label, "domain": label})
-            seen.append(log | {name: p.detach().clone() for name, p in trainer.model.named_parameters()})
+            seen.append(
+                log | {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+            )
     return seen
 
 
@@ -46,7 +59,8 @@ def on_gpu(batches):
 
 @pytest.mark.parametrize(("name", "half"), [*((name, False) for name in GRAPHED), ("P2C", True)])
 def test_a_training_of_captured_steps_is_the_training(name, half, data, tmp_path, weights, cuda):
-    """With each epoch's learning rate and σ, the random numbers drawn in order, and amp's loss scale."""
+    """With each epoch's learning rate and σ, the random numbers drawn in order, and amp's loss
+    scale."""
     plain, captured = (build(name, data, tmp_path / path, weights, *small(name)) for path in "ab")
     shake(plain.model)
     captured.model.load_state_dict(plain.model.state_dict())
@@ -64,16 +78,24 @@ def test_methods_with_two_backward_passes_opt_out(data, tmp_path, weights):
     assert build("ProGrad", data, tmp_path, weights).compute.refused
 
 
-def test_a_methods_number_that_changes_by_epoch_cannot_poison_a_training(data, tmp_path, weights, cuda, capsys):
+def test_a_methods_number_that_changes_by_epoch_cannot_poison_a_training(
+    data, tmp_path, weights, cuda, capsys
+):
     plain, captured = (build("CoOp", data, tmp_path / path, weights) for path in "ab")
     plain.compute.refused = True
     for trainer in (plain, captured):
-        trainer.loss = lambda i, x, own=trainer, loss=trainer.loss: (loss(i, x)[0] * (1 + own.epoch), {})
+        trainer.loss = lambda i, x, own=trainer, loss=trainer.loss: (
+            loss(i, x)[0] * (1 + own.epoch),
+            {},
+        )
     captured.model.load_state_dict(plain.model.state_dict())
     given = batches(weights)
     torch.testing.assert_close(train(captured, on_gpu(given)), train(plain, given))
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Steps")]
-    assert line == "Steps are no longer replayed as a CUDA graph, so slower: its loss is not the step's"
+    assert (
+        line
+        == "Steps are no longer replayed as a CUDA graph, so slower: its loss is not the step's"
+    )
     assert cuda.calls.count("replay") == len(given) + 1
 
 
@@ -102,7 +124,9 @@ def replays(trainer, weights, key):
     """What five replays of one step log under the key."""
     image, label = batch(weights, 16)
     if not hasattr(trainer, "replay"):
-        trainer.replay = CapturedStep(trainer.gradients, dict(trainer.model.named_parameters())).capture((image, label))
+        trainer.replay = CapturedStep(
+            trainer.gradients, dict(trainer.model.named_parameters())
+        ).capture((image, label))
     return [trainer.replay(image, label)[key].item() for _ in range(5)]
 
 

@@ -1,4 +1,5 @@
-"""CoCoOp's loss and gradients against the plain reference, with and without attributes, and its files."""
+"""CoCoOp's loss and gradients against the plain reference, with and without attributes, and its
+files."""
 
 import pytest
 import torch
@@ -22,7 +23,12 @@ from tests.trainers.methods import (
 from trainers import cocoop
 
 ATTRIBUTES = {"CoCoOp": (), "CoCoOp_ATP": ("color", "shape")}
-META_NET = {"linear1.weight": (4, 64), "linear1.bias": (4,), "linear2.weight": (64, 4), "linear2.bias": (64,)}
+META_NET = {
+    "linear1.weight": (4, 64),
+    "linear1.bias": (4,),
+    "linear2.weight": (64, 4),
+    "linear2.bias": (64,),
+}
 METHODS = pytest.mark.parametrize("method", ["CoCoOp", "CoCoOp_ATP"])
 
 
@@ -30,11 +36,16 @@ def shapes(method: str) -> dict[str, tuple[int, ...]]:
     """Of what is learned, on the tiny CLIP."""
     n_ctx = 2 if method == "CoCoOp_ATP" else 4
     attributes = {f"ctx_att{k}": (2, 64) for k in (1, 2, 3)} if method == "CoCoOp_ATP" else {}
-    return {"ctx": (n_ctx, 64), **attributes, **{f"meta_net.{name}": shape for name, shape in META_NET.items()}}
+    return {
+        "ctx": (n_ctx, 64),
+        **attributes,
+        **{f"meta_net.{name}": shape for name, shape in META_NET.items()},
+    }
 
 
 def check(trainer, weights, image, label, attributes):
-    """A fresh trainer's loss, gradients and logits, its meta-net shaken until the bias is as large as ctx."""
+    """A fresh trainer's loss, gradients and logits, its meta-net shaken until the bias is as large
+    as ctx."""
     shake(trainer.model.prompt_learner)
     shake(trainer.model.prompt_learner.meta_net, 0.5)
     plain, prompts, names = PlainCLIP(weights), parameters(trainer), class_names(trainer)
@@ -51,12 +62,21 @@ def check(trainer, weights, image, label, attributes):
 def test_equals_the_reference(data, tmp_path, weights, monkeypatch, method):
     uneven_names(monkeypatch)
     trainer = build(method, data, tmp_path, weights)
-    assert {n: tuple(p.shape) for n, p in trainer.model.prompt_learner.named_parameters()} == shapes(method)
+    assert {
+        n: tuple(p.shape) for n, p in trainer.model.prompt_learner.named_parameters()
+    } == shapes(method)
     check(trainer, weights, *batch(weights, trainer.num_classes), ATTRIBUTES[method])
 
 
 def test_with_ones_own_attribute_of_two_tokens(data, tmp_path, weights):
-    own = ("TRAINER.ATPROMPT.ATT_NUM", "1", "TRAINER.ATPROMPT.ATT1_TEXT", "playfulness", "TRAINER.ATPROMPT.N_ATT1", "3")
+    own = (
+        "TRAINER.ATPROMPT.ATT_NUM",
+        "1",
+        "TRAINER.ATPROMPT.ATT1_TEXT",
+        "playfulness",
+        "TRAINER.ATPROMPT.N_ATT1",
+        "3",
+    )
     trainer = build("CoCoOp_ATP", data, tmp_path, weights, *own)
     check(trainer, weights, *batch(weights, trainer.num_classes), ("playfulness",))
 
@@ -71,18 +91,23 @@ def test_on_vit_b16(tmp_path, method):
 
 @METHODS
 def test_a_batch_is_its_images_one_by_one(data, tmp_path, weights, monkeypatch, method):
-    """In evaluation in as many chunks as MOST_PROMPTS asks for, the last of which may be smaller."""
+    """In evaluation in as many chunks as MOST_PROMPTS asks for, the last of which may be
+    smaller."""
     trainer = build(method, data, tmp_path, weights)
     shake(trainer.model.prompt_learner)
     shake(trainer.model.prompt_learner.meta_net, 0.5)
     image, label = batch(weights, trainer.num_classes)
     with torch.no_grad():
         alone = [trainer.loss(image[i : i + 1], label[i : i + 1])[0] for i in range(3)]
-        torch.testing.assert_close(trainer.loss(image, label)[0], torch.stack(alone).mean(), rtol=1e-5, atol=0)
+        torch.testing.assert_close(
+            trainer.loss(image, label)[0], torch.stack(alone).mean(), rtol=1e-5, atol=0
+        )
         trainer.set_model_mode("eval")
         rows = torch.cat([trainer.model_inference(image[i : i + 1]) for i in range(3)])
     own_logits, chunks = trainer.model.own_logits, []
-    monkeypatch.setattr(trainer.model, "own_logits", lambda some: (chunks.append(len(some)), own_logits(some))[1])
+    monkeypatch.setattr(
+        trainer.model, "own_logits", lambda some: (chunks.append(len(some)), own_logits(some))[1]
+    )
     monkeypatch.setattr(cocoop, "MOST_PROMPTS", 3 * trainer.num_classes - 1)
     assert_logits(trainer, image, rows)
     assert chunks == [2, 1]
@@ -103,7 +128,9 @@ def test_upstreams_file_loads(data, tmp_path, weights, method):
     trainer = build(method, data, tmp_path, weights)
     image, _ = batch(weights, trainer.num_classes)
     trainer.load_model(str(tmp_path / "upstream"), epoch=50)
-    expected = cocoop_plain.logits(PlainCLIP(weights), state, class_names(trainer), image, ATTRIBUTES[method])
+    expected = cocoop_plain.logits(
+        PlainCLIP(weights), state, class_names(trainer), image, ATTRIBUTES[method]
+    )
     assert_logits(trainer, image, expected)
 
 
@@ -120,7 +147,10 @@ def test_a_run_and_its_file(data, tmp_path, capsys, method):
     [
         ("N_CTX 0", ("TRAINER.COCOOP.CTX_INIT", "", "TRAINER.COCOOP.N_CTX", "0")),
         ("TRAINER.COOP.CSC and CLASS_TOKEN_POSITION: CoCoOp's", ("TRAINER.COOP.CSC", "True")),
-        ("TRAINER.COOP.CSC and CLASS_TOKEN_POSITION: CoCoOp's", ("TRAINER.COOP.CLASS_TOKEN_POSITION", "middle")),
+        (
+            "TRAINER.COOP.CSC and CLASS_TOKEN_POSITION: CoCoOp's",
+            ("TRAINER.COOP.CLASS_TOKEN_POSITION", "middle"),
+        ),
     ],
 )
 def test_a_setting_that_does_not_fit(data, tmp_path, capsys, line, opts):

@@ -22,7 +22,12 @@ from tests.trainers.methods import (
     upstream_file,
 )
 
-RANDOM = ("TRAINER.COOP.CTX_INIT", "", "TRAINER.COOP.N_CTX", "5")  # odd, so that the halves of "middle" differ
+RANDOM = (
+    "TRAINER.COOP.CTX_INIT",
+    "",
+    "TRAINER.COOP.N_CTX",
+    "5",
+)  # odd, so that the halves of "middle" differ
 
 
 def check(trainer, weights, position="end", attributes=()):
@@ -53,7 +58,9 @@ def test_on_vit_b16(tmp_path):
 
 
 @pytest.mark.parametrize(("n_ctx", "lines"), [("4", 0), ("16", 1)])
-def test_starting_from_words_is_the_hand_crafted_prompt(data, tmp_path, weights, capsys, n_ctx, lines):
+def test_starting_from_words_is_the_hand_crafted_prompt(
+    data, tmp_path, weights, capsys, n_ctx, lines
+):
     """As upstream, words win over N_CTX; a line says so where the two differ."""
     trainer = build("CoOp", data, tmp_path, weights, "TRAINER.COOP.N_CTX", n_ctx)
     assert capsys.readouterr().out.count("The context has CTX_INIT's 4 tokens, not N_CTX ") == lines
@@ -75,14 +82,17 @@ def test_our_configs_say_how_many_words_they_have():
 
 def test_each_class_starts_at_vectors_of_its_own(data, tmp_path, weights):
     """N(0, 0.02²) over the classes, over the vectors and over the width."""
-    ctx = build("CoOp", data, tmp_path, weights, *RANDOM, "TRAINER.COOP.CSC", "True").model.prompt_learner.ctx
+    ctx = build(
+        "CoOp", data, tmp_path, weights, *RANDOM, "TRAINER.COOP.CSC", "True"
+    ).model.prompt_learner.ctx
     assert ctx.mean().abs() < 0.001
     for dim in range(3):
         assert ctx.var(dim).mean().sqrt().item() == pytest.approx(0.02, rel=0.1)
 
 
 def test_upstreams_file_loads(data, tmp_path, weights):
-    """Keys without prefix, half precision, token buffers of other classes; after a test with other vectors."""
+    """Keys without prefix, half precision, token buffers of other classes; after a test with other
+    vectors."""
     shapes = {"ctx": (5, 64), "token_prefix": (9, 1, 64), "token_suffix": (9, 71, 64)}
     state = upstream_file(tmp_path / "upstream", shapes)
     trainer = build("CoOp", data, tmp_path, weights, *RANDOM)
@@ -92,7 +102,9 @@ def test_upstreams_file_loads(data, tmp_path, weights):
         trainer.model_inference(image)
         trainer.load_model(str(tmp_path / "upstream"), epoch=50)
     assert torch.equal(trainer.model.prompt_learner.ctx, state["ctx"])
-    assert_logits(trainer, image, coop_plain.logits(PlainCLIP(weights), state, class_names(trainer), image))
+    assert_logits(
+        trainer, image, coop_plain.logits(PlainCLIP(weights), state, class_names(trainer), image)
+    )
 
 
 def test_a_run_and_its_file(data, tmp_path, capsys):
@@ -134,7 +146,14 @@ ATP_LEARNED = {"ctx": (2, 64), "ctx_att1": (2, 64), "ctx_att2": (2, 64), "ctx_at
 @pytest.mark.parametrize("csc", ["False", "True"])
 def test_atp_equals_the_reference(data, tmp_path, weights, monkeypatch, opts, position, csc):
     uneven_names(monkeypatch)
-    settings = ("TRAINER.COOP.CLASS_TOKEN_POSITION", position, "TRAINER.COOP.CSC", csc, "TRAINER.COOP.N_CTX", "5")
+    settings = (
+        "TRAINER.COOP.CLASS_TOKEN_POSITION",
+        position,
+        "TRAINER.COOP.CSC",
+        csc,
+        "TRAINER.COOP.N_CTX",
+        "5",
+    )
     trainer = build("CoOp_ATP", data, tmp_path, weights, *opts, *settings)
     check(trainer, weights, position, ("playfulness", "color") if opts else ("color", "shape"))
 
@@ -155,12 +174,16 @@ def test_coop_takes_attributes_as_an_option(data, tmp_path, weights):
 
 
 def test_atp_sliced_as_upstream(data, tmp_path, weights):
-    trainer = build("CoOp_ATP", data, tmp_path, weights, *OWN, "TRAINER.ATPROMPT.UPSTREAM_SLICING", "True")
+    trainer = build(
+        "CoOp_ATP", data, tmp_path, weights, *OWN, "TRAINER.ATPROMPT.UPSTREAM_SLICING", "True"
+    )
     shake(trainer.model.prompt_learner)
     image, _ = batch(weights, trainer.num_classes)
     plain, prompts = PlainCLIP(weights), parameters(trainer)
     both = [
-        maple_plain.text_features(plain, prompts, class_names(trainer), ("playfulness", "color"), upstream_slicing=cut)
+        maple_plain.text_features(
+            plain, prompts, class_names(trainer), ("playfulness", "color"), upstream_slicing=cut
+        )
         for cut in (True, False)
     ]
     assert (both[0] - both[1]).norm() > 0.01 * both[0].norm()
@@ -182,7 +205,9 @@ def test_upstreams_atp_file_loads(data, tmp_path, weights):
     image, _ = batch(weights, trainer.num_classes)
     trainer.load_model(str(tmp_path / "upstream"), epoch=50)
     names = class_names(trainer)
-    expected = coop_plain.logits(PlainCLIP(weights), state, names, image, attributes=("color", "shape"))
+    expected = coop_plain.logits(
+        PlainCLIP(weights), state, names, image, attributes=("color", "shape")
+    )
     assert_logits(trainer, image, expected)
 
 
@@ -197,5 +222,7 @@ def test_an_atp_run_and_its_file(data, tmp_path, capsys):
 @pytest.mark.parametrize("option", [("CSC", "True"), ("CLASS_TOKEN_POSITION", "front")])
 def test_upstreams_slicing_goes_with_its_own_prompts_only(data, tmp_path, capsys, option):
     slicing = ("TRAINER.ATPROMPT.UPSTREAM_SLICING", "True")
-    assert run("CoOp_ATP", data, tmp_path / "x", *slicing, f"TRAINER.COOP.{option[0]}", option[1]) == 2
+    assert (
+        run("CoOp_ATP", data, tmp_path / "x", *slicing, f"TRAINER.COOP.{option[0]}", option[1]) == 2
+    )
     assert "UPSTREAM_SLICING: upstream has a shared context" in capsys.readouterr().err

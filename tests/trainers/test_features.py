@@ -1,4 +1,5 @@
-"""Kept image features (DATALOADER.FEATURES): the logits of a test with them are, bit for bit, those without."""
+"""Kept image features (DATALOADER.FEATURES): the logits of a test with them are, bit for bit, those
+without."""
 
 import json
 import os
@@ -39,8 +40,18 @@ PROMPT_IT = {  # and what lets them work with few blocks
     "MaPLe": ("TRAINER.MAPLE.PROMPT_DEPTH", "2"),
     "MaPLe_ATP": ("TRAINER.MAPLE.PROMPT_DEPTH", "2"),
     "P2C": ("TRAINER.P2C.PROMPT_DEPTH", "2"),
-    "PromptSRC": ("TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT", "2", "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION", "2"),
-    "MultiModalAdapter": ("TRAINER.MMADAPTER.ADAPTER_START", "2", "TRAINER.MMADAPTER.ADAPTER_END", "3"),
+    "PromptSRC": (
+        "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT",
+        "2",
+        "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION",
+        "2",
+    ),
+    "MultiModalAdapter": (
+        "TRAINER.MMADAPTER.ADAPTER_START",
+        "2",
+        "TRAINER.MMADAPTER.ADAPTER_END",
+        "3",
+    ),
 }
 BATCH = "DATALOADER.TEST.BATCH_SIZE"  # of 64 test images; 24 leaves 16 for the last
 
@@ -50,7 +61,11 @@ def encoded(monkeypatch) -> list[int]:
     """The sizes of the batches of images that the image tower has seen."""
     monkeypatch.setattr("clip.model.FEW", sys.maxsize)  # a batch is encoded at once
     sizes, encode = [], CLIP.encode_image
-    monkeypatch.setattr(CLIP, "encode_image", lambda clip, x, *a, **k: sizes.append(len(x)) or encode(clip, x, *a, **k))
+    monkeypatch.setattr(
+        CLIP,
+        "encode_image",
+        lambda clip, x, *a, **k: sizes.append(len(x)) or encode(clip, x, *a, **k),
+    )
     return sizes
 
 
@@ -85,7 +100,9 @@ def test_all_methods_and_seeds_share_one_file(data, tmp_path, weights, encoded, 
     for seed, name in enumerate(LEAVE_IT_ALONE):
         options = ("TRAINER.TCP.LAYER", "1") if name == "TCP" else ()
         allow_tf32(True)  # each is a process of its own, where nobody has said yet what is allowed
-        trainer = build(name, data, tmp_path / "out", weights, BATCH, "24", "SEED", str(seed), *options)
+        trainer = build(
+            name, data, tmp_path / "out", weights, BATCH, "24", "SEED", str(seed), *options
+        )
         if hasattr(trainer, "model"):
             shake(trainer.model)
         expected = logits(trainer, "")
@@ -175,7 +192,15 @@ def overridden(trainer: TrainerX, by: type) -> None:
 
 
 @pytest.mark.parametrize(
-    "by", [FlippedLearner, FlippedSubclass, FlippedModel, FlippedFeatures, FlippedInference, FlippedBatch]
+    "by",
+    [
+        FlippedLearner,
+        FlippedSubclass,
+        FlippedModel,
+        FlippedFeatures,
+        FlippedInference,
+        FlippedBatch,
+    ],
 )
 def test_a_subclass_that_says_nothing_gets_images(by, data, tmp_path, weights):
     trainer = build("CoOp", data, tmp_path, weights)
@@ -207,7 +232,9 @@ def learned(trainer: TrainerX) -> None:
 
 
 @pytest.mark.parametrize("change", [wrapped, transformed, learned])
-def test_other_images_and_a_tower_that_learns_have_no_kept_features(change, data, tmp_path, weights):
+def test_other_images_and_a_tower_that_learns_have_no_kept_features(
+    change, data, tmp_path, weights
+):
     trainer = build("CoOp", data, tmp_path, weights)
     change(trainer)
     logits(trainer, tmp_path / "kept")
@@ -234,16 +261,22 @@ def test_in_a_random_order_there_are_none(data, tmp_path, weights):
 def test_what_makes_other_features_has_a_file_of_its_own(opts, data, tmp_path, encoded):
     weights = load_file(BUNDLED / "vit_tiny_8.safetensors")
     generator = torch.Generator().manual_seed(1)
-    weights["visual.proj"] += torch.randn(weights["visual.proj"].shape, generator=generator).to(weights["visual.proj"])
+    weights["visual.proj"] += torch.randn(weights["visual.proj"].shape, generator=generator).to(
+        weights["visual.proj"]
+    )
     save_file(weights, tmp_path / "other.safetensors")
     opts = tuple(word.format(tmp_path) for word in opts)
 
     def made(*opts: str) -> TrainerX:
-        return build_trainer(train.setup_cfg(train.parse_args(arguments("KgCoOp", data, tmp_path / "out", *opts))))
+        return build_trainer(
+            train.setup_cfg(train.parse_args(arguments("KgCoOp", data, tmp_path / "out", *opts)))
+        )
 
     logits(made(), tmp_path / "kept")
     expected = logits(made(*opts), "")
-    assert same(logits(made(*opts), tmp_path / "kept"), expected) and len(kept(tmp_path / "kept")) == 2
+    assert (
+        same(logits(made(*opts), tmp_path / "kept"), expected) and len(kept(tmp_path / "kept")) == 2
+    )
     encoded.clear()
     assert same(logits(made(*opts), tmp_path / "kept"), expected) and not encoded
 
@@ -287,7 +320,9 @@ def test_a_changed_image_is_noticed(data, tmp_path, weights):
 
 
 @pytest.mark.parametrize("fault", ["torn", "full", "folder"])
-def test_a_file_that_cannot_be_used_changes_nothing(fault, data, tmp_path, weights, encoded, capsys):
+def test_a_file_that_cannot_be_used_changes_nothing(
+    fault, data, tmp_path, weights, encoded, capsys
+):
     trainer = build("KgCoOp", data, tmp_path / "out", weights, BATCH, "24")
     folder = tmp_path / "kept"
     expected = logits(trainer, folder)
@@ -304,7 +339,11 @@ def test_a_file_that_cannot_be_used_changes_nothing(fault, data, tmp_path, weigh
     capsys.readouterr()
     encoded.clear()
     assert same(logits(trainer, folder), expected) and encoded == [24, 24, 16]  # nothing twice
-    said = {"torn": f"{path} is damaged", "full": f"Cannot write {path}", "folder": f"Cannot write to {folder}"}
+    said = {
+        "torn": f"{path} is damaged",
+        "full": f"Cannot write {path}",
+        "folder": f"Cannot write to {folder}",
+    }
     assert said[fault] in capsys.readouterr().out
 
 
@@ -314,8 +353,13 @@ def test_with_decoded_images_too(data, tmp_path, weights):
     trainer.cfg.DATALOADER.TEST_CACHE = str(tmp_path / "crops")
     assert same(logits(trainer, ""), expected) and same(logits(trainer, ""), expected)
     assert trainer.recorder.test_from == "crops"
-    assert same(logits(trainer, tmp_path / "kept"), expected) and trainer.recorder.test_from == "crops"
-    assert same(logits(trainer, tmp_path / "kept"), expected) and trainer.recorder.test_from == "features"
+    assert (
+        same(logits(trainer, tmp_path / "kept"), expected) and trainer.recorder.test_from == "crops"
+    )
+    assert (
+        same(logits(trainer, tmp_path / "kept"), expected)
+        and trainer.recorder.test_from == "features"
+    )
 
 
 def test_a_prompted_image_tower_has_decoded_images(data, tmp_path, weights):
@@ -355,7 +399,9 @@ def test_best_val(data, tmp_path, encoded, capsys):
     assert runs[2]["test_from"] == "features" and runs[2]["images_per_second"]["test"] is None
     assert runs[1]["test_from"] == "images" and runs[1]["images_per_second"]["test"] > 0
     for name in ("model-best.pth.tar", "model.pth.tar-3"):
-        files = [torch.load(tmp_path / out / "prompt_learner" / name) for out in ("without", "found")]
+        files = [
+            torch.load(tmp_path / out / "prompt_learner" / name) for out in ("without", "found")
+        ]
         assert files[0]["val_result"] == files[1]["val_result"] and torch.equal(
             files[0]["state_dict"]["ctx"], files[1]["state_dict"]["ctx"]
         )

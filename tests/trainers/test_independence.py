@@ -12,13 +12,16 @@ import pytest
 from tests.runs import CONFIGS, REPO, arguments
 
 FILES = {
-    path.name: re.findall(r"^@TRAINER_REGISTRY.register\(\)\nclass (\w+)", path.read_text(), re.MULTILINE)
+    path.name: re.findall(
+        r"^@TRAINER_REGISTRY.register\(\)\nclass (\w+)", path.read_text(), re.MULTILINE
+    )
     for path in (REPO / "trainers").glob("*.py")
 }
 METHODS = {name: classes for name, classes in FILES.items() if classes}
 
-# For each line, a folder and command lines, with what is the same for all imported once: builds the trainers of the
-# commands with the methods that the folder has, and says in its file `said` which there are.
+# For each line, a folder and command lines, with what is the same for all imported once: builds the
+# trainers of the commands with the methods that the folder has, and says in its file `said` which
+# there are.
 BUILD_ALL = """
 import json, os, sys
 import clip, dassl.config, dassl.engine, datasets, parse_test_res, torchvision.transforms.v2
@@ -64,7 +67,11 @@ def said(data, tmp_path_factory) -> dict[str, str]:
     """What BUILD_ALL says without each file."""
     root, lines = tmp_path_factory.mktemp("without"), []
     for file in METHODS:
-        shutil.copytree(REPO / "trainers", root / file / "trainers", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            REPO / "trainers",
+            root / file / "trainers",
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
         (root / file / "trainers" / file).unlink()
         commands = [arguments(name, data, root / file / "out" / name) for name in without(file)]
         lines.append(json.dumps([str(root / file), commands]))

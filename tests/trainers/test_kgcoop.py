@@ -29,21 +29,29 @@ def check(trainer, weights, **settings):
     expected = kgcoop_plain.loss(plain, prompts, names, image, label, **settings)
     assert_loss(trainer, image, label, expected, prompts)
     attributes = settings.get("attributes", ())
-    assert_logits(trainer, image, coop_plain.logits(plain, prompts, names, image, attributes=attributes))
+    assert_logits(
+        trainer, image, coop_plain.logits(plain, prompts, names, image, attributes=attributes)
+    )
 
 
 @pytest.mark.parametrize("weight", [8.0, 0.5])
 @pytest.mark.parametrize("template", ["a photo of a {}.", "{} texture."])
 def test_equals_the_reference(data, tmp_path, weights, monkeypatch, weight, template):
     uneven_names(monkeypatch)
-    opts = ("TRAINER.COOP.W", str(weight), "DATASET.TEMPLATE", "" if "photo" in template else template)
+    opts = (
+        "TRAINER.COOP.W",
+        str(weight),
+        "DATASET.TEMPLATE",
+        "" if "photo" in template else template,
+    )
     trainer = build("KgCoOp", data, tmp_path, weights, *opts)
     shake(trainer.model.prompt_learner)
     check(trainer, weights, weight=weight, template=template)
 
 
 def test_textures_have_a_teacher_of_their_own(data, tmp_path, weights, monkeypatch):
-    """Under the name of the one dataset whose teacher is not the zero-shot template ("{} texture.")."""
+    """Under the name of the one dataset whose teacher is not the zero-shot template ("{}
+    texture.")."""
     monkeypatch.setattr(DATASET_REGISTRY, "get", lambda name: Shapes)
     trainer = build("KgCoOp", data, tmp_path, weights, "DATASET.NAME", "DescribableTextures")
     shake(trainer.model.prompt_learner)
@@ -74,13 +82,20 @@ def test_starts_at_its_teacher(data, tmp_path, weights):
 
 def test_upstreams_file_loads(data, tmp_path, weights):
     """With the parameters that upstream's code declares and never uses."""
-    shapes = {"ctx": (4, 64), "token_prefix": (9, 1, 64), "token_suffix": (9, 72, 64), "bias_vectors": (1, 64)}
+    shapes = {
+        "ctx": (4, 64),
+        "token_prefix": (9, 1, 64),
+        "token_suffix": (9, 72, 64),
+        "bias_vectors": (1, 64),
+    }
     shapes |= {"meta_net.linear1.weight": (4, 64), "meta_net.linear1.bias": (4,)}
     state = upstream_file(tmp_path / "upstream", shapes)
     trainer = build("KgCoOp", data, tmp_path, weights)
     image, _ = batch(weights, trainer.num_classes)
     trainer.load_model(str(tmp_path / "upstream"), epoch=50)
-    assert_logits(trainer, image, coop_plain.logits(PlainCLIP(weights), state, class_names(trainer), image))
+    assert_logits(
+        trainer, image, coop_plain.logits(PlainCLIP(weights), state, class_names(trainer), image)
+    )
 
 
 def test_a_run_and_its_file(data, tmp_path, capsys):
@@ -90,4 +105,6 @@ def test_a_run_and_its_file(data, tmp_path, capsys):
 
 
 def test_a_setting_that_does_not_fit(data, tmp_path, capsys):
-    assert_refused("KgCoOp", data, tmp_path, capsys, "shared by all classes", "TRAINER.COOP.CSC", "True")
+    assert_refused(
+        "KgCoOp", data, tmp_path, capsys, "shared by all classes", "TRAINER.COOP.CSC", "True"
+    )

@@ -1,4 +1,5 @@
-"""MaPLe's and P2C's prompts, losses and gradients against the plain references, in double precision."""
+"""MaPLe's and P2C's prompts, losses and gradients against the plain references, in double
+precision."""
 
 import pytest
 import torch
@@ -51,8 +52,11 @@ def shake(learner: torch.nn.Module) -> None:
         p.data += 0.05 * torch.randn(p.shape, generator=generator).to(p)
 
 
-def check_gradients(learner: torch.nn.Module, reference: dict[str, torch.Tensor], tolerance: float) -> None:
-    """Equal, relative to each tensor's length; None where the reference has none; none of them all zero."""
+def check_gradients(
+    learner: torch.nn.Module, reference: dict[str, torch.Tensor], tolerance: float
+) -> None:
+    """Equal, relative to each tensor's length; None where the reference has none; none of them all
+    zero."""
     checked = 0
     for name, p in learner.named_parameters():
         expected = reference[name]
@@ -66,9 +70,9 @@ def check_gradients(learner: torch.nn.Module, reference: dict[str, torch.Tensor]
 
 
 def maple_learner(cfg, clip, attributes=()):
-    return MultiModalPromptLearner(cfg.TRAINER.MAPLE, cfg.TRAINER.ATPROMPT, clip, CLASSNAMES, attributes).to(
-        clip.logit_scale.dtype
-    )
+    return MultiModalPromptLearner(
+        cfg.TRAINER.MAPLE, cfg.TRAINER.ATPROMPT, clip, CLASSNAMES, attributes
+    ).to(clip.logit_scale.dtype)
 
 
 def p2c_learner(cfg, clip):
@@ -89,7 +93,9 @@ def check_maple(cfg, clip, plain, attributes, tolerance, upstream_slicing=False)
     loss.backward()
     prompts = as_leaves(prompts_from_checkpoint(model.state_dict()))
     words = "" if attributes else "of a"
-    expected = maple_forward(plain, prompts, CLASSNAMES, image, label, attributes, words, upstream_slicing)
+    expected = maple_forward(
+        plain, prompts, CLASSNAMES, image, label, attributes, words, upstream_slicing
+    )
     assert abs(loss - expected.loss) <= tolerance * expected.loss
     check_gradients(learner, gradients(expected.loss, prompts), tolerance)
 
@@ -99,9 +105,13 @@ def test_maple_equals_the_reference(cfg, clip64, weights, attributes):
     check_maple(cfg, clip64, PlainCLIP(weights, torch.float64), attributes, 1e-10)
 
 
-@pytest.mark.parametrize("attributes", [("playfulness", "energy"), ("color", "shape"), ("playfulness", "playfulness")])
+@pytest.mark.parametrize(
+    "attributes", [("playfulness", "energy"), ("color", "shape"), ("playfulness", "playfulness")]
+)
 def test_upstreams_slicing_equals_the_reference(cfg, clip64, weights, attributes):
-    check_maple(cfg, clip64, PlainCLIP(weights, torch.float64), attributes, 1e-10, upstream_slicing=True)
+    check_maple(
+        cfg, clip64, PlainCLIP(weights, torch.float64), attributes, 1e-10, upstream_slicing=True
+    )
 
 
 def test_upstreams_oxford_pets_never_says_energy():
@@ -109,7 +119,10 @@ def test_upstreams_oxford_pets_never_says_energy():
     node = CfgNode({"N_ATT1": 2, "N_ATT2": 2})
     play, x = 1222, 343
     expected = [Gap("ctx_att1", 2), [play], Gap("ctx_att2", 2), [x], Gap("ctx", 2), [x]]
-    assert sliced_as_upstream([*attribute_layout(node, ("playfulness", "energy")), Gap("ctx", 2)]) == expected
+    assert (
+        sliced_as_upstream([*attribute_layout(node, ("playfulness", "energy")), Gap("ctx", 2)])
+        == expected
+    )
     short = [*attribute_layout(node, ("color", "shape")), Gap("ctx", 2)]
     assert sliced_as_upstream(short) == [*short, []]
 
@@ -122,7 +135,9 @@ def check_p2c(cfg, clip, plain, tolerance):
 
     class Recorded(torch.nn.Module):  # the reference is told what was drawn
         def forward(self, p):
-            drawn[next(n for n, q in learner.named_parameters() if q is p)] = n = torch.randn_like(p)
+            drawn[next(n for n, q in learner.named_parameters() if q is p)] = n = torch.randn_like(
+                p
+            )
             return n
 
     learner.noise = Recorded()
@@ -132,9 +147,13 @@ def check_p2c(cfg, clip, plain, tolerance):
     torch.manual_seed(5)
     aux = learner.aux_loss()
     torch.manual_seed(5)
-    aux_names = ("ctx_att1", "ctx_att2", "ctx") if cfg.TRAINER.P2C.AUX.PROMPTS == "all" else ("ctx",)
+    aux_names = (
+        ("ctx_att1", "ctx_att2", "ctx") if cfg.TRAINER.P2C.AUX.PROMPTS == "all" else ("ctx",)
+    )
     rows = sum(len(getattr(learner, name)) for name in aux_names)
-    eta = cfg.TRAINER.P2C.AUX.SIGMA * torch.randn(rows, learner.ctx.shape[1], dtype=learner.ctx.dtype)
+    eta = cfg.TRAINER.P2C.AUX.SIGMA * torch.randn(
+        rows, learner.ctx.shape[1], dtype=learner.ctx.dtype
+    )
     weight = -70.0  # far more than in use, so that the aux loss is seen in the sum; its sign may be negative (Table 5)
     loss = torch.nn.functional.cross_entropy(logits, label) + weight * aux
     loss.backward()
@@ -159,7 +178,9 @@ def test_p2c_equals_the_reference(cfg, clip64, weights, mlp):
 
 @pytest.mark.parametrize("prompts", ["ctx", "all"])
 @pytest.mark.parametrize("stop_gradient", [True, False])
-def test_the_auxiliary_loss_of_eq_3_to_6_equals_the_reference(cfg, clip64, weights, prompts, stop_gradient):
+def test_the_auxiliary_loss_of_eq_3_to_6_equals_the_reference(
+    cfg, clip64, weights, prompts, stop_gradient
+):
     cfg.TRAINER.P2C.AUX.PROMPTS, cfg.TRAINER.P2C.AUX.STOP_GRADIENT = prompts, stop_gradient
     check_p2c(cfg, clip64, PlainCLIP(weights, torch.float64), 1e-10)
 
@@ -214,20 +235,36 @@ def test_maple_starts_from_a_photo(cfg, clip64):
 
 
 def test_upstreams_checkpoint_evaluates_to_the_references_logits(cfg, weights, tmp_path):
-    """A file as ATPrompt's MaPLe writes it: the whole CLIP, half and single precision, buffers, a pickled scheduler."""
+    """A file as ATPrompt's MaPLe writes it: the whole CLIP, half and single precision, buffers, a
+    pickled scheduler."""
     cfg.TRAINER.MAPLE.CTX_INIT = ""
     clip = build_model(weights).requires_grad_(False)
     model = PromptedCLIP(clip, maple_learner(cfg, clip, ATTRIBUTES))
     learned = {k: v + 0.05 * torch.randn_like(v) for k, v in model.state_dict().items()}
-    half = {k: v.half() if "compound_prompt_projections" in k or "ctx" in k else v for k, v in learned.items()}
-    whole = {f"image_encoder.{k.removeprefix('visual.')}": v.half() for k, v in weights.items() if "visual" in k}
-    whole |= {f"text_encoder.{k}": v.half() for k, v in weights.items() if k.startswith("transformer")}
+    half = {
+        k: v.half() if "compound_prompt_projections" in k or "ctx" in k else v
+        for k, v in learned.items()
+    }
+    whole = {
+        f"image_encoder.{k.removeprefix('visual.')}": v.half()
+        for k, v in weights.items()
+        if "visual" in k
+    }
+    whole |= {
+        f"text_encoder.{k}": v.half() for k, v in weights.items() if k.startswith("transformer")
+    }
     buffers = {
-        f"prompt_learner.token_{n}": torch.randn(4, 5, 64).half() for n in ("prefix", "middle1", "middle2", "suffix")
+        f"prompt_learner.token_{n}": torch.randn(4, 5, 64).half()
+        for n in ("prefix", "middle1", "middle2", "suffix")
     }
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0035)
     successor = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 5)
-    file = {"state_dict": half | whole | buffers, "epoch": 5, "optimizer": optimizer.state_dict(), "val_result": None}
+    file = {
+        "state_dict": half | whole | buffers,
+        "epoch": 5,
+        "optimizer": optimizer.state_dict(),
+        "val_result": None,
+    }
     file["scheduler"] = {"successor": successor, "last_epoch": 5}  # upstream pickles the object
     folder = tmp_path / "MultiModalPromptLearner"
     folder.mkdir()
@@ -275,7 +312,12 @@ def test_sigma_follows_the_schedule(cfg, schedule, warmup):
 
 def test_schedules_by_hand():
     """Ends and middle; the rising sigmoid as facts/p2c.md lists it."""
-    expected = {"constant": (1, 1, 1), "linear": (1, 0.5, 0), "cosine": (1, 0.5, 0), "sigmoid": (1, 0.5, 0)}
+    expected = {
+        "constant": (1, 1, 1),
+        "linear": (1, 0.5, 0),
+        "cosine": (1, 0.5, 0),
+        "sigmoid": (1, 0.5, 0),
+    }
     for name, values in expected.items():
         assert [SCHEDULES[name](p, 10.0) for p in (0, 0.5, 1)] == pytest.approx(values, abs=1e-12)
     rising = [SCHEDULES["sigmoid_rising"](p, 10.0) for p in (0, 0.2, 0.4, 0.6, 0.8, 1)]
@@ -287,8 +329,12 @@ def test_mixture_moments(standardize):
     means, stds, weights = (-2.0, 0.5, 1.0), (0.5, 0.2, 1.0), (1.0, 2.0, 1.0)
     torch.manual_seed(0)
     x = MixtureNoise(means, stds, weights, standardize)(torch.empty(400_000))
-    mean, var = (0, 1) if standardize else p2c_plain.mixture_moments(means, stds, [w / 4 for w in weights])
-    assert x.mean().item() == pytest.approx(mean, abs=0.01) and x.var().item() == pytest.approx(var, rel=0.01)
+    mean, var = (
+        (0, 1) if standardize else p2c_plain.mixture_moments(means, stds, [w / 4 for w in weights])
+    )
+    assert x.mean().item() == pytest.approx(mean, abs=0.01) and x.var().item() == pytest.approx(
+        var, rel=0.01
+    )
 
 
 def test_mixture_is_no_gaussian():
@@ -307,10 +353,16 @@ def test_noise_is_fresh_independent_and_of_size_sigma(cfg, clip64, noise):
     draws = [{k: v - getattr(learner, k) for k, v in learner.vectors().items()} for _ in range(20)]
     for name in ("ctx", "ctx_att1", "ctx_att2"):
         values = torch.stack([d[name].flatten() for d in draws])
-        assert values.std().item() == pytest.approx(0.3, rel=0.02) and abs(values.mean().item()) < 0.01
+        assert (
+            values.std().item() == pytest.approx(0.3, rel=0.02) and abs(values.mean().item()) < 0.01
+        )
         steps = torch.corrcoef(values)
-        assert (steps - torch.eye(20)).abs().max() < 0.15  # 1280 values a step: chance stays below 0.11
-    tensors = torch.corrcoef(torch.stack([torch.stack([d[k].flatten() for d in draws]).flatten() for k in draws[0]]))
+        assert (
+            steps - torch.eye(20)
+        ).abs().max() < 0.15  # 1280 values a step: chance stays below 0.11
+    tensors = torch.corrcoef(
+        torch.stack([torch.stack([d[k].flatten() for d in draws]).flatten() for k in draws[0]])
+    )
     assert (tensors - torch.eye(3)).abs().max() < 0.05
 
 
@@ -331,13 +383,17 @@ def test_noise_leaves_the_image_side_alone(cfg, clip64):
     learner.sigma.fill_(0.3)
     image, _ = batch(clip64)
     with torch.no_grad():
-        assert torch.equal(learner.image_features(clip64, image), learner.image_features(clip64, image))
+        assert torch.equal(
+            learner.image_features(clip64, image), learner.image_features(clip64, image)
+        )
 
 
 def test_aux_gradient_comes_through_the_noisy_branch_alone(cfg, clip64):
-    """With a linear F, F(ctx + η) − F(ctx) = W η: the loss does not depend on ctx, yet the clean side is no constant.
+    """With a linear F, F(ctx + η) − F(ctx) = W η: the loss does not depend on ctx, yet the clean
+    side is no constant.
 
-    Were the clean side not detached, ctx would get no gradient at all; with it detached it gets the noisy branch's.
+    Were the clean side not detached, ctx would get no gradient at all; with it detached it gets the
+    noisy branch's.
     """
     cfg.TRAINER.P2C.MAPPER.MLP = False
     learner = p2c_learner(cfg, clip64)
@@ -358,11 +414,15 @@ def test_aux_loss_is_in_single_precision_under_amp(cfg, clip64):
 
 
 def test_aux_gradient_without_the_stop_and_of_all_prompts(cfg, clip64):
-    """With a linear F ctx and bias cancel; with an MLP every vector in use gets its gradient, the third's does not."""
+    """With a linear F ctx and bias cancel; with an MLP every vector in use gets its gradient, the
+    third's does not."""
     cfg.TRAINER.P2C.AUX.STOP_GRADIENT, cfg.TRAINER.P2C.MAPPER.MLP = False, False
     learner = p2c_learner(cfg, clip64)
     learner.aux_loss().backward()
-    assert learner.proj.weight.grad.norm() > 0 and learner.ctx.grad.abs().max() < 1e-15 > learner.proj.bias.grad.norm()
+    assert (
+        learner.proj.weight.grad.norm() > 0
+        and learner.ctx.grad.abs().max() < 1e-15 > learner.proj.bias.grad.norm()
+    )
     cfg.TRAINER.P2C.AUX.PROMPTS, cfg.TRAINER.P2C.MAPPER.MLP = "all", True
     learner = p2c_learner(cfg, clip64).train()
     learner.sigma.fill_(1e6)  # DPD's noise has no part in it
@@ -381,7 +441,9 @@ def test_features_are_kept_in_eval_until_something_changes(cfg, clip64):
         model.load_state_dict(state)
         second = model.text_features()
         assert not torch.allclose(second, first)
-        model.prompt_learner.ctx += torch.randn_like(model.prompt_learner.ctx)  # as a step of an optimizer
+        model.prompt_learner.ctx += torch.randn_like(
+            model.prompt_learner.ctx
+        )  # as a step of an optimizer
         third = model.text_features()
         assert not torch.allclose(third, second) and model.text_features() is third
         assert model.train().eval().text_features() is not third

@@ -25,16 +25,24 @@ NAME, FOLDER = "MultiModalAdapter", "adapter_learner"
 def options(first: int, last: int, **settings) -> list[str]:
     """Settings of TRAINER.MMADAPTER."""
     settings = {"ADAPTER_START": first, "ADAPTER_END": last, **settings}
-    return [text for key, value in settings.items() for text in (f"TRAINER.MMADAPTER.{key}", str(value))]
+    return [
+        text for key, value in settings.items() for text in (f"TRAINER.MMADAPTER.{key}", str(value))
+    ]
 
 
-def check(trainer, weights, scale: float, ctx: str = "a photo of a", tolerance: float = 1e-5) -> None:
+def check(
+    trainer, weights, scale: float, ctx: str = "a photo of a", tolerance: float = 1e-5
+) -> None:
     """Loss, gradients and logits."""
     learner = trainer.model.prompt_learner
     shake(learner)
     image, label = batch(weights, trainer.num_classes)
     image = image.to(trainer.model.clip.dtype)
-    plain, params, names = PlainCLIP(weights, image.dtype), parameters(trainer), class_names(trainer)
+    plain, params, names = (
+        PlainCLIP(weights, image.dtype),
+        parameters(trainer),
+        class_names(trainer),
+    )
     expected = mma_plain.loss(plain, params, names, image, label, scale, ctx)
     loss, _ = trainer.loss(image, label)
     loss.backward()
@@ -46,7 +54,8 @@ def check(trainer, weights, scale: float, ctx: str = "a photo of a", tolerance: 
 @pytest.mark.parametrize("scale", [0.001, 0.3])
 @pytest.mark.parametrize("first, last", [(1, 3), (2, 2)])
 def test_equals_the_reference(data, tmp_path, weights, monkeypatch, scale, first, last):
-    """At 0.3 the adapters weigh as much as the blocks: one at a wrong place would be seen in the loss."""
+    """At 0.3 the adapters weigh as much as the blocks: one at a wrong place would be seen in the
+    loss."""
     uneven_names(monkeypatch)
     trainer = build(NAME, data, tmp_path, weights, *options(first, last, ADAPTER_SCALE=scale))
     check(trainer, weights, scale)
@@ -60,7 +69,8 @@ def test_words_and_width_of_ones_own(data, tmp_path, weights):
 def test_on_vit_b16(tmp_path):
     """The size in use, at the published settings.
 
-    In double precision: the gradients that the classes give to the last bias of the text tower nearly cancel, and in
+    In double precision: the gradients that the classes give to the last bias of the text tower
+        nearly cancel, and in
     single precision 1.1e-5 of what is left is rounding, in the reference as here.
     """
     weights = openai_state_dict("ViT-B/16")
@@ -74,7 +84,9 @@ def test_names_and_initial_values(data, tmp_path, weights):
     """Kaiming's normal initialisation for ReLU, by the number of outputs; no bias."""
     learned = parameters(build(NAME, data, tmp_path, weights, *options(2, 3)))
     expected = mma_plain.random_params(PlainCLIP(weights), first=2, last=3)
-    assert {key: p.shape for key, p in learned.items()} == {key: p.shape for key, p in expected.items()}
+    assert {key: p.shape for key, p in learned.items()} == {
+        key: p.shape for key, p in expected.items()
+    }
     for key, p in learned.items():
         if key.endswith("bias"):
             assert not p.any(), key
@@ -86,13 +98,20 @@ def test_upstreams_file_loads(data, tmp_path, weights):
     """Half precision; the embedded sentences of other classes."""
     params = mma_plain.random_params(PlainCLIP(weights), first=2, last=3)
     state = {key: p.detach().half() for key, p in params.items()}
-    buffers = {"token_embedding": torch.randn(9, 77, 64).half(), "tokenized_prompts": torch.ones(9, 77).long()}
+    buffers = {
+        "token_embedding": torch.randn(9, 77, 64).half(),
+        "tokenized_prompts": torch.ones(9, 77).long(),
+    }
     save(tmp_path / "upstream", FOLDER, state | buffers)
     trainer = build(NAME, data, tmp_path, weights, *options(2, 3, ADAPTER_SCALE=0.3))
     trainer.load_model(str(tmp_path / "upstream"), epoch=5)
     image, _ = batch(weights, trainer.num_classes)
     expected = {key: p.float() for key, p in state.items()}
-    assert_logits(trainer, image, mma_plain.logits(PlainCLIP(weights), expected, class_names(trainer), image, 0.3))
+    assert_logits(
+        trainer,
+        image,
+        mma_plain.logits(PlainCLIP(weights), expected, class_names(trainer), image, 0.3),
+    )
 
 
 def test_a_run_and_its_file(data, tmp_path, capsys):

@@ -50,11 +50,16 @@ def test_either_instruction_will_do_and_older_versions_know_none(name, monkeypat
 def test_tf32_is_for_products_and_convolutions_alike(allowed):
     """PyTorch's own default allows it in convolutions alone."""
     allow_tf32(allowed)
-    assert torch.backends.cudnn.allow_tf32 is allowed and torch.backends.cuda.matmul.allow_tf32 is allowed
+    assert (
+        torch.backends.cudnn.allow_tf32 is allowed
+        and torch.backends.cuda.matmul.allow_tf32 is allowed
+    )
 
 
 @pytest.mark.parametrize("prec", ["fp32", "tf32"])
 def test_a_trainer_allows_it_only_if_asked(prec, data, tmp_path, weights, monkeypatch):
     monkeypatch.setattr("trainers.base.choose_precision", lambda prec, device: prec)
     build("CoOp", data, tmp_path, weights, "TRAINER.COOP.PREC", prec)
-    assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is (prec == "tf32")
+    assert (
+        torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is (prec == "tf32")
+    )

@@ -25,17 +25,26 @@ from tests.trainers.methods import (
 TEMPLATE = "a photo of a {}."
 
 
-def labels(plain: PlainCLIP, prompts, names: list[str], image: Tensor, conflict: bool, template: str) -> Tensor:
-    """(B,) The class that zero-shot CLIP would have more of, or, for a conflict, that it would have less of."""
+def labels(
+    plain: PlainCLIP, prompts, names: list[str], image: Tensor, conflict: bool, template: str
+) -> Tensor:
+    """(B,) The class that zero-shot CLIP would have more of, or, for a conflict, that it would have
+    less of."""
     with torch.no_grad():
-        zero_shot = plain.logits(plain.encode_image(image), kgcoop_plain.teacher_features(plain, names, template))
-        more = zero_shot.softmax(dim=-1) - coop_plain.logits(plain, prompts, names, image).softmax(dim=-1)
+        zero_shot = plain.logits(
+            plain.encode_image(image), kgcoop_plain.teacher_features(plain, names, template)
+        )
+        more = zero_shot.softmax(dim=-1) - coop_plain.logits(plain, prompts, names, image).softmax(
+            dim=-1
+        )
     return more.argmin(dim=-1) if conflict else more.argmax(dim=-1)
 
 
 def step(trainer, image: Tensor, label: Tensor) -> dict[str, Tensor]:
     trainer.num_batches = 2  # not the epoch's last batch, so lr stays
-    return trainer.forward_backward({"img": image, "label": label, "domain": torch.zeros_like(label)})
+    return trainer.forward_backward(
+        {"img": image, "label": label, "domain": torch.zeros_like(label)}
+    )
 
 
 def check(
@@ -49,7 +58,8 @@ def check(
 ):
     """One step: the losses, the gradients, and the parameters after it.
 
-    Both in double precision: the KL's gradient is a small difference of probabilities, and what a projection leaves can
+    Both in double precision: the KL's gradient is a small difference of probabilities, and what a
+        projection leaves can
     be far smaller than what it was taken from, of which single precision loses more than the 1e-5.
     """
     trainer.model.double(), trainer.model.clip.double()
@@ -73,7 +83,9 @@ def check(
     )
     assert_gradients(trainer.model.prompt_learner, {"ctx": expected})
     moved = before - trainer.model.prompt_learner.ctx.detach()
-    torch.testing.assert_close(moved, lr * (expected + decay * before), rtol=0, atol=1e-5 * moved.abs().max().item())
+    torch.testing.assert_close(
+        moved, lr * (expected + decay * before), rtol=0, atol=1e-5 * moved.abs().max().item()
+    )
 
 
 FAST = ("OPTIM.LR", "0.1", "OPTIM.WARMUP_EPOCH", "-1")  # so that a step is seen in single precision
@@ -83,7 +95,17 @@ FAST = ("OPTIM.LR", "0.1", "OPTIM.WARMUP_EPOCH", "-1")  # so that a step is seen
 @pytest.mark.parametrize(("temperature", "lam"), [(1.0, 1.0), (3.0, 0.4)])
 def test_equals_the_reference(data, tmp_path, weights, monkeypatch, conflict, temperature, lam):
     uneven_names(monkeypatch)
-    trainer = build("ProGrad", data, tmp_path, weights, *FAST, "LOSS.T", str(temperature), "LOSS.LAMBDA", str(lam))
+    trainer = build(
+        "ProGrad",
+        data,
+        tmp_path,
+        weights,
+        *FAST,
+        "LOSS.T",
+        str(temperature),
+        "LOSS.LAMBDA",
+        str(lam),
+    )
     check(trainer, weights, conflict, temperature, lam)
 
 
@@ -100,7 +122,9 @@ def test_logits(data, tmp_path, weights, monkeypatch):
     shake(trainer.model.prompt_learner)
     image, _ = batch(weights, trainer.num_classes)
     assert_logits(
-        trainer, image, coop_plain.logits(PlainCLIP(weights), parameters(trainer), class_names(trainer), image)
+        trainer,
+        image,
+        coop_plain.logits(PlainCLIP(weights), parameters(trainer), class_names(trainer), image),
     )
 
 
@@ -113,7 +137,8 @@ def test_on_vit_b16(tmp_path, conflict):
 
 
 def test_each_tensor_is_projected_on_its_own(data, tmp_path, weights):
-    """ctx and the vectors of two attributes; labels with which some of the three conflict and some do not."""
+    """ctx and the vectors of two attributes; labels with which some of the three conflict and some
+    do not."""
     torch.manual_seed(4)
     trainer = build("ProGrad", data, tmp_path, weights, "TRAINER.ATPROMPT.USE_ATPROMPT", "True")
     learner = trainer.model.prompt_learner
@@ -121,10 +146,16 @@ def test_each_tensor_is_projected_on_its_own(data, tmp_path, weights):
     plain, prompts, names = PlainCLIP(weights), parameters(trainer), class_names(trainer)
     image, _ = batch(weights, trainer.num_classes)
     for seed in range(200):
-        label = torch.randint(trainer.num_classes, (3,), generator=torch.Generator().manual_seed(seed))
-        xe, kl = prograd_plain.losses(plain, prompts, names, image, label, attributes=("color", "shape"))
+        label = torch.randint(
+            trainer.num_classes, (3,), generator=torch.Generator().manual_seed(seed)
+        )
+        xe, kl = prograd_plain.losses(
+            plain, prompts, names, image, label, attributes=("color", "shape")
+        )
         g_xe, g_kl = gradients(xe, prompts), gradients(kl, prompts)
-        conflicts = {bool((g_xe[name] * g_kl[name]).sum() < 0) for name in ("ctx", "ctx_att1", "ctx_att2")}
+        conflicts = {
+            bool((g_xe[name] * g_kl[name]).sum() < 0) for name in ("ctx", "ctx_att1", "ctx_att2")
+        }
         if conflicts == {True, False}:
             break
     assert conflicts == {True, False}
@@ -138,7 +169,9 @@ def test_upstreams_file_loads(data, tmp_path, weights):
     trainer = build("ProGrad", data, tmp_path, weights)
     image, _ = batch(weights, trainer.num_classes)
     trainer.load_model(str(tmp_path / "upstream"), epoch=50)
-    assert_logits(trainer, image, coop_plain.logits(PlainCLIP(weights), state, class_names(trainer), image))
+    assert_logits(
+        trainer, image, coop_plain.logits(PlainCLIP(weights), state, class_names(trainer), image)
+    )
 
 
 def test_a_run_and_its_file(data, tmp_path, capsys):
@@ -148,4 +181,6 @@ def test_a_run_and_its_file(data, tmp_path, capsys):
 
 
 def test_a_setting_that_does_not_fit(data, tmp_path, capsys):
-    assert_refused("ProGrad", data, tmp_path, capsys, "LOSS.T 0.0: must be above 0", "LOSS.T", "0.0")
+    assert_refused(
+        "ProGrad", data, tmp_path, capsys, "LOSS.T 0.0: must be above 0", "LOSS.T", "0.0"
+    )

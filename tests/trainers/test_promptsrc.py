@@ -1,4 +1,5 @@
-"""PromptSRC's loss and gradients against the plain reference, its files, and its average of the epochs."""
+"""PromptSRC's loss and gradients against the plain reference, its files, and its average of the
+epochs."""
 
 import pytest
 import torch
@@ -28,10 +29,14 @@ FOLDER = "VLPromptLearner"
 
 def options(**settings) -> list[str]:
     """Settings of TRAINER.PROMPTSRC."""
-    return [text for key, value in settings.items() for text in (f"TRAINER.PROMPTSRC.{key}", str(value))]
+    return [
+        text for key, value in settings.items() for text in (f"TRAINER.PROMPTSRC.{key}", str(value))
+    ]
 
 
-SHALLOW = options(PROMPT_DEPTH_TEXT=3, PROMPT_DEPTH_VISION=2, N_CTX_VISION=3)  # no number is another's
+SHALLOW = options(
+    PROMPT_DEPTH_TEXT=3, PROMPT_DEPTH_VISION=2, N_CTX_VISION=3
+)  # no number is another's
 
 
 def check(trainer: TrainerX, weights, **settings) -> None:
@@ -43,7 +48,10 @@ def check(trainer: TrainerX, weights, **settings) -> None:
     trainer.teacher = trainer.teacher.double()
     shake(trainer.model.prompt_learner)
     image, label = batch(weights, trainer.num_classes)
-    plain, prompts = PlainCLIP(weights, torch.float64), as_leaves(parameters(trainer), torch.float64)
+    plain, prompts = (
+        PlainCLIP(weights, torch.float64),
+        as_leaves(parameters(trainer), torch.float64),
+    )
     names = class_names(trainer)
     expected = promptsrc_plain.loss(plain, prompts, names, image, label, **settings)
     assert_loss(trainer, image, label, expected, prompts)
@@ -70,10 +78,15 @@ def test_on_vit_b16(tmp_path):
     """The size in use, at the published settings."""
     weights = openai_state_dict("ViT-B/16")
     opts = options(PROMPT_DEPTH_TEXT=9, PROMPT_DEPTH_VISION=9, N_CTX_TEXT=4, N_CTX_VISION=4)
-    trainer = build("PromptSRC", tmp_path, tmp_path / "out", weights, *three_classes(tmp_path), *opts)
+    trainer = build(
+        "PromptSRC", tmp_path, tmp_path / "out", weights, *three_classes(tmp_path), *opts
+    )
     check(trainer, weights)
     shapes = {key: tuple(p.shape) for key, p in trainer.model.prompt_learner.named_parameters()}
-    assert shapes.pop("prompt_learner.ctx") == (4, 512) and shapes.pop("image_encoder.VPT") == (4, 768)
+    assert shapes.pop("prompt_learner.ctx") == (4, 512) and shapes.pop("image_encoder.VPT") == (
+        4,
+        768,
+    )
     assert shapes == {promptsrc_plain.TEXT_BLOCK.format(n): (4, 512) for n in range(1, 9)} | {
         promptsrc_plain.IMAGE_BLOCK.format(n): (4, 768) for n in range(1, 9)
     }
@@ -88,7 +101,8 @@ def test_starts_from_a_photo_of_a(data, tmp_path, weights):
 
 
 def test_upstreams_file_loads(data, tmp_path, weights):
-    """Half precision; the whole CLIP, and its image tower once more; the token buffers of other classes."""
+    """Half precision; the whole CLIP, and its image tower once more; the token buffers of other
+    classes."""
     prompts = promptsrc_plain.random_prompts(PlainCLIP(weights))
     state = {key: p.detach().half() for key, p in prompts.items()}
     expected = {key: p.float() for key, p in state.items()}
@@ -99,13 +113,20 @@ def test_upstreams_file_loads(data, tmp_path, weights):
         elif key.startswith(("transformer.", "ln_final.", "positional", "text_projection")):
             state[f"text_encoder.{key}"] = w.half()
     state["logit_scale"] = torch.tensor(1.0)
-    state |= {f"prompt_learner.token_{part}": torch.randn(9, 5, 64).half() for part in ("prefix", "suffix")}
+    state |= {
+        f"prompt_learner.token_{part}": torch.randn(9, 5, 64).half()
+        for part in ("prefix", "suffix")
+    }
     save(tmp_path / "upstream", FOLDER, state)
 
     trainer = build("PromptSRC", data, tmp_path, weights, *SHALLOW)
     trainer.load_model(str(tmp_path / "upstream"), epoch=5)
     image, _ = batch(weights, trainer.num_classes)
-    assert_logits(trainer, image, promptsrc_plain.logits(PlainCLIP(weights), expected, class_names(trainer), image))
+    assert_logits(
+        trainer,
+        image,
+        promptsrc_plain.logits(PlainCLIP(weights), expected, class_names(trainer), image),
+    )
 
 
 EVEN = ("TRAIN.CHECKPOINT_FREQ", "1", *options(GPA_MEAN=2.0, GPA_STD=1.5))
@@ -119,14 +140,21 @@ def test_a_run_and_its_file(data, tmp_path, capsys):
 def test_the_last_file_is_the_average_of_the_epochs(data, tmp_path):
     assert run("PromptSRC", data, tmp_path / "average", *EVEN) == 0
     # The same run with all the weight on epoch 3 ends with what epoch 3 gave.
-    assert run("PromptSRC", data, tmp_path / "last", *EVEN[:2], *options(GPA_MEAN=3.0, GPA_STD=0.01)) == 0
-    epochs = [read(tmp_path / "average", FOLDER, epoch) for epoch in (1, 2)] + [read(tmp_path / "last", FOLDER)]
+    assert (
+        run("PromptSRC", data, tmp_path / "last", *EVEN[:2], *options(GPA_MEAN=3.0, GPA_STD=0.01))
+        == 0
+    )
+    epochs = [read(tmp_path / "average", FOLDER, epoch) for epoch in (1, 2)] + [
+        read(tmp_path / "last", FOLDER)
+    ]
     expected = promptsrc_plain.average(epochs, mean=2.0, std=1.5)
     ours = read(tmp_path / "average", FOLDER)
     assert ours.keys() == expected.keys()
     for key in expected:
         torch.testing.assert_close(ours[key].double(), expected[key], rtol=1e-6, atol=1e-7)
-    assert not torch.allclose(ours["prompt_learner.ctx"], epochs[2]["prompt_learner.ctx"], rtol=1e-4)
+    assert not torch.allclose(
+        ours["prompt_learner.ctx"], epochs[2]["prompt_learner.ctx"], rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
@@ -145,7 +173,9 @@ def test_the_average_survives_a_kill(data, tmp_path, monkeypatch, epoch):
         assert run("PromptSRC", data, tmp_path / "killed", *EVEN) == 130
     assert run("PromptSRC", data, tmp_path / "killed", *EVEN) == 0
     whole, resumed = (read(tmp_path / folder, FOLDER) for folder in ("whole", "killed"))
-    assert whole.keys() == resumed.keys() and all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert whole.keys() == resumed.keys() and all(
+        torch.equal(whole[key], resumed[key]) for key in whole
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""The methods that leave the image tower alone, on a CLIP with a ResNet; the others say what they need."""
+"""The methods that leave the image tower alone, on a CLIP with a ResNet; the others say what they
+need."""
 
 import pytest
 import torch
@@ -28,10 +29,14 @@ def test_coops_loss_and_gradient(narrow, data, tmp_path):
     log = trainer.gradients(image, label)
 
     tower = ModifiedResNet((3, 4, 6, 3), 256, 8, 64, 16).eval()
-    tower.load_state_dict({k.removeprefix("visual."): v for k, v in narrow.items() if k.startswith("visual.")})
+    tower.load_state_dict(
+        {k.removeprefix("visual."): v for k, v in narrow.items() if k.startswith("visual.")}
+    )
     texts = {k: v for k, v in narrow.items() if not k.startswith("visual.")}
     vision = {k: v for k, v in openai_state_dict("tiny").items() if k.startswith("visual.")}
-    vision["visual.proj"] = torch.zeros(vision["visual.proj"].shape[0], 256)  # a tower that is not looked through
+    vision["visual.proj"] = torch.zeros(
+        vision["visual.proj"].shape[0], 256
+    )  # a tower that is not looked through
     plain = PlainCLIP(texts | vision)
     ctx = trainer.model.prompt_learner.ctx.detach().clone().requires_grad_()
     names = list(trainer.lab2cname.values())

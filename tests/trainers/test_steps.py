@@ -1,6 +1,8 @@
-"""The parameters after 20 training steps, against PyTorch's plain optimizers on the references' gradients.
+"""The parameters after 20 training steps, against PyTorch's plain optimizers on the references'
+gradients.
 
-In double precision, as rounding grows from step to step: in single precision they are 1e-3 of the way apart then.
+In double precision, as rounding grows from step to step: in single precision they are 1e-3 of the
+    way apart then.
 MaPLe, with its own batches and learning rates, is in tests/test_train.py.
 """
 
@@ -28,11 +30,15 @@ adam = partial(torch.optim.Adam, lr=0.01, betas=(0.9, 0.999), eps=1e-3, weight_d
 
 
 def prograd(plain, prompts, names, image, label):
-    return prograd_plain.final_gradients(*prograd_plain.losses(plain, prompts, names, image, label), prompts)
+    return prograd_plain.final_gradients(
+        *prograd_plain.losses(plain, prompts, names, image, label), prompts
+    )
 
 
 def p2c(plain, prompts, names, image, label):
-    loss = maple_plain.maple_forward(plain, prompts, names, image, label, attributes=("color", "shape")).loss
+    loss = maple_plain.maple_forward(
+        plain, prompts, names, image, label, attributes=("color", "shape")
+    ).loss
     return maple_plain.gradients(loss, prompts)
 
 
@@ -42,7 +48,9 @@ def mma(plain, prompts, names, image, label):
 
 def of(loss, **settings):
     """The gradients of a reference's loss."""
-    return lambda plain, prompts, *rest: maple_plain.gradients(loss(plain, prompts, *rest, **settings), prompts)
+    return lambda plain, prompts, *rest: maple_plain.gradients(
+        loss(plain, prompts, *rest, **settings), prompts
+    )
 
 
 CASES = {
@@ -57,9 +65,20 @@ CASES = {
         of(promptsrc_plain.loss),
     ),
     "TCP": (("TRAINER.TCP.LAYER", "2"), adam, of(tcp_plain.loss, layer=2)),
-    "MultiModalAdapter": (("TRAINER.MMADAPTER.ADAPTER_START", "2", "TRAINER.MMADAPTER.ADAPTER_END", "3"), sgd, mma),
+    "MultiModalAdapter": (
+        ("TRAINER.MMADAPTER.ADAPTER_START", "2", "TRAINER.MMADAPTER.ADAPTER_END", "3"),
+        sgd,
+        mma,
+    ),
     "P2C": (
-        ("TRAINER.P2C.PROMPT_DEPTH", "3", "TRAINER.P2C.DPD.ENABLED", "False", "TRAINER.P2C.AUX.ENABLED", "False"),
+        (
+            "TRAINER.P2C.PROMPT_DEPTH",
+            "3",
+            "TRAINER.P2C.DPD.ENABLED",
+            "False",
+            "TRAINER.P2C.AUX.ENABLED",
+            "False",
+        ),
         sgd,
         p2c,
     ),
@@ -75,7 +94,11 @@ def test_parameters_after_20_steps(method, data, tmp_path, weights):
     trainer.num_batches = STEPS + 1  # no epoch ends, so the rate stays
     for group in trainer.optim.param_groups:
         group["lr"] = 0.01
-    prompts, names, plain = parameters(trainer), class_names(trainer), PlainCLIP(weights, torch.float64)
+    prompts, names, plain = (
+        parameters(trainer),
+        class_names(trainer),
+        PlainCLIP(weights, torch.float64),
+    )
     start = {name: p.detach().clone() for name, p in prompts.items()}
     reference = optimizer(prompts.values(), foreach=False)
     generator = torch.Generator().manual_seed(1)
@@ -92,5 +115,7 @@ def test_parameters_after_20_steps(method, data, tmp_path, weights):
     for name, p in prompts.items():
         moved = (p - start[name]).norm()
         assert moved > 0 or p.grad is None, name
-        tolerance = 1e-5 if method == "TCP" else 1e-9  # its teacher is made with the trainer, in single precision
+        tolerance = (
+            1e-5 if method == "TCP" else 1e-9
+        )  # its teacher is made with the trainer, in single precision
         assert (got[name] - p).norm() <= tolerance * moved, name

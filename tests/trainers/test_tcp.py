@@ -1,4 +1,5 @@
-"""TCP's loss and gradients against the plain reference, the words of its datasets, its optimizer and its files."""
+"""TCP's loss and gradients against the plain reference, the words of its datasets, its optimizer
+and its files."""
 
 import pytest
 import torch
@@ -24,7 +25,8 @@ FOLDER = "prompt_learner"
 
 
 def check(trainer, weights, layer: int) -> None:
-    """Loss, gradients and logits, the classes' tokens shaken until they differ as much as they are large."""
+    """Loss, gradients and logits, the classes' tokens shaken until they differ as much as they are
+    large."""
     shake(trainer.model.prompt_learner)
     shake(trainer.model.prompt_learner.meta_net, 0.3)
     image, label = batch(weights, trainer.num_classes)
@@ -49,7 +51,11 @@ def test_on_vit_b16(tmp_path):
     """The size in use, at the published layer."""
     weights = openai_state_dict("ViT-B/16")
     opts = ("TRAINER.TCP.LAYER", "8")
-    check(build("TCP", tmp_path, tmp_path / "out", weights, *three_classes(tmp_path), *opts), weights, layer=8)
+    check(
+        build("TCP", tmp_path, tmp_path / "out", weights, *three_classes(tmp_path), *opts),
+        weights,
+        layer=8,
+    )
 
 
 # The words behind ctx and the teacher's sentence, as in the published code.
@@ -94,25 +100,38 @@ def test_steps_as_adam_with_a_large_epsilon(data, tmp_path, weights):
     """Adam's first step, by hand: lr * g / (|g| + eps), g with the weight decay."""
     trainer = build("TCP", data, tmp_path, weights, "TRAINER.TCP.LAYER", "1")
     ctx = trainer.model.prompt_learner.ctx
-    lr, decay, before = trainer.get_current_lr(), trainer.cfg.OPTIM.WEIGHT_DECAY, ctx.detach().clone()
+    lr, decay, before = (
+        trainer.get_current_lr(),
+        trainer.cfg.OPTIM.WEIGHT_DECAY,
+        ctx.detach().clone(),
+    )
     gradient = torch.linspace(-1e-2, 1e-2, ctx.numel()).view_as(ctx)
     ctx.grad = gradient.clone()
     trainer.optim.step()
     g = gradient + decay * before
-    torch.testing.assert_close(ctx.detach() - before, -lr * g / (g.abs() + 1e-3), rtol=1e-2, atol=1e-3 * lr)
+    torch.testing.assert_close(
+        ctx.detach() - before, -lr * g / (g.abs() + 1e-3), rtol=1e-2, atol=1e-3 * lr
+    )
 
 
 def test_upstreams_file_loads(data, tmp_path, weights):
     """Half precision; token buffers of other classes."""
     prompts = tcp_plain.random_prompts(PlainCLIP(weights))
     state = {key: p.detach().half() for key, p in prompts.items()}
-    buffers = {"token_prefix": torch.randn(9, 1, 64).half(), "token_suffix": torch.randn(9, 72, 64).half()}
+    buffers = {
+        "token_prefix": torch.randn(9, 1, 64).half(),
+        "token_suffix": torch.randn(9, 72, 64).half(),
+    }
     save(tmp_path / "upstream", FOLDER, state | buffers)
     trainer = build("TCP", data, tmp_path, weights, "TRAINER.TCP.LAYER", "2")
     trainer.load_model(str(tmp_path / "upstream"), epoch=5)
     image, _ = batch(weights, trainer.num_classes)
     expected = {key: p.float() for key, p in state.items()}
-    assert_logits(trainer, image, tcp_plain.logits(PlainCLIP(weights), expected, class_names(trainer), image, layer=2))
+    assert_logits(
+        trainer,
+        image,
+        tcp_plain.logits(PlainCLIP(weights), expected, class_names(trainer), image, layer=2),
+    )
 
 
 def test_a_run_and_its_file(data, tmp_path, capsys):

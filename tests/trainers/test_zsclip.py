@@ -11,7 +11,14 @@ from tests.reference.kgcoop_plain import teacher_features
 from tests.reference.weights import openai_state_dict
 from tests.runs import REPO, run
 from tests.trainers.files import accuracies
-from tests.trainers.methods import assert_logits, assert_refused, batch, build, class_names, uneven_names
+from tests.trainers.methods import (
+    assert_logits,
+    assert_refused,
+    batch,
+    build,
+    class_names,
+    uneven_names,
+)
 from trainers.prompt_text import zero_shot_template
 
 OWN = "a photo of a {}."
@@ -69,7 +76,12 @@ def test_on_vit_b16(data, tmp_path):
     ],
 )
 def test_every_datasets_template(config, template):
-    flags = ["--trainer", "ZeroshotCLIP", "--dataset-config-file", f"{REPO}/configs/datasets/{config}.yaml"]
+    flags = [
+        "--trainer",
+        "ZeroshotCLIP",
+        "--dataset-config-file",
+        f"{REPO}/configs/datasets/{config}.yaml",
+    ]
     assert zero_shot_template(train.setup_cfg(train.parse_args(flags))) == template
 
 
@@ -94,4 +106,6 @@ def test_a_run_is_its_test(data, tmp_path, capsys):
 
 @pytest.mark.parametrize("method", ["ZeroshotCLIP", "ZeroshotCLIP2"])
 def test_a_template_without_a_place_for_the_name(data, tmp_path, capsys, method):
-    assert_refused(method, data, tmp_path, capsys, "must have one {}", "DATASET.TEMPLATE", "a photo.")
+    assert_refused(
+        method, data, tmp_path, capsys, "must have one {}", "DATASET.TEMPLATE", "a photo."
+    )

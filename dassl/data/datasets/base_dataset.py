@@ -8,7 +8,8 @@ from dassl.utils import Failure, check_availability
 class Datum:
     """One image: path, class label, domain label, class name.
 
-    Few-shot files hold pickled Datums, so module, class name and the four attributes must stay as they are.
+    Few-shot files hold pickled Datums, so module, class name and the four attributes must stay as
+    they are.
     """
 
     def __init__(self, impath: str = "", label: int = 0, domain: int = 0, classname: str = ""):
@@ -38,7 +39,8 @@ class Datum:
 
 
 class DatasetBase:
-    """Lists of Datums: train_x (labeled), train_u (unlabeled, may be None), val (may be None) and test."""
+    """Lists of Datums: train_x (labeled), train_u (unlabeled, may be None), val (may be None) and
+    test."""
 
     dataset_dir = ""  # folder under DATASET.ROOT
     domains: Sequence[str] = ()  # names of all domains
@@ -52,7 +54,9 @@ class DatasetBase:
     ):
         """Raises Failure if labels and class names do not agree within or between the splits."""
         if not train_x:
-            raise Failure(f"{type(self).__name__} has no training images: check DATASET.ROOT and the split file")
+            raise Failure(
+                f"{type(self).__name__} has no training images: check DATASET.ROOT and the split file"
+            )
         self.train_x, self.train_u, self.val, self.test = train_x, train_u, val, test
         self.num_classes = self.get_num_classes(train_x)
         self.lab2cname, self.classnames = self.get_lab2cname(train_x)
@@ -64,7 +68,8 @@ class DatasetBase:
         return max(item.label for item in data_source) + 1
 
     def get_lab2cname(self, data_source: Iterable[Datum]) -> tuple[dict[int, str], list[str]]:
-        """({label: class name}, class names by label); raises Failure if a label has two names or none."""
+        """({label: class name}, class names by label); raises Failure if a label has two names or
+        none."""
         lab2cname: dict[int, str] = {}
         for item in data_source:
             lab2cname.setdefault(item.label, item.classname)
@@ -72,7 +77,9 @@ class DatasetBase:
         labels = sorted(lab2cname)
         if labels != list(range(len(labels))):
             gap = next(i for i, label in enumerate(labels) if i != label)
-            raise Failure(f"{type(self).__name__}: no training image has label {gap}, but some have {labels[-1]}")
+            raise Failure(
+                f"{type(self).__name__}: no training image has label {gap}, but some have {labels[-1]}"
+            )
         return lab2cname, [lab2cname[label] for label in labels]
 
     def _check_names(self, data_source: Iterable[Datum], lab2cname: dict[int, str]) -> None:
@@ -80,9 +87,13 @@ class DatasetBase:
             if lab2cname.get(item.label) != item.classname:
                 trained = lab2cname.get(item.label, "no training image")
                 where = f"{type(self).__name__}: label/class-name mismatch at {item.impath}"
-                raise Failure(f'{where}: label {item.label} is "{item.classname}" here, but "{trained}" in training')
+                raise Failure(
+                    f'{where}: label {item.label} is "{item.classname}" here, but "{trained}" in training'
+                )
 
-    def check_input_domains(self, source_domains: Iterable[str], target_domains: Iterable[str]) -> None:
+    def check_input_domains(
+        self, source_domains: Iterable[str], target_domains: Iterable[str]
+    ) -> None:
         """Raises UsageError for a domain this dataset does not have."""
         for domain in [*source_domains, *target_domains]:
             check_availability(domain, self.domains, "domain")
@@ -92,8 +103,8 @@ class DatasetBase:
     ) -> list[Datum] | Sequence[list[Datum]]:
         """`num_shots` images per label (below 1: all) of each source, by Python's `random`.
 
-        Labels come in order of first appearance. One with fewer images gives all of them, or with `repeat`
-        some several times. One source gives a list, several give one list each.
+        Labels come in order of first appearance. One with fewer images gives all of them, or with
+        `repeat` some several times. One source gives a list, several give one list each.
         """
         picked = [_few_shots(source, num_shots, repeat) for source in data_sources]
         if num_shots >= 1:
