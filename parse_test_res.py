@@ -10,19 +10,19 @@ import csv
 import io
 import json
 import logging
-import os
 import re
 import signal
 import sys
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tabulate import SEPARATING_LINE, tabulate
 
+from dassl.commands import OneLineParser, existing_folder, log_to_stderr
 from dassl.files import regular
 from dassl.plain import plain
 
@@ -389,54 +389,6 @@ def render(
 def show_stat(stat: Stat) -> str:
     """With one decimal, and without a spread that is undefined."""
     return f"{stat.mean:.1f}" if np.isnan(stat.spread) else f"{stat.mean:.1f} ± {stat.spread:.1f}"
-
-
-HOME = re.compile(r"(?:^|(?<==))~[\w.-]*(?=/|$)")
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Keeps the line breaks of its texts, and says what is wrong in one line."""
-
-    def __init__(self, prog: str | None = None, **texts: str):
-        super().__init__(prog, formatter_class=argparse.RawDescriptionHelpFormatter, **texts)
-
-    def parse_known_args(
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ):
-        """The home folder also stands for a `~` that the shell has left: in `--out=~/x`, in
-        quotes."""
-        words = sys.argv[1:] if args is None else args
-        return super().parse_known_args([HOME.sub(self.home, word) for word in words], namespace)
-
-    def home(self, match: re.Match) -> str:
-        if (home := os.path.expanduser(match[0])) == match[0]:
-            self.error(
-                f"{match.string}: there is no user {match[0][1:]}; a folder that is called so is ./{match[0]}"
-            )
-        return home
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {plain(message)}; --help tells more\n")
-
-
-class OneLine(logging.Formatter):
-    """A message as one line, with its level."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return plain(f"{record.levelname}: {record.getMessage()}")
-
-
-def log_to_stderr() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(OneLine())
-    logging.basicConfig(handlers=[handler])
-
-
-def existing_folder(text: str) -> Path:
-    """The type of a command line's argument that must be a folder."""
-    if not os.path.isdir(text):  # Path.is_dir raises for names that are too long
-        raise argparse.ArgumentTypeError(f"{text}: no such folder")
-    return Path(text)
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

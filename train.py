@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 
 import datasets  # registers the datasets
 import trainers  # registers the methods
+from dassl.commands import OneLineParser
 from dassl.config import (
     check_output_dir,
     check_resume,
@@ -37,7 +38,6 @@ from dassl.utils import (
     tolerate_encoding,
 )
 from dassl.utils.lock import sole_run
-from parse_test_res import OneLineParser
 
 # flag -> config key
 FLAGS = {

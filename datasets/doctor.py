@@ -17,6 +17,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 import datasets
+from dassl.commands import OneLineParser
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.plain import plain
@@ -28,7 +29,6 @@ from dassl.utils import (
     read_image,
     tolerate_encoding,
 )
-from parse_test_res import OneLineParser
 
 from .benchmark import SPLITS, Benchmark, read_lists
 from .readers import IMAGE_SUFFIXES, absent, nothing_saved

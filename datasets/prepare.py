@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from clip.download import cannot_write, check_space, fetch, is_web_page, words
+from dassl.commands import OneLineParser
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import Failure, UsageError, expand_user, print_error, read_json, tolerate_encoding
 from dassl.utils.lock import locked
-from parse_test_res import OneLineParser
 
 from . import default_root
 from .doctor import Finding, command, dataset_name, examine

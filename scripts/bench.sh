@@ -4,4 +4,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$(bash scripts/python.sh ready)
-exec "$python" -m scripts.bench "$@"
+exec "$python" -m bench.steps "$@"

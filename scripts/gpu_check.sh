@@ -3,4 +3,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/make_env.sh
-exec "$(bash scripts/python.sh)" -m scripts.gpu_check "$@"
+exec "$(bash scripts/python.sh)" -m bench.gpu_check "$@"

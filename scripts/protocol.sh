@@ -3,4 +3,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$(bash scripts/python.sh ready)
-exec "$python" -m scripts.protocol "$@"
+exec "$python" -m runs.protocol "$@"

@@ -62,9 +62,8 @@ def as_a_program(folder: Path, encoding: str) -> None:
     for fd, name in (1, "stdout"), (2, "stderr"):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
     sys.stdout = open(1, "w", buffering=1, encoding=encoding, closefd=False)  # noqa: SIM115
-    sys.stderr = open(
-        2, "w", buffering=1, encoding=encoding, errors="backslashreplace", closefd=False
-    )  # noqa: SIM115
+    errors = "backslashreplace"
+    sys.stderr = open(2, "w", buffering=1, encoding=encoding, errors=errors, closefd=False)  # noqa: SIM115
     logging.root.handlers.clear()
     warnings.resetwarnings()
     for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):

@@ -11,6 +11,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ import parse_test_res
 import train
 from clip.clip import BUNDLED
 from datasets import doctor, prepare
-from scripts import cloud, figures, protocol, report, runner, sweep, tables, words
+from inference import cloud, words
+from results import figures, report, tables
+from runs import protocol, runner, sweep
 from tests.forked import Done, forked
 from tests.runs import REPO, arguments, run
 
@@ -32,7 +35,7 @@ PROGRAMS = {
     "prepare": prepare.main,
 }
 PROGRAMS |= {
-    m.__name__.removeprefix("scripts."): m.main
+    m.__name__.rpartition(".")[2]: m.main
     for m in (cloud, figures, protocol, report, sweep, tables, words)
 }
 USUAL = ("OPTIM.MAX_EPOCH", "2", "DATALOADER.NUM_WORKERS", "0")
@@ -768,9 +771,8 @@ def test_data(name, data, tmp_path):
     shutil.copytree(data, root)
     damage(root / "shapes")
     flags = ("--no-train",) if "split" in name else ()
-    main = lambda: train.main(
-        arguments("ZeroshotCLIP", root, tmp_path / "out", *USUAL, flags=flags)
-    )  # noqa: E731
+    words = arguments("ZeroshotCLIP", root, tmp_path / "out", *USUAL, flags=flags)
+    main = partial(train.main, words)
     assert_harmless(main, root, [root], tmp_path, 1, line)
 
 

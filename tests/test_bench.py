@@ -1,4 +1,4 @@
-"""scripts/bench.py on tiny towers: it prints its rows, compares the same things, counts rightly.
+"""bench/steps.py on tiny towers: it prints its rows, compares the same things, counts rightly.
 Nothing is timed."""
 
 import os
@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from scripts import bench
-from scripts.bench import Case
+from bench import steps as bench
+from bench.steps import Case
 from tests.reference import cocoop_plain, maple_plain
 from tests.reference.clip_plain import PlainCLIP
 from tests.reference.weights import ARCHS
@@ -97,12 +97,12 @@ def other_bias(*args) -> Tensor:
 @pytest.mark.parametrize(
     ("table", "where", "what"),
     [
-        ("maple", "scripts.bench.FROZEN_WORDS", {**bench.FROZEN_WORDS, "MaPLe": "on the"}),
-        ("p2c", "scripts.bench.maple_plain.deep_text_prompts", lambda _: {}),
-        ("eval", "scripts.bench.maple_plain.deep_visual_prompts", lambda _: {}),
+        ("maple", "bench.steps.FROZEN_WORDS", {**bench.FROZEN_WORDS, "MaPLe": "on the"}),
+        ("p2c", "bench.steps.maple_plain.deep_text_prompts", lambda _: {}),
+        ("eval", "bench.steps.maple_plain.deep_visual_prompts", lambda _: {}),
         (
             "cocoop",
-            "scripts.bench.cocoop_plain",
+            "bench.steps.cocoop_plain",
             type("Other", (), {"bias": staticmethod(other_bias)}),
         ),
     ],

@@ -1,4 +1,4 @@
-"""scripts.figures, scripts.cloud and scripts.words. Numbers are worked out by hand here, or come
+"""results.figures, inference.cloud and inference.words. Numbers are worked out by hand here, or come
 from scipy, numpy or a model whose parameters are themselves changed."""
 
 import json
@@ -15,8 +15,9 @@ from scipy import integrate
 from scipy import stats as st
 
 from clip.clip import _tokenizer, find_weights, read_state_dict
-from scripts import cloud, figures, words
-from scripts.records import dataset_name, find_results
+from inference import cloud, words
+from results import figures
+from results.records import dataset_name, find_results
 
 from .runs import REPO, run
 from .test_parse import RERUN, block, write
@@ -374,7 +375,7 @@ def test_figures_have_labels_and_a_description(runs):
 
 
 def test_matplotlib_is_imported_only_when_used():
-    code = "import sys, scripts.figures, scripts.report; sys.exit('matplotlib' in sys.modules or 'torch' in sys.modules)"
+    code = "import sys, results.figures, results.report; sys.exit('matplotlib' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == 0
 
 
@@ -449,7 +450,7 @@ def test_only_the_methods_asked_for(runs, capsys):
     [
         (("loss", "{empty}"), 1, "nothing to draw in"),
         (("all", "{empty}"), 1, "nothing to draw in"),
-        (("cloud", "{runs}"), 1, "run scripts.cloud"),
+        (("cloud", "{runs}"), 1, "run inference.cloud"),
         (("loss", "/nowhere"), 2, "/nowhere: no such folder"),
         (("loss",), 2, "give the folders"),
         (("losses", "{runs}"), 2, "invalid choice"),

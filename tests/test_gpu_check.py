@@ -1,4 +1,4 @@
-"""What scripts/gpu_check.py makes of what its parts say; the parts themselves need a GPU."""
+"""What bench/gpu_check.py makes of what its parts say; the parts themselves need a GPU."""
 
 import json
 import subprocess
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import gpu_check
 from dassl.utils import Failure
-from scripts import gpu_check
 
 XML = """<testsuites><testsuite>
 <testcase classname="tests.gpu.test_steps" name="test_captured_steps[CoOp]"/>
@@ -31,7 +31,7 @@ def check(monkeypatch, tmp_path, capsys) -> Callable[..., tuple[int, str, str]]:
             code = 0
             if "scripts/test.sh" in command:
                 Path(command[-1].partition("=")[2]).write_text(xml)
-            elif "scripts.bench" in command:
+            elif "bench.steps" in command:
                 out.write("### One\n### Two\n")
                 code = bench
             else:

@@ -11,10 +11,11 @@ from PIL import Image
 
 import parse_test_res
 import train
+from dassl.commands import command_line, say
 from dassl.plain import plain
 from datasets import doctor, prepare
-from scripts import protocol, report, sweep, tables
-from scripts.runner import command_line, say
+from results import report, tables
+from runs import protocol, sweep
 from tests.forked import forked
 from tests.runs import arguments
 from tests.test_parse import block, trained
@@ -115,7 +116,7 @@ def odd(tmp_path) -> Path:
 
 
 def outputs(odd: Path, fmt: str, tmp: Path) -> list[str]:
-    """The table of scripts.tables and the one of parse_test_res."""
+    """The table of results.tables and the one of parse_test_res."""
     wanted = (
         lambda: tables.main(["base2new", str(odd), "--format", fmt]),
         lambda: parse_test_res.main([str(odd / "base2new"), "--hm", "--format", fmt]),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import protocol, runner, starter
+from runs import protocol, runner, starter
 
 from .runs import HANG, wait_for
 from .test_parse import EPOCH, block, trained

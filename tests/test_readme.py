@@ -28,6 +28,8 @@ def checkout(tmp_path: Path) -> Path:
         "configs",
         "dassl",
         "datasets",
+        "results",
+        "runs",
         "scripts",
         "trainers",
         "train.py",

@@ -1,4 +1,4 @@
-"""scripts.report on records written by hand: what a browser would read is parsed again and compared
+"""results.report on records written by hand: what a browser would read is parsed again and compared
 with them."""
 
 import base64
@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from scripts import report
-from scripts.runner import TEN
+from results import report
+from runs.runner import TEN
 
 from .test_figures import put, record
 from .test_parse import write

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from parse_test_res import read_log
-from scripts.runner import folder_of
-from scripts.starter import Starter
+from runs.runner import folder_of
+from runs.starter import Starter
 from tests.reference.weights import openai_state_dict
 
 REPO = Path(__file__).resolve().parents[1]
@@ -151,18 +151,18 @@ def test_wrong_usage(script, args, env, line):
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        ("tables", ["ablation"]),
-        ("figures", ["all"]),
-        ("report", []),
-        ("cloud", []),
-        ("words", []),
-        ("sweep", []),
+        ("results.tables", ["ablation"]),
+        ("results.figures", ["all"]),
+        ("results.report", []),
+        ("inference.cloud", []),
+        ("inference.words", []),
+        ("runs.sweep", []),
     ],
 )
 def test_paths_that_cannot_be(script, words, path, monkeypatch, capsys):
     monkeypatch.chdir(REPO)
     try:
-        code = importlib.import_module(f"scripts.{script}").main([*words, path])
+        code = importlib.import_module(script).main([*words, path])
     except SystemExit as left:
         code = left.code
     assert code == 2 and capsys.readouterr().err.count("\n") == 1

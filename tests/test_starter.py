@@ -1,4 +1,4 @@
-"""scripts/starter.py: a forked run is what its plain command is. Most runs here are of a train.py
+"""runs/starter.py: a forked run is what its plain command is. Most runs here are of a train.py
 that tells all."""
 
 import errno
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import protocol, runner
-from scripts.starter import Forked, Starter
+from runs import protocol, runner
+from runs.starter import Forked, Starter
 
 from .runs import REPO
 
@@ -68,7 +68,7 @@ SEEN = 'import os\nthreads, text = os.environ.get("OMP_NUM_THREADS"), "first"\n'
 def repo(tmp_path_factory) -> Path:
     """A repository with our scripts, whose train.py is PROBE."""
     folder = tmp_path_factory.mktemp("repo")
-    for name in ("scripts", "configs", "parse_test_res.py"):
+    for name in ("scripts", "results", "runs", "configs", "parse_test_res.py"):
         (folder / name).symlink_to(REPO / name)
     (folder / "train.py").write_text(PROBE)
     (folder / "seen.py").write_text(SEEN)
@@ -225,7 +225,7 @@ def test_a_template_that_dies_takes_nothing_with_it(tmp_path):
 
 def test_who_started_it_may_be_killed(tmp_path):
     code = (
-        "import os, time; from scripts.starter import Starter; starter = Starter(); "
+        "import os, time; from runs.starter import Starter; starter = Starter(); "
         f"run = starter.start({command('wait')}, dict(os.environ), 2, os.open('{tmp_path}/stderr', os.O_CREAT)); "
         "[(template, _)] = starter.templates.values(); "
         "print(type(run).__name__, run.pid, template.pid, flush=True); time.sleep(99)"

@@ -1,5 +1,5 @@
 """What is slow to import and used by some runs only is imported by them only. Times:
-scripts/measure_startup.py."""
+bench/startup.py."""
 
 import subprocess
 import sys

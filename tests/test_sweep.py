@@ -16,7 +16,7 @@ import yaml
 import datasets
 import trainers
 from dassl.config import get_cfg_default
-from scripts import runner, sweep
+from runs import runner, sweep
 
 from .runs import HANG, wait_for
 
@@ -37,8 +37,8 @@ printf '=> result\\n* accuracy: 50.0%%\\n' > "$dir/log.txt"
 """
 # The program without what loads torch.
 PROGRAM = (
-    "from scripts import runner, sweep; sweep.slots = lambda asked: [{}] * (asked or 2); "
-    "sweep.check_config_keys = lambda *_: None; runner.command_line(sweep.main)"
+    "from runs import runner, sweep; sweep.slots = lambda asked: [{}] * (asked or 2); "
+    "sweep.check_config_keys = lambda *_: None; sweep.command_line(sweep.main)"
 )
 
 
@@ -493,7 +493,7 @@ def test_a_folder_that_cannot_be_written(repo, capsys):
 
 def test_the_command_of_its_table(repo, capsys):
     assert sweep.main([file(repo)]) == 0
-    assert capsys.readouterr().out.strip() == "python -m scripts.tables base2new output/my --cost"
+    assert capsys.readouterr().out.strip() == "python -m results.tables base2new output/my --cost"
     assert sweep.Sweep("dg", ["p2c"], ["dtd"], [1], output="a b").table([]) == [
         "dg",
         "a b",

@@ -1,4 +1,4 @@
-"""scripts.records and scripts.tables on logs in upstream's forms and on results.json files, all
+"""results.records and results.tables on logs in upstream's forms and on results.json files, all
 written by hand here.
 
 Expected numbers are worked out in the comments or come from scipy.stats.
@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from scripts import runner, tables
-from scripts.records import find_results, name_methods
+from results import tables
+from results.records import find_results, name_methods
+from runs import runner
 
 from .test_parse import EPOCH, RERUN, block, trained, trained_05, write
 
@@ -68,7 +69,7 @@ def logs(tmp_path):
 
 
 def call(*args):
-    command = [sys.executable, "-m", "scripts.tables", *map(str, args)]
+    command = [sys.executable, "-m", "results.tables", *map(str, args)]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, encoding="utf-8")
     assert "Traceback" not in done.stderr
     return done

@@ -15,7 +15,7 @@ import torch
 from dassl.engine import record
 from dassl.evaluation import build_evaluator
 from dassl.utils import Failure, setup_logger
-from scripts.records import find_results
+from results.records import find_results
 
 
 def read(trainer_or_folder, name="results.json"):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dassl.engine import SimpleNet, TrainerX
 from dassl.utils import read_json
-from scripts import protocol
+from runs import protocol
 from tests.runs import REPO, run
 
 FP32 = ("TRAINER.P2C.PREC", "fp32")

@@ -89,7 +89,7 @@ def test_the_others_work_without_it(file, said):
 
 def test_its_yaml_goes_with_it(tmp_path):
     """The command that compares all methods goes on with the others."""
-    for name in ("scripts", "configs", "dassl"):
+    for name in ("scripts", "results", "runs", "configs", "dassl"):
         shutil.copytree(REPO / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPO / "parse_test_res.py", tmp_path)
     shutil.rmtree(tmp_path / "configs" / "trainers" / "KgCoOp")

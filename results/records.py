@@ -15,8 +15,7 @@ import yaml
 from dassl.files import regular
 from dassl.plain import plain
 from parse_test_res import LOG_NAME, newest_result, seed_of, shared_configs
-
-from .runner import TARGETS, is_stale
+from runs.runner import TARGETS, is_stale
 
 RECORD, FORMAT = "results.json", 1  # as dassl/engine/record.py writes it, which is slow to import
 SETTINGS = ("TRAINER", "OPTIM")  # the nodes of a config that say how a model was trained

@@ -1,4 +1,4 @@
-"""The papers' tables out of folders of runs: python -m scripts.tables KIND FOLDER … (--help lists
+"""The papers' tables out of folders of runs: python -m results.tables KIND FOLDER … (--help lists
 the kinds).
 
 Numbers come from the runs' results.json, and from the logs alone where there is none. What was
@@ -20,23 +20,21 @@ import numpy as np
 from scipy.special import stdtrit
 
 import parse_test_res as results
+from dassl.commands import OneLineParser, command_line, existing_folder, log_to_stderr
 from parse_test_res import (
     AVERAGE,
     TABLE_FORMATS,
-    OneLineParser,
     Stat,
-    existing_folder,
     harmonic_mean,
     lay_out,
-    log_to_stderr,
     show_stat,
     span,
     summarise,
     to_csv,
 )
+from runs.runner import TEN
 
 from .records import Result, dataset_name, find_results, name_methods, transfer_of, transfers
-from .runner import TEN, command_line
 
 KINDS = {
     "base2new": "base, new and their HM, on each dataset and on average",
@@ -46,8 +44,8 @@ KINDS = {
     "few_shot": "accuracy by number of shots, on each dataset and on average",
 }
 EXAMPLES = """examples:
-  python -m scripts.tables base2new output --baseline MaPLe --format latex
-  python -m scripts.tables ablation output/shapes_table4 --baseline baseline --cost
+  python -m results.tables base2new output --baseline MaPLe --format latex
+  python -m results.tables ablation output/shapes_table4 --baseline baseline --cost
 """
 PAPER = Path(__file__).parents[1] / "docs" / "paper_results.json"
 PAPER_NAMES = {"ZeroshotCLIP": "CLIP", "MultiModalAdapter": "MMA"}
@@ -549,7 +547,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; leaves with code 2 and one line if it makes no sense."""
     kinds = "\n".join(f"  {kind:<10} {text}" for kind, text in KINDS.items())
     parser = OneLineParser(
-        "python -m scripts.tables", description=__doc__, epilog=f"kinds:\n{kinds}\n\n{EXAMPLES}"
+        "python -m results.tables", description=__doc__, epilog=f"kinds:\n{kinds}\n\n{EXAMPLES}"
     )
     add = parser.add_argument
     add("kind", choices=KINDS, metavar="KIND", help=" | ".join(KINDS))

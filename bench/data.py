@@ -1,6 +1,6 @@
 """An epoch of data loading alone, with decoded images kept beside read from their files every time.
 
-    python scripts/measure_data.py [--images 256] [--epochs 7]
+    python bench/data.py [--images 256] [--epochs 7]
 
 Makes JPEGs of 500 × 400 in a temporary folder and loads them as P2C's ViT-B/16 config does, an
 epoch of each in turns: as training images from memory (DATALOADER.CACHE_MB), then as test images

@@ -1,5 +1,5 @@
 """One HTML page about runs: tables, figures, each run's command, configs, versions: python -m
-scripts.report FOLDER …
+results.report FOLDER …
 
 The page is one file that needs nothing else: it opens offline, on a phone, and prints.
 """
@@ -16,13 +16,13 @@ from pathlib import Path
 
 import yaml
 
-from parse_test_res import OneLineParser, existing_folder, log_to_stderr, show_stat
+from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr
+from parse_test_res import show_stat
 
 from . import figures, tables
 from .records import Result, find_results, name_methods
-from .runner import command_line, leave
 
-EXAMPLE = "example:\n  python -m scripts.report output/shapes_table4 --out table4.html --baseline baseline"
+EXAMPLE = "example:\n  python -m results.report output/shapes_table4 --out table4.html --baseline baseline"
 # No address may be asked for anything: what the page shows is in it.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
@@ -97,7 +97,7 @@ def html_table(headers: Sequence[str], bodies: Sequence[str], caption: str) -> s
 
 
 def results_table(table: tables.Table, baseline: str | None, ids: Mapping[Result, str]) -> str:
-    """A table of scripts.tables with a link to the runs of each line."""
+    """A table of results.tables with a link to the runs of each line."""
     compared = tables.deltas(table, baseline) if baseline else {}
     blocks: dict[str, list[int]] = {}
     for i, line in enumerate(table.lines):
@@ -282,7 +282,7 @@ def page(found: Sequence[Result], args: argparse.Namespace, notes: Notes) -> str
     links = " · ".join(tag("a", title, href=f"#{anchors[title]}") for title in parts)
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     folders = ", ".join(str(folder) for folder in args.folders)
-    head = f"{len(found)} runs in {folders}; {len(set(names.values()))} methods; written {now} by scripts/report.py."
+    head = f"{len(found)} runs in {folders}; {len(set(names.values()))} methods; written {now} by results/report.py."
     body = (
         tag("h1", escape(args.title))
         + tag("p", escape(head))
@@ -310,7 +310,7 @@ def page(found: Sequence[Result], args: argparse.Namespace, notes: Notes) -> str
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; leaves with code 2 and one line if it makes no sense."""
-    parser = OneLineParser("python -m scripts.report", description=__doc__, epilog=EXAMPLE)
+    parser = OneLineParser("python -m results.report", description=__doc__, epilog=EXAMPLE)
     add = parser.add_argument
     add(
         "folders",

@@ -18,9 +18,10 @@ import numpy as np
 from tabulate import tabulate
 
 import parse_test_res as results
+from dassl.commands import OneLineParser, command_line, say
 
 from . import runner
-from .runner import PROTOCOLS, SHOTS, TEN, Plan, Pool, Run, say
+from .runner import PROTOCOLS, SHOTS, TEN, Plan, Pool, Run
 
 METHODS = ("p2c", "maple", "zsclip")
 EXAMPLES = """examples:
@@ -52,7 +53,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     argv = list(sys.argv[1:] if argv is None else argv)
     cut = argv.index("--") if "--" in argv else len(argv)
     methods, known = runner.methods(), runner.datasets()
-    parser = results.OneLineParser("bash scripts/protocol.sh", description=__doc__, epilog=EXAMPLES)
+    parser = OneLineParser("bash scripts/protocol.sh", description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("protocol", choices=PROTOCOLS, metavar="PROTOCOL", help=" | ".join(PROTOCOLS))
     add("--methods", nargs="+", type=str.lower, choices=methods, default=METHODS, metavar="M",
@@ -224,4 +225,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    runner.command_line(main)
+    command_line(main)

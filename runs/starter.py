@@ -146,7 +146,7 @@ def open_template(
     if sys.platform != "linux" or ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0):
         return None
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command, quiet = [python, "-m", "scripts.starter", str(its.fileno())], subprocess.DEVNULL
+    command, quiet = [python, "-m", "runs.starter", str(its.fileno())], subprocess.DEVNULL
     with its:
         process = subprocess.Popen(
             command, env=env, stdin=quiet, stdout=quiet, stderr=stderr, pass_fds=[its.fileno()]

@@ -1,4 +1,4 @@
-"""The paper's figures, and some it lacks, as PNG and PDF: python -m scripts.figures KIND FOLDER …
+"""The paper's figures, and some it lacks, as PNG and PDF: python -m results.figures KIND FOLDER …
 (--help lists them).
 
 Numbers come from the runs' results.json; losses and times of runs without one from their logs.
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from dassl.commands import OneLineParser, command_line, leave, log_to_stderr
 from dassl.files import regular
-from parse_test_res import LOG_NAME, OneLineParser, harmonic_mean, log_to_stderr, read_log
+from parse_test_res import LOG_NAME, harmonic_mean, read_log
 
 from .records import Result, find_results, name_methods
-from .runner import command_line, leave
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 EXAMPLES = """examples:
-  python -m scripts.figures loss output --methods P2C MaPLe --out figures
-  python -m scripts.figures all output/shapes_table4
-  python -m scripts.figures schedule configs/trainers/P2C/vit_b16_ep5_batch4.yaml TRAINER.P2C.DPD.SCHEDULE cosine
+  python -m results.figures loss output --methods P2C MaPLe --out figures
+  python -m results.figures all output/shapes_table4
+  python -m results.figures schedule configs/trainers/P2C/vit_b16_ep5_batch4.yaml TRAINER.P2C.DPD.SCHEDULE cosine
 """
 # A method looks the same in all figures: it is found by its trainer's place here, other variants
 # follow.
@@ -136,7 +136,7 @@ def trainings(found: Sequence[Result]) -> tuple[dict[Result, Curves], str]:
 
 
 def read_cloud(folder: Path) -> dict | None:
-    """What scripts.cloud left in a run's folder; None if there is nothing, and with a warning if it
+    """What inference.cloud left in a run's folder; None if there is nothing, and with a warning if it
     cannot be used."""
     path = folder / CLOUD
     if not path.exists():
@@ -151,7 +151,7 @@ def read_cloud(folder: Path) -> dict | None:
             return cloud
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    log.warning("%s cannot be read; run scripts.cloud again", path)
+    log.warning("%s cannot be read; run inference.cloud again", path)
     return None
 
 
@@ -629,7 +629,7 @@ KINDS = {
     "cloud": Kind(
         draw_cloud,
         "Accuracy as the learned text prompts are perturbed at test time",
-        f"{CLOUD}: run scripts.cloud",
+        f"{CLOUD}: run inference.cloud",
     ),
     "schedule": Kind(
         draw_recorded_schedule,
@@ -697,7 +697,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     lines["all"] = "each of them that there is something for, the schedule of the P2C runs found"
     kinds = "\n".join(f"  {kind:<11} {text}" for kind, text in lines.items())
     epilog = f"kinds:\n{kinds}\n\n{EXAMPLES}"
-    parser = OneLineParser("python -m scripts.figures", description=__doc__, epilog=epilog)
+    parser = OneLineParser("python -m results.figures", description=__doc__, epilog=epilog)
     add = parser.add_argument
     add("kind", choices=lines, metavar="KIND", help=" | ".join(lines))
     add("what", nargs="*", metavar="FOLDER", help="runs are looked for in and below these")

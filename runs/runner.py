@@ -1,13 +1,12 @@
 """What scripts/protocol.sh and scripts/sweep.sh share: the runs of a protocol, and doing those that
 are not finished.
 
-A run is a plain command, `bash scripts/<method>/<script>.sh …`, which scripts/starter.py starts and
+A run is a plain command, `bash scripts/<method>/<script>.sh …`, which runs/starter.py starts and
 whose folder holds its log. It is finished when that log has a result. While it is under way its
 process holds a lock in the folder, so whoever else wants the same run waits, also if the one who
 started it was killed.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -20,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -29,8 +28,8 @@ from pathlib import Path
 import numpy as np
 
 import parse_test_res as results
+from dassl.commands import leave, say
 from dassl.files import regular
-from dassl.plain import plain
 
 from .starter import Starter
 
@@ -76,16 +75,6 @@ LAST_LINES = 5  # of a failed run's output are repeated at the end
 PAUSE = 0.05  # seconds between looks at what is under way
 DISK_FULL = 2**24  # with fewer bytes free, no run can end well
 STOP_SECONDS = 10  # for a run to end before it is killed
-
-
-def say(line: str) -> None:
-    print(plain(line, keep="\n"), file=sys.stderr, flush=True)
-
-
-def leave(line: str, code: int) -> None:
-    """End the program with one line; runs under way are stopped on the way out."""
-    say(f"error: {line}")
-    raise SystemExit(code)
 
 
 def methods() -> list[str]:
@@ -519,27 +508,3 @@ def report(failed: Mapping[Run, list[str]], total: int) -> None:
             say("\n  ".join([f"{run}: {run.shell()}", *last]))
     if not_run := sum(not last for last in failed.values()):
         say(f"{not_run} of them were not run, as their training failed")
-
-
-def command_line(main: Callable[[], int]) -> None:
-    """Run a script's main as a program: any polite signal is a Ctrl-C, which ends it with one
-    line."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
-    for name in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(name) != signal.SIG_IGN:  # as nohup has it
-            signal.signal(name, signal.default_int_handler)
-    sys.stdout.reconfigure(errors="replace")
-    try:
-        code = main()
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        say("\nstopped; run the same command again to go on")
-        code = 130
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        say(
-            f"error: cannot write {error.filename or 'what is printed'}: {error.strerror}; free some space"
-        )
-        os._exit(1)  # what is still to be printed would raise once more
-    sys.exit(code)

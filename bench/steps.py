@@ -47,10 +47,10 @@ from torch.utils._pytree import tree_map_only
 import train
 import trainers.base
 from clip.frozen import linear
+from dassl.commands import OneLineParser
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 from dassl.engine.record import commit
 from dassl.utils.errors import Failure, UsageError
-from parse_test_res import OneLineParser
 from tests.reference import cocoop_plain, maple_plain, p2c_plain
 from tests.reference.clip_plain import PlainCLIP
 from tests.reference.maple_plain import as_leaves, class_prompt, tokenise
@@ -697,7 +697,7 @@ def memory_in_a_process(case: Case, side: str, quick: bool) -> float:
     command = [
         sys.executable,
         "-m",
-        "scripts.bench",
+        "bench.steps",
         case.device,
         *(["--quick"] if quick else []),
         "--memory-of",

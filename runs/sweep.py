@@ -40,10 +40,12 @@ from tabulate import tabulate
 
 import parse_test_res as results
 from dassl import strict_yaml
+from dassl.commands import OneLineParser, command_line, leave, say
 from dassl.files import regular
+from results import tables
 
-from . import runner, tables
-from .runner import Job, Plan, Pool, Run, say
+from . import runner
+from .runner import Job, Plan, Pool, Run
 
 SWEEPS = Path("configs/sweeps")
 LISTS = ("methods", "datasets", "seeds", "targets", "shots")
@@ -88,7 +90,7 @@ class Sweep:
         ]
 
     def table(self, runs: Iterable[Run]) -> list[str]:
-        """What scripts.tables is to be asked for, of what has a result. An ablation's baseline is
+        """What results.tables is to be asked for, of what has a result. An ablation's baseline is
         the first setting."""
         words = [self.protocol, os.environ.get("OUTPUT") or self.output]
         if len(self.settings) > 1 and len(self.methods) == 1 and self.protocol == "base2new":
@@ -112,9 +114,9 @@ def read_sweep(path: Path) -> Sweep:
     try:
         given = strict_yaml.load(regular(path).read_text(encoding="utf-8"))
     except OSError as error:
-        runner.leave(f"{path}: {error.strerror}; ready sweeps are {', '.join(ready_sweeps())}", 2)
+        leave(f"{path}: {error.strerror}; ready sweeps are {', '.join(ready_sweeps())}", 2)
     except (ValueError, yaml.YAMLError) as error:
-        runner.leave(f"{path}: {' '.join(str(error).split())}", 2)
+        leave(f"{path}: {' '.join(str(error).split())}", 2)
     if path.parent == SWEEPS and isinstance(
         given, dict
     ):  # a method may have been removed, with its files
@@ -123,7 +125,7 @@ def read_sweep(path: Path) -> Sweep:
             say(f"{path}: without {', '.join(gone)}, which this repository does not have")
             given["methods"] = [method for method in wanted if method in there]
     for key, problem in problems(given):
-        runner.leave(f"{path}: {key}: {problem}", 2)
+        leave(f"{path}: {key}: {problem}", 2)
     for key in (key for key in LISTS if key in given):
         given[key] = list(dict.fromkeys(given[key]))
     return Sweep(**{"output": f"output/{path.stem}"} | given)
@@ -208,7 +210,7 @@ def check_config_keys(path: Path, sweep: Sweep) -> None:
             merge_command_line(of_setting, (), plan.opts)
             check_values(of_setting)
         except UsageError as error:
-            runner.leave(f"{path}: settings: {plan.setting}: {error}", 2)
+            leave(f"{path}: settings: {plan.setting}: {error}", 2)
 
 
 def ready_sweeps() -> list[str]:
@@ -300,7 +302,7 @@ def slots(asked: int | None) -> list[dict[str, str]]:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; leaves with code 2 and one line if it makes no sense."""
-    parser = results.OneLineParser("bash scripts/sweep.sh", description=__doc__, epilog=EXAMPLES)
+    parser = OneLineParser("bash scripts/sweep.sh", description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("file", metavar="FILE", help=f"YAML, or one of {' '.join(ready_sweeps())}")
     add(
@@ -335,11 +337,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         runner.report(failed, len(runs))
     if len(failed) < len(runs):
         words = sweep.table(runs)
-        print(f"\npython -m scripts.tables {shlex.join(words)}\n", flush=True)
+        print(f"\npython -m results.tables {shlex.join(words)}\n", flush=True)
         with suppress(SystemExit):  # it has said why there is none
             tables.main(words)
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    runner.command_line(main)
+    command_line(main)

@@ -1,6 +1,6 @@
 """How long train.py takes before it touches data, beside importing torch and torchvision alone.
 
-    python scripts/measure_startup.py [--runs 5]
+    python bench/startup.py [--runs 5]
 
 Each is a process of its own, in turns. CPU seconds say more where other programs run too.
 """

@@ -1,7 +1,7 @@
 """Where the time of an evaluation and of a training step goes on a CPU: P2C, ViT-B/16 with random
 weights.
 
-    python scripts/measure_cpu.py [--prec fp32] [--rounds 5]
+    python bench/cpu.py [--prec fp32] [--rounds 5]
 
 First the towers' matrix products by torch (MKL) and by oneDNN, in turns; then the shares of torch's
 operators.
@@ -23,9 +23,9 @@ import torch.nn.functional as F
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
 
+from bench.steps import Case, make_batch, our_evaluation, our_step, our_trainer  # noqa: E402
 from clip import frozen  # noqa: E402
 from dassl.engine.record import device_name  # noqa: E402
-from scripts.bench import Case, make_batch, our_evaluation, our_step, our_trainer  # noqa: E402
 from tests.reference.weights import openai_state_dict  # noqa: E402
 
 SHAPES = ((1592, 768, 3072), (1592, 3072, 768), (796, 768, 2304), (796, 768, 768), (250, 512, 2048))

@@ -1,4 +1,4 @@
-"""The words nearest to learned vectors, by Euclidean distance: python -m scripts.words SOURCE
+"""The words nearest to learned vectors, by Euclidean distance: python -m inference.words SOURCE
 [TOPK].
 
 SOURCE is a run's output folder, or a checkpoint file of this repository or of the family (CoOp's
@@ -18,19 +18,17 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from clip.clip import _MODELS, _tokenizer, find_weights, read_state_dict
+from dassl.commands import OneLineParser, command_line, leave
 from dassl.utils import Failure, UsageError, load_checkpoint
 from dassl.utils.checkpoint import BEST, resumable
-from parse_test_res import OneLineParser
 from train import parse_args as train_args
 from train import setup_cfg
 from trainers.atprompt import attribute_words
 
-from .runner import command_line, leave
-
 BUNDLED = "ViT-Tiny/8"
 EXAMPLES = """examples:
-  python -m scripts.words output/base2new/train_base/dtd/shots_16/P2C/vit_b16_ep5_batch4/seed1
-  python -m scripts.words prompt_learner/model.pth.tar-200 3 --backbone RN50
+  python -m inference.words output/base2new/train_base/dtd/shots_16/P2C/vit_b16_ep5_batch4/seed1
+  python -m inference.words prompt_learner/model.pth.tar-200 3 --backbone RN50
 """
 TEXT_PROMPT = re.compile(r"(?:.*\.)?(ctx(?:_att[123])?)")
 DEEP_PROMPT = re.compile(
@@ -161,7 +159,7 @@ def places(name: str, tensor: Tensor) -> list[str]:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; leaves with code 2 and one line if it makes no sense."""
-    parser = OneLineParser("python -m scripts.words", description=__doc__, epilog=EXAMPLES)
+    parser = OneLineParser("python -m inference.words", description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add(
         "source",

@@ -30,25 +30,24 @@ from tabulate import tabulate
 from torch import Tensor
 from yacs.config import CfgNode
 
+from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr, say
 from dassl.engine import TrainerBase, build_trainer
 from dassl.engine.record import commit
 from dassl.files import regular
 from dassl.utils import Failure, UsageError, mix_seed, seeded, set_random_seed, write_json
-from parse_test_res import OneLineParser, existing_folder, log_to_stderr, show_stat, summarise
+from parse_test_res import show_stat, summarise
+from results.figures import CLOUD
+from results.records import Result, find_results, name_methods
 from train import parse_args as train_args
 from train import setup_cfg
 from trainers.base import PromptedCLIP, PromptTrainer
 from trainers.context import ContextLearner
 from trainers.p2c import MixtureNoise
 
-from .figures import CLOUD
-from .records import Result, find_results, name_methods
-from .runner import command_line, leave, say
-
 EXAMPLES = """examples:
-  python -m scripts.cloud output/shapes_table4
-  python -m scripts.cloud output --sigmas 0 0.01 0.1 --draws 3 --noise gmm
-  python -m scripts.figures cloud output
+  python -m inference.cloud output/shapes_table4
+  python -m inference.cloud output --sigmas 0 0.01 0.1 --draws 3 --noise gmm
+  python -m results.figures cloud output
 """
 FORMAT = 1
 SIGMAS = (0.0, 0.005, 0.015, 0.03, 0.06, 0.12, 0.25, 0.5)
@@ -182,7 +181,7 @@ def ask(run: Result, args: argparse.Namespace) -> list[list[float]]:
         "trained_sigma": dpd.SIGMA_MAX
         if trainer.cfg.TRAINER.NAME == "P2C" and dpd.ENABLED
         else None,
-        "command": shlex.join(["python", "-m", "scripts.cloud", *args.words]),
+        "command": shlex.join(["python", "-m", "inference.cloud", *args.words]),
         **commit(),
     }
     write_json(about, str(run.folder / CLOUD))
@@ -212,7 +211,7 @@ def table(values: dict[Result, list[list[float]]], sigmas: Sequence[float]) -> s
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; leaves with code 2 and one line if it makes no sense."""
-    parser = OneLineParser("python -m scripts.cloud", description=__doc__, epilog=EXAMPLES)
+    parser = OneLineParser("python -m inference.cloud", description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add(
         "folders",

@@ -20,11 +20,9 @@ from typing import IO
 import torch
 from tabulate import tabulate
 
+from dassl.commands import OneLineParser, command_line, leave
 from dassl.engine.record import commit
 from dassl.utils import Failure, collect_env_info, read_json
-from parse_test_res import OneLineParser
-
-from .runner import command_line, leave
 
 Row = tuple[str, str, bool]  # what was checked, what it said, whether that is fine
 LIMIT = 540  # seconds of a command
@@ -104,7 +102,7 @@ def bench(folder: Path, repeats: int) -> list[Row]:
     """Whether the bench's losses are the plain path's; leaves its tables in bench.md."""
     with open(folder / "bench.md", "w") as file:
         code = run(
-            [sys.executable, "-m", "scripts.bench", "cuda", "--repeats", str(repeats)], file
+            [sys.executable, "-m", "bench.steps", "cuda", "--repeats", str(repeats)], file
         ).returncode
     said = f"{(folder / 'bench.md').read_text().count('###')} tables, exit code {code}"
     return [("scripts/bench.sh cuda: losses are the plain path's", said, code == 0)]

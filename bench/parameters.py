@@ -1,5 +1,5 @@
 """How many parameters each method learns on ViT-B/16 as published: python -m
-scripts.count_parameters."""
+bench.parameters."""
 
 from pathlib import Path
 

@@ -1,0 +1,1 @@
+"""What is measured: time, memory, the house itself."""
