@@ -26,7 +26,7 @@ sys.path.insert(0, str(REPO))
 from bench.steps import Case, make_batch, our_evaluation, our_step, our_trainer  # noqa: E402
 from clip import frozen  # noqa: E402
 from dassl.engine.record import device_name  # noqa: E402
-from tests.reference.weights import openai_state_dict  # noqa: E402
+from reference.weights import openai_state_dict  # noqa: E402
 
 SHAPES = ((1592, 768, 3072), (1592, 3072, 768), (796, 768, 2304), (796, 768, 768), (250, 512, 2048))
 PARTS = {  # the beginning of an operator's name -> what it is called in the table

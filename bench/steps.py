@@ -3,7 +3,7 @@ docs/BENCHMARKS.md.
 
 The plain path is what upstream's code does: every class's whole sentence of 77 tokens in every
 block, every image token in every block, nn.MultiheadAttention, the text features again for every
-batch, CoCoOp one image after the other. It is tests/reference on random weights. Ours are the
+batch, CoCoOp one image after the other. It is reference/ on random weights. Ours are the
 trainers as train.py makes them, without data. Both compute the same loss, which is checked for
 every row.
 
@@ -51,10 +51,10 @@ from dassl.commands import OneLineParser
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 from dassl.engine.record import commit
 from dassl.utils.errors import Failure, UsageError
-from tests.reference import cocoop_plain, maple_plain, p2c_plain
-from tests.reference.clip_plain import PlainCLIP
-from tests.reference.maple_plain import as_leaves, class_prompt, tokenise
-from tests.reference.weights import ARCHS, Arch, openai_state_dict
+from reference import cocoop_plain, maple_plain, p2c_plain
+from reference.clip_plain import PlainCLIP
+from reference.maple_plain import as_leaves, class_prompt, tokenise
+from reference.weights import ARCHS, Arch, openai_state_dict
 from trainers.atprompt import attribute_words
 
 CONFIGS = {

@@ -8,8 +8,8 @@ import torch
 
 from clip.model import CLIP, build_model
 from datasets.shapes import Shapes
+from reference.weights import openai_state_dict
 
-from .reference.weights import openai_state_dict
 from .runs import run
 
 # Tensors and tolerances of the tests are a CPU's: they, and what they start, see no GPU. tests/gpu

@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import steps as bench
 from bench.steps import Case
-from tests.reference import cocoop_plain, maple_plain
-from tests.reference.clip_plain import PlainCLIP
-from tests.reference.weights import ARCHS
+from reference import cocoop_plain, maple_plain
+from reference.clip_plain import PlainCLIP
+from reference.weights import ARCHS
 from tests.trainers.methods import shake
 
 REPO = Path(__file__).resolve().parents[1]

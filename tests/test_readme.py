@@ -13,7 +13,7 @@ import torch
 import parse_test_res
 from clip.clip import BUNDLED, read_state_dict
 from dassl.data import DataManager
-from tests.reference.clip_plain import PlainCLIP
+from reference.clip_plain import PlainCLIP
 from tests.runs import REPO, SMALL
 from train import parse_args, setup_cfg
 

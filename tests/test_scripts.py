@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from parse_test_res import read_log
+from reference.weights import openai_state_dict
 from runs.runner import folder_of
 from runs.starter import Starter
-from tests.reference.weights import openai_state_dict
 
 REPO = Path(__file__).resolve().parents[1]
 FAST = ("OPTIM.MAX_EPOCH", "2")

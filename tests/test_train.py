@@ -15,10 +15,10 @@ from dassl.config import check_output_dir
 from dassl.engine import build_trainer
 from dassl.utils import UsageError, set_random_seed
 from parse_test_res import read_log
-from tests.reference.clip_plain import PlainCLIP
-from tests.reference.maple_plain import maple_forward, prompts_from_checkpoint
-from tests.reference.optim_plain import lr_at_epoch
-from tests.reference.optim_plain import train as train_plainly
+from reference.clip_plain import PlainCLIP
+from reference.maple_plain import maple_forward, prompts_from_checkpoint
+from reference.optim_plain import lr_at_epoch
+from reference.optim_plain import train as train_plainly
 from tests.runs import arguments, run
 from trainers.base import PromptTrainer
 
@@ -213,7 +213,7 @@ def test_bf16_runs_on_a_cpu(data, tmp_path):
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "sigmoid", "sigmoid_rising"])
 def test_the_noise_of_each_epoch(schedule, data, tmp_path, monkeypatch):
-    from tests.reference.p2c_plain import sigma_at_epoch
+    from reference.p2c_plain import sigma_at_epoch
 
     built = build_trainer(small_cfg("P2C", data, tmp_path, "TRAINER.P2C.DPD.SCHEDULE", schedule))
     built.max_epoch, seen = 3, []

@@ -6,7 +6,7 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
-from tests.reference.weights import ARCHS, openai_state_dict
+from reference.weights import ARCHS, openai_state_dict
 
 
 def rn50_state_dict(text_layers: int = 12, width: int = 64, size: int = 224) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ import clip
 from clip import clip as clip_module
 from clip.model import build_model
 from clip.simple_tokenizer import SimpleTokenizer
-from tests.reference.weights import openai_state_dict, save_torchscript
+from reference.weights import openai_state_dict, save_torchscript
 
 
 def test_tokens_are_open_clips():

@@ -9,9 +9,9 @@ from clip import clip as clip_module
 from clip import load, tokenize
 from clip.download import sha256_of
 from clip.model import Suffixes, build_model, convert_weights
-from tests.reference.clip_open import build_open_clip
-from tests.reference.clip_plain import PlainCLIP
-from tests.reference.weights import ARCHS, openai_state_dict, save_torchscript
+from reference.clip_open import build_open_clip
+from reference.clip_plain import PlainCLIP
+from reference.weights import ARCHS, openai_state_dict, save_torchscript
 
 from .resnets import rn50_state_dict
 

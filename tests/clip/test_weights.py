@@ -14,7 +14,7 @@ from clip import clip as clip_module
 from clip.clip import find_weights, read_state_dict
 from clip.download import sha256_of
 from dassl.utils.errors import Failure, UsageError
-from tests.reference.weights import openai_state_dict, save_torchscript
+from reference.weights import openai_state_dict, save_torchscript
 
 
 def line_of(kind: type[Failure], call, *args, **kwargs) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from reference.weights import openai_state_dict
 from tests import conftest as top
-from tests.reference.weights import openai_state_dict
 
 
 @pytest.fixture(autouse=True)

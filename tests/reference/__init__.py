@@ -1,2 +1,1 @@
-"""Slow, obvious oracles. They import torch and open_clip's tokenizer, and nothing of this
-project."""
+"""The references themselves, against open_clip and each other, and ours against them."""

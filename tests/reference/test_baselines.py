@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from . import cocoop_plain, coop_plain, kgcoop_plain, maple_plain, prograd_plain
-from .clip_plain import PlainCLIP
-from .maple_plain import gradients, random_prompts, tokenise
-from .weights import openai_state_dict
+from reference import cocoop_plain, coop_plain, kgcoop_plain, maple_plain, prograd_plain
+from reference.clip_plain import PlainCLIP
+from reference.maple_plain import gradients, random_prompts, tokenise
+from reference.weights import openai_state_dict
 
 NAMES = [
     "striped_red hexagon",

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from . import coop_plain, kgcoop_plain, maple_plain, mma_plain, promptsrc_plain, tcp_plain
-from .clip_plain import PlainCLIP
-from .maple_plain import gradients, tokenise
-from .weights import openai_state_dict
+from reference import coop_plain, kgcoop_plain, maple_plain, mma_plain, promptsrc_plain, tcp_plain
+from reference.clip_plain import PlainCLIP
+from reference.maple_plain import gradients, tokenise
+from reference.weights import openai_state_dict
 
 NAMES = [
     "striped_red hexagon",

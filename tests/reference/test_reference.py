@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from .clip_open import build_open_clip
-from .clip_plain import PlainCLIP
-from .maple_plain import (
+from reference.clip_open import build_open_clip
+from reference.clip_plain import PlainCLIP
+from reference.maple_plain import (
     EOT,
     Prompts,
     as_leaves,
@@ -31,8 +31,8 @@ from .maple_plain import (
     text_features,
     tokenise,
 )
-from .optim_plain import lr_at_epoch, sgd_step, train
-from .p2c_plain import (
+from reference.optim_plain import lr_at_epoch, sgd_step, train
+from reference.p2c_plain import (
     auxiliary_loss,
     mixture_moments,
     mixture_noise,
@@ -40,7 +40,7 @@ from .p2c_plain import (
     schedule_value,
     sigma_at_epoch,
 )
-from .weights import ARCHS, openai_state_dict, save_torchscript
+from reference.weights import ARCHS, openai_state_dict, save_torchscript
 
 NAMES = ["striped red hexagon", "blue_circle", "vizsla", "7 crane (bird)"]
 ATTRIBUTES = ["color", "playfulness"]  # one token, two tokens

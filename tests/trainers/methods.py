@@ -12,7 +12,7 @@ import train
 import trainers.base
 from dassl.data.datasets import Datum
 from dassl.engine import TrainerX, build_trainer
-from tests.reference.maple_plain import Prompts, as_leaves, gradients
+from reference.maple_plain import Prompts, as_leaves, gradients
 from tests.runs import arguments, run
 
 UNEVEN = [

@@ -4,9 +4,9 @@ import pytest
 import torch
 import yaml
 
-from tests.reference import coop_plain, kgcoop_plain, maple_plain
-from tests.reference.clip_plain import PlainCLIP
-from tests.reference.weights import openai_state_dict
+from reference import coop_plain, kgcoop_plain, maple_plain
+from reference.clip_plain import PlainCLIP
+from reference.weights import openai_state_dict
 from tests.runs import REPO, run
 from tests.trainers.files import read, three_classes, train_and_test
 from tests.trainers.methods import (

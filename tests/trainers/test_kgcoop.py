@@ -5,9 +5,9 @@ import torch
 
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.shapes import Shapes
-from tests.reference import coop_plain, kgcoop_plain
-from tests.reference.clip_plain import PlainCLIP
-from tests.reference.weights import openai_state_dict
+from reference import coop_plain, kgcoop_plain
+from reference.clip_plain import PlainCLIP
+from reference.weights import openai_state_dict
 from tests.trainers.files import read, three_classes, train_and_test
 from tests.trainers.methods import (
     assert_logits,

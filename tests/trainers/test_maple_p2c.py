@@ -9,10 +9,10 @@ import trainers
 from clip.model import CLIP, build_model
 from dassl.config import get_cfg_default
 from dassl.engine import TrainerBase
-from tests.reference import p2c_plain
-from tests.reference.clip_plain import PlainCLIP
-from tests.reference.maple_plain import as_leaves, gradients, maple_forward, prompts_from_checkpoint
-from tests.reference.weights import openai_state_dict
+from reference import p2c_plain
+from reference.clip_plain import PlainCLIP
+from reference.maple_plain import as_leaves, gradients, maple_forward, prompts_from_checkpoint
+from reference.weights import openai_state_dict
 from trainers.atprompt import attribute_layout, attribute_words, sliced_as_upstream
 from trainers.base import PromptedCLIP
 from trainers.maple import MaPLe

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tests.reference import mma_plain
-from tests.reference.clip_plain import PlainCLIP
-from tests.reference.weights import openai_state_dict
+from reference import mma_plain
+from reference.clip_plain import PlainCLIP
+from reference.weights import openai_state_dict
 from tests.trainers.files import read, save, three_classes, train_and_test
 from tests.trainers.methods import (
     assert_gradients,

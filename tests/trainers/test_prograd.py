@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.reference import coop_plain, kgcoop_plain, prograd_plain
-from tests.reference.clip_plain import PlainCLIP
-from tests.reference.maple_plain import as_leaves, gradients
-from tests.reference.weights import openai_state_dict
+from reference import coop_plain, kgcoop_plain, prograd_plain
+from reference.clip_plain import PlainCLIP
+from reference.maple_plain import as_leaves, gradients
+from reference.weights import openai_state_dict
 from tests.trainers.files import read, three_classes, train_and_test
 from tests.trainers.methods import (
     assert_gradients,

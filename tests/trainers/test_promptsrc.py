@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from dassl.engine import TrainerX
-from tests.reference import promptsrc_plain
-from tests.reference.clip_plain import PlainCLIP
-from tests.reference.maple_plain import as_leaves
-from tests.reference.weights import openai_state_dict
+from reference import promptsrc_plain
+from reference.clip_plain import PlainCLIP
+from reference.maple_plain import as_leaves
+from reference.weights import openai_state_dict
 from tests.runs import run
 from tests.trainers.files import read, save, three_classes, train_and_test
 from tests.trainers.methods import (

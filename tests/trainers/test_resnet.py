@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from dassl.utils.errors import UsageError
+from reference.clip_plain import PlainCLIP
+from reference.coop_plain import text_features
+from reference.weights import openai_state_dict
 from tests.clip.resnets import rn50_state_dict
-from tests.reference.clip_plain import PlainCLIP
-from tests.reference.coop_plain import text_features
-from tests.reference.weights import openai_state_dict
 from tests.trainers.methods import batch, build, shake
 
 

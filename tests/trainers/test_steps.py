@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import torch
 
-from tests.reference import (
+from reference import (
     cocoop_plain,
     coop_plain,
     kgcoop_plain,
@@ -21,7 +21,7 @@ from tests.reference import (
     promptsrc_plain,
     tcp_plain,
 )
-from tests.reference.clip_plain import PlainCLIP
+from reference.clip_plain import PlainCLIP
 from tests.trainers.methods import build, class_names, parameters, shake
 
 STEPS, CLASSES = 20, 16

@@ -4,9 +4,9 @@ and its files."""
 import pytest
 import torch
 
-from tests.reference import tcp_plain
-from tests.reference.clip_plain import PlainCLIP
-from tests.reference.weights import openai_state_dict
+from reference import tcp_plain
+from reference.clip_plain import PlainCLIP
+from reference.weights import openai_state_dict
 from tests.trainers.files import read, save, three_classes, train_and_test
 from tests.trainers.methods import (
     UNEVEN,

@@ -6,9 +6,9 @@ import pytest
 
 import train
 import trainers.base
-from tests.reference.clip_plain import PlainCLIP
-from tests.reference.kgcoop_plain import teacher_features
-from tests.reference.weights import openai_state_dict
+from reference.clip_plain import PlainCLIP
+from reference.kgcoop_plain import teacher_features
+from reference.weights import openai_state_dict
 from tests.runs import REPO, run
 from tests.trainers.files import accuracies
 from tests.trainers.methods import (
