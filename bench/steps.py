@@ -55,6 +55,7 @@ from reference import cocoop_plain, maple_plain, p2c_plain
 from reference.clip_plain import PlainCLIP
 from reference.maple_plain import as_leaves, class_prompt, tokenise
 from reference.weights import ARCHS, Arch, openai_state_dict
+from trainers import prompt_text
 from trainers.atprompt import attribute_words
 
 CONFIGS = {
@@ -620,7 +621,7 @@ def towers_alone(trainer: TrainerX, batch: Batch) -> Step:
 
     with (
         patch.object(model, "encode_image", recorded(model.encode_image)),
-        patch.object(model, "encode_prompts", recorded(model.encode_prompts)),
+        patch.object(prompt_text, "encode_prompts", recorded(prompt_text.encode_prompts)),
     ):
         trainer.loss(batch["img"], batch["label"])
     if len(calls) != 2:

@@ -1,5 +1,4 @@
-"""Download one file, checked, resumed where it was cut off, and safe when several processes want it
-at once."""
+"""Downloads one file: checked, resumed where it was cut off, by one process at a time."""
 
 import errno
 import hashlib
@@ -10,28 +9,24 @@ import string
 import urllib.error
 import urllib.parse
 import urllib.request
-from contextlib import ExitStack
 from functools import cache
+from http.client import HTTPResponse
 from pathlib import Path
 
 from tqdm import tqdm
 
-from dassl.utils.errors import Failure
+from dassl.utils.errors import CannotWrite, Failure
 from dassl.utils.lock import locked
 
 CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without a byte
-NETWORK_ERRORS = (
-    OSError,
-    http.client.HTTPException,
-    ValueError,
-)  # the last for an address that is none
+# ValueError is for an address that is none.
+NETWORK_ERRORS = (OSError, http.client.HTTPException, ValueError)
 HINT = "set CLIP_MIRROR to an address that has it or CLIP_WEIGHTS to a file of yours"
 
 
 def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file. One that has not changed is read once per process: OpenAI's are
-    large."""
+    """Hex SHA-256 of a file, read once per process unless it changes: OpenAI's are large."""
     stat = path.stat()
     return _sha256_of_version(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
@@ -46,20 +41,26 @@ def _digest(path: Path, algorithm: str = "sha256") -> str:
         return hashlib.file_digest(f, algorithm).hexdigest()
 
 
+def _kind(checksum: str) -> str:
+    return "MD5" if len(checksum) == 32 else "SHA-256"
+
+
 def _matches(path: Path, checksum: str) -> bool:
-    """Whether a file has this SHA-256, or if it has 32 digits MD5; "" is any file's."""
-    return (
-        not checksum
-        or (_digest(path, "md5") if len(checksum) == 32 else sha256_of(path)) == checksum
-    )
+    """Whether a file has this SHA-256 or MD5; any has ""."""
+    if not checksum:
+        return True
+    digest = _digest(path, "md5") if _kind(checksum) == "MD5" else sha256_of(path)
+    return digest == checksum
 
 
 def fetch(url: str, target: Path, checksum: str = "", hint: str = HINT) -> Path:
-    """target, downloaded from url unless it is there already with the SHA-256 or MD5 given ("":
-    any).
+    """target, downloaded from url unless it is there already.
 
-    A download that was cut off leaves `<target>.part`, and the next one goes on from there. `hint`
-    is what an error says can be done.
+    A download that was cut off leaves `<target>.part`, and the next one goes on from there.
+
+    Args:
+        checksum: the file's SHA-256 or MD5; "" takes any file.
+        hint: what an error says can be done.
 
     Raises: Failure if the address does not answer, what comes is another file (it is removed), or
         it cannot be written.
@@ -70,56 +71,51 @@ def fetch(url: str, target: Path, checksum: str = "", hint: str = HINT) -> Path:
 
     if is_there():  # before locking, which a read-only folder does not allow
         return target
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(target))
-        except Failure as e:
-            raise Failure(f"{e}, or {hint}") from e
-        try:
+    try:
+        with locked(target):
             if not is_there():  # no other process has been faster
                 _download(url, target, checksum, hint)
-        except OSError as e:
-            raise Failure(f"{cannot_write(target, e)}, or {hint}") from e
+    except CannotWrite as e:
+        raise Failure(f"{e}, or {hint}") from e
+    except OSError as e:
+        raise Failure(f"{cannot_write(target, e)}, or {hint}") from e
     return target
 
 
 def cannot_write(what: object, error: OSError) -> str:
-    """Says why, and what to do."""
+    """One line that says why, and what to do."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return f"cannot write {what}: {words(error)}; {'free some space' if full else 'mend that'} and run again"
+    remedy = "free some space" if full else "mend that"
+    return f"cannot write {what}: {reason_of(error)}; {remedy} and run again"
 
 
 def is_web_page(file: Path) -> bool:
-    """Whether that has come in a file's place: sites say so what they refuse."""
+    """Whether a web page has come in a file's place, as sites do when they refuse."""
     with open(file, "rb") as f:
         return f.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
 
 
 def _download(url: str, target: Path, checksum: str, hint: str) -> None:
-    part, kind = (
-        target.with_name(target.name + ".part"),
-        "MD5" if len(checksum) == 32 else "SHA-256",
-    )
+    part = target.with_name(target.name + ".part")
     if not checksum:  # nothing would tell that the two pieces belong together
         part.unlink(missing_ok=True)
     while True:
         begun = _size(part)
         while error := _continue(url, part, have := _size(part)):
-            if _size(part) <= have:  # else the connection was only cut
-                kept = f"; {have:,} bytes are kept, run again to go on" if have else ""
-                wrong = (
-                    f" (the file there is another, its {kind} is wrong)" if target.is_file() else ""
-                )
-                raise Failure(
-                    f"cannot download {url} ({error}){kept}; put the file at {target}{wrong}, or {hint}"
-                )
+            if _size(part) > have:  # the connection was only cut
+                continue
+            kept = f"; {have:,} bytes are kept, run again to go on" if have else ""
+            line = f"cannot download {url} ({error}){kept}; put the file at {target}"
+            if target.is_file():
+                line += f" (the file there is another, its {_kind(checksum)} is wrong)"
+            raise Failure(f"{line}, or {hint}")
         page = is_web_page(part)
         if not page and _matches(part, checksum):
             os.replace(part, target)
             return
         part.unlink()
         if not begun:  # else what an earlier run left may be to blame: once more from the beginning
-            why = "it is a web page" if page else f"its {kind} is wrong"
+            why = "it is a web page" if page else f"its {_kind(checksum)} is wrong"
             raise Failure(f"{url}: not the file expected ({why}), removed; run again, or {hint}")
 
 
@@ -128,59 +124,64 @@ def _size(path: Path) -> int:
 
 
 def _continue(url: str, part: Path, have: int) -> str:
-    """Append to part what is missing after its `have` bytes; "" when all is there, else why it
-    stopped."""
+    """Appends what is missing after part's `have` bytes. Why it stopped, "" if all is there."""
     address = urllib.parse.quote(url, safe=string.punctuation)  # é and spaces as servers want them
     try:
-        request = urllib.request.Request(
-            address, headers={"Range": f"bytes={have}-"} if have else {}
-        )
+        headers = {"Range": f"bytes={have}-"} if have else {}
+        request = urllib.request.Request(address, headers=headers)
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as e:
-        if e.code == 416 and have:  # there is nothing behind the bytes we have
-            if e.headers.get("Content-Range", f"/{have}").endswith(f"/{have}"):
-                return ""
-            part.unlink()  # of another file
-            return _continue(url, part, 0)
-        return f"the server says {e.code} {words(e.reason)}"
+        if e.code != 416 or not have:
+            return f"the server says {e.code} {reason_of(e.reason)}"
+        # There is nothing behind the bytes we have.
+        if e.headers.get("Content-Range", f"/{have}").endswith(f"/{have}"):
+            return ""
+        part.unlink()  # of another file
+        return _continue(url, part, 0)
     except NETWORK_ERRORS as e:
-        return words(e)
-    resumed = response.status == 206  # else the server sends all of it again
-    total = (response.length or 0) + resumed * have  # 0: not known
-    check_space(part.parent, total - resumed * have, url)
-    with (
-        response,
-        open(part, "ab" if resumed else "wb") as f,
-        tqdm(
-            total=total, initial=f.tell(), unit="B", unit_scale=True, desc=part.stem, disable=None
-        ) as bar,
-    ):
+        return reason_of(e)
+    with response:
+        if response.status != 206:  # the server sends all of it again
+            have = 0
+        total = (response.length or 0) + have  # 0: not known
+        check_space(part.parent, total - have, url)
+        if error := _append(response, part, have, total):
+            return error
+    size = _size(part)
+    if not size:
+        return "nothing came"
+    return "" if size >= total else f"{size:,} of {total:,} bytes came"
+
+
+def _append(response: HTTPResponse, part: Path, have: int, total: int) -> str:
+    """Writes what comes behind the first `have` bytes; why it stopped, "" at its end."""
+    bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, disable=None)
+    with open(part, "ab" if have else "wb") as f, bar:
         while True:
             try:
                 chunk = response.read(CHUNK)
             except NETWORK_ERRORS as e:
-                return words(e)
+                return reason_of(e)
             if not chunk:
-                break
+                return ""
             f.write(chunk)
             bar.update(len(chunk))
-        size = f.tell()
-    if not size:
-        return "nothing came"
-    return "" if size >= total else f"{size:,} of {total:,} bytes came"
 
 
 def check_space(folder: Path, size: int, what: object) -> None:
     """Raises Failure if so many bytes do not fit on the folder's disk."""
     free = shutil.disk_usage(folder).free
     if size > free:
-        line = f"no space in {folder} for {what}: it takes {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
-        raise Failure(f"{line}; free some, or choose a folder on another disk")
+        sizes = f"it takes {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
+        remedy = "free some, or choose a folder on another disk"
+        raise Failure(f"no space in {folder} for {what}: {sizes}; {remedy}")
 
 
-def words(error: BaseException | str) -> str:
-    """What an error or a server says, in one short line: of errors in errors, the innermost of the
-    system's."""
+def reason_of(error: BaseException | str) -> str:
+    """What an error or a server says, in one short line.
+
+    Of errors in errors it is the innermost of the system's.
+    """
     chain = [error]
     while inner := _inner(chain[-1]):
         chain.append(inner)

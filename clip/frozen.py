@@ -1,13 +1,12 @@
-"""Linear layers whose weights are not trained: their gradient is their input's alone, and CPUs have
-faster products."""
+"""Linear layers with frozen weights: only the input has a gradient, and CPUs multiply faster."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Torch gives single-precision products to MKL, which leaves AVX-512 unused on AMD's CPUs: oneDNN is
-# twice as fast there (bench/cpu.py). The operator is torch.compile's, no public one;
-# where a version has it not, all is as usual.
+# twice as fast there (bench/cpu.py). The operator is torch.compile's, not a public one: a version
+# without it computes as usual.
 ONEDNN = torch.backends.cpu.get_cpu_capability() == "AVX512" and hasattr(
     torch.ops.mkldnn, "_linear_pointwise"
 )
@@ -18,7 +17,7 @@ def _by_onednn(x: Tensor) -> bool:
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none") -> Tensor:
-    """(…, K), (N, K), (N,) -> (…, N), and `then` an activation by its name there."""
+    """(…, K), (N, K), (N,) -> (…, N); `then` is oneDNN's name of an activation."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "")
 
 
@@ -28,11 +27,9 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def is_frozen(x: Tensor, *parameters: Tensor) -> bool:
-    """Whether none is trained; under autocast, which casts for torch's own functions, none counts
-    as frozen."""
-    return not (
-        any(p.requires_grad for p in parameters) or torch.is_autocast_enabled(x.device.type)
-    )
+    """Whether none is trained. Never under autocast, which casts for torch's own functions only."""
+    trained = any(p.requires_grad for p in parameters)
+    return not (trained or torch.is_autocast_enabled(x.device.type))
 
 
 class _FrozenLinear(torch.autograd.Function):
@@ -54,13 +51,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
+    """nn.Linear, (…, K) -> (…, N), that is faster where it is frozen."""
+
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 
 
 class FrozenMLP(torch.autograd.Function):
-    """Linear, QuickGELU, linear, for weights that are not trained: only the hidden layer is kept
-    for the gradient.
+    """Linear, QuickGELU, linear, (…, W) -> (…, W), that keeps one tensor for the gradient.
 
     x · sigmoid(a x) is silu(a x) / a, and the matrix products take the factors along. So three
     passes over the hidden layer, which is what is large here, are one.
@@ -70,15 +68,14 @@ class FrozenMLP(torch.autograd.Function):
     def forward(ctx, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
         kept = ctx.needs_input_grad[0]
         if _by_onednn(x):
-            h = _onednn(1.702 * x, w1, 1.702 * b1, "none" if kept else "swish")
+            h = _onednn(1.702 * x, w1, 1.702 * b1, "none" if kept else "swish")  # (…, 4 W)
             y = _onednn(F.silu(h) if kept else h, w2, 1.702 * b2).mul_(1 / 1.702)
         else:
             # On CUDA cuBLASLt adds the bias itself if that is a vector and beta 1, whatever alpha
             # (up to torch 2.11).
-            h = torch.addmm(1.702 * b1, x.flatten(0, -2), w1.t(), alpha=1.702)
-            y = torch.addmm(b2, F.silu(h, inplace=not kept), w2.t(), alpha=1 / 1.702).view(
-                *x.shape[:-1], -1
-            )
+            h = torch.addmm(1.702 * b1, x.flatten(0, -2), w1.t(), alpha=1.702)  # (tokens, 4 W)
+            y = torch.addmm(b2, F.silu(h, inplace=not kept), w2.t(), alpha=1 / 1.702)
+            y = y.view(*x.shape[:-1], -1)  # (…, W)
         if kept:
             ctx.save_for_backward(h, w1, w2)
         return y
@@ -87,6 +84,6 @@ class FrozenMLP(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         h, w1, w2 = ctx.saved_tensors
         # The factor before silu and the one behind it cancel.
-        g = _product(grad, w2)
+        g = _product(grad, w2)  # (…, 4 W)
         g = torch.ops.aten.silu_backward(g, h.view_as(g))
         return _product(g, w1), None, None, None, None

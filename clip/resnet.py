@@ -1,5 +1,4 @@
-"""The ResNets among OpenAI's image towers: open_clip's, under OpenAI's attributes and with
-VisionTransformer's call."""
+"""The ResNets among OpenAI's image towers: open_clip's, called as VisionTransformer is."""
 
 from collections.abc import Mapping
 from typing import NoReturn
@@ -9,26 +8,23 @@ from torch import Tensor
 
 from dassl.utils.errors import UsageError
 
-NEEDS_VIT = "prompts or adapters in the image tower: this needs a ViT, the model has a ResNet; choose ViT-B/16, say"
+NEEDS_VIT = (
+    "prompts or adapters in the image tower: this needs a ViT, the model has a ResNet; "
+    "choose ViT-B/16, say"
+)
 
 
 class ResNet(ModifiedResNet):
     """CLIP's image tower as a ResNet with attention pooling. It takes no prompts."""
 
-    def __init__(
-        self,
-        layers: tuple[int, int, int, int],
-        output_dim: int,
-        heads: int,
-        image_size: int,
-        width: int,
-    ):
-        super().__init__(layers, output_dim, heads, image_size, width)
-        self.input_resolution = image_size
+    @property
+    def input_resolution(self) -> int:
+        """R, the side of its images; VisionTransformer's name."""
+        return self.image_size
 
     @property
     def transformer(self) -> NoReturn:
-        """A method that looks for the blocks of a ViT is told so. Raises: UsageError."""
+        """There are no blocks that a method could prompt. Raises: UsageError."""
         raise UsageError(NEEDS_VIT)
 
     def forward(

@@ -1,5 +1,4 @@
-"""OpenAI's byte-pair tokenizer, taken from open_clip (which ships the vocabulary), under OpenAI's
-names."""
+"""OpenAI's byte-pair tokenizer under OpenAI's names: open_clip's, which ships the vocabulary."""
 
 import importlib.util
 from pathlib import Path
@@ -7,8 +6,7 @@ from types import ModuleType
 
 
 def open_clip_file(name: str) -> ModuleType:
-    """A module of open_clip that stands alone; importing open_clip itself would import all of its
-    models."""
+    """A module of open_clip that stands alone; importing open_clip itself loads all its models."""
     folder = Path(importlib.util.find_spec("open_clip").submodule_search_locations[0])
     spec = importlib.util.spec_from_file_location(f"open_clip_{name}", folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -25,9 +23,6 @@ class SimpleTokenizer(open_clip_file("tokenizer").SimpleTokenizer):
 
     def __init__(self):
         super().__init__()
-        for name, token in (
-            ("<|startoftext|>", self.sot_token_id),
-            ("<|endoftext|>", self.eot_token_id),
-        ):
-            self.encoder[name] = token
-            self.decoder[token] = name
+        special = {"<|startoftext|>": self.sot_token_id, "<|endoftext|>": self.eot_token_id}
+        self.encoder |= special
+        self.decoder |= {token: name for name, token in special.items()}

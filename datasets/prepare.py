@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from clip.download import cannot_write, check_space, fetch, is_web_page, words
+from clip.download import cannot_write, check_space, fetch, is_web_page, reason_of
 from dassl.commands import OneLineParser
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import Failure, UsageError, expand_user, print_error, read_json, tolerate_encoding
@@ -148,7 +148,7 @@ def download_from_drive(file_id: str, target: Path) -> None:
         gdown.download(id=file_id, output=str(target), resume=True)
     except Exception as e:  # gdown has many
         raise Failure(
-            f"cannot download {where} ({words(e)}); try again later, put it at {target}, or {HINT}"
+            f"cannot download {where} ({reason_of(e)}); try again later, put it at {target}, or {HINT}"
         ) from e
     if not target.exists():
         raise Failure(f"cannot download {where}; try again later, put it at {target}, or {HINT}")
@@ -203,7 +203,7 @@ def extract(file: Path, into: Path) -> None:
     except Exception as e:  # a damaged file can raise anything
         if isinstance(e, OSError) and e.errno and e.errno not in BAD_NAMES:
             raise
-        raise BadArchive(f"it cannot be extracted ({words(e)})") from e
+        raise BadArchive(f"it cannot be extracted ({reason_of(e)})") from e
 
 
 def extract_zip(file: Path, into: Path) -> None:

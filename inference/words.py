@@ -17,7 +17,8 @@ from tabulate import tabulate
 from torch import Tensor
 from yacs.config import CfgNode
 
-from clip.clip import _MODELS, _tokenizer, find_weights, read_state_dict
+from clip.clip import _MODELS, _tokenizer
+from clip.weights import find_weights, read_state_dict
 from dassl.commands import OneLineParser, command_line, leave
 from dassl.utils import Failure, UsageError, load_checkpoint
 from dassl.utils.checkpoint import BEST, resumable

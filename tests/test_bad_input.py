@@ -20,7 +20,7 @@ from PIL import Image
 
 import parse_test_res
 import train
-from clip.clip import BUNDLED
+from clip.weights import BUNDLED
 from datasets import doctor, prepare
 from inference import cloud, words
 from results import figures, report, tables

@@ -14,7 +14,8 @@ import torch
 from scipy import integrate
 from scipy import stats as st
 
-from clip.clip import _tokenizer, find_weights, read_state_dict
+from clip.clip import _tokenizer
+from clip.weights import find_weights, read_state_dict
 from inference import cloud, words
 from results import figures
 from results.records import dataset_name, find_results

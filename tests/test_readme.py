@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import parse_test_res
-from clip.clip import BUNDLED, read_state_dict
+from clip.weights import BUNDLED, read_state_dict
 from dassl.data import DataManager
 from reference.clip_plain import PlainCLIP
 from tests.runs import REPO, SMALL

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import train
-from clip.clip import BUNDLED, read_state_dict
 from clip.model import build_model
+from clip.weights import BUNDLED, read_state_dict
 from dassl.config import check_output_dir
 from dassl.engine import build_trainer
 from dassl.utils import UsageError, set_random_seed

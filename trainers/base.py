@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from clip.clip import find_weights, read_state_dict, source_of
 from clip.download import sha256_of
-from clip.model import CLIP, Transformer, build_model, convert_weights
+from clip.model import CLIP, Transformer
+from clip.weights import build_model, convert_weights, find_weights, read_state_dict, source_of
 from dassl.engine import TrainerX
 from dassl.engine.capture import CapturedStep
 from dassl.optim import build_lr_scheduler, build_optimizer

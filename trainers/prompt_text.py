@@ -1,8 +1,8 @@
 """A dataset's class prompts as a shared prefix with gaps for learned vectors, and a suffix for each
 class.
 
-`[SOS] gap words gap … | name . [EOT]`: what is left of the bar is the same for all classes, and CLIP.encode_prompts
-runs it once.
+`[SOS] gap words gap … | name . [EOT]`: what is left of the bar is the same for all classes, and
+clip/shared_prefix.py runs it once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from clip.clip import _tokenizer
-from clip.model import CLIP, Adapt, Suffixes
+from clip.model import CLIP, Adapt
+from clip.shared_prefix import Suffixes, encode_prompts
 from dassl.utils.errors import UsageError
 
 # The hand-crafted prompts of zero-shot CLIP; every other dataset has DEFAULT_TEMPLATE.
@@ -185,11 +186,9 @@ class PromptText(nn.Module):
         deep: Mapping[int, tuple[slice, Tensor]] = NOTHING,
         adapt: Adapt = NOTHING,
     ) -> Tensor:
-        """(G, C, D), not normalised: CLIP.encode_prompts of the prompts with these vectors in their
-        gaps."""
-        return clip_model.encode_prompts(
-            self.prefix(vectors), self.suffix(vectors), self.suffixes, deep, adapt
-        )
+        """(G, C, D), not normalised: encode_prompts of the prompts with these vectors in the gaps."""
+        prefix, suffix = self.prefix(vectors), self.suffix(vectors)
+        return encode_prompts(clip_model, prefix, suffix, self.suffixes, deep, adapt)
 
 
 def suffix_tokens(

@@ -3,7 +3,7 @@ and their captions.
 
     python scripts/tiny_clip/train.py
 
-Its SHA-256 goes to SMALL_SHA256 in clip/clip.py then, without which it is not taken.
+Its SHA-256 goes to SMALL_SHA256 in clip/weights.py then, without which it is not taken.
 
 The images are plain ones (datasets/shapes_render.py's default style), drawn as the training goes;
 the benchmark's own images look different. A caption names some of a scene's attributes, so in a

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from clip import clip as clip_module
+from clip.weights import MODELS, OPENAI
 
 
 @pytest.fixture(autouse=True)
@@ -76,11 +76,11 @@ class Server:
         request.wfile.write(b"%x\r\n%s\r\n" % (len(body) + 9, body) if self.chunked else body)
 
     def add_model(self, monkeypatch, name: str, content: bytes) -> str:
-        """Make `content` the archive of a name of `_MODELS`; returns its path below this server's
+        """Make `content` the archive of a name of `MODELS`; returns its path below this server's
         address."""
-        file = clip_module._MODELS[name].rsplit("/", 1)[1]
+        file = MODELS[name].rsplit("/", 1)[1]
         path = f"/{hashlib.sha256(content).hexdigest()}/{file}"
-        monkeypatch.setitem(clip_module._MODELS, name, clip_module.OPENAI + path)
+        monkeypatch.setitem(MODELS, name, OPENAI + path)
         self.files[path] = content
         return path
 

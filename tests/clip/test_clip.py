@@ -16,6 +16,7 @@ import clip
 from clip import clip as clip_module
 from clip.model import build_model
 from clip.simple_tokenizer import SimpleTokenizer
+from dassl.utils.errors import Failure
 from reference.weights import openai_state_dict, save_torchscript
 
 
@@ -87,7 +88,7 @@ def test_a_full_disk_while_unpacking_is_one_line(tmp_path):
     path = Path(clip_module._download(url, str(tmp_path)))
     path.unlink()
     path.with_name(path.name + ".tmp").symlink_to("/dev/full")
-    with pytest.raises(clip_module.Failure, match="No space left on device") as caught:
+    with pytest.raises(Failure, match="No space left on device") as caught:
         clip_module._download(url, str(tmp_path))
     assert "\n" not in str(caught.value) and not path.exists()
 

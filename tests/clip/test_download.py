@@ -17,8 +17,9 @@ from open_clip.pretrained import get_pretrained_url
 
 from clip import clip as clip_module
 from clip import download
-from clip.clip import OPENAI, find_weights
+from clip import weights as weights_module
 from clip.download import fetch, sha256_of
+from clip.weights import OPENAI, find_weights
 from dassl.utils.errors import Failure, UsageError
 
 CONTENT = random.Random(0).randbytes(3_000_000)
@@ -336,7 +337,7 @@ def test_a_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
 def test_openais_address_is_asked_when_there_is_no_mirror(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(
-        clip_module,
+        weights_module,
         "fetch",
         lambda url, target, sha256: asked.append((url, target, sha256)) or target,
     )

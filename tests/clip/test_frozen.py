@@ -139,7 +139,7 @@ def test_a_cpus_attention_in_half_precision_is_rounded_once(dtype):
     """As in single precision, and the gradients too."""
     q, k, v = (some(2, 5, 2, 8, seed=i).to(dtype).requires_grad_() for i in range(3))
     wide = [t.detach().float().requires_grad_() for t in (q, k, v)]
-    ours, expected = model.look_back(q, k, v), model.look_back(*wide)
+    ours, expected = model.causal_attention(q, k, v), model.causal_attention(*wide)
     out = some(2, 5, 2, 8, seed=3).to(dtype)
     ours.backward(out)
     expected.backward(out.float())

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from clip import clip as clip_module
 from clip import load, tokenize
 from clip.download import sha256_of
-from clip.model import Suffixes, build_model, convert_weights
+from clip.shared_prefix import Suffixes, encode_prompts
+from clip.weights import MODELS, OPENAI, build_model, convert_weights
 from reference.clip_open import build_open_clip
 from reference.clip_plain import PlainCLIP
 from reference.weights import ARCHS, openai_state_dict, save_torchscript
@@ -49,8 +49,8 @@ def test_features_are_open_clips(arch, tmp_path, monkeypatch):
 
         state_dict = as_in_archives(state_dict)
         save_torchscript(state_dict, tmp_path / "archive.pt")
-        url = f"{clip_module.OPENAI}/{sha256_of(tmp_path / 'archive.pt')}/archive.pt"
-        monkeypatch.setitem(clip_module._MODELS, arch, url)
+        url = f"{OPENAI}/{sha256_of(tmp_path / 'archive.pt')}/archive.pt"
+        monkeypatch.setitem(MODELS, arch, url)
         ours = load(arch, device="cpu", download_root=str(tmp_path))[0]
         (tmp_path / "archive.pt").unlink()  # pytest would keep hundreds of MB
         theirs.load_state_dict({k: w for k, w in state_dict.items() if k in theirs.state_dict()})
@@ -96,7 +96,7 @@ def test_prefix_and_suffixes_are_the_whole_prompts(clip64, weights):
         i: (where, torch.randn(1, 1, 2, 64, generator=generator, dtype=torch.float64))
         for i in (1, 2)
     }
-    features = clip64.encode_prompts(prefixes, suffix, Suffixes((eot - p + 1).tolist()), deep)
+    features = encode_prompts(clip64, prefixes, suffix, Suffixes((eot - p + 1).tolist()), deep)
     for prefix, ours in zip(prefixes, features, strict=True):
         whole = torch.cat([prefix.expand(3, -1, -1), embedded[:, p:]], dim=1)
         theirs = plain.text_tower(whole, eot, {i: (2, v[0, 0]) for i, (_, v) in deep.items()})
@@ -105,7 +105,7 @@ def test_prefix_and_suffixes_are_the_whole_prompts(clip64, weights):
 
 def test_a_prompt_too_long_for_the_tower_is_refused(clip64):
     with pytest.raises(ValueError, match="78 tokens; the text tower takes 77"):
-        clip64.encode_prompts(torch.zeros(1, 70, 64), torch.zeros(8, 64), Suffixes([8]))
+        encode_prompts(clip64, torch.zeros(1, 70, 64), torch.zeros(8, 64), Suffixes([8]))
 
 
 def test_adapters_are_added_after_each_block_from_its_normalised_input(clip64):

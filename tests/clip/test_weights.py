@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 import clip
-from clip import clip as clip_module
-from clip.clip import find_weights, read_state_dict
+from clip import weights as weights_module
 from clip.download import sha256_of
+from clip.weights import MODELS, OPENAI, build_model, find_weights, read_state_dict
 from dassl.utils.errors import Failure, UsageError
 from reference.weights import openai_state_dict, save_torchscript
 
@@ -45,9 +45,7 @@ def test_formats(name, weights, tmp_path, monkeypatch):
     path = tmp_path / name
     FORMATS[name](weights, path)
     if name == "archive.pt":
-        monkeypatch.setitem(
-            clip_module._MODELS, "RN50", f"{clip_module.OPENAI}/{sha256_of(path)}/RN50.pt"
-        )
+        monkeypatch.setitem(MODELS, "RN50", f"{OPENAI}/{sha256_of(path)}/RN50.pt")
     read = read_state_dict(path)
     assert read.keys() == weights.keys()
     assert all(torch.equal(read[key], weights[key]) for key in weights)
@@ -57,7 +55,7 @@ def test_a_state_dict_is_mapped_and_the_model_uses_it_where_it_is(weights, tmp_p
     torch.save(weights, tmp_path / "x.pt")
     read = read_state_dict(tmp_path / "x.pt")
     assert str(tmp_path / "x.pt") in Path("/proc/self/maps").read_text()
-    assert clip_module.build_model(read).visual.proj.data_ptr() == read["visual.proj"].data_ptr()
+    assert build_model(read).visual.proj.data_ptr() == read["visual.proj"].data_ptr()
 
 
 class Evil:
@@ -149,7 +147,7 @@ def test_what_is_not_weights_is_one_line(name, weights, tmp_path):
     "key", ["visual.conv1.weight", "text_projection", "token_embedding.weight"]
 )
 def test_weights_of_whole_numbers_are_one_line(key, weights):
-    line = line_of(Failure, clip_module.build_model, weights | {key: weights[key].int()})
+    line = line_of(Failure, build_model, weights | {key: weights[key].int()})
     assert line == f"these weights make no CLIP: {key} has type torch.int32"
 
 
@@ -158,18 +156,18 @@ def test_weights_of_whole_numbers_are_one_line(key, weights):
     "key", ["visual.conv1.weight", "visual.positional_embedding", "ln_final.weight"]
 )
 def test_weights_of_odd_shapes_are_one_line(key, shape, weights):
-    line = line_of(Failure, clip_module.build_model, weights | {key: torch.zeros(shape)})
+    line = line_of(Failure, build_model, weights | {key: torch.zeros(shape)})
     assert line.startswith("these weights make no CLIP: ")
 
 
 def test_a_flipped_byte_in_the_bundled_clip(tmp_path, monkeypatch):
     """safetensors itself does not notice one."""
     flipped = tmp_path / "small.safetensors"
-    content = bytearray(clip_module.SMALL.read_bytes())
+    content = bytearray(weights_module.SMALL.read_bytes())
     content[len(content) // 2] ^= 0x40
     flipped.write_bytes(content)
     read_state_dict(flipped)  # a file of the user's: its SHA-256 is in the record
-    monkeypatch.setattr(clip_module, "SMALL", flipped)
+    monkeypatch.setattr(weights_module, "SMALL", flipped)
     assert line_of(Failure, read_state_dict, flipped).startswith(
         f"{flipped}: not the file that this repository brings"
     )

@@ -15,8 +15,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 import train
-from clip.clip import BUNDLED
 from clip.model import CLIP
+from clip.weights import BUNDLED
 from dassl.data import DatasetWrapper
 from dassl.engine import TrainerX, build_trainer
 from tests.clip.resnets import rn50_state_dict

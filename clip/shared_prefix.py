@@ -1,0 +1,155 @@
+"""Text features of class prompts that begin alike: `[SOS] prefix … | class name . [EOT]`.
+
+Attention is causal, so what the prefix becomes in each block does not depend on the class behind
+it: it is run once, and each class's suffix attends to the prefix's keys and values. The result is
+that of running every class whole (up to rounding), at the cost of the suffixes.
+
+Shapes: G prefixes of P tokens; C classes, whose suffixes have T tokens in all, the longest S; W the
+text tower's width. A sequence has the prefix once, or a copy for each class, then the T tokens.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .model import CLIP, NOTHING, Adapt, attention, causal_attention
+
+
+class Suffixes(nn.Module):
+    """Where the tokens of C suffixes of different lengths are when they stand one behind the other.
+
+    Nothing is padded, so no token is computed that is not read; only attention needs rows of one
+    length.
+
+    Attributes:
+        offset: (T,) place of each token in its suffix.
+        last: (C,) index of each suffix's last token, its EOT.
+        inside: (C, S) False behind a suffix's end.
+    """
+
+    def __init__(self, lengths: Sequence[int], device: torch.device | None = None):
+        super().__init__()
+        lengths = torch.tensor(lengths)  # (C,)
+        self.classes, self.longest = len(lengths), int(lengths.max())
+        self.even = bool((lengths == self.longest).all())
+        inside = torch.arange(self.longest) < lengths[:, None]
+        # Behind a suffix's end its row has its first token again, which the mask hides.
+        first = (lengths.cumsum(0) - lengths)[:, None]
+        rows = torch.where(inside, first + torch.arange(self.longest), first)
+
+        def buffer(name: str, value: Tensor) -> None:
+            self.register_buffer(name, value.to(device), persistent=False)
+
+        buffer("inside", inside)
+        buffer("offset", inside.nonzero()[:, 1])
+        buffer("last", lengths.cumsum(0) - 1)
+        buffer("row_tokens", rows.flatten())  # (C S,)
+        buffer("row_places", inside.flatten().nonzero()[:, 0])  # (T,)
+
+    def to_rows(self, x: Tensor) -> Tensor:
+        """(G, T, …) -> (G, C, S, …)."""
+        x = x if self.even else x.index_select(1, self.row_tokens)
+        return x.unflatten(1, (self.classes, self.longest))
+
+    def from_rows(self, x: Tensor) -> Tensor:
+        """(G, C, S, …) -> (G, T, …)."""
+        x = x.flatten(1, 2)
+        return x if self.even else x.index_select(1, self.row_places)
+
+
+class PrefixAttention:
+    """Causal attention in sequences of `copies` (1 or C) prefixes of P tokens and the suffixes.
+
+    A suffix attends to the whole prefix before it and to itself, but to no other class's suffix.
+    """
+
+    def __init__(self, suffixes: Suffixes, p: int, copies: int):
+        self.suffixes, self.p, self.copies = suffixes, p, copies
+        s, device = suffixes.longest, suffixes.last.device
+        self.mask = torch.ones(s, p + s, dtype=torch.bool, device=device).tril(p)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Each (G, copies P + T, heads, W/heads)."""
+        groups, n, heads = len(q), self.copies * self.p, q.shape[2:]
+        prefixes = (t[:, :n].reshape(-1, self.p, *heads) for t in (q, k, v))  # (G copies, P, …)
+        prefix = causal_attention(*prefixes).reshape(groups, n, *heads)  # (G, copies P, …)
+        queries = self.suffixes.to_rows(q[:, n:]).flatten(0, 1)  # (G C, S, …)
+        suffix = attention(queries, self.classes_of(k), self.classes_of(v), self.mask)
+        suffix = suffix.unflatten(0, (groups, -1))  # (G, C, S, …)
+        return torch.cat([prefix, self.suffixes.from_rows(suffix)], dim=1)
+
+    def of_last(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The same where only the suffixes' last tokens are queries, (G, C, heads, W/heads)."""
+        queries = q.reshape(-1, 1, *q.shape[2:])  # (G C, 1, …)
+        mask = F.pad(self.suffixes.inside, (self.p, 0), value=True)[:, None, None]  # (C, 1, 1, P+S)
+        mask = mask.repeat(len(q), 1, 1, 1)  # (G C, 1, 1, P + S)
+        return attention(queries, self.classes_of(k), self.classes_of(v), mask).view_as(q)
+
+    def classes_of(self, x: Tensor) -> Tensor:
+        """Each class's prefix and suffix: (G, copies P + T, …) -> (G C, P + S, …)."""
+        n = self.copies * self.p
+        prefix = x[:, :n].unflatten(1, (self.copies, self.p))  # (G, copies, P, …)
+        prefix = prefix.expand(-1, self.suffixes.classes, -1, -1, -1)  # (G, C, P, …)
+        suffix = self.suffixes.to_rows(x[:, n:])  # (G, C, S, …)
+        return torch.cat([prefix, suffix], dim=2).flatten(0, 1)
+
+
+def encode_prompts(
+    clip_model: CLIP,
+    prefix: Tensor,
+    suffix: Tensor,
+    suffixes: Suffixes,
+    deep: Mapping[int, tuple[slice, Tensor]] = NOTHING,
+    adapt: Adapt = NOTHING,
+) -> Tensor:
+    """Text features (G, C, D), not normalised, of each prefix with each class's suffix.
+
+    Args:
+        prefix: (G, P, W) embeddings before positions are added, SOS first.
+        suffix: (T, W) embeddings of the rest of each class's prompt, one class behind the other.
+        suffixes: says which of the T are whose.
+        deep: {block: (positions of the prefix, (1 or G, 1 or C, n, W))} replaces them at that
+            block's input. Where they are each class's own, every class has a prefix of its own
+            from that block on.
+        adapt: {block: adapter}, see Adapt.
+
+    Raises: ValueError for prompts longer than the text tower takes.
+    """
+    groups, p, _ = prefix.shape
+    if p + suffixes.longest > clip_model.context_length:
+        longest, takes = p + suffixes.longest, clip_model.context_length
+        raise ValueError(f"prompts of {longest} tokens; the text tower takes {takes}")
+    dtype, blocks = clip_model.dtype, clip_model.transformer.resblocks
+    position = clip_model.positional_embedding.type(dtype)
+    suffix = suffix.type(dtype) + position[p + suffixes.offset]
+    prefix = prefix.type(dtype) + position[:p]
+    x = torch.cat([prefix, suffix.expand(groups, -1, -1)], dim=1)  # (G, P + T, W)
+    attend = PrefixAttention(suffixes, p, copies=1)
+    for i, block in enumerate(blocks):
+        if i in deep:
+            x, copies = replace(x, p, attend.copies, *deep[i])
+            if copies > attend.copies:
+                attend = PrefixAttention(suffixes, p, copies)
+        if i < len(blocks) - 1:
+            x = block(x, attend, None, adapt.get(i))
+        else:  # only the EOT of each class is read in the end: the last block computes no more
+            eot = attend.copies * p + suffixes.last
+            x = block(x, attend.of_last, eot, adapt.get(i))
+    return clip_model.ln_final(x) @ clip_model.text_projection
+
+
+def replace(x: Tensor, p: int, copies: int, where: slice, vectors: Tensor) -> tuple[Tensor, int]:
+    """(x with deep prompts at positions `where` of each prefix, the prefix's copies in it then).
+
+    vectors: (1 or G, 1 or C, n, W); C of them make a copy of the prefix for each class.
+    """
+    prefix = x[:, : copies * p].unflatten(1, (copies, p))  # (G, copies, P, W)
+    suffix = x[:, copies * p :]  # (G, T, W)
+    copies = max(copies, vectors.shape[1])
+    prefix = prefix.expand(-1, copies, -1, -1)
+    vectors = vectors.to(x.dtype).expand(len(x), copies, -1, -1)  # (G, copies, n, W)
+    parts = [prefix[:, :, : where.start], vectors, prefix[:, :, where.stop :]]
+    prefix = torch.cat(parts, dim=2).flatten(1, 2)  # (G, copies P, W)
+    return torch.cat([prefix, suffix], dim=1), copies
