@@ -1,4 +1,4 @@
-"""OpenAI's API: load a model by name, and tokenize. The small CLIP bundled here has a name too."""
+"""OpenAI's API: load a model by name, and tokenize."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from .download import sha256_of
 from .model import CLIP
 from .simple_tokenizer import SimpleTokenizer
 
-# OpenAI's clip.clip has _MODELS and build_model, and trainers of the family use them from here.
+# Trainers of the family use _MODELS and build_model from here, as in OpenAI's clip.clip.
 from .weights import CACHE, build_model, find_weights, read_state_dict
 from .weights import MODELS as _MODELS
 
@@ -32,15 +32,16 @@ def available_models() -> list[str]:
 
 
 def _download(url: str, root: str | None = None) -> str:
-    """The local file of an address of `_MODELS`, for torch.jit.load or else torch.load to open.
+    """The local file of an address of `_MODELS`, as CoOp's trainers ask for it.
 
-    It is OpenAI's, which CoOp's trainers call. Raises: as `find_weights`.
+    Raises: as `find_weights`.
     """
-    path = find_weights(url, root=root or CACHE)
+    root = root or CACHE
+    path = find_weights(url, root=root)
     if path.suffix != ".safetensors":
         return str(path)
-    # Such code does not read safetensors: the small CLIP is unpacked as a state dict.
-    target = Path(expand_user(root or CACHE)) / f"{path.stem}-{sha256_of(path)[:12]}.pt"
+    # They open it with torch.jit.load, else torch.load: the small CLIP is unpacked for that.
+    target = Path(expand_user(root)) / f"{path.stem}-{sha256_of(path)[:12]}.pt"
     if not target.exists():
         with locked(target), atomic_write(target) as f:
             torch.save(read_state_dict(path), f)
@@ -53,18 +54,19 @@ def load(
     jit: bool = False,
     download_root: str | None = None,
 ) -> tuple[CLIP, object]:
-    """A model by name or path, in eval mode, and the transform that makes its input of a PIL image.
+    """A model by name or path, in eval mode, and its transform of PIL images.
 
     As OpenAI's: in the weights' own precision on CUDA, in float32 on a CPU.
 
     Raises: as `find_weights` and `read_state_dict`.
     """
-    from torchvision.transforms import v2  # slow to import, and nothing else here needs it
+    from torchvision.transforms import v2  # slow to import
 
     if jit:
-        raise UsageError("clip.load(jit=True) is not supported; the model is a plain module here")
+        raise UsageError("clip.load(jit=True) is not supported; the model is a plain module")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model = build_model(read_state_dict(find_weights(name, root=download_root or CACHE))).to(device)
+    file = find_weights(name, root=download_root or CACHE)
+    model = build_model(read_state_dict(file)).to(device)
     if device.type == "cpu":
         model.float()
     size = model.visual.input_resolution
@@ -84,15 +86,16 @@ def tokenize(
 ) -> Tensor:
     """Token ids (N, context_length), int64 on the CPU: start, the text, end, zeros.
 
-    Raises: RuntimeError, as OpenAI's, for a text that does not fit, unless it is to be truncated.
+    Raises: RuntimeError, as OpenAI's, for a text that is too long, unless truncated.
     """
     texts = [texts] if isinstance(texts, str) else texts
+    eot = _tokenizer.eot_token_id
     result = torch.zeros(len(texts), context_length, dtype=torch.long)
     for row, text in zip(result, texts, strict=True):
-        tokens = [_tokenizer.sot_token_id, *_tokenizer.encode(text), _tokenizer.eot_token_id]
+        tokens = [_tokenizer.sot_token_id, *_tokenizer.encode(text), eot]
         if len(tokens) > context_length:
             if not truncate:
                 raise RuntimeError(f"Input {text} is too long for context length {context_length}")
-            tokens = [*tokens[: context_length - 1], _tokenizer.eot_token_id]
+            tokens = [*tokens[: context_length - 1], eot]
         row[: len(tokens)] = torch.tensor(tokens)
     return result

@@ -26,7 +26,7 @@ HINT = "set CLIP_MIRROR to an address that has it or CLIP_WEIGHTS to a file of y
 
 
 def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file, read once per process unless it changes: OpenAI's are large."""
+    """Hex SHA-256 of a file. It is read once per process, unless it changes."""
     stat = path.stat()
     return _sha256_of_version(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
@@ -56,14 +56,14 @@ def _matches(path: Path, checksum: str) -> bool:
 def fetch(url: str, target: Path, checksum: str = "", hint: str = HINT) -> Path:
     """target, downloaded from url unless it is there already.
 
-    A download that was cut off leaves `<target>.part`, and the next one goes on from there.
+    A download that was cut off leaves `<target>.part`; the next one goes on from there.
 
     Args:
         checksum: the file's SHA-256 or MD5; "" takes any file.
         hint: what an error says can be done.
 
-    Raises: Failure if the address does not answer, what comes is another file (it is removed), or
-        it cannot be written.
+    Raises: Failure if the address does not answer, another file comes (it is removed), or
+        target cannot be written.
     """
 
     def is_there() -> bool:
@@ -90,7 +90,7 @@ def cannot_write(what: object, error: OSError) -> str:
 
 
 def is_web_page(file: Path) -> bool:
-    """Whether a web page has come in a file's place, as sites do when they refuse."""
+    """Whether it is one, as sites send instead of a file that they refuse."""
     with open(file, "rb") as f:
         return f.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
 
@@ -114,7 +114,7 @@ def _download(url: str, target: Path, checksum: str, hint: str) -> None:
             os.replace(part, target)
             return
         part.unlink()
-        if not begun:  # else what an earlier run left may be to blame: once more from the beginning
+        if not begun:  # else an earlier run's part may be to blame: begin again
             why = "it is a web page" if page else f"its {_kind(checksum)} is wrong"
             raise Failure(f"{url}: not the file expected ({why}), removed; run again, or {hint}")
 
@@ -124,8 +124,8 @@ def _size(path: Path) -> int:
 
 
 def _continue(url: str, part: Path, have: int) -> str:
-    """Appends what is missing after part's `have` bytes. Why it stopped, "" if all is there."""
-    address = urllib.parse.quote(url, safe=string.punctuation)  # é and spaces as servers want them
+    """Appends what is missing after part's `have` bytes; why it stopped, "" at the end."""
+    address = urllib.parse.quote(url, safe=string.punctuation)  # for é and spaces
     try:
         headers = {"Range": f"bytes={have}-"} if have else {}
         request = urllib.request.Request(address, headers=headers)
@@ -154,8 +154,9 @@ def _continue(url: str, part: Path, have: int) -> str:
 
 
 def _append(response: HTTPResponse, part: Path, have: int, total: int) -> str:
-    """Writes what comes behind the first `have` bytes; why it stopped, "" at its end."""
-    bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, disable=None)
+    """Writes what comes after the first `have` bytes; why it stopped, "" at the end."""
+    units = {"unit": "B", "unit_scale": True}
+    bar = tqdm(total=total, initial=have, desc=part.stem, disable=None, **units)
     with open(part, "ab" if have else "wb") as f, bar:
         while True:
             try:
@@ -173,22 +174,20 @@ def check_space(folder: Path, size: int, what: object) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
         sizes = f"it takes {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
-        remedy = "free some, or choose a folder on another disk"
-        raise Failure(f"no space in {folder} for {what}: {sizes}; {remedy}")
+        hint = "free some, or choose a folder on another disk"
+        raise Failure(f"no space in {folder} for {what}: {sizes}; {hint}")
 
 
 def reason_of(error: BaseException | str) -> str:
-    """What an error or a server says, in one short line.
-
-    Of errors in errors it is the innermost of the system's.
-    """
+    """What an error says, in one short line; of nested ones the system's innermost."""
     chain = [error]
     while inner := _inner(chain[-1]):
         chain.append(inner)
     last = next((e for e in reversed(chain) if isinstance(e, OSError)), error)
     reason = getattr(last, "reason", None)
-    text = getattr(last, "strerror", None) or (reason if isinstance(reason, str) else str(last))
-    text = " ".join(text.split()) or type(last).__name__
+    said = reason if isinstance(reason, str) else str(last)
+    said = getattr(last, "strerror", None) or said
+    text = " ".join(said.split()) or type(last).__name__
     return "".join(c if c.isprintable() else "?" for c in text)[:200]
 
 

@@ -1,12 +1,12 @@
-"""Linear layers with frozen weights: only the input has a gradient, and CPUs multiply faster."""
+"""Linear layers with frozen weights: cheaper gradients, and faster products on CPUs."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Torch gives single-precision products to MKL, which leaves AVX-512 unused on AMD's CPUs: oneDNN is
-# twice as fast there (bench/cpu.py). The operator is torch.compile's, not a public one: a version
-# without it computes as usual.
+# Torch gives float32 products to MKL, which leaves AVX-512 unused on AMD's CPUs: oneDNN is
+# twice as fast there (bench/cpu.py). The operator is torch.compile's and not public: a
+# version of torch without it computes as usual.
 ONEDNN = torch.backends.cpu.get_cpu_capability() == "AVX512" and hasattr(
     torch.ops.mkldnn, "_linear_pointwise"
 )
@@ -27,7 +27,7 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def is_frozen(x: Tensor, *parameters: Tensor) -> bool:
-    """Whether none is trained. Never under autocast, which casts for torch's own functions only."""
+    """Whether none is trained. Not under autocast, which casts for torch's own functions."""
     trained = any(p.requires_grad for p in parameters)
     return not (trained or torch.is_autocast_enabled(x.device.type))
 
@@ -58,10 +58,10 @@ class Linear(nn.Linear):
 
 
 class FrozenMLP(torch.autograd.Function):
-    """Linear, QuickGELU, linear, (…, W) -> (…, W), that keeps one tensor for the gradient.
+    """Linear, QuickGELU, linear: (…, W) -> (…, W).
 
-    x · sigmoid(a x) is silu(a x) / a, and the matrix products take the factors along. So three
-    passes over the hidden layer, which is what is large here, are one.
+    x · sigmoid(a x) is silu(a x) / a, and the matrix products take the factors along: one
+    pass over the large hidden layer instead of three, and one tensor kept for the gradient.
     """
 
     @staticmethod
@@ -71,8 +71,7 @@ class FrozenMLP(torch.autograd.Function):
             h = _onednn(1.702 * x, w1, 1.702 * b1, "none" if kept else "swish")  # (…, 4 W)
             y = _onednn(F.silu(h) if kept else h, w2, 1.702 * b2).mul_(1 / 1.702)
         else:
-            # On CUDA cuBLASLt adds the bias itself if that is a vector and beta 1, whatever alpha
-            # (up to torch 2.11).
+            # On CUDA cuBLASLt adds a bias itself that is a vector with beta 1 (torch < 2.12).
             h = torch.addmm(1.702 * b1, x.flatten(0, -2), w1.t(), alpha=1.702)  # (tokens, 4 W)
             y = torch.addmm(b2, F.silu(h, inplace=not kept), w2.t(), alpha=1 / 1.702)
             y = y.view(*x.shape[:-1], -1)  # (…, W)

@@ -1,10 +1,10 @@
 """OpenAI's CLIP (Radford et al., 2021): two towers that take prompts as tensors.
 
-The modules, their attributes and the keys of their state dict are OpenAI's, so every checkpoint of
-theirs loads. What is added are arguments for prompts and adapters; no prompt-learning method is
-known here. Class prompts go through the text tower in shared_prefix.py.
+Modules, attributes and the keys of the state dict are OpenAI's, so their checkpoints load.
+What is added are arguments for prompts and adapters; no prompt-learning method is known.
+Class prompts go through the text tower in shared_prefix.py.
 
-Shapes: B images, N sequences, L tokens, W width of a tower, D width of the joint embedding.
+Shapes: B images, N sequences, L tokens, W a tower's width, D the joint embedding's.
 """
 
 import math
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from .frozen import FrozenMLP, Linear, is_frozen, linear
 
-# Queries, keys and values, each (N, L, heads, W/heads) -> their attention, as the queries.
+# Queries, keys and values, each (N, L, heads, W/heads) -> what they attend to.
 AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
-# {block: adapter}: what the adapter makes of ln_1(block's input) is added to the block's output.
+# {block: adapter}; adapter(ln_1(block's input)) is added to the block's output.
 Adapt = Mapping[int, Callable[[Tensor], Tensor]]
 NOTHING: Mapping = {}
-# Images that a CPU encodes at once without gradients. More leave its caches, and the allocator maps
-# and clears the memory of tensors above 32 MB anew for each.
+# Images that a CPU encodes at once without gradients: more leave its caches, and memory
+# above 32 MB is mapped and cleared anew for each tensor.
 FEW = 8
 
 
@@ -51,18 +51,19 @@ class MLP(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         weights = self.c_fc.weight, self.c_fc.bias, self.c_proj.weight, self.c_proj.bias
-        return FrozenMLP.apply(x, *weights) if is_frozen(x, *weights) else super().forward(x)
+        frozen = is_frozen(x, *weights)
+        return FrozenMLP.apply(x, *weights) if frozen else super().forward(x)
 
 
 def attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False
 ) -> Tensor:
-    """Softmax attention, full unless masked or causal: each (N, L, heads, W/heads).
+    """Full, masked or causal softmax attention: each (N, L, heads, W/heads).
 
-    The mask (…, queries, keys) is True where a query may attend to a key.
+    mask: (…, queries, keys), True where a query may attend to a key.
     """
     dtype = q.dtype
-    # A CPU's gradient of attention takes twice as long in half precision, casts included.
+    # A CPU's gradients of attention take twice as long in half precision.
     wide = torch.float32 if q.device.type == "cpu" and dtype.itemsize == 2 else dtype
     q, k, v = (t.transpose(1, 2).to(wide) for t in (q, k, v))  # (N, heads, L, W/heads)
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
@@ -80,7 +81,7 @@ def take(x: Tensor, at: slice | Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention with nn.MultiheadAttention's parameters; the caller says which kind."""
+    """Multi-head attention of the kind the caller says, under torch's parameter names."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -90,7 +91,7 @@ class Attention(nn.Module):
         self.out_proj = Linear(width, width)
 
     def forward(self, x: Tensor, attend: AttentionFn, at: slice | Tensor | None = None) -> Tensor:
-        """(N, L, W) -> (N, L, W), or (N, len(at), W): only the positions `at` are queries then."""
+        """(N, L, W) -> (N, L, W), or with only the positions `at` as queries (N, len(at), W)."""
         if at is None:
             q, k, v = self.project(x, 0, 3)
         else:
@@ -98,7 +99,7 @@ class Attention(nn.Module):
         return self.out_proj(attend(q, k, v).flatten(2))  # heads side by side: (N, L, W)
 
     def project(self, x: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
-        """Queries (0), keys (1), values (2), or some: (N, L, W) -> each (N, L, heads, W/heads)."""
+        """Queries (0), keys (1), values (2): (N, L, W) -> each (N, L, heads, W/heads)."""
         rows = slice(first * x.shape[-1], last * x.shape[-1])
         y = linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
         # (N, L, (last - first) W) -> (N, L, last - first, heads, W/heads)
@@ -125,8 +126,8 @@ class ResidualAttentionBlock(nn.Module):
         """(N, L, W) -> (N, L, W).
 
         Args:
-            at: positions, the same in each row: only they are computed, (N, len(at), W).
-            adapter: what it makes of each token of ln_1(x) is added to the result.
+            at: positions of each row; only they are computed, (N, len(at), W).
+            adapter: adapter(ln_1(x)) is added to the result.
         """
         h = self.ln_1(x)
         y = self.attn(h, attend, at)
@@ -138,7 +139,7 @@ class ResidualAttentionBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks. As OpenAI's, it is called with (L, N, W) and returns (L, N, W)."""
+    """A stack of blocks: (L, N, W) -> (L, N, W), as OpenAI's."""
 
     def __init__(self, width: int, layers: int, heads: int, causal: bool = False):
         super().__init__()
@@ -188,9 +189,9 @@ class VisionTransformer(nn.Module):
 
         Args:
             image: normalised pixels, of the weights' type.
-            prompts: (1 or B, n, W) vectors appended after the patches, without position and before
+            prompts: (1 or B, n, W) vectors behind the patches, without position, before
                 ln_pre (MaPLe).
-            deep: {block: (1 or B, n, W)} replaces the last n tokens at that block's input.
+            deep: {block: (1 or B, n, W)} replaces the last n tokens at its input.
             adapt: {block: adapter}, see Adapt.
         """
         x = self.conv1(image).flatten(2).transpose(1, 2)  # (B, patches, W)
@@ -204,16 +205,16 @@ class VisionTransformer(nn.Module):
             if i in deep:
                 vectors = deep[i].to(x.dtype).expand(len(x), -1, -1)  # (B, n, W)
                 x = torch.cat([x[:, : -vectors.shape[1]], vectors], dim=1)
-            # Only the class token is read in the end, so the last block computes nothing else.
+            # Of the last block only the class token is read.
             at = slice(0, 1) if i == self.transformer.layers - 1 else None
             x = block(x, attention, at, adapt.get(i))
         return self.ln_post(x[:, 0]) @ self.proj
 
 
 class CLIP(nn.Module):
-    """The two towers and the temperature. The arguments are OpenAI's; a head's width is 64.
+    """The two towers and the temperature; arguments as OpenAI's, heads are 64 wide.
 
-    Four numbers of vision_layers make the image tower a ResNet (vision_patch_size is None then).
+    With four vision_layers the image tower is a ResNet; vision_patch_size is None then.
     """
 
     def __init__(
@@ -241,8 +242,8 @@ class CLIP(nn.Module):
                 output_dim=embed_dim,
             )
         else:
-            with torch.device("cpu"):  # whatever device CLIP is built on: the import makes tensors
-                from .resnet import ResNet  # only now, since importing open_clip takes seconds
+            with torch.device("cpu"):  # not the device CLIP is built on: it makes tensors
+                from .resnet import ResNet  # slow to import
             self.visual = ResNet(
                 layers=vision_layers,
                 output_dim=embed_dim,
@@ -288,7 +289,7 @@ class CLIP(nn.Module):
         deep: Mapping[int, Tensor] = NOTHING,
         adapt: Adapt = NOTHING,
     ) -> Tensor:
-        """(B, 3, R, R) -> (B, D), not normalised; the arguments are VisionTransformer.forward's."""
+        """(B, 3, R, R) -> (B, D), not normalised; see VisionTransformer.forward."""
         given = (*deep.values(), *([] if prompts is None else [prompts]))
         on_cpu = image.device.type == "cpu" and not torch.is_grad_enabled()
         if on_cpu and len(image) > FEW and all(len(p) == 1 for p in given):
@@ -297,7 +298,7 @@ class CLIP(nn.Module):
         return self.visual(image.type(self.dtype), prompts, deep, adapt)
 
     def encode_text(self, text: Tensor) -> Tensor:
-        """Token ids (N, L up to context_length) of `tokenize` -> (N, D), not normalised."""
+        """Token ids (N, L), as of `tokenize` -> (N, D), not normalised."""
         position = self.positional_embedding[: text.shape[1]].type(self.dtype)  # (L, W)
         x = self.token_embedding(text).type(self.dtype) + position  # (N, L, W)
         x = self.transformer(x.transpose(0, 1)).transpose(0, 1)
@@ -313,6 +314,6 @@ class CLIP(nn.Module):
         return logits, logits.t()
 
 
-# OpenAI's code has these two here, and trainers of the family import them from here. They come
-# last, since weights.py needs the classes above.
+# Trainers of the family import these two from here, as from OpenAI's clip.model. They come
+# last since weights.py needs the classes above.
 from .weights import build_model, convert_weights  # noqa: E402, F401

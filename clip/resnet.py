@@ -1,4 +1,4 @@
-"""The ResNets among OpenAI's image towers: open_clip's, called as VisionTransformer is."""
+"""The ResNets of OpenAI: open_clip's, called as VisionTransformer is."""
 
 from collections.abc import Mapping
 from typing import NoReturn

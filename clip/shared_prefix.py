@@ -1,11 +1,12 @@
 """Text features of class prompts that begin alike: `[SOS] prefix … | class name . [EOT]`.
 
-Attention is causal, so what the prefix becomes in each block does not depend on the class behind
-it: it is run once, and each class's suffix attends to the prefix's keys and values. The result is
-that of running every class whole (up to rounding), at the cost of the suffixes.
+Attention is causal, so in each block the prefix is the same whatever class follows: it is run
+once, and each class's suffix attends to its keys and values. The result is that of running
+every class whole (up to rounding), at the cost of the suffixes.
 
-Shapes: G prefixes of P tokens; C classes, whose suffixes have T tokens in all, the longest S; W the
-text tower's width. A sequence has the prefix once, or a copy for each class, then the T tokens.
+Shapes: G prefixes of P tokens; C classes, whose suffixes have T tokens in all, the longest
+has S; W the text tower's width. A sequence is the prefix, once or a copy for each class, and
+then the T tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +19,10 @@ from .model import CLIP, NOTHING, Adapt, attention, causal_attention
 
 
 class Suffixes(nn.Module):
-    """Where the tokens of C suffixes of different lengths are when they stand one behind the other.
+    """Which of T tokens are whose: C suffixes of different lengths, one behind the other.
 
-    Nothing is padded, so no token is computed that is not read; only attention needs rows of one
-    length.
+    Nothing is padded, so no token is computed that is not read; only attention needs rows of
+    one length.
 
     Attributes:
         offset: (T,) place of each token in its suffix.
@@ -35,7 +36,7 @@ class Suffixes(nn.Module):
         self.classes, self.longest = len(lengths), int(lengths.max())
         self.even = bool((lengths == self.longest).all())
         inside = torch.arange(self.longest) < lengths[:, None]
-        # Behind a suffix's end its row has its first token again, which the mask hides.
+        # Behind its end a row has its first token again: nothing attends to it.
         first = (lengths.cumsum(0) - lengths)[:, None]
         rows = torch.where(inside, first + torch.arange(self.longest), first)
 
@@ -60,9 +61,9 @@ class Suffixes(nn.Module):
 
 
 class PrefixAttention:
-    """Causal attention in sequences of `copies` (1 or C) prefixes of P tokens and the suffixes.
+    """Causal attention in `copies` (1 or C) prefixes of P tokens and the suffixes behind them.
 
-    A suffix attends to the whole prefix before it and to itself, but to no other class's suffix.
+    A suffix attends to its prefix and to itself, not to the other suffixes.
     """
 
     def __init__(self, suffixes: Suffixes, p: int, copies: int):
@@ -73,21 +74,22 @@ class PrefixAttention:
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Each (G, copies P + T, heads, W/heads)."""
         groups, n, heads = len(q), self.copies * self.p, q.shape[2:]
-        prefixes = (t[:, :n].reshape(-1, self.p, *heads) for t in (q, k, v))  # (G copies, P, …)
-        prefix = causal_attention(*prefixes).reshape(groups, n, *heads)  # (G, copies P, …)
-        queries = self.suffixes.to_rows(q[:, n:]).flatten(0, 1)  # (G C, S, …)
-        suffix = attention(queries, self.classes_of(k), self.classes_of(v), self.mask)
+        prefix = (t[:, :n].reshape(-1, self.p, *heads) for t in (q, k, v))
+        prefix = causal_attention(*prefix)  # (G copies, P, …)
+        prefix = prefix.reshape(groups, n, *heads)  # (G, copies P, …)
+        rows = self.suffixes.to_rows(q[:, n:]).flatten(0, 1)  # (G C, S, …)
+        suffix = attention(rows, self.whole(k), self.whole(v), self.mask)
         suffix = suffix.unflatten(0, (groups, -1))  # (G, C, S, …)
         return torch.cat([prefix, self.suffixes.from_rows(suffix)], dim=1)
 
     def of_last(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The same where only the suffixes' last tokens are queries, (G, C, heads, W/heads)."""
-        queries = q.reshape(-1, 1, *q.shape[2:])  # (G C, 1, …)
-        mask = F.pad(self.suffixes.inside, (self.p, 0), value=True)[:, None, None]  # (C, 1, 1, P+S)
-        mask = mask.repeat(len(q), 1, 1, 1)  # (G C, 1, 1, P + S)
-        return attention(queries, self.classes_of(k), self.classes_of(v), mask).view_as(q)
+        """The same for the suffixes' last tokens alone: queries (G, C, heads, W/heads)."""
+        last = q.reshape(-1, 1, *q.shape[2:])  # (G C, 1, …)
+        mask = F.pad(self.suffixes.inside, (self.p, 0), value=True)  # (C, P + S)
+        mask = mask[:, None, None].repeat(len(q), 1, 1, 1)  # (G C, 1, 1, P + S)
+        return attention(last, self.whole(k), self.whole(v), mask).view_as(q)
 
-    def classes_of(self, x: Tensor) -> Tensor:
+    def whole(self, x: Tensor) -> Tensor:
         """Each class's prefix and suffix: (G, copies P + T, …) -> (G C, P + S, …)."""
         n = self.copies * self.p
         prefix = x[:, :n].unflatten(1, (self.copies, self.p))  # (G, copies, P, …)
@@ -108,19 +110,18 @@ def encode_prompts(
 
     Args:
         prefix: (G, P, W) embeddings before positions are added, SOS first.
-        suffix: (T, W) embeddings of the rest of each class's prompt, one class behind the other.
-        suffixes: says which of the T are whose.
-        deep: {block: (positions of the prefix, (1 or G, 1 or C, n, W))} replaces them at that
-            block's input. Where they are each class's own, every class has a prefix of its own
-            from that block on.
+        suffix: (T, W) embeddings of the rest of each class's prompt.
+        suffixes: which of the T are whose.
+        deep: {block: (positions of the prefix, (1 or G, 1 or C, n, W))} replaces them at the
+            block's input. Given for each class, they give it a prefix of its own from there.
         adapt: {block: adapter}, see Adapt.
 
     Raises: ValueError for prompts longer than the text tower takes.
     """
     groups, p, _ = prefix.shape
-    if p + suffixes.longest > clip_model.context_length:
-        longest, takes = p + suffixes.longest, clip_model.context_length
-        raise ValueError(f"prompts of {longest} tokens; the text tower takes {takes}")
+    length, takes = p + suffixes.longest, clip_model.context_length
+    if length > takes:
+        raise ValueError(f"prompts of {length} tokens; the text tower takes {takes}")
     dtype, blocks = clip_model.dtype, clip_model.transformer.resblocks
     position = clip_model.positional_embedding.type(dtype)
     suffix = suffix.type(dtype) + position[p + suffixes.offset]
@@ -134,16 +135,16 @@ def encode_prompts(
                 attend = PrefixAttention(suffixes, p, copies)
         if i < len(blocks) - 1:
             x = block(x, attend, None, adapt.get(i))
-        else:  # only the EOT of each class is read in the end: the last block computes no more
+        else:  # of the last block only the EOT of each class is read
             eot = attend.copies * p + suffixes.last
             x = block(x, attend.of_last, eot, adapt.get(i))
     return clip_model.ln_final(x) @ clip_model.text_projection
 
 
 def replace(x: Tensor, p: int, copies: int, where: slice, vectors: Tensor) -> tuple[Tensor, int]:
-    """(x with deep prompts at positions `where` of each prefix, the prefix's copies in it then).
+    """x with deep prompts at positions `where` of each prefix, and how many copies it has then.
 
-    vectors: (1 or G, 1 or C, n, W); C of them make a copy of the prefix for each class.
+    vectors: (1 or G, 1 or C, n, W); C of them need a copy of the prefix for each class.
     """
     prefix = x[:, : copies * p].unflatten(1, (copies, p))  # (G, copies, P, W)
     suffix = x[:, copies * p :]  # (G, T, W)

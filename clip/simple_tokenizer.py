@@ -1,4 +1,4 @@
-"""OpenAI's byte-pair tokenizer under OpenAI's names: open_clip's, which ships the vocabulary."""
+"""OpenAI's byte-pair tokenizer: open_clip's, which ships the vocabulary."""
 
 import importlib.util
 from pathlib import Path
@@ -6,7 +6,7 @@ from types import ModuleType
 
 
 def open_clip_file(name: str) -> ModuleType:
-    """A module of open_clip that stands alone; importing open_clip itself loads all its models."""
+    """A module of open_clip, without the rest, which takes seconds to import."""
     folder = Path(importlib.util.find_spec("open_clip").submodule_search_locations[0])
     spec = importlib.util.spec_from_file_location(f"open_clip_{name}", folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -15,14 +15,14 @@ def open_clip_file(name: str) -> ModuleType:
 
 
 class SimpleTokenizer(open_clip_file("tokenizer").SimpleTokenizer):
-    """`encode(text) -> ids` and `decode(ids) -> text`, without the start and end tokens.
+    """`encode(text) -> ids` and `decode(ids) -> text`, without start and end tokens.
 
-    open_clip calls those two `<start_of_text>` and `<end_of_text>`; `encoder` and `decoder` have
-    them under OpenAI's names too.
+    Those two have OpenAI's names in `encoder` and `decoder`, beside open_clip's
+    `<start_of_text>` and `<end_of_text>`.
     """
 
     def __init__(self):
         super().__init__()
-        special = {"<|startoftext|>": self.sot_token_id, "<|endoftext|>": self.eot_token_id}
-        self.encoder |= special
-        self.decoder |= {token: name for name, token in special.items()}
+        sot, eot = self.sot_token_id, self.eot_token_id
+        self.encoder |= {"<|startoftext|>": sot, "<|endoftext|>": eot}
+        self.decoder |= {sot: "<|startoftext|>", eot: "<|endoftext|>"}

@@ -1,7 +1,7 @@
-"""CLIP's weights: the file that a name stands for, what the file holds, and the model made of it.
+"""CLIP's weights: which file a name stands for, what it holds, and the model made of it.
 
-OpenAI's files are downloaded on first use, checked against their SHA-256 and kept in ~/.cache/clip.
-A small CLIP is bundled, in the folder weights/.
+OpenAI's files are downloaded on first use, checked and kept in ~/.cache/clip. A small CLIP
+is bundled, in the folder weights/.
 """
 
 import difflib
@@ -52,10 +52,8 @@ MODELS = {
 MODELS["ViT-Tiny/8"] = f"file://{SMALL}"
 VOCABULARY = 49408  # tokens
 # What every CLIP has: a prompt learner's checkpoint, say, has not.
-REQUIRED = (
-    "visual.conv1.weight token_embedding.weight positional_embedding ln_final.weight "
-    "text_projection"
-).split()
+REQUIRED = ("visual.conv1.weight", "token_embedding.weight", "positional_embedding")
+REQUIRED += ("ln_final.weight", "text_projection")
 
 
 def find_weights(name: str, weights: str = "", mirror: str = "", root: str = CACHE) -> Path:
@@ -63,13 +61,12 @@ def find_weights(name: str, weights: str = "", mirror: str = "", root: str = CAC
 
     Args:
         name: one of `available_models()`, or the path or http(s) address of a file.
-        weights: a path or address to take instead. The environment's CLIP_WEIGHTS stands in for
-            what would be downloaded only: not for a path, nor for the small CLIP, which is bundled.
-        mirror: the address to take the place of OpenAI's, up to the SHA-256 (else the environment's
-            CLIP_MIRROR).
+        weights: a path or address to take instead. The environment's CLIP_WEIGHTS is taken
+            only instead of a download: not of a path, nor of the bundled CLIP.
+        mirror: address instead of OpenAI's, up to the SHA-256 (else CLIP_MIRROR's).
         root: folder of the downloads.
 
-    Raises: UsageError for a name, path or address that is none; Failure if a download fails.
+    Raises: UsageError for a name, path or address that is none; Failure for a download.
     """
     source = source_of(name, weights)
     if isinstance(source, Path):
@@ -78,9 +75,9 @@ def find_weights(name: str, weights: str = "", mirror: str = "", root: str = CAC
     if mirror and not mirror.startswith(HTTP):
         raise UsageError(f"CLIP mirror {mirror!r}: not an http:// or https:// address")
     sha256, file = source.partition("?")[0].rsplit("/", 2)[1:]
-    if not re.fullmatch("[0-9a-f]{64}", sha256):  # the user's, which may be called as OpenAI's
-        sha256 = ""
-        file = f"{hashlib.sha256(source.encode()).hexdigest()[:12]}-{quote(file)[-100:]}"
+    if not re.fullmatch("[0-9a-f]{64}", sha256):  # the user's: not to be taken for OpenAI's
+        digest = hashlib.sha256(source.encode()).hexdigest()
+        sha256, file = "", f"{digest[:12]}-{quote(file)[-100:]}"
     if mirror and source.startswith(OPENAI):
         source = mirror.rstrip("/") + source.removeprefix(OPENAI)
     return fetch(source, Path(expand_user(root)) / file, sha256)
@@ -97,41 +94,42 @@ def source_of(name: str, weights: str = "") -> Path | str:
     if path.is_file():
         return path
     if source != name or path.suffix or path.is_absolute():
-        folder = " (a folder)" if path.is_dir() else ""
-        raise UsageError(f"no CLIP weights at {path}{folder}; give a file or the name of a model")
+        what = f"{path} (a folder)" if path.is_dir() else path
+        raise UsageError(f"no CLIP weights at {what}; give a file or the name of a model")
     by_lower = {known.lower(): known for known in MODELS}
     nearest = difflib.get_close_matches(name.lower(), by_lower, n=1)
     hint = f"did you mean {by_lower[nearest[0]]}? " if nearest else ""
-    choices = ", ".join(MODELS)
-    raise UsageError(f"unknown CLIP model {name!r}: {hint}choose from {choices}, or give a file")
+    hint += f"choose from {', '.join(MODELS)}, or give a file"
+    raise UsageError(f"unknown CLIP model {name!r}: {hint}")
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The weights in a file: safetensors, torch.save's, or one of OpenAI's TorchScript archives.
+    """The weights in a file: safetensors, torch.save's, or OpenAI's TorchScript archives.
 
-    A state dict may lie in {"state_dict": ...} and its keys begin with "module.". It is mapped into
-    memory, not read, where its format allows. A TorchScript archive is a program, so only OpenAI's
-    own, known by their SHA-256, are opened.
+    A state dict may be below "state_dict" and its keys begin with "module.". It is mapped
+    into memory, not read, where its format allows. A TorchScript archive is a program, so
+    only OpenAI's own, known by their SHA-256, are opened.
 
     Raises: Failure naming the file and what is wrong with it.
     """
     path = Path(path)
     if path == SMALL and sha256_of(path) != SMALL_SHA256:
-        raise Failure(
-            f"{path}: not the file that this repository brings (wrong SHA-256): get it anew"
-        )
+        line = f"{path}: not the file that this repository brings"
+        raise Failure(f"{line} (its SHA-256 is wrong); get it again")
     try:
         content = _read(path)
     except Failure:
         raise
     except Exception as e:  # the three readers raise many kinds
-        raise Failure(f"{path}: not readable as CLIP weights: {_why_unreadable(path, e)}") from e
+        why = _why_unreadable(path, e)
+        raise Failure(f"{path}: not readable as CLIP weights: {why}") from e
     if isinstance(content, dict):
         content = content.get("state_dict", content)
     items = content.items() if isinstance(content, dict) else ()
     weights = {str(key).removeprefix("module."): value for key, value in items}
     if lacks := next((key for key in REQUIRED if key not in weights), ""):
-        raise Failure(f"{path}: holds no CLIP weights under OpenAI's names (there is no {lacks})")
+        line = f"{path}: holds no CLIP weights under OpenAI's names"
+        raise Failure(f"{line} (there is no {lacks})")
     if wrong := [key for key, value in weights.items() if not _is_plain(value)]:
         raise Failure(f"{path}: {wrong[0]} is no tensor of real numbers")
     if weights["token_embedding.weight"].shape[:1] < (VOCABULARY,):
@@ -142,7 +140,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 def _read(path: Path) -> Any:
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file  # most models need it not
+        from safetensors.torch import load_file  # few need it
 
         return _restore_vocabulary(load_file(path))
     is_zip = zipfile.is_zipfile(path)
@@ -163,7 +161,7 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _restore_vocabulary(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Puts back the words that the small CLIP never saw: random embeddings, from a fixed seed."""
+    """Gives words that the small CLIP never saw random embeddings, from a fixed seed."""
     if "token_embedding.ids" in state_dict:
         trained = state_dict["token_embedding.weight"]
         rng = torch.Generator().manual_seed(0)
@@ -176,9 +174,9 @@ def _restore_vocabulary(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _is_plain(value: object) -> bool:
     """Whether it is a tensor of real numbers, all there."""
-    if not isinstance(value, Tensor):
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
         return False
-    return value.layout == torch.strided and not (value.is_complex() or value.is_meta)
+    return not (value.is_complex() or value.is_meta)
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:
@@ -191,17 +189,18 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     if start.startswith(b"<"):
         return "it is a web page; get the file itself"
     if named := re.search(r"GLOBAL (\S+)", str(error)):
-        why = f"its pickle names {named[1]} and could run code; weights hold tensors only"
-        return f"refused, since {why}"
-    if isinstance(error, pickle.UnpicklingError):  # its text advises to turn the safety off
+        why = f"its pickle names {named[1]} and could run code"
+        return f"refused, since {why}; weights hold tensors only"
+    if isinstance(error, pickle.UnpicklingError):  # whose advice is to turn the safety off
         return "it is no file of torch.save"
     why = str(error).splitlines()[0] if str(error) else type(error).__name__
     return f"truncated or damaged, get it again ({why})"
 
 
 def convert_weights(model: nn.Module, dtype: torch.dtype = torch.float16) -> None:
-    """Casts what OpenAI keeps in half precision: convolutions, linear layers, attention and the two
-    projections. Layer norms, embeddings and the temperature become float32.
+    """Casts what OpenAI keeps in half precision: all but norms, embeddings and temperature.
+
+    Those become float32.
     """
     model.float()
     for module in model.modules():
@@ -215,14 +214,14 @@ def convert_weights(model: nn.Module, dtype: torch.dtype = torch.float16) -> Non
 def build_model(state_dict: Mapping[str, Tensor]) -> CLIP:
     """The CLIP whose weights these are, in eval mode, sizes read from the weights.
 
-    It computes in the type of `visual.conv1.weight`: half for OpenAI's archives, float32 for a
-    float32 state dict. The tensors are used as they are where the type is right, not copied.
+    It computes in the type of `visual.conv1.weight`: half for OpenAI's archives. Tensors of
+    the right type are used as they are, not copied.
 
     Raises: Failure for weights that make no CLIP.
     """
-    # OpenAI's archives carry these three numbers beside the weights.
-    beside = {"input_resolution", "context_length", "vocab_size"}
-    weights = {key: w for key, w in state_dict.items() if key not in beside}
+    # Numbers that OpenAI's archives have beside the weights.
+    sizes = ("input_resolution", "context_length", "vocab_size")
+    weights = {key: w for key, w in state_dict.items() if key not in sizes}
     try:
         with torch.device("meta"):
             model = CLIP(**_sizes(weights))
@@ -233,36 +232,38 @@ def build_model(state_dict: Mapping[str, Tensor]) -> CLIP:
         model.load_state_dict(weights, assign=True)
     except KeyError as e:
         raise Failure(f"these weights make no CLIP: there is no {e.args[0]}") from e
-    # Sizes that no tensors have.
-    except (RuntimeError, IndexError, ArithmeticError, ValueError) as e:
-        raise Failure(f"these weights make no CLIP: {' '.join(str(e).split())[:300]}") from e
+    except (RuntimeError, IndexError, ArithmeticError, ValueError) as e:  # impossible sizes
+        why = " ".join(str(e).split())[:300]
+        raise Failure(f"these weights make no CLIP: {why}") from e
     convert_weights(model, weights["visual.conv1.weight"].dtype)
     return model.eval()
 
 
 def _sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """CLIP's arguments. Raises: KeyError for weights that are missing, others for odd shapes."""
+    """CLIP's arguments. Raises: KeyError for missing weights, others for odd shapes."""
 
     def count(prefix: str) -> int:
-        """How many blocks are called so."""
+        """How many blocks there are, as "prefix0.…", "prefix1.…"."""
         names = (key.removeprefix(prefix) for key in weights if key.startswith(prefix))
         return len({name.split(".")[0] for name in names})
 
-    def patches(key: str) -> int:
-        """On each side of an image; the class token has a position too."""
-        return math.isqrt(weights[key].shape[0] - 1)
+    def side(positions: Tensor) -> int:
+        """Patches on a side of the image; the class token has a position too."""
+        return math.isqrt(positions.shape[0] - 1)
 
     conv1 = weights["visual.conv1.weight"]
     if "visual.proj" in weights:
+        patch = conv1.shape[-1]
         vision = {
-            "image_resolution": patches("visual.positional_embedding") * conv1.shape[-1],
+            "image_resolution": side(weights["visual.positional_embedding"]) * patch,
             "vision_layers": count("visual.transformer.resblocks."),
             "vision_width": conv1.shape[0],
-            "vision_patch_size": conv1.shape[-1],
+            "vision_patch_size": patch,
         }
     else:
+        positions = weights["visual.attnpool.positional_embedding"]
         vision = {
-            "image_resolution": patches("visual.attnpool.positional_embedding") * 32,
+            "image_resolution": side(positions) * 32,
             "vision_layers": tuple(count(f"visual.layer{i}.") for i in (1, 2, 3, 4)),
             "vision_width": weights["visual.layer1.0.conv1.weight"].shape[0],
             "vision_patch_size": None,

@@ -6,12 +6,8 @@ import pkgutil
 
 from yacs.config import CfgNode
 
-_TOOLS = (
-    "doctor",
-    "imagenet_val",
-    "prepare",
-    "sources",
-)  # commands (python -m datasets.doctor) and what they need
+# Commands (python -m datasets.doctor) and what only they need.
+_TOOLS = ("doctor", "imagenet_val", "prepare", "sources")
 
 for _module in pkgutil.iter_modules(__path__):
     if _module.name not in _TOOLS:

@@ -12,24 +12,24 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DatasetBase, Datum
-from dassl.utils import check_availability, expand_user, read_json, write_json
+from dassl.utils import check_availability, expand_user, read_json
 from dassl.utils.errors import Failure, UsageError
 
 from .pickles import read_pickle
-from .readers import EXTRACT, check_present, class_folders, read_class_folders, save_cache
+from .readers import EXTRACT, check_present, class_folders, read_class_folders, save_cache, some
 
 SPLIT_SEED = 1  # a made split is the same for all runs' seeds, so that they share a test set
 SPLITS = ("train", "val", "test")
-# What other kinds of datasets are told by the config, with its defaults: domains, unlabeled images.
-NO_EFFECT = {"SOURCE_DOMAINS": (), "TARGET_DOMAINS": (), "NUM_LABELED": -1, "ALL_AS_UNLABELED": False, "STL10_FOLD": -1,
-             "CIFAR_C_TYPE": ""}  # fmt: skip
+SUBSETS = ("all", "base", "new")
+# What the config tells other kinds of datasets, with its defaults: domains, unlabeled images.
+NO_EFFECT = {"SOURCE_DOMAINS": (), "TARGET_DOMAINS": (), "NUM_LABELED": -1}
+NO_EFFECT |= {"ALL_AS_UNLABELED": False, "STL10_FOLD": -1, "CIFAR_C_TYPE": ""}
 Splits = tuple[list[Datum], list[Datum], list[Datum]]
 
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Inside, nothing looks for cycles again and again among a million objects that all stay: twice
-    as fast."""
+    """Without garbage collection a million objects that all stay are made twice as fast."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -40,12 +40,11 @@ def collector_paused() -> Iterator[None]:
 
 
 class Benchmark(DatasetBase):
-    """A dataset with a split file in the family's form, few-shot training, and base and new
-    classes.
+    """A dataset with a split file in CoOp's form, few-shot training, and base and new classes.
 
     A subclass names its folder (`dataset_dir`) and the folder below it that paths in its split file
-    start from (`image_dir`), and says in `classes` or in `make_split` what its images are when
-    there is no split file.
+    start from (`image_dir`). Where there is no split file, `classes` or `make_split` says what its
+    images are.
     """
 
     image_dir = ""
@@ -53,7 +52,7 @@ class Benchmark(DatasetBase):
     new_names: Mapping[str, str] = {}  # class names that are not those of their folders
     no_classes: Collection[str] = ()  # folders among the class folders that are none
     few_shot_splits = ("train", "val")  # what is picked from
-    equal_names = False  # whether two classes may be called the same
+    equal_names = False  # whether two classes may have the same name
     also_called: Collection[str] = ()  # image_dir in other sites' archives
     restore = EXTRACT  # what to do about images that a split file names and that are not there
     remedy = (
@@ -64,13 +63,12 @@ class Benchmark(DatasetBase):
     @collector_paused()
     def __init__(self, cfg: CfgNode):
         """Raises Failure or UsageError with one line for a folder that is missing or wrong."""
-        subset = cfg.DATASET.get("SUBSAMPLE_CLASSES", "all")
-        check_availability(subset, SUBSETS, "DATASET.SUBSAMPLE_CLASSES")
-        for key, usual in NO_EFFECT.items():
-            if cfg.DATASET.get(key, usual) != usual:
-                raise UsageError(
-                    f"DATASET.{key} {cfg.DATASET[key]}: has no effect on {type(self).__name__}; leave it out"
-                )
+        self.subset = cfg.DATASET.get("SUBSAMPLE_CLASSES", "all")
+        check_availability(self.subset, SUBSETS, "DATASET.SUBSAMPLE_CLASSES")
+        for key, default in NO_EFFECT.items():
+            if (value := cfg.DATASET.get(key, default)) != default:
+                line = f"DATASET.{key} {value}: has no effect on {type(self).__name__}"
+                raise UsageError(f"{line}; leave it out")
         self.root = Path(expand_user(cfg.DATASET.ROOT)).absolute()
         self.folder = Path(expand_user(self.root / self.dataset_dir))
         self.images = self.folder / self.image_dir
@@ -79,7 +77,7 @@ class Benchmark(DatasetBase):
         super().__init__(train_x=train, val=val, test=test)
 
     def prepare(self) -> None:
-        """Make sure that the images are there."""
+        """Makes sure that the images are there. Raises Failure."""
         for folder in (self.images / name for name in self.needed):
             if not folder.is_dir():
                 raise Failure(f"{type(self).__name__}: no folder {folder}. {self.remedy}")
@@ -93,12 +91,10 @@ class Benchmark(DatasetBase):
         say_classes_without("test", names, test)
         if cfg.DATASET.NUM_SHOTS >= 1:
             train, val = self.few_shots(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
-        subset = cfg.DATASET.get("SUBSAMPLE_CLASSES", "all")
-        if subset == "new" and len(names) == 1:
-            raise UsageError(
-                f"{cfg.DATASET.NAME} has one class, a base class: there are no new ones to take"
-            )
-        return subsample_classes(train, val, test, subset=subset)
+        if self.subset == "new" and len(names) == 1:
+            line = "has one class, a base class: there are no new ones to take"
+            raise UsageError(f"{cfg.DATASET.NAME} {line}")
+        return subsample_classes(train, val, test, subset=self.subset)
 
     @property
     def split_file(self) -> Path:
@@ -111,9 +107,8 @@ class Benchmark(DatasetBase):
         try:
             splits = self.make_split(random.Random(SPLIT_SEED))
         except (LookupError, ValueError) as e:
-            raise Failure(
-                f"The annotation files in {self.folder} do not fit together ({e!r}): get them again"
-            ) from e
+            line = f"The annotation files in {self.folder} do not fit together ({e!r})"
+            raise Failure(f"{line}: get them again") from e
         for split in splits:
             check_present(split, f"The annotation of {self.folder}")
         save_cache(to_lists(SPLITS, splits, self.images), self.split_file)
@@ -125,11 +120,8 @@ class Benchmark(DatasetBase):
 
     def classes(self) -> dict[str, str]:
         """{class folder: class name} in the order of the labels."""
-        return {
-            c: self.new_names.get(c, c)
-            for c in class_folders(self.images)
-            if c not in self.no_classes
-        }
+        folders = [name for name in class_folders(self.images) if name not in self.no_classes]
+        return {name: self.new_names.get(name, name) for name in folders}
 
     def datum(self, path: str, label: int, classname: str) -> Datum:
         """An image by its path below `images`."""
@@ -138,8 +130,10 @@ class Benchmark(DatasetBase):
     def few_shots(
         self, train: list[Datum], val: list[Datum], shots: int, seed: int
     ) -> tuple[list[Datum], list[Datum]]:
-        """The run's few-shot training and validation images, the same for a seed: upstream's if it
-        has picked some."""
+        """The run's few-shot training and validation images: for a seed always the same.
+
+        They are upstream's if its file is there, else from our file or picked and saved there.
+        """
         whole = dict(zip(self.few_shot_splits, (train, val), strict=False))
         numbers = {"train": shots, "val": min(shots, 4)}
         source = self.folder / "split_fewshot" / f"shot_{shots}-seed_{seed}.pkl"
@@ -162,56 +156,49 @@ class Benchmark(DatasetBase):
         return few["train"], few.get("val", val)
 
 
-SUBSETS = ("all", "base", "new")
-
-
 def subsample_classes(*splits: list[Datum], subset: str = "all") -> list[list[Datum]]:
-    """Of the first split's labels, sorted, the first half (rounded up: base) or the rest (new),
-    numbered from 0."""
+    """The splits' images of the base classes or of the new ones, labels numbered from 0.
+
+    Base is the first half, rounded up, of the first split's labels, sorted; new is the rest.
+    """
     if subset == "all":
         return list(splits)
     labels = sorted({item.label for item in splits[0]})
     half = math.ceil(len(labels) / 2)
     chosen = labels[:half] if subset == "base" else labels[half:]
     number = {label: i for i, label in enumerate(chosen)}
-    return [
-        [
-            Datum(d.impath, number[d.label], d.domain, d.classname)
-            for d in split
-            if d.label in number
-        ]
-        for split in splits
-    ]
+
+    def renumbered(split: list[Datum]) -> list[Datum]:
+        taken = (d for d in split if d.label in number)
+        return [Datum(d.impath, number[d.label], d.domain, d.classname) for d in taken]
+
+    return [renumbered(split) for split in splits]
 
 
 def find(picks: Iterable[Datum], split: Iterable[Datum], source: Path, shots: int) -> list[Datum]:
-    """The split's own items that were picked, `shots` of each class if it has so many, in the order
-    of the picks.
+    """The split's own items that were picked, in the order of the picks.
 
     Raises: Failure, naming `source`, for an image that the split does not have, or has under
-        another label, and for
-    a class with fewer or more. Picks from another split are among this one's test images.
+        another label (picks of another split could be among this one's test images), and for a
+        class without `shots` different images, or all it has if they are fewer.
     """
     remedy = "Put the split file back that it was made with, or remove it for new picks"
     items = {item.impath: item for item in split}
     for pick in picks:
         if pick.impath not in items or items[pick.impath].label != pick.label:
-            line = f"{source} picks {pick.impath} for class {pick.label}, which is no such image of this split"
-            raise Failure(f"{line}. {remedy}")
+            line = f"{source} picks {pick.impath} for class {pick.label}"
+            raise Failure(f"{line}, which is no such image of this split. {remedy}")
     different = Counter({pick.impath: pick.label for pick in picks}.values())
     picked = Counter(pick.label for pick in picks)
     for label, there in Counter(item.label for item in items.values()).items():
         if not different[label] == picked[label] == min(there, shots):
-            line = (
-                f"{source} picks {different[label]} images of class {label} ({picked[label]} lines)"
-            )
-            raise Failure(f"{line}, not {min(there, shots)}. {remedy}")
+            line = f"{source} picks {different[label]} images of class {label}"
+            raise Failure(f"{line} ({picked[label]} lines), not {min(there, shots)}. {remedy}")
     return [items[pick.impath] for pick in picks]
 
 
 def check_names(names: Mapping[int, str], equal: bool = False) -> None:
-    """Raises Failure for a class without a name, and unless they may be `equal` for two that no
-    prompt tells apart.
+    """Raises Failure for a class without a name, and unless `equal` for two that prompts confuse.
 
     `names` are {label: class name}.
     """
@@ -219,41 +206,32 @@ def check_names(names: Mapping[int, str], equal: bool = False) -> None:
     for label, name in names.items():
         words = " ".join(name.replace("_", " ").lower().split())
         if not words:
-            raise Failure(
-                f"The class {label} has no name: give it one in the split file or classnames.txt"
-            )
+            line = f"The class {label} has no name"
+            raise Failure(f"{line}: give it one in the split file or classnames.txt")
         if not equal and (other := labels.setdefault(words, label)) != label:
-            raise Failure(
-                f'The classes {other} and {label} are both called "{name}": rename one, or make them one'
-            )
+            line = f'The classes {other} and {label} are both called "{name}"'
+            raise Failure(f"{line}: rename one, or make them one")
 
 
 def say_classes_without(what: str, names: Mapping[int, str], split: Iterable[Datum]) -> None:
-    """A line about the classes that have images to train on and none in a split; `names` are
-    {label: class name}."""
+    """Prints which classes have no images in a split; `names` are {label: class name}."""
     if without := sorted(names.keys() - {item.label for item in split}):
-        some = ", ".join(names[label] for label in without[:5]) + ", …" * (len(without) > 5)
-        print(
-            f"{len(without):,} of {len(names):,} classes have no {what} images and do not count there: {some}"
-        )
+        line = f"{len(without):,} of {len(names):,} classes have no {what} images"
+        print(f"{line} and do not count there: {some([names[n] for n in without], 5)}")
 
 
 def to_lists(
     names: Iterable[str], splits: Iterable[list[Datum]], images: Path
 ) -> dict[str, list[list]]:
-    """{name: [[path below images, label, class name], …]}, the family's form."""
+    """{name: [[path below images, label, class name], …]}, the form of CoOp's split files."""
     return {
         name: [[os.path.relpath(d.impath, images), d.label, d.classname] for d in split]
         for name, split in zip(names, splits, strict=True)
     }
 
 
-def write_split(path: Path, splits: Splits, images: Path) -> None:
-    write_json(to_lists(SPLITS, splits, images), str(path))
-
-
 def read_lists(path: Path, names: Iterable[str], images: Path) -> tuple[list[Datum], ...]:
-    """Lists of Datums in a file of the family's form, in its order.
+    """The lists of these names in a file of that form, in its order.
 
     Raises: Failure naming the file if it has another form.
     """
@@ -274,33 +252,29 @@ def read_lists(path: Path, names: Iterable[str], images: Path) -> tuple[list[Dat
 
 
 def read_split(path: Path, images: Path, restore: str = EXTRACT) -> Splits:
-    """(train, val, test), whose images must all be there. Says if some are to train on and to test
-    with.
+    """(train, val, test); says if images are both to train on and to test with.
 
-    Raises: Failure naming the first missing image.
+    Raises: Failure naming the first image that is missing, and `restore`, what to do about it.
     """
     splits = read_lists(path, SPLITS, images)
     for split in splits:
         check_present(split, path, restore)
     if both := {item.impath for item in splits[0]} & {item.impath for item in splits[2]}:
-        print(
-            f"{path}: {len(both):,} images are to train on and to test with as well, the first is {min(both)}"
-        )
+        line = f"{path}: {len(both):,} images are to train on and to test with as well"
+        print(f"{line}, the first is {min(both)}")
     return splits
 
 
 def split_50_20_30(items: list[Datum], rng: random.Random) -> Splits:
-    """Per class after a shuffle: round(.5n) train, round(.2n) val, the rest test; one of each if
-    there are three.
+    """Per class after a shuffle: round(.5n) train, round(.2n) val, the rest test.
 
-    Raises: Failure for a class that has none to train on.
+    A class of three has one of each. Raises: Failure for a class that has none to train on.
     """
     train, val, test = cut(items, rng, 0.5, 0.2)
     if without := {d.label: d for d in items}.keys() - {d.label for d in train}:
         alone = next(d for d in items if d.label in without)
-        raise Failure(
-            f'The class "{alone.classname}" has only the image {alone.impath}, a split needs 2: add some'
-        )
+        line = f'The class "{alone.classname}" has only the image {alone.impath}'
+        raise Failure(f"{line}, a split needs 2: add some")
     return train, val, test
 
 
@@ -311,8 +285,7 @@ def split_80_20(items: list[Datum], rng: random.Random) -> tuple[list[Datum], li
 
 
 def cut(items: list[Datum], rng: random.Random, *shares: float) -> tuple[list[Datum], ...]:
-    """Parts with these rounded shares of each class after a shuffle, and a last one with what is
-    left.
+    """Parts with these rounded shares of each class after a shuffle, and last what is left.
 
     No part takes the last images of those behind it: 3 images are 1, 1 and 1, not 2, 1 and 0.
     """

@@ -8,9 +8,5 @@ class Caltech101(Benchmark):
     dataset_dir = "caltech-101"
     image_dir = "101_ObjectCategories"
     no_classes = ("BACKGROUND_Google", "Faces_easy")
-    new_names = {
-        "airplanes": "airplane",
-        "Faces": "face",
-        "Leopards": "leopard",
-        "Motorbikes": "motorbike",
-    }
+    new_names = {"airplanes": "airplane", "Faces": "face"}
+    new_names |= {"Leopards": "leopard", "Motorbikes": "motorbike"}

@@ -18,7 +18,10 @@ class ImageFolder(Benchmark):
     in lines `folder name with spaces`.
     """
 
-    remedy = "DATASET.ROOT (--root), or DATASET.FOLDER below it, must be the folder of your class folders"
+    remedy = (
+        "DATASET.ROOT (--root), or DATASET.FOLDER below it, "
+        "must be the folder of your class folders"
+    )
     restore = "put it back, or remove the file, and split_fewshot beside it, for a new split"
 
     def __init__(self, cfg: CfgNode):
@@ -34,37 +37,30 @@ class ImageFolder(Benchmark):
                 self.say_if_outdated(splits)
             return splits
         if parts == {"train"}:
-            whole = self.images / "train"
-            raise Failure(
-                f"{self.images} holds train, but neither val nor test. To have {whole} split, set it as root"
-            )
+            remedy = f"To have {self.images / 'train'} split, set it as root"
+            raise Failure(f"{self.images} holds train, but neither val nor test. {remedy}")
         classes = self.classes(self.images / "train")
         read = {}
         for part in parts:
             folder = self.images / part
             if unknown := set(class_folders(folder)) - set(classes):
-                raise Failure(
-                    f"{folder / min(unknown)} has no counterpart in train: add images to learn from, or remove it"
-                )
+                line = f"{folder / min(unknown)} has no counterpart in train"
+                raise Failure(f"{line}: add images to learn from, or remove it")
             read[part] = read_class_folders(folder, classes, complete=part == "train")
         return read["train"], read.get("val") or read["test"], read.get("test") or read["val"]
 
     def classes(self, images: Path | None = None) -> dict[str, str]:
-        images = images or self.images
-        file = self.folder / "classnames.txt"
-        return (
-            name_folders(images, file) if file.exists() else {c: c for c in class_folders(images)}
-        )
+        images, file = images or self.images, self.folder / "classnames.txt"
+        if file.exists():
+            return name_folders(images, file)
+        return {name: name for name in class_folders(images)}
 
     def say_if_outdated(self, splits: Splits) -> None:
         """The split file is used as it is, whatever has been added or renamed since."""
         split = {item.impath: item.classname for part in splits for item in part}
-        there = {
-            item.impath: item.classname for item in read_class_folders(self.images, self.classes())
-        }
-        if new := sorted(there.items() - split.items()):
+        items = read_class_folders(self.images, self.classes())
+        if new := sorted({item.impath: item.classname for item in items}.items() - split.items()):
             path, name = new[0]
-            line = f'{path} of class "{name}", first of {len(new):,} images, is not in {self.split_file.name} as such'
-            print(
-                f"{line}. Runs go by the file: remove it, and split_fewshot beside it, for a new split"
-            )
+            line = f'{path} of class "{name}", first of {len(new):,} images'
+            print(f"{line}, is not in {self.split_file.name} as such. Runs go by the file: "
+                  "remove it, and split_fewshot beside it, for a new split")  # fmt: skip

@@ -1,6 +1,6 @@
-import shlex
 import time
 from pathlib import Path
+from shlex import quote
 
 from yacs.config import CfgNode
 
@@ -24,46 +24,38 @@ class ImageNet(Benchmark):
 
     def prepare(self) -> None:
         super().prepare()
-        if loose := unsorted(self.images / "val"):
-            line = f"{self.images / 'val'} holds {len(loose):,} images that are not in folders of their classes"
-            command = shlex.join(
-                ["python", "-m", "datasets.prepare", "imagenet", "--root", str(self.root)]
-            )
-            raise Failure(
-                f"{line}: {command} sorts them, with the labels that docs/DATASETS.md names"
-            )
+        val = self.images / "val"
+        if loose := unsorted(val):
+            line = f"{val} holds {len(loose):,} images that are not in folders of their classes"
+            command = f"python -m datasets.prepare imagenet --root {quote(str(self.root))}"
+            where = "with the labels that docs/DATASETS.md names"
+            raise Failure(f"{line}: {command} sorts them, {where}")
 
     def read_or_make_split(self) -> Splits:
-        listed = (
-            self.folder / "preprocessed.pkl"
-        )  # upstream's; its order decides which images are picked
+        # Upstream's list; its order decides which images are picked.
+        listed = self.folder / "preprocessed.pkl"
         if listed.exists():
             train, test = read_pickle(listed, ("train", "test"), self.folder)
             check_present(train, listed)
             check_present(test, listed)
-        else:
-            now = time.time_ns()
-            cache = ListingCache(self.folder / "listing.json")
-            classes = name_folders(self.images / "train", classnames_file(self.folder))
-            train, test = (
-                read_class_folders(self.images / name, classes, cache) for name in ("train", "val")
-            )
-            cache.save(now)
+            return train, test, test
+        now = time.time_ns()
+        cache = ListingCache(self.folder / "listing.json")
+        classes = name_folders(self.images / "train", classnames_file(self.folder))
+        train = read_class_folders(self.images / "train", classes, cache)
+        test = read_class_folders(self.images / "val", classes, cache)
+        cache.save(now)
         return train, test, test
 
 
 def unsorted(val: Path) -> list[str]:
     """The names of the validation images that lie as in their archive, all in one folder."""
-    return [
-        name
-        for name in listdir_nohidden(str(val), sort=True)
-        if name.startswith("ILSVRC2012_val_") and name.endswith(".JPEG")
-    ]
+    names = listdir_nohidden(str(val), sort=True)
+    return [n for n in names if n.startswith("ILSVRC2012_val_") and n.endswith(".JPEG")]
 
 
 class ImageNetVariant(Benchmark):
-    """Test only: all images, for whatever shots and classes, which stand in for training images
-    too."""
+    """Test only: all images, for whatever shots and classes, stand in for training images too."""
 
     def load(self, cfg: CfgNode) -> Splits:
         items = read_class_folders(self.images, self.classes())

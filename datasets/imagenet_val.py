@@ -1,5 +1,4 @@
-"""Sorts ImageNet's validation images, which its archive has in one folder, into folders of their
-classes."""
+"""Sorts ImageNet's validation images, in one folder in the archive, into folders of classes."""
 
 import re
 from pathlib import Path
@@ -18,8 +17,9 @@ IMAGE, WNID = re.compile(r"ILSVRC2012_val_(\d{8})"), re.compile(r"\bn\d{8}\b")
 
 
 def sort_validation_images(folder: Path, labels: Path | None = None) -> None:
-    """Moves images/val/ILSVRC2012_val_….JPEG of the dataset's folder to images/val/<wnid>/; goes on
-    if interrupted.
+    """Moves images/val/ILSVRC2012_val_….JPEG of the dataset's folder to images/val/<wnid>/.
+
+    It goes on where it was interrupted.
 
     Args:
         labels: a list as `read_labels` reads it; else the devkit's. If there is none, nothing is
@@ -32,17 +32,14 @@ def sort_validation_images(folder: Path, labels: Path | None = None) -> None:
         return
     wnids = read_labels(labels, folder)
     with locked(folder / ".prepare"):
-        images = {
-            int(found[1]): path for path in val.rglob("*.JPEG") if (found := IMAGE.match(path.name))
-        }
+        found = {path: IMAGE.match(path.name) for path in val.rglob("*.JPEG")}
+        images = {int(match[1]): path for path, match in found.items() if match}
         if lacking := images.keys() - wnids.keys():
-            raise Failure(
-                f"{labels} has no label for {images[min(lacking)]}: get the whole list, of {IMAGES:,} labels"
-            )
+            line = f"{labels} has no label for {images[min(lacking)]}"
+            raise Failure(f"{line}: get the whole list, of {IMAGES:,} labels")
         if max(wnids) not in (IMAGES, max(images)):
-            raise Failure(
-                f"{labels} has {max(wnids):,} labels, not {IMAGES:,}: it is of other images"
-            )
+            line = f"{labels} has {max(wnids):,} labels, not {IMAGES:,}"
+            raise Failure(f"{line}: it is of other images")
         loose = {path: wnids[number] for number, path in images.items() if path.parent == val}
         for path, wnid in tqdm(loose.items(), desc="sorting images/val", disable=None):
             (val / wnid).mkdir(exist_ok=True)
@@ -51,9 +48,10 @@ def sort_validation_images(folder: Path, labels: Path | None = None) -> None:
 
 def find_labels(folder: Path) -> Path | None:
     """The devkit's list, wherever below the dataset's folder the devkit was extracted."""
-    return next(
-        (f for depth in range(4) for f in sorted(folder.glob("*/" * depth + GROUND_TRUTH))), None
+    found = (
+        file for depth in range(4) for file in sorted(folder.glob("*/" * depth + GROUND_TRUTH))
     )
+    return next(found, None)
 
 
 def read_labels(file: Path, folder: Path) -> dict[int, str]:
@@ -62,6 +60,7 @@ def read_labels(file: Path, folder: Path) -> dict[int, str]:
     Its lines name images, or belong to images 1, 2, …; they name a wnid, or end in the number of a
     class: the devkit's if its meta.mat lies beside the list, else the place from 0 among all wnids,
     sorted, as Caffe counts them.
+
     Raises: Failure naming the line that has no label.
     """
     lines = read_annotations(file, "label", str)
@@ -70,25 +69,22 @@ def read_labels(file: Path, folder: Path) -> dict[int, str]:
     else:
         numbered = list(enumerate(lines, start=1))
     meta = file.with_name("meta.mat")
+    hint = ""
     if all(WNID.search(line) for _, line in numbered):
         classes = {}
     elif meta.exists():
-        classes = {
-            int(number): str(wnid)
-            for number, wnid in read_mat(meta, "synsets", "ILSVRC2012_ID", "WNID")
-        }
+        rows = read_mat(meta, "synsets", "ILSVRC2012_ID", "WNID")
+        classes = {int(number): str(wnid) for number, wnid in rows}
     else:
         classes = dict(enumerate(sorted(read_classnames(folder / "classnames.txt"))))
+        hint = f"; for the devkit's numbers put its meta.mat beside {file.name}"
     wnids = {}
     for image, line in numbered:
-        wnid = WNID.search(line)
-        last = line.replace(",", " ").split()[-1]
-        if not wnid and not (last.isdecimal() and int(last) in classes):
-            with_meta = (
-                ""
-                if meta.exists()
-                else f"; for the devkit's numbers put its meta.mat beside {file.name}"
-            )
-            raise Failure(f"{file}: {line[:80]!r} names no class of ImageNet{with_meta}")
-        wnids[image] = wnid[0] if wnid else classes[int(last)]
+        wnid, last = WNID.search(line), line.replace(",", " ").split()[-1]
+        if wnid:
+            wnids[image] = wnid[0]
+        elif last.isdecimal() and int(last) in classes:
+            wnids[image] = classes[int(last)]
+        else:
+            raise Failure(f"{file}: {line[:80]!r} names no class of ImageNet{hint}")
     return wnids

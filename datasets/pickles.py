@@ -10,14 +10,15 @@ from dassl.data.datasets import Datum
 from dassl.files import regular
 from dassl.utils import Failure
 
+Values = tuple[str, int, int, str]  # impath, label, domain, classname
+
 
 class _Refused(Exception):
     """The name of something that has no place in a list of images."""
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows plain data and Datum, the latter as a class of its own: a file can spoil that, but not
-    ours."""
+    """Knows plain data and Datum, a class of its own: a file can spoil that one, but not ours."""
 
     def __init__(self, file: Any):
         super().__init__(file)
@@ -38,8 +39,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_pickle(path: Path, names: Iterable[str], folder: Path) -> list[list[Datum]]:
-    """The lists {"train": [Datum, …], …} of these names, with their images below `folder`, wherever
-    they once were.
+    """The lists of these names in {"train": [Datum, …], …}, images below `folder` wherever it was.
 
     Raises: Failure if the file is damaged, of another form, names anything but Datum, or images
         that are not there.
@@ -50,19 +50,14 @@ def read_pickle(path: Path, names: Iterable[str], folder: Path) -> list[list[Dat
             content = unpickler.load()
         lists = [[_values(item, unpickler.stand_in) for item in content[name]] for name in names]
     except _Refused as e:
-        raise Failure(
-            f"Refused to read {path}: it names {e}, which has no place in a list of images"
-        ) from e
+        line = f"Refused to read {path}: it names {e}"
+        raise Failure(f"{line}, which has no place in a list of images") from e
     except OSError as e:
         raise Failure(f"Cannot read {path}: {e.strerror}") from e
     except Exception as e:  # a damaged file can raise anything
-        raise Failure(
-            f"{path} is truncated, damaged or no list of images. Remove it and it is made anew"
-        ) from e
+        line = f"{path} is truncated, damaged or no list of images"
+        raise Failure(f"{line}. Remove it and it is made anew") from e
     return [list(_reroot(values, folder, path)) for values in lists]
-
-
-Values = tuple[str, int, int, str]
 
 
 def _values(item: Any, stand_in: type) -> Values:
@@ -77,16 +72,14 @@ def _reroot(items: Iterable[Values], folder: Path, source: Path) -> Iterator[Dat
 
     Raises: Failure, naming `source`, for a path of which no end exists.
     """
-    elsewhere = (
-        None  # the folder's place on the other machine: looked for once, as it is the same for all
-    )
+    # The folder's place on the other machine: looked for once, as it is the same for all.
+    elsewhere = None
     for impath, *rest in items:
         path = os.path.normpath("/" + impath.replace("\\", "/")).lstrip("/")
         if elsewhere is None or not path.startswith(elsewhere):
             starts = ["", *(path[: i + 1] for i, c in enumerate(path) if c == "/")]
-            elsewhere = next(
-                (s for s in starts if os.path.isfile(f"{folder}/{path[len(s) :]}")), None
-            )
+            there = (s for s in starts if os.path.isfile(f"{folder}/{path[len(s) :]}"))
+            elsewhere = next(there, None)
         if elsewhere is None:
             line = f"{source} names {impath}, which is not below {folder}"
             raise Failure(f"{line}: extract the images again, or remove the file")

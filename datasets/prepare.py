@@ -1,5 +1,4 @@
-"""Downloads a benchmark, checks it and lays it out; says what to do by hand for what cannot be had
-freely.
+"""Downloads a benchmark, checks it and lays it out, or says what to do by hand.
 
 Run again after an error: a download goes on where it was cut, and what is whole is left alone.
 """
@@ -20,26 +19,20 @@ from tqdm import tqdm
 from clip.download import cannot_write, check_space, fetch, is_web_page, reason_of
 from dassl.commands import OneLineParser
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import Failure, UsageError, expand_user, print_error, read_json, tolerate_encoding
+from dassl.utils import expand_user, read_json
+from dassl.utils.errors import Failure, UsageError
 from dassl.utils.lock import locked
+from dassl.utils.logger import print_error, tolerate_encoding
 
-from . import default_root
-from .doctor import Finding, command, dataset_name, examine
+from .doctor import Finding, add_root, command, dataset_name, examine, split_file
 from .imagenet_val import sort_validation_images
 from .readers import read_classnames
 from .sources import BY_HAND, DRIVE, SOURCES, Source
 
 HINT = "give --mirror an address that has it"
 # What an archive's names can be to blame for; other errors of the system are the machine's.
-BAD_NAMES = (
-    errno.ENAMETOOLONG,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EEXIST,
-    errno.ELOOP,
-    errno.EINVAL,
-    errno.EILSEQ,
-)
+BAD_NAMES = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+BAD_NAMES += (errno.ELOOP, errno.EINVAL, errno.EILSEQ)
 
 
 def prepare(name: str, root: Path, mirror: str = "", again: bool = False) -> Finding:
@@ -75,8 +68,7 @@ def prepare(name: str, root: Path, mirror: str = "", again: bool = False) -> Fin
 
 
 def plan(finding: Finding, folder: Path, again: bool = False) -> list[Source]:
-    """What to get: of a whole dataset at most its split file, the others' archives and the files
-    that are not there."""
+    """What to get: archives and files that are missing, of a whole dataset only its split file."""
     missing = [s for s in SOURCES[finding.name] if not s.moves and not (folder / s.name).exists()]
     if finding.state == "found" and not again:
         return [s for s in missing if s.name.startswith("split_zhou")]
@@ -84,23 +76,25 @@ def plan(finding: Finding, folder: Path, again: bool = False) -> list[Source]:
 
 
 def lists_too_few(finding: Finding) -> bool:
-    """Whether it can be read and is not whole: if by its split file, that was made of a part of the
-    images."""
+    """Whether a dataset can be read but is not whole, as by a split file made of a part of it."""
     return finding.state != "found" and finding.classes is not None
 
 
 def set_aside_wrong_split(name: str, root: Path, folder: Path) -> None:
-    """If the archives are laid out and the dataset is not whole, its split file does not fit."""
-    split_file = folder / f"split_zhou_{name}.json"
-    if split_file.exists() and examine(name, root).state != "found":
-        kept = split_file.with_name(split_file.name + ".old")
-        print(f"{split_file} does not fit the images: it is now {kept.name}")
-        split_file.rename(kept)
+    """Renames the split file if by it the dataset is not whole, with its archives laid out."""
+    split = split_file(folder, name)
+    if split.exists() and examine(name, root).state != "found":
+        kept = split.with_name(split.name + ".old")
+        print(f"{split} does not fit the images: it is now {kept.name}")
+        split.rename(kept)
 
 
 def get_file(source: Source, folder: Path, mirror: str) -> None:
-    """One that the dataset can perhaps do without, so that an error is only said: the doctor has
-    the last word."""
+    """Downloads a file beside the archives.
+
+    The dataset can perhaps do without it, so an error is only printed: the doctor has the last
+    word.
+    """
     target = folder / ".prepare" / source.name
     try:
         download(source, target, mirror)
@@ -112,8 +106,7 @@ def get_file(source: Source, folder: Path, mirror: str) -> None:
 
 
 def check_content(file: Path) -> None:
-    """Raises Failure, removing it, for a file that is not what its name says: a web page that says
-    "later"."""
+    """Raises Failure, removing the file, if it is not what its name says, as a web page is."""
     try:
         if is_web_page(file):
             raise Failure(f"{file} is a web page; put the file itself there")
@@ -127,36 +120,39 @@ def check_content(file: Path) -> None:
 
 
 def download(source: Source, target: Path, mirror: str) -> None:
+    """Downloads a source to target. Raises Failure."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    mirror = mirror.rstrip("/")
     if not source.address.startswith(DRIVE):
-        url = mirror.rstrip("/") + urlsplit(source.address).path if mirror else source.address
+        url = mirror + urlsplit(source.address).path if mirror else source.address
         fetch(url, target, source.md5, HINT)
     elif mirror:
-        fetch(f"{mirror.rstrip('/')}/drive/{source.name}", target, hint=HINT)
+        fetch(f"{mirror}/drive/{source.name}", target, hint=HINT)
     elif not target.exists():
         download_from_drive(source.address.removeprefix(DRIVE), target)
 
 
 def download_from_drive(file_id: str, target: Path) -> None:
-    """Raises Failure with one line for whatever goes wrong."""
+    """Downloads a file from Google Drive. Raises Failure for whatever goes wrong."""
     where = f"https://drive.google.com/file/d/{file_id}"
     try:
         import gdown  # needed for nothing else
     except ImportError as e:
         raise Failure(f"{where} needs gdown: pip install gdown, or put the file at {target}") from e
+    remedy = f"try again later, put it at {target}, or {HINT}"
     try:
         gdown.download(id=file_id, output=str(target), resume=True)
     except Exception as e:  # gdown has many
-        raise Failure(
-            f"cannot download {where} ({reason_of(e)}); try again later, put it at {target}, or {HINT}"
-        ) from e
+        raise Failure(f"cannot download {where} ({reason_of(e)}); {remedy}") from e
     if not target.exists():
-        raise Failure(f"cannot download {where}; try again later, put it at {target}, or {HINT}")
+        raise Failure(f"cannot download {where}; {remedy}")
 
 
 def lay_out(source: Source, folder: Path, mirror: str) -> None:
-    """Downloads an archive and moves what it holds into place. Raises Failure; then a bad archive
-    is removed."""
+    """Downloads an archive and moves what it holds into place.
+
+    Raises: Failure; a bad archive is removed then.
+    """
     file = folder / ".prepare" / source.name
     download(source, file, mirror)
     extracted = folder / ".prepare" / "extracted"
@@ -168,17 +164,15 @@ def lay_out(source: Source, folder: Path, mirror: str) -> None:
             extract(extracted / source.inner, extracted)
         if absent := [inside for inside in source.moves if not (extracted / inside).is_dir()]:
             raise BadArchive(f"it holds no folder {absent[0]}")
-    except BadArchive as e:
-        file.unlink()
-        raise Failure(
-            f"{source.name} of {source.address}: {e}. It is removed; run again, or {HINT}"
-        ) from e
-    else:
         for inside, below in source.moves.items():
             merge(extracted / inside, folder / below)
+    except BadArchive as e:
         file.unlink()
+        line = f"{source.name} of {source.address}: {e}"
+        raise Failure(f"{line}. It is removed; run again, or {HINT}") from e
     finally:
         shutil.rmtree(extracted, ignore_errors=True)
+    file.unlink()
 
 
 class BadArchive(Exception):
@@ -191,10 +185,9 @@ def extract(file: Path, into: Path) -> None:
         raise BadArchive(f"it holds no {file.name}")
     is_zip = file.suffix == ".zip"
     if not (zipfile.is_zipfile if is_zip else tarfile.is_tarfile)(file):
+        page = is_web_page(file)
         raise BadArchive(
-            "it is a web page"
-            if is_web_page(file)
-            else "it is no archive, or only the beginning of one"
+            f"it is {'a web page' if page else 'no archive, or only the beginning of one'}"
         )
     try:
         (extract_zip if is_zip else extract_tar)(file, into)
@@ -207,6 +200,7 @@ def extract(file: Path, into: Path) -> None:
 
 
 def extract_zip(file: Path, into: Path) -> None:
+    """Extracts members that stay in their folder. Raises BadArchive for others."""
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         for member in members:
@@ -217,9 +211,9 @@ def extract_zip(file: Path, into: Path) -> None:
 
 
 def extract_tar(file: Path, into: Path) -> None:
-    check_space(
-        into, file.stat().st_size, file
-    )  # at least that: images do not shrink in an archive
+    """Extracts members that stay in their folder. Raises BadArchive at another."""
+    # It takes at least its own size: images do not shrink in an archive.
+    check_space(into, file.stat().st_size, file)
     with tarfile.open(file) as archive:
         for member in tqdm(archive, desc=f"extracting {file.name}", disable=None):
             check_member(member.name)
@@ -230,12 +224,14 @@ def extract_tar(file: Path, into: Path) -> None:
 
 
 def check_member(name: str, is_link: bool = False) -> None:
+    """Raises BadArchive for a member that could be written outside its folder."""
     path = PureWindowsPath(name)  # knows both kinds of slashes, and drives
     if path.anchor or ".." in path.parts or is_link:
         raise refusal(name)
 
 
 def refusal(member: str) -> BadArchive:
+    """The error for a member that leads outside."""
     return BadArchive(f"its member {member!r} leads outside its folder and was not extracted")
 
 
@@ -249,6 +245,7 @@ def merge(source: Path, target: Path) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """The exit code."""
     name, root = dataset_name(args.name), Path(expand_user(args.root))
     if args.labels and name != "ImageNet":
         raise UsageError("--labels are of ImageNet's validation images: give it with imagenet")
@@ -269,23 +266,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
     tolerate_encoding()
     p = OneLineParser("python -m datasets.prepare", description=__doc__)
     p.add_argument("name", metavar="NAME", help="DATASET.NAME or config file")
-    p.add_argument(
-        "--root",
-        default=default_root(),
-        help="folder that holds all datasets (default: DATA, or data)",
-    )
-    mirror = os.environ.get("DATA_MIRROR", "")
-    p.add_argument(
-        "--mirror", default=mirror, help="address that stands for all hosts (default: DATA_MIRROR)"
-    )
+    add_root(p)
+    mirror, text = os.environ.get("DATA_MIRROR", ""), "address that stands for all hosts"
+    p.add_argument("--mirror", default=mirror, help=f"{text} (default: DATA_MIRROR)")
     p.add_argument("--again", action="store_true", help="lay out again what looks whole")
-    labels = (
-        "ImageNet: labels of the validation images, to sort them by (default: those of the devkit)"
-    )
-    p.add_argument("--labels", type=Path, metavar="FILE", help=labels)
+    text = "ImageNet: labels to sort its validation images by (default: those of the devkit)"
+    p.add_argument("--labels", type=Path, metavar="FILE", help=text)
     try:
         return run(p.parse_args(argv))
     except Failure as e:

@@ -1,9 +1,8 @@
-"""Readers of what the benchmarks' folders hold: class folders, annotation files, lists of
-images."""
+"""Readers of what a benchmark's folder holds: class folders, annotation files, lists of images."""
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -19,24 +18,26 @@ T = TypeVar("T")
 NO_CLASSES = ("__MACOSX", "split_fewshot")  # what a Mac's archive has, and where picks are kept
 # Files called so are images; of others Pillow is asked, which takes longer.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+EXTRACT = "extract the images again, or get the file that belongs to them"
+
+
+def some(names: Sequence[str], n: int) -> str:
+    """The first n of them, for a message."""
+    return ", ".join(names[:n]) + ", …" * (len(names) > n)
 
 
 def class_folders(images: Path) -> list[str]:
     """The names of the class folders, sorted. Raises Failure if there are none."""
-    names = [
-        n
-        for n in listdir_nohidden(str(images), sort=True)
-        if n not in NO_CLASSES and (images / n).is_dir()
-    ]
-    if not names:
-        raise Failure(
-            f"{images} holds no class folders: extract the archive again, or make one folder for each class"
-        )
-    return names
+    names = listdir_nohidden(str(images), sort=True)
+    folders = [n for n in names if n not in NO_CLASSES and (images / n).is_dir()]
+    if not folders:
+        remedy = "extract the archive again, or make one folder for each class"
+        raise Failure(f"{images} holds no class folders: {remedy}")
+    return folders
 
 
 def list_images(folder: Path, others: list[str]) -> list[str]:
-    """The names of the images in a folder, sorted: of what Pillow can open.
+    """The names of the images in a folder, sorted.
 
     What else lies there, unless it is hidden, is added to `others`. Raises Failure if there are no
     images.
@@ -49,18 +50,16 @@ def list_images(folder: Path, others: list[str]) -> list[str]:
     others += rest
     if len(rest) == len(found):
         what = f" that Pillow can open, only {rest[0]}" if rest else ""
-        raise Failure(
-            f"{folder} holds no images{what}: extract the archive again, or remove the folder if it is no class"
-        )
+        remedy = "extract the archive again, or remove the folder if it is no class"
+        raise Failure(f"{folder} holds no images{what}: {remedy}")
     return sorted(name for name in found if found[name])
 
 
 def is_image(entry: os.DirEntry) -> bool:
     """Whether it is called like an image, or else Pillow can open it."""
     if entry.name.lower().endswith(IMAGE_SUFFIXES):
-        return entry.is_file() or not os.path.exists(
-            entry.path
-        )  # a broken link is an image that is missing
+        # A broken link is an image that is missing.
+        return entry.is_file() or not os.path.exists(entry.path)
     try:
         with open_image(entry.path):
             return True
@@ -68,17 +67,8 @@ def is_image(entry: os.DirEntry) -> bool:
         return False
 
 
-def say_left_out(folder: Path, others: list[str]) -> None:
-    if others:
-        some = ", ".join(others[:3]) + ", …" * (len(others) > 3)
-        print(
-            f"{folder}: {len(others):,} files or folders are left out, being no images that Pillow can open: {some}"
-        )
-
-
 class ListingCache:
-    """`list_images`, remembered in a JSON file for as long as a folder's modification time stays
-    the same."""
+    """`list_images`, remembered in a JSON file until a folder's modification time changes."""
 
     def __init__(self, file: Path):
         self.file = file
@@ -99,10 +89,8 @@ class ListingCache:
         return entry[1].split("/")
 
     def save(self, now: int) -> None:
-        """Writes the file if anything has changed. `now`, in ns, is when the first folder was
-        listed."""
-        # A folder changed in the clock's last ticks can change again unseen: it is listed again
-        # next time.
+        """Writes the file if it changes. `now`, in ns, is when the first folder was listed."""
+        # A folder changed in the clock's last ticks can change again unseen: it is not kept.
         kept = {key: entry for key, entry in self.new.items() if now - entry[0] > 2e9}
         if kept != self.old:
             save_cache(kept, self.file)
@@ -116,21 +104,20 @@ def read_class_folders(
 ) -> list[Datum]:
     """All images of class folders; `classes` are {folder: class name} in the order of the labels.
 
-    What lies there besides, and images beside the folders, is counted in a line.
-    Raises: Failure for a class without images, unless not `complete`: then its folder may be
-        missing.
+    What lies there besides, and images beside the folders, is counted in a line. Raises: Failure
+    for a class without images; unless `complete`, its folder may be missing.
     """
-    beside = [
-        n for n in listdir_nohidden(str(images), sort=True) if n.lower().endswith(IMAGE_SUFFIXES)
-    ]
-    others = [n for n in beside if n not in classes]
+    names = listdir_nohidden(str(images), sort=True)
+    others = [n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and n not in classes]
     items = [
         Datum(f"{images}/{folder}/{name}", label, classname=classname)
         for label, (folder, classname) in enumerate(classes.items())
         if complete or (images / folder).is_dir()
         for name in lister(images / folder, others)
     ]
-    say_left_out(images, others)
+    if others:
+        line = f"{images}: {len(others):,} files or folders are left out"
+        print(f"{line}, being no images that Pillow can open: {some(others, 3)}")
     return items
 
 
@@ -141,48 +128,49 @@ def read_annotations(
 
     A line has as many fields as `form` has words, the last of which may hold spaces. `names` is the
     file of the names that `parse` looks up.
-    Raises: Failure naming the file and, if the form is wrong or `parse` cannot do with it, the
-        line.
+
+    Raises: Failure naming the file and, if `parse` cannot read one, the line.
     """
-    items = []
     try:
         lines = regular(path).read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as e:
-        raise Failure(f"{path} is missing: docs/DATASETS.md says where to get it") from e
+        raise missing(path) from e
     except (OSError, UnicodeError) as e:
-        raise Failure(
-            f"Cannot read {path}: {getattr(e, 'strerror', e)}. Extract or download it again"
-        ) from e
+        why = getattr(e, "strerror", e)
+        raise Failure(f"Cannot read {path}: {why}. Extract or download it again") from e
+    items = []
     for number, line in enumerate(map(str.strip, lines), start=1):
-        if line:
-            try:
-                items.append(parse(*line.split(maxsplit=form.count(" "))))
-            except KeyError as e:
-                raise Failure(
-                    f"{path}, line {number}: {e.args[0]!r} is not in {names}. Get both files again"
-                ) from e
-            except (TypeError, ValueError) as e:
-                raise Failure(
-                    f'{path}, line {number} is not "{form}": {line[:80]!r}. Get the file again'
-                ) from e
+        if not line:
+            continue
+        where = f"{path}, line {number}"
+        try:
+            items.append(parse(*line.split(maxsplit=form.count(" "))))
+        except KeyError as e:
+            raise Failure(f"{where}: {e.args[0]!r} is not in {names}. Get both files again") from e
+        except (TypeError, ValueError) as e:
+            raise Failure(f'{where} is not "{form}": {line[:80]!r}. Get the file again') from e
     return items
 
 
+def missing(path: Path) -> Failure:
+    return Failure(f"{path} is missing: docs/DATASETS.md says where to get it")
+
+
 def read_mat(path: Path, variable: str, *fields: str) -> list[Any]:
-    """The elements of a MATLAB file's vector; of a struct array tuples of the fields. Raises
-    Failure."""
+    """The elements of a MATLAB file's vector, of a struct array tuples of the fields.
+
+    Raises: Failure for a file that is missing or another.
+    """
     from scipy.io import loadmat  # slow to import, and only two datasets need it
 
     if not path.exists():
-        raise Failure(f"{path} is missing: docs/DATASETS.md says where to get it")
+        raise missing(path)
     try:
         values = loadmat(regular(path), squeeze_me=True)[variable].reshape(-1)
         return (values[list(fields)] if fields else values).tolist()
     except Exception as e:  # a damaged file can raise anything
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise Failure(
-            f"{path} is not the dataset's annotation file ({reason}): get it again"
-        ) from e
+        why = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise Failure(f"{path} is not the dataset's annotation file ({why}): get it again") from e
 
 
 def read_classnames(path: Path, folders: Iterable[str] = ()) -> dict[str, str]:
@@ -195,9 +183,8 @@ def read_classnames(path: Path, folders: Iterable[str] = ()) -> dict[str, str]:
 
     def parse(first: str, rest: str) -> tuple[str, str]:
         line = f"{first} {rest}"
-        folder = next(
-            (f for f in spaced if line.startswith(f) and line[len(f) :][:1].isspace()), first
-        )
+        begins = (f for f in spaced if line.startswith(f) and line[len(f) :][:1].isspace())
+        folder = next(begins, first)
         return folder, line[len(folder) :].strip()
 
     pairs = read_annotations(path, "folder name", parse)
@@ -207,14 +194,12 @@ def read_classnames(path: Path, folders: Iterable[str] = ()) -> dict[str, str]:
 
 
 def name_folders(images: Path, file: Path) -> dict[str, str]:
-    """{class folder: its name in a class-name file}, sorted. Raises Failure for a folder it has no
-    name for."""
+    """{class folder: its name in `file`}, sorted. Raises Failure for a folder without a name."""
     folders = class_folders(images)
     names = read_classnames(file, folders)
     if unnamed := [folder for folder in folders if folder not in names]:
-        raise Failure(
-            f"{file} has no name for the folder {images / unnamed[0]}: add a line, or remove the folder"
-        )
+        line = f"{file} has no name for the folder {images / unnamed[0]}"
+        raise Failure(f"{line}: add a line, or remove the folder")
     return {folder: names[folder] for folder in folders}
 
 
@@ -229,12 +214,8 @@ def absent(items: Iterable[Datum]) -> Iterator[str]:
             yield item.impath
 
 
-EXTRACT = "extract the images again, or get the file that belongs to them"
-
-
 def check_present(items: Iterable[Datum], source: object, remedy: str = EXTRACT) -> None:
-    """Raises Failure naming the first image that is not there; `source` is what says it should
-    be."""
+    """Raises Failure for the first image that is not there though `source` names it."""
     for path in absent(items):
         raise Failure(f"{source} names {path}, which is not there: {remedy}")
 
@@ -244,8 +225,7 @@ _saving = ContextVar("saving", default=True)
 
 @contextmanager
 def nothing_saved() -> Iterator[None]:
-    """Inside, splits, picks and listings are made and not kept: whoever only looks writes
-    nothing."""
+    """Inside, splits, picks and listings are made but not written, for those who only look."""
     before = _saving.set(False)
     try:
         yield
@@ -254,8 +234,7 @@ def nothing_saved() -> Iterator[None]:
 
 
 def save_cache(content: object, path: Path) -> None:
-    """Writes JSON for later runs. Safe when many start at once; where it cannot be done, it is said
-    and no error."""
+    """Writes JSON for later runs, safely when many start at once; a failure is only printed."""
     if not _saving.get():
         return
     try:

@@ -1,5 +1,4 @@
-"""The bundled benchmark: drawn images of "striped red hexagons", made on first use, and its
-relatives.
+"""The bundled benchmark: drawn images of "striped red hexagons", made on first use, and relatives.
 
 `Shapes` is the base-to-new task and the source of cross-dataset runs; `ShapesBackground` and
 `ShapesCount` have other class names; `ShapesBlur`, `ShapesNight` and `ShapesSketch` are its classes
@@ -16,32 +15,25 @@ from PIL import Image
 from tqdm import tqdm
 
 from dassl.data.datasets import DATASET_REGISTRY, Datum
-from dassl.utils.errors import Failure
+from dassl.utils import Failure, write_json
 from dassl.utils.lock import locked
 
-from .benchmark import Benchmark, Splits, write_split
+from .benchmark import SPLITS, Benchmark, Splits, to_lists
 from .shapes_render import COLORS, COUNTS, GRAY, PATTERNS, SHAPES, Style, render
 
 COLOR_NAMES = tuple(COLORS)
 SIZE = 64
-IMAGES = {"train": 40, "val": 8, "test": 50}  # of each class
 # Faded, warm light from one side on an untidy ground, smaller objects: the same for all images, so
 # it can be learned.
-LOOK = {
-    "size": (0.4, 0.75),
-    "gray": 0.4,
-    "cast": (1.0, 0.82, 0.6),
-    "fade": (0.2, 0.4),
-    "shade": 0.3,
-    "clutter": 0.12,
-    "noise": 0.04,
-}
+LOOK = {"size": (0.4, 0.75), "gray": 0.4, "cast": (1.0, 0.82, 0.6), "fade": (0.2, 0.4)}
+LOOK |= {"shade": 0.3, "clutter": 0.12, "noise": 0.04}
 Scene = dict[str, int]
 
 
 def scene(
     pattern: str, color: str, shape: str, background: str | None = None, count: int = 1
 ) -> Scene:
+    """The attributes that `render` takes."""
     return {
         "pattern": PATTERNS.index(pattern),
         "color": COLOR_NAMES.index(color),
@@ -52,27 +44,22 @@ def scene(
 
 
 def combinations() -> dict[str, Scene]:
-    """32 classes, base and new alike in colours, patterns and shapes: in each half every colour
-    stands twice."""
+    """32 classes, 16 base and 16 new: in each half every colour stands twice."""
     rng = np.random.RandomState(7)
     classes = {}
     for _ in ("base", "new"):
-        taken: set[tuple[int, int]] = set()
+        taken: set[tuple[str, str]] = set()
         while len(taken) < 16:
-            color = len(taken) // 2
-            pattern, shape = int(rng.randint(len(PATTERNS))), int(rng.randint(len(SHAPES)))
-            name = f"{PATTERNS[pattern]} {COLOR_NAMES[color]} {SHAPES[shape]}"
-            # A hollow ring is drawn like a ring; a (pattern, shape) twice would leave only the
-            # colour.
-            if (
-                (pattern, shape) in taken
-                or name in classes
-                or name.startswith("hollow")
-                and shape == SHAPES.index("ring")
-            ):
+            color = COLOR_NAMES[len(taken) // 2]
+            pattern, shape = PATTERNS[rng.randint(len(PATTERNS))], SHAPES[rng.randint(len(SHAPES))]
+            name = f"{pattern} {color} {shape}"
+            # A (pattern, shape) twice would leave only the colour.
+            if (pattern, shape) in taken or name in classes:
+                continue
+            if (pattern, shape) == ("hollow", "ring"):  # is drawn like a ring
                 continue
             taken.add((pattern, shape))
-            classes[name] = scene(PATTERNS[pattern], COLOR_NAMES[color], SHAPES[shape])
+            classes[name] = scene(pattern, color, shape)
     return classes
 
 
@@ -88,11 +75,10 @@ def backgrounds() -> dict[str, Scene]:
 
 def counts() -> dict[str, Scene]:
     """18 classes: two, three or four equal objects."""
+    colors = ("red", "green", "blue", "yellow", "purple", "cyan")
     return {
         f"{COUNTS[n - 1]} {color} {shape}s": scene("solid", color, shape, count=n)
-        for color, shape in zip(
-            ("red", "green", "blue", "yellow", "purple", "cyan"), SHAPES, strict=False
-        )
+        for color, shape in zip(colors, SHAPES, strict=False)
         for n in (2, 3, 4)
     }
 
@@ -103,7 +89,7 @@ class DrawnBenchmark(Benchmark):
     image_dir = "images"
     classes = staticmethod(combinations)
     style = Style(**LOOK)
-    parts = IMAGES
+    parts = {"train": 40, "val": 8, "test": 50}  # images of each class
 
     def prepare(self) -> None:
         if self.split_file.exists():
@@ -114,43 +100,33 @@ class DrawnBenchmark(Benchmark):
             try:
                 self.draw()
             except OSError as error:
-                line = f"Cannot draw {type(self).__name__} into {self.images}: {error.strerror or error}"
-                raise Failure(
-                    f"{line}. Free some space, or give a folder you can write to (--root)"
-                ) from error
+                why = error.strerror or error
+                line = f"Cannot draw {type(self).__name__} into {self.images}: {why}"
+                remedy = "Free some space, or give a folder you can write to (--root)"
+                raise Failure(f"{line}. {remedy}") from error
 
     def draw(self) -> None:
-        """Write all images and, last, the split file; a drawing that was broken off is begun
-        anew."""
+        """Writes all images and, last, the split file; a drawing broken off is begun anew."""
         shutil.rmtree(self.images, ignore_errors=True)
         splits: Splits = ([], [], [])
-        name = type(self).__name__
-        for label, (classname, attributes) in enumerate(
-            tqdm(self.classes().items(), desc=f"Drawing {name}", disable=None)
-        ):
+        name, total = type(self).__name__, sum(self.parts.values())
+        classes = tqdm(self.classes().items(), desc=f"Drawing {name}", disable=None)
+        for label, (classname, attributes) in enumerate(classes):
             folder = self.images / classname.replace(" ", "_")
             folder.mkdir(parents=True)
-            total = sum(self.parts.values())
-            # Each class from a seed of its own name, so that classes can be added without changing
-            # the others.
+            # Each class from a seed of its own name: classes can be added without changing others.
             rng = np.random.RandomState(zlib.crc32(f"{name}/{classname}".encode()))
-            images = render(
-                rng,
-                **{k: np.full(total, v) for k, v in attributes.items()},
-                size=SIZE,
-                style=self.style,
-            )
-            paths = [save_png(folder / f"{i:04d}.png", image) for i, image in enumerate(images)]
-            start = 0
+            arrays = {key: np.full(total, value) for key, value in attributes.items()}
+            images = render(rng, **arrays, size=SIZE, style=self.style)
+            paths = (save_png(folder / f"{i:04d}.png", image) for i, image in enumerate(images))
+            items = (Datum(str(path), label, classname=classname) for path in paths)
             for split, n in zip(splits, self.parts.values(), strict=True):
-                split += [
-                    Datum(str(p), label, classname=classname) for p in paths[start : start + n]
-                ]
-                start += n
-        write_split(self.split_file, splits, self.images)
+                split += [next(items) for _ in range(n)]
+        write_json(to_lists(SPLITS, splits, self.images), str(self.split_file))
 
 
 def save_png(path: Path, image: np.ndarray) -> Path:
+    """Writes (H, W, 3) uint8; returns the path."""
     Image.fromarray(image).save(path, compress_level=1)
     return path
 

@@ -1,5 +1,4 @@
-"""Draws the bundled benchmark's images: n equal objects of one pattern, colour and shape on a
-background.
+"""Draws the bundled benchmark's images: equal objects of one pattern, colour and shape.
 
 Everything is vectorised over a batch of images and drawn from a numpy RandomState, whose stream is
 frozen by numpy's compatibility policy, so that the same seed gives the same images everywhere.
@@ -9,23 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-PATTERNS = ("solid", "striped", "dotted", "checkered", "hollow")
+# fmt: off
 COLORS = {
-    "red": (215, 40, 40), "orange": (240, 140, 30), "yellow": (235, 220, 50), "green": (50, 165, 60),
-    "cyan": (60, 205, 215), "blue": (45, 75, 205), "purple": (130, 55, 170), "pink": (240, 130, 190),
-}  # fmt: skip
-SHAPES = (
-    "circle",
-    "square",
-    "triangle",
-    "pentagon",
-    "hexagon",
-    "star",
-    "cross",
-    "ring",
-    "crescent",
-    "diamond",
-)
+    "red": (215, 40, 40), "orange": (240, 140, 30), "yellow": (235, 220, 50),
+    "green": (50, 165, 60), "cyan": (60, 205, 215), "blue": (45, 75, 205),
+    "purple": (130, 55, 170), "pink": (240, 130, 190),
+}
+# fmt: on
 COUNTS = ("one", "two", "three", "four")
 GRAY = len(COLORS)  # background index: a random shade of gray instead of a colour
 PALETTE = np.array(list(COLORS.values()), dtype=np.float32) / 255
@@ -33,8 +22,7 @@ PALETTE = np.array(list(COLORS.values()), dtype=np.float32) / 255
 
 @dataclass(frozen=True)
 class Style:
-    """How a scene is photographed. The defaults are the plain look the small CLIP was trained
-    on."""
+    """How a scene is photographed; by default as the small CLIP's training images."""
 
     rotation: float = 20.0  # largest tilt of an object, degrees
     size: tuple[float, float] = (0.55, 0.9)  # radius of a single object, half image widths
@@ -49,8 +37,7 @@ class Style:
 
 
 def polygon(x: np.ndarray, y: np.ndarray, n: int, inner: float | None = None) -> np.ndarray:
-    """Signed distance to a regular n-gon of radius 1, or to an n-pointed star with that inner
-    radius."""
+    """Signed distance to an n-gon of radius 1, or to an n-pointed star with that inner radius."""
     half = np.pi / n
     angle = np.abs((np.arctan2(x, -y) + half) % (2 * half) - half)
     r = np.hypot(x, y)
@@ -62,61 +49,33 @@ def polygon(x: np.ndarray, y: np.ndarray, n: int, inner: float | None = None) ->
 
 
 def box(x: np.ndarray, y: np.ndarray, w: float, h: float) -> np.ndarray:
+    """Signed distance (about) to a rectangle of half width w and half height h."""
     return np.maximum(np.abs(x) - w, np.abs(y) - h)
 
 
-def distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Signed distance (about) to the outline of a shape of radius 1 at the origin; y points
-    down."""
-    r = np.hypot(x, y)
-    match shape:
-        case "circle":
-            return r - 0.85
-        case "square":
-            return box(x, y, 0.72, 0.72)
-        case "triangle":
-            return polygon(x, y + -0.15, 3)
-        case "pentagon":
-            return polygon(x, y, 5)
-        case "hexagon":
-            return polygon(x, y, 6)
-        case "star":
-            return polygon(x, y, 5, inner=0.42)
-        case "cross":
-            return np.minimum(box(x, y, 0.9, 0.3), box(x, y, 0.3, 0.9))
-        case "ring":
-            return np.abs(r - 0.66) - 0.22
-        case "crescent":
-            return np.maximum(r - 0.85, 0.72 - np.hypot(x - 0.42, y))
-        case "diamond":
-            return (np.abs(x) / 0.58 + np.abs(y) / 0.95 - 1) * 0.5
-    raise ValueError(shape)
-
-
-def fill(pattern: str, x: np.ndarray, y: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """How much of the object's colour (1) or of its second tone (0) a point has; coordinates in
-    object radii."""
-    match pattern:
-        case "solid":
-            return np.ones_like(x)
-        case "striped":
-            return (np.sin(x * 9.5 + y * 4) > 0).astype(np.float32)
-        case "dotted":
-            u, v = (x * 2.1) % 1 - 0.5, (y * 2.1) % 1 - 0.5
-            return (np.hypot(u, v) > 0.3).astype(np.float32)
-        case "checkered":
-            return ((np.floor(x * 2.6) + np.floor(y * 2.6)) % 2).astype(np.float32)
-        case "hollow":
-            return (d > -0.2).astype(np.float32)
-    raise ValueError(pattern)
-
-
-def coverage(d: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """How much of each pixel lies inside an outline at signed distance d; pixels per unit of
-    distance."""
-    return (0.5 - d * pixels).clip(0, 1)
-
-
+# Signed distance (about) to the outline of a shape of radius 1 at the origin; y points down.
+OUTLINES = {
+    "circle": lambda x, y: np.hypot(x, y) - 0.85,
+    "square": lambda x, y: box(x, y, 0.72, 0.72),
+    "triangle": lambda x, y: polygon(x, y + -0.15, 3),
+    "pentagon": lambda x, y: polygon(x, y, 5),
+    "hexagon": lambda x, y: polygon(x, y, 6),
+    "star": lambda x, y: polygon(x, y, 5, inner=0.42),
+    "cross": lambda x, y: np.minimum(box(x, y, 0.9, 0.3), box(x, y, 0.3, 0.9)),
+    "ring": lambda x, y: np.abs(np.hypot(x, y) - 0.66) - 0.22,
+    "crescent": lambda x, y: np.maximum(np.hypot(x, y) - 0.85, 0.72 - np.hypot(x - 0.42, y)),
+    "diamond": lambda x, y: (np.abs(x) / 0.58 + np.abs(y) / 0.95 - 1) * 0.5,
+}
+# Where a point has the object's colour, not its second tone: coordinates in object radii, signed
+# distance to the outline.
+FILLS = {
+    "solid": lambda x, y, d: np.ones_like(x),
+    "striped": lambda x, y, d: np.sin(x * 9.5 + y * 4) > 0,
+    "dotted": lambda x, y, d: np.hypot((x * 2.1) % 1 - 0.5, (y * 2.1) % 1 - 0.5) > 0.3,
+    "checkered": lambda x, y, d: (np.floor(x * 2.6) + np.floor(y * 2.6)) % 2,
+    "hollow": lambda x, y, d: d > -0.2,
+}
+SHAPES, PATTERNS = tuple(OUTLINES), tuple(FILLS)
 # Where n objects go (half image widths) and how much smaller they get.
 LAYOUTS = {
     1: ([(0.0, 0.0)], 1.0),
@@ -126,12 +85,25 @@ LAYOUTS = {
 }
 
 
+def coverage(d: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """How much of each pixel is inside an outline at distance d; pixels per unit of distance."""
+    return (0.5 - d * pixels).clip(0, 1)
+
+
 def uniform(rng: np.random.RandomState, n: int, low: float, high: float) -> np.ndarray:
+    """(n, 1, 1) float32 numbers."""
     return rng.uniform(low, high, n).astype(np.float32)[:, None, None]
 
 
-def draw_objects(rng, pattern, shape, count, size, style) -> tuple[np.ndarray, np.ndarray]:
-    """(N, size, size) coverage by the objects and by their first tone, both 0…1."""
+def draw_objects(
+    rng: np.random.RandomState,
+    pattern: np.ndarray,
+    shape: np.ndarray,
+    count: np.ndarray,
+    size: int,
+    style: Style,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N, size, size, 1) coverage by the objects and by their first tone, both 0…1."""
     n = len(pattern)
     axis = (np.arange(size, dtype=np.float32) + 0.5) * 2 / size - 1
     gx, gy = np.meshgrid(axis, axis)
@@ -145,22 +117,21 @@ def draw_objects(rng, pattern, shape, count, size, style) -> tuple[np.ndarray, n
                 continue
             s, a = scale[rows] * shrink, angle[rows]
             room = 0.6 * (shrink - s).clip(0)
-            x0, y0 = (
-                gx - centres[slot][0] - dx[rows] * room,
-                gy - centres[slot][1] - dy[rows] * room,
-            )
+            x0 = gx - centres[slot][0] - dx[rows] * room
+            y0 = gy - centres[slot][1] - dy[rows] * room
             x, y = (x0 * np.cos(a) + y0 * np.sin(a)) / s, (y0 * np.cos(a) - x0 * np.sin(a)) / s
             for k in {*zip(shape[rows], pattern[rows], strict=True)}:
                 pick = np.flatnonzero((shape[rows] == k[0]) & (pattern[rows] == k[1]))
-                d = distance(SHAPES[k[0]], x[pick], y[pick])
-                inside = coverage(d, s[pick] * size / 2)
+                px, py, pixels = x[pick], y[pick], s[pick] * size / 2
+                d = OUTLINES[SHAPES[k[0]]](px, py)
+                inside = coverage(d, pixels)
                 if style.drawing:
-                    inside = np.maximum(
-                        coverage(np.abs(d + 0.06) - 0.06, s[pick] * size / 2), 0.5 * inside
-                    )
-                first = fill(PATTERNS[k[1]], x[pick], y[pick], d)
-                cover[rows[pick]] = np.maximum(cover[rows[pick]], inside)
-                tone[rows[pick]] = np.where(inside > 0, first, tone[rows[pick]])
+                    line = coverage(np.abs(d + 0.06) - 0.06, pixels)
+                    inside = np.maximum(line, 0.5 * inside)
+                first = FILLS[PATTERNS[k[1]]](px, py, d).astype(np.float32)
+                at = rows[pick]
+                cover[at] = np.maximum(cover[at], inside)
+                tone[at] = np.where(inside > 0, first, tone[at])
     return cover[..., None], tone[..., None]
 
 
@@ -181,22 +152,16 @@ def render(
     """
     n = len(pattern)
     cover, tone = draw_objects(rng, pattern, shape, count, size, style)
-    gray = uniform(rng, n, 0.05, 0.95)[..., None] * np.ones(3, dtype=np.float32)
-    back = np.where(
-        (background == GRAY)[:, None, None, None], gray, PALETTE[background % GRAY][:, None, None]
-    )
+    gray = uniform(rng, n, 0.05, 0.95)[..., None] * np.ones(3, dtype=np.float32)  # (N, 1, 1, 3)
+    is_gray = (background == GRAY)[:, None, None, None]
+    back = np.where(is_gray, gray, PALETTE[background % GRAY][:, None, None])
     ink = PALETTE[color][:, None, None] * uniform(rng, n, 0.85, 1.1)[..., None]
-    # The second tone of a pattern is light on dark backgrounds' side or dark, so that it is not the
-    # background's.
+    # The second tone of a pattern is dark or light, so that it is not the background's.
     second = np.where(rng.rand(n) < 0.5, 0.08, 0.95).astype(np.float32)[:, None, None, None]
     image = back * np.ones((n, size, size, 3), dtype=np.float32)
     if style.clutter:
-        image += (
-            style.clutter
-            * blur(rng.standard_normal((n, size, size, 1)).astype(np.float32), 0.08 * size)
-            * size
-            * 0.2
-        )
+        blobs = rng.standard_normal((n, size, size, 1)).astype(np.float32)
+        image += style.clutter * blur(blobs, 0.08 * size) * size * 0.2
     hollow = (pattern == PATTERNS.index("hollow"))[:, None, None, None]
     inner = np.where(hollow, image, second)
     image = image * (1 - cover) + cover * (tone * ink + (1 - tone) * inner)
@@ -210,10 +175,8 @@ def photograph(
     n = len(image)
     axis = np.linspace(-1, 1, size, dtype=np.float32)
     angle = uniform(rng, n, 0, 2 * np.pi)
-    light = 1 + style.shade * (
-        np.cos(angle) * axis[None, None, :] + np.sin(angle) * axis[None, :, None]
-    )
-    image = image * light[..., None]
+    side = np.cos(angle) * axis[None, None, :] + np.sin(angle) * axis[None, :, None]
+    image = image * (1 + style.shade * side)[..., None]
     image += style.gray * (image.mean(-1, keepdims=True) - image)
     image *= np.array(style.cast, dtype=np.float32)
     image += uniform(rng, n, *style.fade)[..., None] * (0.55 - image)
@@ -225,6 +188,6 @@ def photograph(
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian blur of (N, H, W, channels) with a standard deviation in pixels."""
-    from scipy.ndimage import gaussian_filter1d
+    from scipy.ndimage import gaussian_filter1d  # slow to import, and few images need it
 
     return gaussian_filter1d(gaussian_filter1d(image, sigma, axis=1), sigma, axis=2)
