@@ -18,10 +18,10 @@ from dassl.utils.errors import Failure, UsageError
 from .pickles import read_pickle
 from .readers import EXTRACT, check_present, class_folders, read_class_folders, save_cache, some
 
-SPLIT_SEED = 1  # a made split is the same for all runs' seeds, so that they share a test set
+SPLIT_SEED = 1  # not the run's: all runs share a test set
 SPLITS = ("train", "val", "test")
 SUBSETS = ("all", "base", "new")
-# What the config tells other kinds of datasets, with its defaults: domains, unlabeled images.
+# Keys and defaults for other kinds of datasets: domains, unlabeled images.
 NO_EFFECT = {"SOURCE_DOMAINS": (), "TARGET_DOMAINS": (), "NUM_LABELED": -1}
 NO_EFFECT |= {"ALL_AS_UNLABELED": False, "STL10_FOLD": -1, "CIFAR_C_TYPE": ""}
 Splits = tuple[list[Datum], list[Datum], list[Datum]]
@@ -29,7 +29,7 @@ Splits = tuple[list[Datum], list[Datum], list[Datum]]
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Without garbage collection a million objects that all stay are made twice as fast."""
+    """Without garbage collection: a million objects that stay are made twice as fast."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -40,21 +40,21 @@ def collector_paused() -> Iterator[None]:
 
 
 class Benchmark(DatasetBase):
-    """A dataset with a split file in CoOp's form, few-shot training, and base and new classes.
+    """A dataset with CoOp's split file, few-shot training, and base and new classes.
 
-    A subclass names its folder (`dataset_dir`) and the folder below it that paths in its split file
-    start from (`image_dir`). Where there is no split file, `classes` or `make_split` says what its
-    images are.
+    A subclass names its folder (`dataset_dir`) and in it the folder that paths in its split
+    file start from (`image_dir`). Without a split file, `classes` or `make_split` says what
+    its images are.
     """
 
     image_dir = ""
-    needed: Collection[str] = ("",)  # folders below image_dir without which nothing works
-    new_names: Mapping[str, str] = {}  # class names that are not those of their folders
+    needed: Collection[str] = ("",)  # folders below image_dir that must be there
+    new_names: Mapping[str, str] = {}  # {class folder: name}, where they differ
     no_classes: Collection[str] = ()  # folders among the class folders that are none
     few_shot_splits = ("train", "val")  # what is picked from
     equal_names = False  # whether two classes may have the same name
     also_called: Collection[str] = ()  # image_dir in other sites' archives
-    restore = EXTRACT  # what to do about images that a split file names and that are not there
+    restore = EXTRACT  # what to do about images of the split file that are not there
     remedy = (
         "Put the dataset there or set DATA (--root) to the folder that holds all datasets. "
         "The bundled `shapes` needs no data"
@@ -62,7 +62,7 @@ class Benchmark(DatasetBase):
 
     @collector_paused()
     def __init__(self, cfg: CfgNode):
-        """Raises Failure or UsageError with one line for a folder that is missing or wrong."""
+        """Raises Failure or UsageError for a folder that is missing or wrong."""
         self.subset = cfg.DATASET.get("SUBSAMPLE_CLASSES", "all")
         check_availability(self.subset, SUBSETS, "DATASET.SUBSAMPLE_CLASSES")
         for key, default in NO_EFFECT.items():
@@ -120,8 +120,9 @@ class Benchmark(DatasetBase):
 
     def classes(self) -> dict[str, str]:
         """{class folder: class name} in the order of the labels."""
-        folders = [name for name in class_folders(self.images) if name not in self.no_classes]
-        return {name: self.new_names.get(name, name) for name in folders}
+        folders = class_folders(self.images)
+        classes = [name for name in folders if name not in self.no_classes]
+        return {name: self.new_names.get(name, name) for name in classes}
 
     def datum(self, path: str, label: int, classname: str) -> Datum:
         """An image by its path below `images`."""
@@ -130,9 +131,9 @@ class Benchmark(DatasetBase):
     def few_shots(
         self, train: list[Datum], val: list[Datum], shots: int, seed: int
     ) -> tuple[list[Datum], list[Datum]]:
-        """The run's few-shot training and validation images: for a seed always the same.
+        """The run's few-shot training and validation images, the same for a seed.
 
-        They are upstream's if its file is there, else from our file or picked and saved there.
+        They are upstream's if its file is there, else ours, which are saved when first picked.
         """
         whole = dict(zip(self.few_shot_splits, (train, val), strict=False))
         numbers = {"train": shots, "val": min(shots, 4)}
@@ -157,9 +158,9 @@ class Benchmark(DatasetBase):
 
 
 def subsample_classes(*splits: list[Datum], subset: str = "all") -> list[list[Datum]]:
-    """The splits' images of the base classes or of the new ones, labels numbered from 0.
+    """The splits' images of base or new classes, labels numbered from 0.
 
-    Base is the first half, rounded up, of the first split's labels, sorted; new is the rest.
+    Base is the first half of the first split's labels, rounded up; new is the rest.
     """
     if subset == "all":
         return list(splits)
@@ -178,27 +179,28 @@ def subsample_classes(*splits: list[Datum], subset: str = "all") -> list[list[Da
 def find(picks: Iterable[Datum], split: Iterable[Datum], source: Path, shots: int) -> list[Datum]:
     """The split's own items that were picked, in the order of the picks.
 
-    Raises: Failure, naming `source`, for an image that the split does not have, or has under
-        another label (picks of another split could be among this one's test images), and for a
-        class without `shots` different images, or all it has if they are fewer.
+    Raises: Failure, naming `source`, for an image that the split does not have under this
+        label: those of another split could be test images here. Also for a class without
+        `shots` different images, or as many as it has.
     """
-    remedy = "Put the split file back that it was made with, or remove it for new picks"
+    hint = "Put the split file back that it was made with, or remove it for new picks"
     items = {item.impath: item for item in split}
     for pick in picks:
         if pick.impath not in items or items[pick.impath].label != pick.label:
             line = f"{source} picks {pick.impath} for class {pick.label}"
-            raise Failure(f"{line}, which is no such image of this split. {remedy}")
+            raise Failure(f"{line}, which is no such image of this split. {hint}")
     different = Counter({pick.impath: pick.label for pick in picks}.values())
     picked = Counter(pick.label for pick in picks)
     for label, there in Counter(item.label for item in items.values()).items():
         if not different[label] == picked[label] == min(there, shots):
             line = f"{source} picks {different[label]} images of class {label}"
-            raise Failure(f"{line} ({picked[label]} lines), not {min(there, shots)}. {remedy}")
+            line += f" ({picked[label]} lines), not {min(there, shots)}"
+            raise Failure(f"{line}. {hint}")
     return [items[pick.impath] for pick in picks]
 
 
 def check_names(names: Mapping[int, str], equal: bool = False) -> None:
-    """Raises Failure for a class without a name, and unless `equal` for two that prompts confuse.
+    """Raises Failure for a class without a name, and unless `equal` for two of one name.
 
     `names` are {label: class name}.
     """
@@ -213,17 +215,19 @@ def check_names(names: Mapping[int, str], equal: bool = False) -> None:
             raise Failure(f"{line}: rename one, or make them one")
 
 
-def say_classes_without(what: str, names: Mapping[int, str], split: Iterable[Datum]) -> None:
+def say_classes_without(what: str, names: Mapping[int, str], split: list[Datum]) -> None:
     """Prints which classes have no images in a split; `names` are {label: class name}."""
-    if without := sorted(names.keys() - {item.label for item in split}):
+    without = sorted(names.keys() - {item.label for item in split})
+    if without:
         line = f"{len(without):,} of {len(names):,} classes have no {what} images"
-        print(f"{line} and do not count there: {some([names[n] for n in without], 5)}")
+        which = some([names[label] for label in without], 5)
+        print(f"{line} and do not count there: {which}")
 
 
 def to_lists(
     names: Iterable[str], splits: Iterable[list[Datum]], images: Path
 ) -> dict[str, list[list]]:
-    """{name: [[path below images, label, class name], …]}, the form of CoOp's split files."""
+    """{name: [[path below images, label, class name], …]}, as in CoOp's split files."""
     return {
         name: [[os.path.relpath(d.impath, images), d.label, d.classname] for d in split]
         for name, split in zip(names, splits, strict=True)
@@ -239,7 +243,7 @@ def read_lists(path: Path, names: Iterable[str], images: Path) -> tuple[list[Dat
     def datum(name: str, label: int, classname: str) -> Datum:
         if not isinstance(classname, str):
             raise TypeError(f"class name {classname!r}")
-        # A split written on Windows has backslashes; elsewhere a file's own name may have some.
+        # Written on Windows; elsewhere a file's own name may have backslashes.
         if "\\" in name and not os.path.exists(os.path.join(images, name)):
             name = name.replace("\\", "/")
         return Datum(os.path.join(images, name), int(label), classname=classname)
@@ -248,18 +252,20 @@ def read_lists(path: Path, names: Iterable[str], images: Path) -> tuple[list[Dat
     try:
         return tuple([datum(*item) for item in content[name]] for name in names)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise Failure(f"{path}: not a split file ({e!r}); remove it and it is made again") from e
+        line = f"{path}: not a split file ({e!r})"
+        raise Failure(f"{line}; remove it and it is made again") from e
 
 
 def read_split(path: Path, images: Path, restore: str = EXTRACT) -> Splits:
-    """(train, val, test); says if images are both to train on and to test with.
+    """(train, val, test); prints if images are both to train on and to test with.
 
-    Raises: Failure naming the first image that is missing, and `restore`, what to do about it.
+    Raises: Failure naming the first image that is missing, and the remedy `restore`.
     """
     splits = read_lists(path, SPLITS, images)
     for split in splits:
         check_present(split, path, restore)
-    if both := {item.impath for item in splits[0]} & {item.impath for item in splits[2]}:
+    train, _, test = ({item.impath for item in split} for split in splits)
+    if both := train & test:
         line = f"{path}: {len(both):,} images are to train on and to test with as well"
         print(f"{line}, the first is {min(both)}")
     return splits
@@ -268,7 +274,7 @@ def read_split(path: Path, images: Path, restore: str = EXTRACT) -> Splits:
 def split_50_20_30(items: list[Datum], rng: random.Random) -> Splits:
     """Per class after a shuffle: round(.5n) train, round(.2n) val, the rest test.
 
-    A class of three has one of each. Raises: Failure for a class that has none to train on.
+    A class of three has one of each. Raises: Failure for a class without training images.
     """
     train, val, test = cut(items, rng, 0.5, 0.2)
     if without := {d.label: d for d in items}.keys() - {d.label for d in train}:
@@ -285,9 +291,9 @@ def split_80_20(items: list[Datum], rng: random.Random) -> tuple[list[Datum], li
 
 
 def cut(items: list[Datum], rng: random.Random, *shares: float) -> tuple[list[Datum], ...]:
-    """Parts with these rounded shares of each class after a shuffle, and last what is left.
+    """Parts with these shares of each class, rounded, after a shuffle; last what is left.
 
-    No part takes the last images of those behind it: 3 images are 1, 1 and 1, not 2, 1 and 0.
+    No part takes the last image of those behind it: 3 images are 1, 1 and 1, not 2, 1 and 0.
     """
     parts = tuple([] for _ in (*shares, None))
     for group in DatasetBase.split_dataset_by_label(items).values():

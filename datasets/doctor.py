@@ -1,4 +1,4 @@
-"""Says of each dataset whether the data folder has it whole, and which command mends it.
+"""Says whether the data folder has each dataset whole, and which command mends it.
 
 Nothing is written there.
 """
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from shlex import quote
 
@@ -28,8 +29,8 @@ from dassl.utils.logger import print_error, tolerate_encoding
 from .benchmark import SPLITS, Benchmark, read_lists
 from .readers import IMAGE_SUFFIXES, absent, nothing_saved, some
 
-# Classes, and images to train on, validate and test with, as published with CoOp's splits. A 0 is
-# an empty split; ImageNet validates with its test images.
+# Classes, and images to train on, validate and test with, as published with CoOp's splits.
+# ImageNet validates with its test images.
 PUBLISHED = {
     "Caltech101": (100, 4_128, 1_649, 2_465),
     "OxfordPets": (37, 2_944, 736, 3_669),
@@ -80,8 +81,9 @@ class Finding:
 
 
 def dataset_name(name: str) -> str:
-    """DATASET.NAME, given it or its config file's name in any case. Raises UsageError."""
-    names = {alias.lower(): known for known in PUBLISHED for alias in (known, module_name(known))}
+    """DATASET.NAME, of itself or of its config file, in any case. Raises UsageError."""
+    names = {known.lower(): known for known in PUBLISHED}
+    names |= {module_name(known): known for known in PUBLISHED}
     if name.lower() not in names:
         check_availability(name, PUBLISHED, "dataset")
     return names[name.lower()]
@@ -94,12 +96,13 @@ def module_name(name: str) -> str:
 
 def command(tool: str, name: str, root: Path, *flags: str) -> str:
     """What a user types for this data folder."""
-    where = () if str(root) == expand_user(datasets.default_root()) else ("--root", str(root))
-    return shlex.join(["python", "-m", f"datasets.{tool}", name, *where, *flags])
+    if str(root) != expand_user(datasets.default_root()):
+        flags = ("--root", str(root), *flags)
+    return shlex.join(["python", "-m", f"datasets.{tool}", name, *flags])
 
 
 def examine(name: str, root: Path) -> Finding:
-    """A dataset as its own reader sees it, or if that cannot read it, as it lies there."""
+    """Reads a dataset as a run would; if that fails, looks at what lies there."""
     kind = DATASET_REGISTRY.get(name)
     folder = root / kind.dataset_dir
     finding = Finding(name, mend=command("prepare", name, root))
@@ -114,8 +117,8 @@ def examine(name: str, root: Path) -> Finding:
         finding.state = "incomplete" if finding.images else "missing"
         explain(finding, kind, root, str(e))
     else:
-        splits = (data.train_x, data.val or (), data.test)
-        finding.images = list(dict.fromkeys(item.impath for split in splits for item in split))
+        items = chain(data.train_x, data.val or (), data.test)
+        finding.images = list(dict.fromkeys(item.impath for item in items))
         finding.classes = data.num_classes
         compare(finding, split_file(folder, name))
     return finding
@@ -130,8 +133,9 @@ def find_images(folder: Path) -> Iterator[str]:
     for path, folders, files in os.walk(folder, followlinks=True):
         deep = len(Path(path).relative_to(folder).parts) >= DEPTH
         folders[:] = [] if deep else [n for n in folders if not is_aside(n)]
-        images = (n for n in files if n.lower().endswith(IMAGE_SUFFIXES) and n[0] != ".")
-        yield from (f"{path}/{n}" for n in images)
+        for name in files:
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                yield f"{path}/{name}"
 
 
 def is_aside(name: str) -> bool:
@@ -142,14 +146,16 @@ def is_aside(name: str) -> bool:
 def compare(finding: Finding, split: Path) -> None:
     """What was read with what was published."""
     classes, *splits = PUBLISHED[finding.name]
-    fewer, fewer_classes = sum(splits) - len(finding.images), classes - finding.classes
+    fewer = sum(splits) - len(finding.images)
+    fewer_classes = classes - finding.classes
     if fewer > 0 or fewer_classes > 0:
         finding.state = "incomplete"
         what = f"{fewer:,} images"
         if fewer_classes > 0:
             what += f" and {fewer_classes:,} whole classes"
         if split.exists():
-            finding.wrong = f"{split} lacks {what}: it was made of a folder that was not whole"
+            why = "it was made of a folder that was not whole"
+            finding.wrong = f"{split} lacks {what}: {why}"
         else:
             why = "an archive was extracted only in part, or images were removed"
             finding.wrong = f"{what} are missing: {why}"
@@ -185,12 +191,14 @@ def explain_no_folder(finding: Finding, kind: type[Benchmark], root: Path) -> No
     if images := images_alone(root, kind):
         above = ", and the data folder is above it" * (images == root)
         finding.wrong += f", but {images} has the images{above}"
-        finding.mend = move_command(images, images.parent / kind.dataset_dir / kind.image_dir)
+        expected = images.parent / kind.dataset_dir / kind.image_dir
+        finding.mend = move_command(images, expected)
     elif other := similar_folder(root, kind):
         finding.wrong += f", but {other}"
         finding.mend = shlex.join(["mv", str(other), str(folder)])
     elif root.name == kind.dataset_dir:
-        finding.wrong += f": {root} is the dataset's own folder, the data folder is above it"
+        finding.wrong += f": {root} is the dataset's own folder"
+        finding.wrong += ", the data folder is above it"
         finding.mend = command("doctor", finding.name, root.parent)
 
 
@@ -200,21 +208,27 @@ def similar_folder(root: Path, kind: type[Benchmark]) -> Path | None:
     def letters(name: str) -> str:
         return name.lower().replace("-", "").replace("_", "")
 
-    names = {letters(n) for n in (kind.dataset_dir, kind.__name__, module_name(kind.__name__))}
-    folders = sorted(root.iterdir()) if root.is_dir() else []
-    similar = (f for f in folders if letters(f.name) in names and f.name != kind.dataset_dir)
-    return next((f for f in similar if f.is_dir()), None)
+    names = (kind.dataset_dir, kind.__name__, module_name(kind.__name__))
+    known = set(map(letters, names))
+    for path in sorted(root.iterdir()) if root.is_dir() else []:
+        if letters(path.name) in known and path.name != kind.dataset_dir and path.is_dir():
+            return path
+    return None
 
 
 def images_alone(root: Path, kind: type[Benchmark]) -> Path | None:
-    """The folder of images, as in another site's archive: in the data folder, or taken for it."""
-    places = [root / name for name in kind.also_called] + [root] * (root.name in kind.also_called)
-    alone = (place for place in places if not (place / kind.image_dir).is_dir())
-    return next((place for place in alone if any(find_images(place))), None)
+    """Another site's folder of images: in the data folder, or taken for it."""
+    places = [root / name for name in kind.also_called]
+    if root.name in kind.also_called:
+        places.append(root)
+    for place in places:
+        if not (place / kind.image_dir).is_dir() and any(find_images(place)):
+            return place
+    return None
 
 
 def misplaced(expected: Path, folder: Path, also_called: Collection[str]) -> Path | None:
-    """Where the folder lies that should be `expected`: inside itself, or elsewhere in `folder`."""
+    """Where the folder `expected` lies instead: inside itself, or elsewhere in `folder`."""
     names = (expected.name, *also_called)
     for name in names:
         if (expected / name).is_dir():
@@ -238,11 +252,11 @@ def move_command(lies: Path, expected: Path) -> str:
         return f"mv {here}/* {there}/ && rmdir {here}"
     if lies.parent in expected.parents:  # imagenet/train, to be imagenet/images/train
         return f"mkdir -p {above} && mv {here} {there}"
-    return f"mv {quote(str(lies.parent))}/* {above}/"  # with the annotation that lies beside it
+    return f"mv {quote(str(lies.parent))}/* {above}/"  # with annotations beside it
 
 
 def count_absent(split: Path, images: Path) -> str:
-    """How many images a split file names that are not there; "" if none, or no split file."""
+    """A line on images that a split file names and that are not there; "" if none."""
     try:
         items = [item for part in read_lists(split, SPLITS, images) for item in part]
     except Failure:

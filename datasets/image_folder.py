@@ -11,11 +11,11 @@ from .readers import class_folders, name_folders, read_class_folders
 
 @DATASET_REGISTRY.register()
 class ImageFolder(Benchmark):
-    """Your own images: DATASET.ROOT, or DATASET.FOLDER below it, is a folder of class folders.
+    """Your own images, in class folders in DATASET.ROOT, or DATASET.FOLDER below it.
 
-    They are split 50/20/30 once, or lie in folders train, val and test (of the last two one is
-    enough and serves as the other). A class is called like its folder, or as `classnames.txt` says
-    in lines `folder name with spaces`.
+    They are split 50/20/30 once, or lie in folders train, val and test (one of the last two
+    can serve as both). A class is called like its folder, or as `classnames.txt` says in
+    lines `folder name with spaces`.
     """
 
     remedy = (
@@ -47,7 +47,8 @@ class ImageFolder(Benchmark):
                 line = f"{folder / min(unknown)} has no counterpart in train"
                 raise Failure(f"{line}: add images to learn from, or remove it")
             read[part] = read_class_folders(folder, classes, complete=part == "train")
-        return read["train"], read.get("val") or read["test"], read.get("test") or read["val"]
+        val, test = read.get("val"), read.get("test")
+        return read["train"], val or test, test or val
 
     def classes(self, images: Path | None = None) -> dict[str, str]:
         images, file = images or self.images, self.folder / "classnames.txt"
@@ -59,8 +60,10 @@ class ImageFolder(Benchmark):
         """The split file is used as it is, whatever has been added or renamed since."""
         split = {item.impath: item.classname for part in splits for item in part}
         items = read_class_folders(self.images, self.classes())
-        if new := sorted({item.impath: item.classname for item in items}.items() - split.items()):
+        there = {item.impath: item.classname for item in items}
+        if new := sorted(there.items() - split.items()):
             path, name = new[0]
             line = f'{path} of class "{name}", first of {len(new):,} images'
-            print(f"{line}, is not in {self.split_file.name} as such. Runs go by the file: "
-                  "remove it, and split_fewshot beside it, for a new split")  # fmt: skip
+            line += f", is not in {self.split_file.name} as such"
+            hint = "remove it, and split_fewshot beside it, for a new split"
+            print(f"{line}. Runs go by the file: {hint}")

@@ -49,13 +49,13 @@ class ImageNet(Benchmark):
 
 
 def unsorted(val: Path) -> list[str]:
-    """The names of the validation images that lie as in their archive, all in one folder."""
+    """The names of the validation images that lie in one folder, as in their archive."""
     names = listdir_nohidden(str(val), sort=True)
     return [n for n in names if n.startswith("ILSVRC2012_val_") and n.endswith(".JPEG")]
 
 
 class ImageNetVariant(Benchmark):
-    """Test only: all images, for whatever shots and classes, stand in for training images too."""
+    """Test only: all images, whatever the shots and classes, as training images too."""
 
     def load(self, cfg: CfgNode) -> Splits:
         items = read_class_folders(self.images, self.classes())
@@ -67,5 +67,6 @@ class ImageNetVariant(Benchmark):
 
 def classnames_file(folder: Path) -> Path:
     """The folder's own class names, or those of the imagenet folder beside it."""
-    own, other = folder / "classnames.txt", folder.parent / ImageNet.dataset_dir / "classnames.txt"
+    own = folder / "classnames.txt"
+    other = folder.parent / ImageNet.dataset_dir / "classnames.txt"
     return other if other.exists() and not own.exists() else own

@@ -1,4 +1,4 @@
-"""Sorts ImageNet's validation images, in one folder in the archive, into folders of classes."""
+"""Sorts ImageNet's validation images into folders of their classes."""
 
 import re
 from pathlib import Path
@@ -17,18 +17,21 @@ IMAGE, WNID = re.compile(r"ILSVRC2012_val_(\d{8})"), re.compile(r"\bn\d{8}\b")
 
 
 def sort_validation_images(folder: Path, labels: Path | None = None) -> None:
-    """Moves images/val/ILSVRC2012_val_….JPEG of the dataset's folder to images/val/<wnid>/.
+    """Moves the images that lie in images/val, as in the archive, to images/val/<wnid>.
 
-    It goes on where it was interrupted.
+    It goes on where it was interrupted. Without labels nothing is done.
 
     Args:
-        labels: a list as `read_labels` reads it; else the devkit's. If there is none, nothing is
-            done.
+        folder: the dataset's.
+        labels: a list as `read_labels` reads it; else the devkit's.
 
     Raises: Failure, with nothing moved, if the labels are none or lack an image.
     """
     val = folder / "images" / "val"
-    if not val.is_dir() or not unsorted(val) or not (labels := labels or find_labels(folder)):
+    if not val.is_dir() or not unsorted(val):
+        return
+    labels = labels or find_labels(folder)
+    if labels is None:
         return
     wnids = read_labels(labels, folder)
     with locked(folder / ".prepare"):

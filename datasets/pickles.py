@@ -18,14 +18,14 @@ class _Refused(Exception):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows plain data and Datum, a class of its own: a file can spoil that one, but not ours."""
+    """Knows plain data and a Datum of its own, which a file may spoil, unlike ours."""
 
     def __init__(self, file: Any):
         super().__init__(file)
         self.stand_in = stand_in = type("Datum", (), {})
         self.admitted = {
             ("dassl.data.datasets.base_dataset", "Datum"): stand_in,
-            # How protocols 0 and 1 say "an object of this class"; the names are Python 3's and 2's.
+            # Protocols 0 and 1 make objects with these, under Python 3's and 2's names.
             ("copyreg", "_reconstructor"): lambda *_: stand_in(),
             ("copy_reg", "_reconstructor"): lambda *_: stand_in(),
             ("builtins", "object"): None,
@@ -39,10 +39,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_pickle(path: Path, names: Iterable[str], folder: Path) -> list[list[Datum]]:
-    """The lists of these names in {"train": [Datum, …], …}, images below `folder` wherever it was.
+    """The lists of these names in {"train": [Datum, …], …}, with their images in `folder`.
 
-    Raises: Failure if the file is damaged, of another form, names anything but Datum, or images
-        that are not there.
+    Raises: Failure if the file is damaged, of another form, names anything but Datum, or
+        images that are not there.
     """
     try:
         with open(regular(path), "rb") as file:

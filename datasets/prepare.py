@@ -1,6 +1,6 @@
 """Downloads a benchmark, checks it and lays it out, or says what to do by hand.
 
-Run again after an error: a download goes on where it was cut, and what is whole is left alone.
+Run again after an error: downloads go on where they were cut, what is whole is left alone.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from .readers import read_classnames
 from .sources import BY_HAND, DRIVE, SOURCES, Source
 
 HINT = "give --mirror an address that has it"
-# What an archive's names can be to blame for; other errors of the system are the machine's.
+# Errors that an archive's names can cause; others are the machine's.
 BAD_NAMES = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 BAD_NAMES += (errno.ELOOP, errno.EINVAL, errno.EILSEQ)
 
@@ -68,20 +68,20 @@ def prepare(name: str, root: Path, mirror: str = "", again: bool = False) -> Fin
 
 
 def plan(finding: Finding, folder: Path, again: bool = False) -> list[Source]:
-    """What to get: archives and files that are missing, of a whole dataset only its split file."""
-    missing = [s for s in SOURCES[finding.name] if not s.moves and not (folder / s.name).exists()]
+    """What to get: archives and missing files, of a whole dataset only its split file."""
+    todo = [s for s in SOURCES[finding.name] if s.moves or not (folder / s.name).exists()]
     if finding.state == "found" and not again:
-        return [s for s in missing if s.name.startswith("split_zhou")]
-    return [s for s in SOURCES[finding.name] if s.moves or s in missing]
+        return [s for s in todo if s.name.startswith("split_zhou")]
+    return todo
 
 
 def lists_too_few(finding: Finding) -> bool:
-    """Whether a dataset can be read but is not whole, as by a split file made of a part of it."""
+    """Whether a dataset can be read and is not whole: its split file may be of a part."""
     return finding.state != "found" and finding.classes is not None
 
 
 def set_aside_wrong_split(name: str, root: Path, folder: Path) -> None:
-    """Renames the split file if by it the dataset is not whole, with its archives laid out."""
+    """Renames the split file if it does not fit the images, which are all there now."""
     split = split_file(folder, name)
     if split.exists() and examine(name, root).state != "found":
         kept = split.with_name(split.name + ".old")
@@ -90,11 +90,7 @@ def set_aside_wrong_split(name: str, root: Path, folder: Path) -> None:
 
 
 def get_file(source: Source, folder: Path, mirror: str) -> None:
-    """Downloads a file beside the archives.
-
-    The dataset can perhaps do without it, so an error is only printed: the doctor has the last
-    word.
-    """
+    """Downloads a file; an error is only printed, as the dataset may do without it."""
     target = folder / ".prepare" / source.name
     try:
         download(source, target, mirror)
@@ -102,11 +98,12 @@ def get_file(source: Source, folder: Path, mirror: str) -> None:
         shutil.move(target, folder / source.name)
     except Failure as e:
         # Whoever gets it by hand puts it where it belongs.
-        print(f"Without {source.name}: {str(e).replace(str(target), str(folder / source.name))}")
+        line = str(e).replace(str(target), str(folder / source.name))
+        print(f"Without {source.name}: {line}")
 
 
 def check_content(file: Path) -> None:
-    """Raises Failure, removing the file, if it is not what its name says, as a web page is."""
+    """Removes a file that is not what its name says, as a web page. Raises Failure."""
     try:
         if is_web_page(file):
             raise Failure(f"{file} is a web page; put the file itself there")
@@ -138,7 +135,8 @@ def download_from_drive(file_id: str, target: Path) -> None:
     try:
         import gdown  # needed for nothing else
     except ImportError as e:
-        raise Failure(f"{where} needs gdown: pip install gdown, or put the file at {target}") from e
+        remedy = f"pip install gdown, or put the file at {target}"
+        raise Failure(f"{where} needs gdown: {remedy}") from e
     remedy = f"try again later, put it at {target}, or {HINT}"
     try:
         gdown.download(id=file_id, output=str(target), resume=True)
@@ -185,10 +183,8 @@ def extract(file: Path, into: Path) -> None:
         raise BadArchive(f"it holds no {file.name}")
     is_zip = file.suffix == ".zip"
     if not (zipfile.is_zipfile if is_zip else tarfile.is_tarfile)(file):
-        page = is_web_page(file)
-        raise BadArchive(
-            f"it is {'a web page' if page else 'no archive, or only the beginning of one'}"
-        )
+        what = "a web page" if is_web_page(file) else "no archive, or only the beginning of one"
+        raise BadArchive(f"it is {what}")
     try:
         (extract_zip if is_zip else extract_tar)(file, into)
     except (BadArchive, Failure):
@@ -258,7 +254,8 @@ def run(args: argparse.Namespace) -> int:
         finding = examine(name, root)
     whole = finding.state == "found"
     if name in BY_HAND and (args.again or not whole):
-        print(BY_HAND[name].format(folder=folder) + f"\nthen: {command('doctor', name, root)}")
+        print(BY_HAND[name].format(folder=folder))
+        print(f"then: {command('doctor', name, root)}")
     if finding.mend == command("prepare", name, root):
         finding.mend = ""  # it has just been done
     print(finding.line)
@@ -271,8 +268,9 @@ def main(argv: list[str] | None = None) -> int:
     p = OneLineParser("python -m datasets.prepare", description=__doc__)
     p.add_argument("name", metavar="NAME", help="DATASET.NAME or config file")
     add_root(p)
-    mirror, text = os.environ.get("DATA_MIRROR", ""), "address that stands for all hosts"
-    p.add_argument("--mirror", default=mirror, help=f"{text} (default: DATA_MIRROR)")
+    mirror = os.environ.get("DATA_MIRROR", "")
+    text = "address that stands for all hosts (default: DATA_MIRROR)"
+    p.add_argument("--mirror", default=mirror, help=text)
     p.add_argument("--again", action="store_true", help="lay out again what looks whole")
     text = "ImageNet: labels to sort its validation images by (default: those of the devkit)"
     p.add_argument("--labels", type=Path, metavar="FILE", help=text)

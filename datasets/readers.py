@@ -1,4 +1,4 @@
-"""Readers of what a benchmark's folder holds: class folders, annotation files, lists of images."""
+"""Reads what a benchmark's folder holds: class folders, images, annotation files."""
 
 import os
 from collections import Counter
@@ -15,7 +15,7 @@ from dassl.utils.lock import locked
 from dassl.utils.tools import open_image, write_json
 
 T = TypeVar("T")
-NO_CLASSES = ("__MACOSX", "split_fewshot")  # what a Mac's archive has, and where picks are kept
+NO_CLASSES = ("__MACOSX", "split_fewshot")  # of a Mac's archive, of few-shot picks
 # Files called so are images; of others Pillow is asked, which takes longer.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 EXTRACT = "extract the images again, or get the file that belongs to them"
@@ -39,13 +39,13 @@ def class_folders(images: Path) -> list[str]:
 def list_images(folder: Path, others: list[str]) -> list[str]:
     """The names of the images in a folder, sorted.
 
-    What else lies there, unless it is hidden, is added to `others`. Raises Failure if there are no
+    What else lies there, unless hidden, is added to `others`. Raises Failure if there are no
     images.
     """
     if not folder.is_dir():
         raise Failure(f"There is no folder {folder}: extract the archive again")
     with os.scandir(folder) as entries:
-        found = {entry.name: is_image(entry) for entry in entries if not entry.name.startswith(".")}
+        found = {e.name: is_image(e) for e in entries if not e.name.startswith(".")}
     rest = [f"{folder.name}/{name}" for name in sorted(found) if not found[name]]
     others += rest
     if len(rest) == len(found):
@@ -102,10 +102,10 @@ def read_class_folders(
     lister: Callable[[Path, list[str]], list[str]] = list_images,
     complete: bool = True,
 ) -> list[Datum]:
-    """All images of class folders; `classes` are {folder: class name} in the order of the labels.
+    """All images of class folders; `classes` are {folder: class name} by label.
 
-    What lies there besides, and images beside the folders, is counted in a line. Raises: Failure
-    for a class without images; unless `complete`, its folder may be missing.
+    What lies there besides, and images beside the folders, is counted in a line.
+    Raises: Failure for a class without images; unless `complete`, its folder may be missing.
     """
     names = listdir_nohidden(str(images), sort=True)
     others = [n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and n not in classes]
@@ -126,7 +126,7 @@ def read_annotations(
 ) -> list[T]:
     """`parse(field, …)` of each line, blank ones left out.
 
-    A line has as many fields as `form` has words, the last of which may hold spaces. `names` is the
+    A line has as many fields as `form` has words; the last may hold spaces. `names` is the
     file of the names that `parse` looks up.
 
     Raises: Failure naming the file and, if `parse` cannot read one, the line.
@@ -153,6 +153,7 @@ def read_annotations(
 
 
 def missing(path: Path) -> Failure:
+    """The error for a file that the user has to get."""
     return Failure(f"{path} is missing: docs/DATASETS.md says where to get it")
 
 
@@ -188,13 +189,14 @@ def read_classnames(path: Path, folders: Iterable[str] = ()) -> dict[str, str]:
         return folder, line[len(folder) :].strip()
 
     pairs = read_annotations(path, "folder name", parse)
-    if twice := [folder for folder, n in Counter(folder for folder, _ in pairs).items() if n > 1]:
+    counts = Counter(folder for folder, _ in pairs)
+    if twice := [folder for folder, n in counts.items() if n > 1]:
         raise Failure(f"{path} names the folder {twice[0]} in two lines: remove one")
     return dict(pairs)
 
 
 def name_folders(images: Path, file: Path) -> dict[str, str]:
-    """{class folder: its name in `file`}, sorted. Raises Failure for a folder without a name."""
+    """{class folder: its name in `file`}, sorted. Raises Failure for one without a name."""
     folders = class_folders(images)
     names = read_classnames(file, folders)
     if unnamed := [folder for folder in folders if folder not in names]:
@@ -215,7 +217,7 @@ def absent(items: Iterable[Datum]) -> Iterator[str]:
 
 
 def check_present(items: Iterable[Datum], source: object, remedy: str = EXTRACT) -> None:
-    """Raises Failure for the first image that is not there though `source` names it."""
+    """Raises Failure for the first image that `source` names and that is not there."""
     for path in absent(items):
         raise Failure(f"{source} names {path}, which is not there: {remedy}")
 
@@ -225,7 +227,7 @@ _saving = ContextVar("saving", default=True)
 
 @contextmanager
 def nothing_saved() -> Iterator[None]:
-    """Inside, splits, picks and listings are made but not written, for those who only look."""
+    """For who only looks: splits, picks and listings are made but not written."""
     before = _saving.set(False)
     try:
         yield
@@ -234,7 +236,7 @@ def nothing_saved() -> Iterator[None]:
 
 
 def save_cache(content: object, path: Path) -> None:
-    """Writes JSON for later runs, safely when many start at once; a failure is only printed."""
+    """Writes JSON for later runs, also if many start at once; a failure is only printed."""
     if not _saving.get():
         return
     try:

@@ -1,13 +1,14 @@
-"""The bundled benchmark: drawn images of "striped red hexagons", made on first use, and relatives.
+"""The bundled benchmarks: drawn images of "striped red hexagons", made on first use.
 
 `Shapes` is the base-to-new task and the source of cross-dataset runs; `ShapesBackground` and
-`ShapesCount` have other class names; `ShapesBlur`, `ShapesNight` and `ShapesSketch` are its classes
-under a shift (test only). All look different from the plain images that the small CLIP was trained
-on (scripts/tiny_clip). See docs/SHAPES.md.
+`ShapesCount` have other class names; `ShapesBlur`, `ShapesNight` and `ShapesSketch` are its
+classes under a shift (test only). All look different from the plain images that the small
+CLIP was trained on (scripts/tiny_clip). See docs/SHAPES.md.
 """
 
 import shutil
 import zlib
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,8 @@ from .shapes_render import COLORS, COUNTS, GRAY, PATTERNS, SHAPES, Style, render
 
 COLOR_NAMES = tuple(COLORS)
 SIZE = 64
-# Faded, warm light from one side on an untidy ground, smaller objects: the same for all images, so
-# it can be learned.
+# Faded, warm light from one side on an untidy ground, smaller objects: the same for all
+# images, so it can be learned.
 LOOK = {"size": (0.4, 0.75), "gray": 0.4, "cast": (1.0, 0.82, 0.6), "fade": (0.2, 0.4)}
 LOOK |= {"shade": 0.3, "clutter": 0.12, "noise": 0.04}
 Scene = dict[str, int]
@@ -51,7 +52,8 @@ def combinations() -> dict[str, Scene]:
         taken: set[tuple[str, str]] = set()
         while len(taken) < 16:
             color = COLOR_NAMES[len(taken) // 2]
-            pattern, shape = PATTERNS[rng.randint(len(PATTERNS))], SHAPES[rng.randint(len(SHAPES))]
+            pattern = PATTERNS[rng.randint(len(PATTERNS))]
+            shape = SHAPES[rng.randint(len(SHAPES))]
             name = f"{pattern} {color} {shape}"
             # A (pattern, shape) twice would leave only the colour.
             if (pattern, shape) in taken or name in classes:
@@ -106,7 +108,7 @@ class DrawnBenchmark(Benchmark):
                 raise Failure(f"{line}. {remedy}") from error
 
     def draw(self) -> None:
-        """Writes all images and, last, the split file; a drawing broken off is begun anew."""
+        """Writes all images and, last, the split file, which says that all are there."""
         shutil.rmtree(self.images, ignore_errors=True)
         splits: Splits = ([], [], [])
         name, total = type(self).__name__, sum(self.parts.values())
@@ -114,14 +116,15 @@ class DrawnBenchmark(Benchmark):
         for label, (classname, attributes) in enumerate(classes):
             folder = self.images / classname.replace(" ", "_")
             folder.mkdir(parents=True)
-            # Each class from a seed of its own name: classes can be added without changing others.
+            # A seed of its own: a class can be added without changing others.
             rng = np.random.RandomState(zlib.crc32(f"{name}/{classname}".encode()))
             arrays = {key: np.full(total, value) for key, value in attributes.items()}
             images = render(rng, **arrays, size=SIZE, style=self.style)
-            paths = (save_png(folder / f"{i:04d}.png", image) for i, image in enumerate(images))
-            items = (Datum(str(path), label, classname=classname) for path in paths)
+            numbered = enumerate(images)
             for split, n in zip(splits, self.parts.values(), strict=True):
-                split += [next(items) for _ in range(n)]
+                for i, image in islice(numbered, n):
+                    path = save_png(folder / f"{i:04d}.png", image)
+                    split.append(Datum(str(path), label, classname=classname))
         write_json(to_lists(SPLITS, splits, self.images), str(self.split_file))
 
 

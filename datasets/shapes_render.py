@@ -1,7 +1,7 @@
 """Draws the bundled benchmark's images: equal objects of one pattern, colour and shape.
 
-Everything is vectorised over a batch of images and drawn from a numpy RandomState, whose stream is
-frozen by numpy's compatibility policy, so that the same seed gives the same images everywhere.
+All is drawn for a batch of images at once, from a numpy RandomState: its stream is frozen by
+numpy's compatibility policy, so a seed gives the same images everywhere.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Style:
 
 
 def polygon(x: np.ndarray, y: np.ndarray, n: int, inner: float | None = None) -> np.ndarray:
-    """Signed distance to an n-gon of radius 1, or to an n-pointed star with that inner radius."""
+    """Signed distance to an n-gon of radius 1, or an n-pointed star with an inner radius."""
     half = np.pi / n
     angle = np.abs((np.arctan2(x, -y) + half) % (2 * half) - half)
     r = np.hypot(x, y)
@@ -66,8 +66,8 @@ OUTLINES = {
     "crescent": lambda x, y: np.maximum(np.hypot(x, y) - 0.85, 0.72 - np.hypot(x - 0.42, y)),
     "diamond": lambda x, y: (np.abs(x) / 0.58 + np.abs(y) / 0.95 - 1) * 0.5,
 }
-# Where a point has the object's colour, not its second tone: coordinates in object radii, signed
-# distance to the outline.
+# Where a point has the object's colour, not its second tone; coordinates are object radii, d
+# the distance to the outline.
 FILLS = {
     "solid": lambda x, y, d: np.ones_like(x),
     "striped": lambda x, y, d: np.sin(x * 9.5 + y * 4) > 0,
@@ -86,7 +86,7 @@ LAYOUTS = {
 
 
 def coverage(d: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """How much of each pixel is inside an outline at distance d; pixels per unit of distance."""
+    """The share of each pixel inside an outline at distance d; pixels are a unit's."""
     return (0.5 - d * pixels).clip(0, 1)
 
 
@@ -110,7 +110,8 @@ def draw_objects(
     cover, tone = np.zeros((2, n, size, size), dtype=np.float32)
     for slot in range(max(LAYOUTS)):
         angle = np.deg2rad(uniform(rng, n, -style.rotation, style.rotation))
-        scale, dx, dy = uniform(rng, n, *style.size), uniform(rng, n, -1, 1), uniform(rng, n, -1, 1)
+        scale = uniform(rng, n, *style.size)
+        dx, dy = uniform(rng, n, -1, 1), uniform(rng, n, -1, 1)
         for c, (centres, shrink) in LAYOUTS.items():
             rows = np.flatnonzero(count == c)
             if slot >= c or not len(rows):
@@ -119,7 +120,8 @@ def draw_objects(
             room = 0.6 * (shrink - s).clip(0)
             x0 = gx - centres[slot][0] - dx[rows] * room
             y0 = gy - centres[slot][1] - dy[rows] * room
-            x, y = (x0 * np.cos(a) + y0 * np.sin(a)) / s, (y0 * np.cos(a) - x0 * np.sin(a)) / s
+            x = (x0 * np.cos(a) + y0 * np.sin(a)) / s
+            y = (y0 * np.cos(a) - x0 * np.sin(a)) / s
             for k in {*zip(shape[rows], pattern[rows], strict=True)}:
                 pick = np.flatnonzero((shape[rows] == k[0]) & (pattern[rows] == k[1]))
                 px, py, pixels = x[pick], y[pick], s[pick] * size / 2
@@ -147,8 +149,8 @@ def render(
 ) -> np.ndarray:
     """(N, size, size, 3) uint8 images of N scenes.
 
-    The attributes are (N,) integers: indices into PATTERNS, COLORS, SHAPES, COLORS (or GRAY), and
-    1…4 objects.
+    The attributes are (N,) integers: indices into PATTERNS, COLORS, SHAPES, COLORS (or GRAY),
+    and 1…4 objects.
     """
     n = len(pattern)
     cover, tone = draw_objects(rng, pattern, shape, count, size, style)

@@ -16,10 +16,8 @@ class StanfordCars(Benchmark):
         return train, val, self.read("cars_test", "cars_test_annos_withlabels.mat")
 
     def read(self, images: str, file: str) -> list[Datum]:
-        names = [
-            year_first(name)
-            for name in read_mat(self.folder / "devkit" / "cars_meta.mat", "class_names")
-        ]
+        meta = self.folder / "devkit" / "cars_meta.mat"
+        names = [year_first(name) for name in read_mat(meta, "class_names")]
         rows = read_mat(self.folder / file, "annotations", "fname", "class")
         return [
             self.datum(f"{images}/{name}", int(label) - 1, names[int(label) - 1])
