@@ -98,6 +98,7 @@ class Benchmark(DatasetBase):
 
     @property
     def split_file(self) -> Path:
+        """It is called as CoOp's authors call theirs."""
         return self.folder / f"split_zhou_{type(self).__name__}.json"
 
     def read_or_make_split(self) -> Splits:

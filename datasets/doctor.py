@@ -77,6 +77,7 @@ class Finding:
         return self.with_mend(f"{self.name}: {self.state}, {counts}", self.wrong)
 
     def with_mend(self, *lines: str) -> str:
+        """These lines and the command, where there are any."""
         return "\n  ".join(filter(None, (*lines, self.mend)))
 
 
@@ -125,6 +126,7 @@ def examine(name: str, root: Path) -> Finding:
 
 
 def split_file(folder: Path, name: str) -> Path:
+    """Benchmark.split_file, of one that cannot be read too."""
     return folder / f"split_zhou_{name}.json"
 
 

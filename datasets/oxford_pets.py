@@ -12,13 +12,13 @@ class OxfordPets(Benchmark):
     image_dir = "images"
 
     def make_split(self, rng: random.Random) -> Splits:
-        train, val = split_80_20(self.read("trainval.txt"), rng)
-        return train, val, self.read("test.txt")
+        return *split_80_20(self.read("trainval.txt"), rng), self.read("test.txt")
 
     def read(self, file: str) -> list[Datum]:
+        """The images of an annotation file."""
+
         def datum(name: str, label: str, species: str, breed: str) -> Datum:
             return self.datum(f"{name}.jpg", int(label) - 1, name.rpartition("_")[0].lower())
 
-        return read_annotations(
-            self.folder / "annotations" / file, "name label species breed", datum
-        )
+        path = self.folder / "annotations" / file
+        return read_annotations(path, "name label species breed", datum)

@@ -12,10 +12,12 @@ class StanfordCars(Benchmark):
     needed = ("cars_train", "cars_test")
 
     def make_split(self, rng: random.Random) -> Splits:
-        train, val = split_80_20(self.read("cars_train", "devkit/cars_train_annos.mat"), rng)
-        return train, val, self.read("cars_test", "cars_test_annos_withlabels.mat")
+        trainval = self.read("cars_train", "devkit/cars_train_annos.mat")
+        test = self.read("cars_test", "cars_test_annos_withlabels.mat")
+        return *split_80_20(trainval, rng), test
 
     def read(self, images: str, file: str) -> list[Datum]:
+        """The images of a folder, by an annotation file."""
         meta = self.folder / "devkit" / "cars_meta.mat"
         names = [year_first(name) for name in read_mat(meta, "class_names")]
         rows = read_mat(self.folder / file, "annotations", "fname", "class")

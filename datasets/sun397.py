@@ -21,11 +21,11 @@ class SUN397(Benchmark):
 
         def datum(path: str) -> Datum:
             folder = path.rpartition("/")[0]
-            return self.datum(path[1:], labels[folder], " ".join(reversed(folder.split("/")[2:])))
+            name = " ".join(reversed(folder.split("/")[2:]))
+            return self.datum(path[1:], labels[folder], name)
 
         trainval, test = (
             read_annotations(self.folder / file, "/letter/class/image", datum, names)
             for file in ("Training_01.txt", "Testing_01.txt")
         )
-        train, val = split_80_20(trainval, rng)
-        return train, val, test
+        return *split_80_20(trainval, rng), test

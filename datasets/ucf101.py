@@ -17,7 +17,8 @@ class UCF101(Benchmark):
     def make_split(self, rng: random.Random) -> Splits:
         lists = self.folder / "ucfTrainTestlist"
         names = lists / "classInd.txt"
-        labels = dict(read_annotations(names, "label Class", lambda n, name: (name, int(n) - 1)))
+        pairs = read_annotations(names, "label Class", lambda n, name: (name, int(n) - 1))
+        labels = dict(pairs)
 
         def datum(line: str) -> Datum:
             action, video = line.split()[0].split("/")  # in the training list the label follows
@@ -28,5 +29,4 @@ class UCF101(Benchmark):
             read_annotations(lists / file, "Class/video.avi", datum, names)
             for file in ("trainlist01.txt", "testlist01.txt")
         )
-        train, val = split_80_20(trainval, rng)
-        return train, val, test
+        return *split_80_20(trainval, rng), test

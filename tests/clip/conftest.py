@@ -20,8 +20,10 @@ def no_settings(monkeypatch, tmp_path) -> None:
 
 
 class Server:
-    """Serves `files`; the first requests are cut after `cuts` bytes each. `requests` are (path,
-    Range header)."""
+    """Serves `files`; the first answers are cut after `cuts` bytes each.
+
+    `requests` are (path, Range header).
+    """
 
     def __init__(self):
         self.files: dict[str, bytes] = {}
@@ -76,8 +78,7 @@ class Server:
         request.wfile.write(b"%x\r\n%s\r\n" % (len(body) + 9, body) if self.chunked else body)
 
     def add_model(self, monkeypatch, name: str, content: bytes) -> str:
-        """Make `content` the archive of a name of `MODELS`; returns its path below this server's
-        address."""
+        """Make `content` the archive of a name of `MODELS`; returns its path on this server."""
         file = MODELS[name].rsplit("/", 1)[1]
         path = f"/{hashlib.sha256(content).hexdigest()}/{file}"
         monkeypatch.setitem(MODELS, name, OPENAI + path)

@@ -10,8 +10,7 @@ from reference.weights import ARCHS, openai_state_dict
 
 
 def rn50_state_dict(text_layers: int = 12, width: int = 64, size: int = 224) -> dict[str, Tensor]:
-    """RN50's, or those of a narrower one for images of another size. No gain is one and no bias
-    zero."""
+    """RN50's, or those of a narrower one for other images. No gain is one and no bias zero."""
     embed_dim = 16 * width
     arch = replace(
         ARCHS["tiny"], embed_dim=embed_dim, text_width=8 * width, text_layers=text_layers

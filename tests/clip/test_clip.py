@@ -141,5 +141,6 @@ def test_the_transform_is_openais(mode, size):
 
 
 def test_importing_clip_imports_no_other_towers():
-    code = "import sys, clip; print([m for m in ('open_clip', 'torchvision', 'timm', 'safetensors') if m in sys.modules])"
+    others = ("open_clip", "torchvision", "timm", "safetensors")
+    code = f"import sys, clip; print([m for m in {others} if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"

@@ -81,8 +81,7 @@ def test_the_mirror_given_goes_before_the_environments(server, monkeypatch, tmp_
 
 
 def test_an_address_can_stand_for_a_model(server, monkeypatch, tmp_path):
-    """Not checked, there being no SHA-256 in it; so it may not take the place of OpenAI's file in
-    the cache."""
+    """Without a SHA-256 it is not checked: it may not take the place of OpenAI's file."""
     server.files |= {
         "/a/ViT-B-16.pt": CONTENT,
         "/b/ViT-B-16.pt": CONTENT[:9],
@@ -140,9 +139,8 @@ def test_an_unchecked_file_is_not_pieced_together(server, url, target):
 
 def test_a_wrong_file_is_refused_and_removed(server, url, target):
     line = failure_line(fetch, url, target, "0" * 64)
-    assert line.startswith(
-        f"{url}: not the file expected (its SHA-256 is wrong), removed; run again, or set CLIP_MIRROR"
-    )
+    told = f"{url}: not the file expected (its SHA-256 is wrong), removed; run again, or set CLIP_"
+    assert line.startswith(told)
     assert not target.exists() and not part_of(target).exists() and len(server.requests) == 1
 
 
@@ -174,8 +172,7 @@ def test_a_length_that_is_no_number_is_not_known(server, url, target, length):
 
 
 def test_416(server, url, target):
-    """Said to whoever asks for all of it; for what an earlier run left: right, too long, of another
-    file."""
+    """To who asks for all of it; for an earlier run's part: right, too long, another file's."""
     server.status = 416
     assert f"cannot download {url} (the server says 416 " in failure_line(
         fetch, url, target, SHA256
@@ -203,7 +200,8 @@ def test_416(server, url, target):
 def test_an_address_of_other_letters(server, target):
     server.files["/mod%C3%A8le%20%C3%A9t%C3%A9.pt"] = CONTENT
     assert fetch(f"{server.address}/modèle été.pt", target).read_bytes() == CONTENT
-    assert "x/modèle (" in failure_line(fetch, "http://127.0.0.1:1/x/modèle", target.with_name("y"))
+    line = failure_line(fetch, "http://127.0.0.1:1/x/modèle", target.with_name("y"))
+    assert "x/modèle (" in line
 
 
 def test_a_long_name_in_an_address(server):

@@ -1,5 +1,4 @@
-"""Layers with frozen weights against the plain formulas in double precision, by both of a CPU's
-kernels."""
+"""Layers with frozen weights against the plain formulas, by both of a CPU's kernels."""
 
 import pytest
 import torch

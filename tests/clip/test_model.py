@@ -25,8 +25,7 @@ def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("arch", ["ViT-B/16", "ViT-B/32", "ViT-L/14", "RN50"])
 def test_features_are_open_clips(arch, tmp_path, monkeypatch):
-    """From a state dict in single precision, and from an archive of OpenAI's: TorchScript, half,
-    known by its hash."""
+    """From a state dict in single precision, and from an archive of OpenAI's in half."""
     # The ViT-L/14's width with fewer of its blocks: this takes seconds as it is.
     monkeypatch.setitem(
         ARCHS, "ViT-L/14", replace(ARCHS["ViT-L/14"], vision_layers=3, text_layers=2)
@@ -60,8 +59,7 @@ def test_features_are_open_clips(arch, tmp_path, monkeypatch):
 
 
 def as_in_archives(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The types OpenAI's archives have: half, but for norms, embeddings, classes, the temperature
-    and whole numbers."""
+    """In the types of OpenAI's archives: half, but for norms, embeddings and the temperature."""
     kept = ("ln_", "bn", "downsample.1", "embedding", "logit_scale")
     return {
         key: w if any(name in key for name in kept) or not w.is_floating_point() else w.half()
@@ -78,8 +76,7 @@ def test_logits_are_temperature_times_cosine(weights, clip64):
 
 
 def test_prefix_and_suffixes_are_the_whole_prompts(clip64, weights):
-    """encode_prompts with two prefixes and deep prompts, against every class whole in
-    nn.MultiheadAttention."""
+    """Two prefixes and deep prompts, against every class whole in nn.MultiheadAttention."""
     plain = PlainCLIP(weights, torch.float64)
     generator = torch.Generator().manual_seed(0)
     tokens = tokenize(
@@ -109,8 +106,7 @@ def test_a_prompt_too_long_for_the_tower_is_refused(clip64):
 
 
 def test_adapters_are_added_after_each_block_from_its_normalised_input(clip64):
-    """An adapter that returns its input shifts every block's output by ln_1 of the block's
-    input."""
+    """An adapter that returns its input adds ln_1(block's input) to every block's output."""
     image = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     seen = []
 

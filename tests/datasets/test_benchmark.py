@@ -67,8 +67,7 @@ def test_split_shares_are_rounded_per_class():
 
 
 def test_a_class_of_three_has_one_image_on_each_side():
-    """Larger classes are cut as upstream cuts them, which allows no empty side; of two images none
-    validates."""
+    """Larger classes are cut as upstream's are; of two images none validates."""
     for n in range(2, 200):
         items = [Datum(str(i), 0, classname="a") for i in range(n)]
         train, val, test = split_50_20_30(items, random.Random(0))
@@ -87,7 +86,8 @@ def test_classes_that_are_missing_on_a_side_are_named(cfg, tmp_path, capsys):
     split.write_text(json.dumps({"train": rows, "val": rows[1:2], "test": rows[:2]}))
     Pets(cfg)
     assert capsys.readouterr().out.splitlines() == [
-        f"{split}: 2 images are to train on and to test with as well, the first is {tmp_path}/pets/images/Cat/0.JPG",
+        f"{split}: 2 images are to train on and to test with as well, the first is "
+        f"{tmp_path}/pets/images/Cat/0.JPG",
         "2 of 3 classes have no validation images and do not count there: Cat, dog",
         "1 of 3 classes have no test images and do not count there: dog",
     ]
@@ -108,8 +108,7 @@ def test_a_split_files_order_and_backslashes_are_kept(cfg, tmp_path):
 
 
 def test_few_shot_picks_are_upstreams(cfg, tmp_path):
-    """By hand: seeded like the run, random.sample over the labels in order of first appearance,
-    train before val."""
+    """By hand: random.sample, seeded as the run, by label as they appear, train before val."""
     rows = [[f"{c}/{i}.JPG", label, c] for label, c in ((1, "dog"), (0, "Cat")) for i in range(8)]
     val = [[f"{c}/{i}.JPG", label, c] for label, c in ((1, "dog"), (0, "Cat")) for i in (8, 9)]
     (tmp_path / "pets" / "split_zhou_Pets.json").write_text(

@@ -1,5 +1,4 @@
-"""The doctor's findings on trees in the real layouts; the published counts are replaced by the
-trees' own."""
+"""The doctor's findings on trees in the real layouts, whose counts stand for the published."""
 
 import json
 import os
@@ -38,8 +37,7 @@ def listing(root: Path) -> dict[Path, tuple[int, int]]:
 
 @pytest.fixture
 def diagnose(tmp_path, capsys):
-    """Runs the doctor on `tmp_path`; returns exit code and output, having checked that it has
-    written nothing."""
+    """Runs the doctor on `tmp_path`, where it writes nothing; returns exit code and output."""
 
     def run(*args: str) -> tuple[int, str]:
         before = listing(tmp_path)
@@ -89,10 +87,8 @@ def test_all_fifteen_unless_named(tmp_path, diagnose):
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()[2:17]] == list(doctor.PUBLISHED)
     assert out.count(" missing ") == 14 and out.count(" found ") == 1
-    assert (
-        f"Food101: There is no folder {tmp_path}/food-101\n  python -m datasets.prepare Food101 --root"
-        in out
-    )
+    told = f"Food101: There is no folder {tmp_path}/food-101\n  python -m datasets.prepare Food101 "
+    assert f"{told}--root" in out
     assert diagnose("EUROSAT", "oxford_flowers")[0] == 1
     assert diagnose("EUROSAT")[0] == 0
 
@@ -145,10 +141,8 @@ def test_a_split_made_of_half_a_folder(tmp_path, diagnose):
     (tmp_path / "aside.jpg").rename(folder / "images" / "banded" / "banded_0000.jpg")
     code, out = diagnose("dtd")
     assert code == 1
-    assert (
-        f"{folder}/split_zhou_DescribableTextures.json lacks 1 images: it was made of a folder that was not whole"
-        in out
-    )
+    line = "lacks 1 images: it was made of a folder that was not whole"
+    assert f"{folder}/split_zhou_DescribableTextures.json {line}" in out
 
 
 def test_a_split_file_that_names_absent_images(tmp_path, diagnose):
@@ -158,7 +152,8 @@ def test_a_split_file_that_names_absent_images(tmp_path, diagnose):
     for path, *_ in gone:
         (folder / "images" / path).unlink()
     code, out = diagnose("food101")
-    line = f"split_zhou_Food101.json names 2 images that are not there, the first is {folder}/images/{gone[0][0]}"
+    line = "split_zhou_Food101.json names 2 images that are not there, the first is "
+    line += f"{folder}/images/{gone[0][0]}"
     assert code == 1 and " incomplete " in out and line in out
 
 
@@ -310,9 +305,8 @@ def test_deep(tmp_path, diagnose, monkeypatch):
     assert diagnose("ucf101")[0] == 0
     code, out = diagnose("ucf101", "--deep")
     assert code == 1 and " incomplete " in out
-    assert (
-        f"UCF101: 2 images cannot be opened: {images}/Yo_Yo/v_YoYo_g0" in out and ".jpg, …\n" in out
-    )
+    assert f"UCF101: 2 images cannot be opened: {images}/Yo_Yo/v_YoYo_g0" in out
+    assert ".jpg, …\n" in out
     assert mend(out) == f"python -m datasets.prepare UCF101 --root {tmp_path} --again"
 
 

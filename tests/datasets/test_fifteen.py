@@ -1,5 +1,4 @@
-"""The fifteen benchmarks in their real layout: class names and counts by hand, what torchvision
-reads, and errors."""
+"""The fifteen benchmarks in their real layout: names and counts, torchvision's view, errors."""
 
 import json
 import os
@@ -27,8 +26,7 @@ REPO = Path(__file__).resolve().parents[2]
 
 @dataclass
 class Known:
-    """What is known of the tree that `trees` makes: its folder, its class names by label, its
-    counts."""
+    """What is known of a tree that `trees` makes."""
 
     folder: str
     classnames: list[str]
@@ -38,8 +36,9 @@ class Known:
 
 WNID_NAMES = list(trees.WNIDS.values())
 EUROSAT = [
-    "Annual Crop Land", "Forest", "Herbaceous Vegetation Land", "Highway or Road", "Industrial Buildings",
-    "Pasture Land", "Permanent Crop Land", "Residential Buildings", "River", "Sea or Lake",
+    "Annual Crop Land", "Forest", "Herbaceous Vegetation Land", "Highway or Road",
+    "Industrial Buildings", "Pasture Land", "Permanent Crop Land", "Residential Buildings",
+    "River", "Sea or Lake",
 ]  # fmt: skip
 CARS = ["2000 AM General Hummer SUV", "2012 Acura TL Sedan", "2012 Ram C/V Cargo Van Minivan"]
 FLOWERS = ["pink primrose", "hard-leaved pocket orchid", "canterbury bells"]
@@ -127,8 +126,11 @@ def test_a_split_file_is_read_as_it_is(config, tmp_path):
     made = load(config, tmp_path)
     file = folder / f"split_zhou_{type(made).__name__}.json"
     start = folder / SPLIT[config].images
-    ours = {name: [[str(Path(p).relative_to(start)), n, c] for p, n, c in rows(split)]
-            for name, split in (("train", made.train_x), ("val", made.val), ("test", made.test))}  # fmt: skip
+    splits = {"train": made.train_x, "val": made.val, "test": made.test}
+    ours = {
+        name: [[str(Path(p).relative_to(start)), n, c] for p, n, c in rows(split)]
+        for name, split in splits.items()
+    }
     assert json.loads(file.read_text()) == ours
     # Upstream's, with another order and other names, written on Windows.
     theirs = {
@@ -463,7 +465,8 @@ MALFORMED = {
     ): 'line 2 is not "name label species',
     ("fgvc_aircraft", "images_variant_val.txt", "0020001 ", "0020001"): 'line 2 is not "id class"',
     ("fgvc_aircraft", "variants.txt", "F/A-18", "F-18"): (
-        r"images_variant_train.txt, line 2: 'F/A-18' is not in \S+/fgvc_aircraft/variants.txt. Get both files again"
+        r"images_variant_train.txt, line 2: 'F/A-18' is not in \S+/fgvc_aircraft/variants.txt. "
+        "Get both files again"
     ),
     (
         "sun397",
@@ -555,7 +558,8 @@ def test_validation_images_of_imagenet_that_were_never_sorted(tmp_path):
     folder = make_tree("imagenet", tmp_path) / "images" / "val"
     for path in list(folder.rglob("*.JPEG")):
         path.rename(folder / path.name)
-    told = f"images/val holds 22 images .*: python -m datasets.prepare imagenet --root {tmp_path} sorts them, .*DATASETS"
+    command = f"python -m datasets.prepare imagenet --root {tmp_path}"
+    told = f"images/val holds 22 images .*: {command} sorts them, .*DATASETS"
     with pytest.raises(Failure, match=told):
         load("imagenet", tmp_path)
 

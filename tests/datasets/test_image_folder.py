@@ -53,7 +53,8 @@ def test_class_folders_are_split_once(tmp_path, capsys):
     # More images change nothing, but that is said.
     touch(tmp_path, {"eagle_owl": 4})
     assert rows(load(tmp_path).test) == rows(data.test)
-    told = f'{tmp_path}/eagle_owl/0.PNG of class "eagle_owl", first of 4 images, is not in split_zhou_ImageFolder.json as'
+    told = f'{tmp_path}/eagle_owl/0.PNG of class "eagle_owl", first of 4 images, is not in '
+    told += "split_zhou_ImageFolder.json as"
     assert (
         f"{told} such. Runs go by the file: remove it, and split_fewshot" in capsys.readouterr().out
     )
@@ -180,7 +181,8 @@ def test_what_pillow_can_open_is_an_image(tmp_path, capsys):
     }
     assert files == {Path(name) / file for name in ("auk", "owl") for file in FORMATS}
     assert all(read_image(str(tmp_path / file)).size == (8, 8) for file in files)
-    told = f"{tmp_path}: 7 files or folders are left out, being no images that Pillow can open: overview.png, auk/"
+    told = f"{tmp_path}: 7 files or folders are left out, being no images that Pillow can open: "
+    told += "overview.png, auk/"
     assert capsys.readouterr().out.startswith(told)
     load(tmp_path)
     assert capsys.readouterr().out.count("\n") == 1  # only that again

@@ -1,12 +1,11 @@
-"""Upstream's pickles: the same picks on another machine, and nothing that a pickle could do
-besides."""
+"""Upstream's pickles: the same picks on another machine, and no code that is run."""
 
 import builtins
 import json
 import os
 import pickle
 import random
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import pytest
 
@@ -20,8 +19,7 @@ from .trees import image
 
 
 def upstreams_picks(data, shots: int) -> dict[str, list[Datum]]:
-    """What upstream picks: per label, in order of first appearance, the picks of
-    `random.sample`."""
+    """What upstream picks: `random.sample` of each label, in order of first appearance."""
     set_random_seed(7)
     picks = {}
     for name, split, n in (("train", data.train_x, shots), ("val", data.val, min(shots, 4))):
@@ -57,8 +55,10 @@ def test_upstreams_picks_of_another_machine(there, protocol, tmp_path):
     picks = upstreams_picks(whole, 2)
     save(moved(picks, folder, there), folder / "split_fewshot" / "shot_2-seed_1.pkl", protocol)
     # a cache of ours with other picks gives way to it
-    other = {n: [[str(Path(d.impath).relative_to(folder / "2750")), d.label, d.classname] for d in s[:1]]
-             for n, s in (("train", whole.train_x), ("val", whole.val))}  # fmt: skip
+    other = {
+        name: [[str(Path(d.impath).relative_to(folder / "2750")), d.label, d.classname]]
+        for name, d in (("train", whole.train_x[0]), ("val", whole.val[0]))
+    }
     (folder / "split_fewshot" / "shot_2-seed_1.json").write_text(json.dumps(other))
     data = load("eurosat", tmp_path, NUM_SHOTS=2)
     assert rows(data.train_x) == rows(picks["train"]) and len(data.train_x) == 20
@@ -72,21 +72,20 @@ def test_windows_paths(tmp_path):
     folder = make_tree("eurosat", tmp_path)
     picks = upstreams_picks(load("eurosat", tmp_path), 1)
     for separator in ("/", "\\"):  # upstream joins the folder with a split file's path
+        folders = "D:\\data\\eurosat\\2750"
         windows = {
             name: [
-                Datum(f"D:\\data\\eurosat\\2750{separator}{PureWindowsPath(d.impath).parent.name}{separator}"
-                      f"{PureWindowsPath(d.impath).name}", d.label, 0, d.classname)
+                Datum(separator.join([folders, *d.impath.split("/")[-2:]]), d.label, 0, d.classname)
                 for d in split
             ]
             for name, split in picks.items()
-        }  # fmt: skip
+        }
         save(windows, folder / "split_fewshot" / "shot_1-seed_1.pkl")
         assert rows(load("eurosat", tmp_path, NUM_SHOTS=1).train_x) == rows(picks["train"])
 
 
 def test_imagenets_pickles(tmp_path):
-    """preprocessed.pkl decides the order, and with it what is picked; few-shot files hold training
-    images only."""
+    """preprocessed.pkl's order decides what is picked; few-shot files hold training images."""
     folder = make_tree("imagenet", tmp_path)
     listed = load("imagenet", tmp_path)
     there = "/scratch/imagenet"
@@ -163,7 +162,8 @@ def test_anything_but_datum_is_refused(name, tmp_path, monkeypatch):
 
 DATUM = b"cdassl.data.datasets.base_dataset\nDatum\n"
 BY_HAND = {
-    "an attribute of Datum": b"\x80\x04\x8c\x20dassl.data.datasets.base_dataset\x8c\x0eDatum.__init__\x93.",
+    "an attribute of Datum": b"\x80\x04\x8c\x20dassl.data.datasets.base_dataset"
+    b"\x8c\x0eDatum.__init__\x93.",
     "a module of Datum's module": b"cdassl.data.datasets.base_dataset\nrandom\n.",
     "the os module by a dotted name": b"\x80\x04\x8c\x02os\x8c\x06system\x93.",
 }
@@ -249,7 +249,8 @@ def test_picks_that_this_split_does_not_have(tmp_path):
     for bad, line in (
         (
             data.test[0],
-            rf"picks {data.test[0].impath} for class 0, which is no such image of this split.*split file",
+            rf"picks {data.test[0].impath} for class 0, which is no such image of this split"
+            ".*split file",
         ),
         (Datum(good.impath, 4, 0, "x"), "for class 4, which is no such image of this split"),
         (

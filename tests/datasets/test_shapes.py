@@ -1,5 +1,4 @@
-"""The drawn benchmark: the same images every time, all classes, safe when several runs start at
-once."""
+"""The drawn benchmark: the same images every time, all classes, also when runs start at once."""
 
 import filecmp
 import json
@@ -105,8 +104,7 @@ def test_runs_that_start_at_once_share_one_drawing(tmp_path):
 
 
 def test_images_show_what_their_name_says():
-    """Colour at the centre, count by the number of separate objects, another outline for each
-    shape."""
+    """The colour at the centre, as many separate objects, another outline for each shape."""
     from scipy.ndimage import label
 
     style = Style(noise=0, fade=(0, 0), shade=0, rotation=0)
