@@ -8,6 +8,8 @@ from torch import Tensor
 
 from dassl.utils.errors import UsageError
 
+from .model import NOTHING
+
 NEEDS_VIT = (
     "prompts or adapters in the image tower: this needs a ViT, the model has a ResNet; "
     "choose ViT-B/16, say"
@@ -28,11 +30,7 @@ class ResNet(ModifiedResNet):
         raise UsageError(NEEDS_VIT)
 
     def forward(
-        self,
-        image: Tensor,
-        prompts: None = None,
-        deep: Mapping | None = None,
-        adapt: Mapping | None = None,
+        self, image: Tensor, prompts: None = None, deep: Mapping = NOTHING, adapt: Mapping = NOTHING
     ) -> Tensor:
         """Image features, not normalised: (B, 3, R, R) -> (B, D).
 
