@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Torch gives single-precision products to MKL, which leaves AVX-512 unused on AMD's CPUs: oneDNN is
-# twice as fast there (bench/cpu.py). The operator is torch.compile's, no public one;
+# twice as fast there (python -m bench.cpu). The operator is torch.compile's, no public one;
 # where a version has it not, all is as usual.
 ONEDNN = torch.backends.cpu.get_cpu_capability() == "AVX512" and hasattr(
     torch.ops.mkldnn, "_linear_pointwise"
