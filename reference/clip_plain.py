@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 HEAD_WIDTH = 64
 
-# (index of a block, ln_1 of its input (B, L, W)) -> what is added to its output (B, L, W)
+# An adapter: (index of a block, ln_1 of its input (B, L, W)) -> what its output gets (B, L, W)
 Adapt = Callable[[int, Tensor], Tensor]
 
 
@@ -139,9 +139,8 @@ class PlainCLIP(nn.Module):
         """
         length = embeddings.shape[1]
         x = embeddings + self.positional_embedding[:length]
-        mask = torch.full((length, length), float("-inf"), dtype=self.dtype, device=x.device).triu(
-            diagonal=1
-        )
+        mask = torch.full((length, length), float("-inf"), dtype=self.dtype, device=x.device)
+        mask = mask.triu(diagonal=1)  # causal: no token sees those behind it
         for i, block in enumerate(self.transformer.resblocks):
             if deep and i in deep:
                 start, prompts = deep[i]
