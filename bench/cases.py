@@ -73,8 +73,12 @@ class Case:
 
 def sizes(quick: bool) -> dict[str, list[tuple[str, int, tuple[int, ...]]]]:
     """Of each table: methods, batch sizes, numbers of classes."""
-    train, images, test = ((2, 11), 6, (3, 11)) if quick else ((5, 50, 500), 100, (10, 100, 1000))
-    few, one, eight = ((2,), (3,), (3,)) if quick else ((5, 50), (10, 50, 100), (50,))
+    train = (2, 11) if quick else (5, 50, 500)
+    few = train[:1] if quick else train[:2]
+    images = 6 if quick else 100
+    test = (3, 11) if quick else (10, 100, 1000)
+    one = (3,) if quick else (10, 50, 100)
+    eight = (3,) if quick else (50,)
     pairs = [("P2C", 4, few)]
     return {
         "maple": [("MaPLe", 4, train)],
@@ -111,7 +115,8 @@ def class_names(count: int) -> list[str]:
 
 def make_batch(case: Case) -> Batch:
     """Random images and labels, on the device."""
-    generator, size = torch.Generator().manual_seed(1), ARCHS[case.arch].image_size
+    generator = torch.Generator().manual_seed(1)
+    size = ARCHS[case.arch].image_size
     image = torch.randn(case.batch, 3, size, size, generator=generator)
     label = torch.randint(case.classes, (case.batch,), generator=generator)
     batch = {"img": image, "label": label, "domain": torch.zeros_like(label)}
@@ -124,18 +129,20 @@ class NoData:
     classnames: list[str]
 
     def build_data_loader(self) -> None:
-        count = len(self.classnames)
-        self.num_classes, self.lab2cname = count, dict(enumerate(self.classnames))
+        self.num_classes = len(self.classnames)
+        self.lab2cname = dict(enumerate(self.classnames))
         dataset = SimpleNamespace(classnames=self.classnames)
-        self.dm = SimpleNamespace(dataset=dataset, num_classes=count)
+        self.dm = SimpleNamespace(dataset=dataset, num_classes=self.num_classes)
         self.train_loader_x = self.train_loader_u = self.val_loader = self.test_loader = None
 
 
 def our_trainer(case: Case, weights: Mapping[str, Tensor], *opts: str) -> TrainerX:
-    """The method's trainer with its published settings, ready for a step of its first epoch."""
-    arch, node = ARCHS[case.arch], f"TRAINER.{case.method.upper()}"
+    """The method's trainer as published, ready for a step of its first epoch."""
+    arch = ARCHS[case.arch]
+    node = f"TRAINER.{case.method.upper()}"
     settings = {
-        "DATASET.NAME": "EuroSAT" if case.classes <= len(EUROSAT) else "ImageNet",  # its attributes
+        # Whose attributes are learned.
+        "DATASET.NAME": "EuroSAT" if case.classes <= len(EUROSAT) else "ImageNet",
         "USE_CUDA": case.device == "cuda",
         "INPUT.SIZE": f"({arch.image_size},{arch.image_size})",
         f"{node}.PREC": case.prec,
@@ -168,7 +175,8 @@ def without_noise(trainer: TrainerX) -> Iterator[None]:
     cfg = trainer.cfg
     cfg.defrost()
     # Not ENABLED False: a CUDA graph captured meanwhile would stay without noise.
-    before, cfg.TRAINER.P2C.DPD.SIGMA_MAX = cfg.TRAINER.P2C.DPD.SIGMA_MAX, 0.0
+    before = cfg.TRAINER.P2C.DPD.SIGMA_MAX
+    cfg.TRAINER.P2C.DPD.SIGMA_MAX = 0.0
     trainer.before_epoch()
     yield
     cfg.TRAINER.P2C.DPD.SIGMA_MAX = before

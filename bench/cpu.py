@@ -1,7 +1,7 @@
-"""Where a CPU's time goes in P2C's evaluation and training step: python -m bench.cpu [--prec bf16].
+"""Where a CPU's time goes in P2C's evaluation and training step: python -m bench.cpu.
 
-ViT-B/16 with random weights. First the towers' matrix products by torch (MKL) and by oneDNN, in
-turns; then the shares of torch's operators.
+ViT-B/16 with random weights. First the towers' matrix products by torch (MKL) and by
+oneDNN, in turns; then the shares of torch's operators.
 """
 
 import argparse
@@ -38,7 +38,8 @@ def products(rounds: int) -> str:
     """A row for each shape of the towers' products."""
     rows = []
     for count, width, out in SHAPES:
-        x, weight, bias = torch.randn(count, width), torch.randn(out, width), torch.randn(out)
+        x = torch.randn(count, width)
+        weight, bias = torch.randn(out, width), torch.randn(out)
         both = [partial(product, x, weight, bias) for product in (F.linear, frozen._onednn)]
         alternate(*both, rounds=1)  # warm-up
         mkl, onednn = alternate(*both, rounds=4 * rounds)
@@ -62,10 +63,10 @@ def shares(name: str, step: Callable[[], object], rounds: int) -> str:
         names = (part for start, part in PARTS.items() if event.key.startswith(start))
         parts[next(names, "the rest")] += event.self_cpu_time_total
     heading = f"{name}, {parts.total() / rounds / 1e3:.0f} ms"
-    costs = parts.most_common()
-    return table(
-        [{heading: part, "share": f"{100 * us / parts.total():.1f}%"} for part, us in costs]
-    )
+    rows = []
+    for part, spent in parts.most_common():
+        rows.append({heading: part, "share": f"{100 * spent / parts.total():.1f}%"})
+    return table(rows)
 
 
 def main() -> None:

@@ -1,16 +1,17 @@
-"""An epoch of data loading alone, images kept decoded or not: python -m bench.data [--images 256].
+"""An epoch of data loading alone, images kept decoded or not: python -m bench.data.
 
-Makes JPEGs of 500 × 400 in a temporary folder and loads them as P2C's ViT-B/16 config does, an
-epoch with kept images and one that reads the files, in turns: training images kept in memory
-(DATALOADER.CACHE_MB), then test images in one file (DATALOADER.TEST_CACHE), which includes
-checking that file's hash and making floats of it.
+Makes JPEGs of 500 × 400 in a temporary folder and loads them as P2C's ViT-B/16 config
+does, an epoch with kept images and one that reads the files, in turns: training images
+kept in memory (DATALOADER.CACHE_MB), then test images in one file (DATALOADER.TEST_CACHE),
+which includes checking that file's hash and making floats of it.
 """
 
 import argparse
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -40,8 +41,9 @@ def make_images(folder: str, count: int) -> list[Datum]:
         coarse = Image.fromarray(rng.integers(0, 256, (20, 25, 3), dtype=np.uint8))
         soft = coarse.resize((500, 400), Image.BICUBIC)
         noisy = np.asarray(soft) + rng.normal(0, 12, (400, 500, 1))
-        items.append(Datum(f"{folder}/{i}.jpg", label=i % 16, domain=0, classname=str(i % 16)))
-        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(items[-1].impath, quality=90)
+        image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+        image.save(f"{folder}/{i}.jpg", quality=90)
+        items.append(Datum(f"{folder}/{i}.jpg", label=i % 16, classname=str(i % 16)))
     return items
 
 
@@ -58,13 +60,15 @@ def drain(batches: Iterable) -> None:
 
 
 def training(items: list[Datum], workers: int, epochs: int) -> dict[str, str]:
-    """Seconds of the first epoch, which fills the memory and starts the workers, and later ones."""
-    loaders = []
-    for megabytes in (0, 2048):
+    """Seconds of the first epoch, which fills memory and starts workers, and later ones."""
+
+    def epoch(megabytes: int) -> Callable[[], None]:
         cfg = config(workers)
         cfg.DATALOADER.CACHE_MB = megabytes
-        loaders.append(build_data_loader(cfg, "RandomSampler", items, 4, tfm=build_transform(cfg)))
-    files, memory = (lambda loader=loader: drain(loader) for loader in loaders)
+        tfm = build_transform(cfg)
+        return partial(drain, build_data_loader(cfg, "RandomSampler", items, 4, tfm=tfm))
+
+    files, memory = epoch(0), epoch(2048)
     first = seconds_of(files), seconds_of(memory)
     later = alternate(files, memory, rounds=epochs)
     return {
@@ -84,15 +88,12 @@ def testing(items: list[Datum], workers: int, epochs: int) -> dict[str, str]:
     tfm = build_transform(cfg, is_train=False)
     loader = build_data_loader(cfg, "SequentialSampler", items, 100, tfm=tfm, is_train=False)
 
-    def files() -> None:
-        drain(loader)
-
     def one_file() -> None:
         drain(kept_images(loader, "test", torch.device("cpu"))[0])
 
     with redirect_stdout(None):  # it says where it keeps them
         made = seconds_of(one_file)
-        read, found = alternate(files, one_file, rounds=epochs)
+        read, found = alternate(partial(drain, loader), one_file, rounds=epochs)
     return {
         "test images/s, files": f"{len(items) / median(read):.0f}",
         "one file, made": f"{len(items) / made:.0f}",
@@ -110,7 +111,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         items = make_images(folder, args.images)
         kilobytes = sum(os.path.getsize(item.impath) for item in items) / len(items) / 1024
-        print(f"{machine()}; {args.images} JPEGs of {kilobytes:.0f} KB; medians of {args.epochs}")
+        about = f"{args.images} JPEGs of {kilobytes:.0f} KB; medians of {args.epochs} epochs"
+        print(f"{machine()}; {about}")
         for measure in (training, testing):
             rows = []
             for workers in sorted({0, 1, min(8, cpu_cores())}):

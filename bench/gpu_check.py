@@ -1,8 +1,8 @@
 """Is all as it should be on this GPU? tests/gpu, the bench's CUDA tables, P2C beside the CPU.
 
-Ends with a table of what was checked and what it said, and writes it, with the card, the versions
-and the bench's tables, to OUTPUT/gpu_check.md: for a bug report, or docs/BENCHMARKS.md. Needs no
-network; 15 minutes at most.
+Ends with a table of what was checked and what it said, and writes it, with the card, the
+versions and the bench's tables, to OUTPUT/gpu_check.md: for a bug report, or
+docs/BENCHMARKS.md. Needs no network; 15 minutes at most.
 """
 
 import os
@@ -44,16 +44,18 @@ def tests(folder: Path) -> list[Row]:
     file = folder / "tests.xml"
     done = run(["bash", "scripts/test.sh", "tests/gpu", f"--junitxml={file}"])
     if not file.is_file():
-        return [("tests/gpu", f"did not run: {' '.join(done.stdout.splitlines()[-1:])}", False)]
-    passed, failed = defaultdict(int), defaultdict(list)
+        last = " ".join(done.stdout.splitlines()[-1:])
+        return [("tests/gpu", f"did not run: {last}", False)]
+    passed: dict[str, int] = defaultdict(int)
+    failed: dict[str, list[str]] = defaultdict(list)
     for case in ET.parse(file).iter("testcase"):
         name = case.get("name")
         function = name.partition("[")[0].removeprefix("test_").replace("_", " ")
         where = f"{case.get('classname')}: {function}"
-        bad = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
-        passed[where] += bad is None
-        if bad is not None:
-            why = (bad.get("message") or bad.tag).splitlines()[0]
+        bad = [child for child in case if child.tag in ("failure", "error", "skipped")]
+        passed[where] += not bad
+        if bad:
+            why = (bad[0].get("message") or bad[0].tag).splitlines()[0]
             failed[where].append(f"; NOT {name}: {why}")
     return [
         (where, f"{count} passed{''.join(failed[where])}", not failed[where])
@@ -126,8 +128,9 @@ def report(folder: Path, rows: list[Row]) -> int:
     columns = ("what was checked", "what it said", "")
     words = [(what, said, "ok" if fine else "NOT OK") for what, said, fine in rows]
     checked = table([dict(zip(columns, row, strict=True)) for row in words])
-    measured, file = folder / "bench.md", folder.with_suffix(".md")
+    measured = folder / "bench.md"
     tables = measured.read_text() if measured.is_file() else ""
+    file = folder.with_suffix(".md")
     file.write_text(f"{collect_env_info()}\n{code()}\n\n{checked}\n\n{tables}")
     print(f"{checked}\n\nwritten, with the bench's tables, to {file}")
     return 0 if all(fine for *_, fine in rows) else 1

@@ -1,8 +1,9 @@
 """How the code is built, in numbers: python -m bench.house [--repo DIR].
 
-Prints markdown tables: the size of each room (a top-level folder), files and functions that are too
-long, and the way of one training batch of P2C through the files. A batch's way is what is called
-between the call of forward_backward and its return, in a run of train.py on the bundled benchmark.
+Prints markdown tables: the size of each room (a top-level folder), files and functions
+that are too long, and the way of one training batch of P2C through the files. A batch's way
+is what is called between the call of forward_backward and its return, in a run of train.py
+on the bundled benchmark.
 """
 
 import argparse
@@ -36,7 +37,7 @@ def room_of(file: str) -> str:
 
 
 def read(repo: Path) -> dict[str, str]:
-    """Path, relative to the repository, and text of each Python file; nothing of hidden folders."""
+    """Path, relative to the repository, and text of each Python file not in a hidden folder."""
     paths = (path.relative_to(repo) for path in sorted(repo.rglob("*.py")))
     seen = (path for path in paths if not any(part.startswith(".") for part in path.parts))
     return {path.as_posix(): (repo / path).read_text(encoding="utf-8") for path in seen}
@@ -142,8 +143,9 @@ def trace_step(repo: Path, number: int = 2) -> list[Call]:
     from dassl.engine import TRAINER_REGISTRY
     from datasets.shapes import Shapes
 
-    method, calls, steps = TRAINER_REGISTRY.get("P2C"), [], []
+    method = TRAINER_REGISTRY.get("P2C")
     usual = method.forward_backward
+    calls, steps = [], []
 
     def traced(trainer: object, batch: dict) -> dict:
         steps.append(batch)
@@ -171,32 +173,31 @@ def step_of(repo: Path) -> list[Call]:
     """`trace_step` in a process of its own, which imports that repository."""
     command = [sys.executable, "-P", "-W", "ignore", __file__, "--step"]
     env = os.environ | {"PYTHONPATH": str(repo), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=repo, env=env, stdout=subprocess.PIPE, text=True, check=True)
-    return [tuple(call) for call in json.loads(done.stdout)]
+    printed = subprocess.check_output(command, cwd=repo, env=env, text=True)
+    return [tuple(call) for call in json.loads(printed)]
 
 
 def report(repo: Path) -> str:
     files = read(repo)
-    table = tabulate(rooms(files), headers="keys", tablefmt="pipe", disable_numparse=True)
-    parts = [table]
-    for what, found in (
-        (f"files of more than {FILE} lines", long_files(product(files))),
-        (f"functions of more than {FUNCTION} lines", long_functions(product(files))),
-    ):
-        parts.append("\n".join([f"The product's {what}: {len(found)}", *map("- {}".format, found)]))
     numbers = way(step_of(repo))
-    entered = numbers.pop("files")
-    lines = [f"The way of one training batch: {len(entered)} files"]
-    lines += [f"{i}. {file}" for i, file in enumerate(entered, start=1)]
-    rows = list(numbers.items())
-    measures = tabulate(rows, ("the way of one training batch", "number"), tablefmt="pipe")
-    return "\n\n".join([*parts, "\n".join(lines), measures])
+    lists = {
+        f"The product's files of more than {FILE} lines": long_files(product(files)),
+        f"The product's functions of more than {FUNCTION} lines": long_functions(product(files)),
+        "The way of one training batch, files": numbers.pop("files"),
+    }
+    parts = [tabulate(rooms(files), headers="keys", tablefmt="pipe", disable_numparse=True)]
+    for what, found in lists.items():
+        lines = [f"{i}. {line}" for i, line in enumerate(found, start=1)]
+        parts.append("\n".join([f"{what}: {len(found)}", *lines]))
+    headers = ("the way of one training batch", "number")
+    parts.append(tabulate(numbers.items(), headers, tablefmt="pipe"))
+    return "\n\n".join(parts)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     here = Path(__file__).resolve().parents[1]
-    parser.add_argument("--repo", type=Path, default=here, help="another checkout; default: this")
+    parser.add_argument("--repo", type=Path, default=here, help="another checkout")
     parser.add_argument("--step", action="store_true", help=argparse.SUPPRESS)  # the traced run
     args = parser.parse_args()
     if args.step:

@@ -1,4 +1,4 @@
-"""The plain side: a method as upstream computes it, from the same start as a trainer of ours."""
+"""The plain side: what upstream computes, by reference/, and whether ours is equal to it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -27,10 +27,10 @@ from .cases import (
 )
 from .timing import seconds_of
 
-# What stays, frozen, between the context and the name: MaPLe learns two vectors of "a photo of a".
+# What stays, frozen, between context and name: MaPLe learns two vectors of "a photo of a".
 FROZEN_WORDS = {"MaPLe": "of a", "P2C": "", "CoCoOp": ""}
-# Relative difference of the two losses. Half precision rounds the features to three digits, and
-# the logits amplify that.
+# Relative difference of the two losses. Half precision rounds the features to three digits,
+# and the logits amplify that.
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.1, "fp16": 0.05, "amp": 0.05}
 
 
@@ -38,7 +38,8 @@ class Plain:
     """A method as upstream computes it, from the same start as a trainer of ours."""
 
     def __init__(self, case: Case, weights: Mapping[str, Tensor], trainer: TrainerX):
-        self.case, self.cfg, self.learner = case, trainer.cfg, trainer.model.prompt_learner
+        self.case, self.cfg = case, trainer.cfg
+        self.learner = trainer.model.prompt_learner
         self.clip = PlainCLIP(weights, trainers.base.PRECISIONS[case.prec]).to(case.device)
         for module in self.clip.modules():
             # Upstream asks for no attention weights, so torch may take a fused kernel.
@@ -56,15 +57,17 @@ class Plain:
 
     def write_sentences(self, attributes: Sequence[str]) -> None:
         """All classes' sentences, once as upstream does, and where the learned vectors go."""
-        frozen, names = FROZEN_WORDS[self.case.method], class_names(self.case.classes)
+        frozen = FROZEN_WORDS[self.case.method]
         with torch.device(self.case.device):
             sentences = [
-                class_prompt(self.clip, self.prompts, name, attributes, frozen) for name in names
+                class_prompt(self.clip, self.prompts, name, attributes, frozen)
+                for name in class_names(self.case.classes)
             ]
             # (C, 77, W), (C,)
             self.embeddings = torch.stack([s.embeddings for s in sentences]).detach()
             self.eot = torch.tensor([s.eot for s in sentences])
-        self.where, at = {}, 1
+        self.where = {}  # name of a vector -> its first position
+        at = 1
         for k, attribute in enumerate(attributes, start=1):
             self.where[f"ctx_att{k}"] = at
             at += len(self.prompts[f"ctx_att{k}"]) + len(tokenise(attribute))
@@ -123,12 +126,14 @@ class Plain:
         return loss
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.case.device, torch.float16, enabled=self.case.prec == "amp")
+        amp = self.case.prec == "amp"
+        return torch.autocast(self.case.device, torch.float16, enabled=amp)
 
     def step(self, batch: Batch) -> Step:
         """A training step, of CoCoOp one image after the other."""
         parts = len(batch["label"]) if self.case.method == "CoCoOp" else 1
-        images, labels = batch["img"].chunk(parts), batch["label"].chunk(parts)
+        images = batch["img"].chunk(parts)
+        labels = batch["label"].chunk(parts)
 
         def step() -> Tensor:
             total = torch.zeros((), device=self.case.device)
@@ -150,7 +155,8 @@ class Plain:
         @torch.no_grad()
         def evaluate() -> Tensor:
             with self.autocast():
-                return F.cross_entropy(self.logits(batch["img"], self.prompts), batch["label"])
+                logits = self.logits(batch["img"], self.prompts)
+                return F.cross_entropy(logits, batch["label"])
 
         return evaluate
 
@@ -158,7 +164,8 @@ class Plain:
 def pair(case: Case, weights: Mapping[str, Tensor]) -> tuple[Plain, TrainerX, tuple[Step, Step]]:
     """Both sides of a case, and what each computes of it: a step or an evaluation."""
     trainer = our_trainer(case, weights)
-    plain, batch = Plain(case, weights, trainer), make_batch(case)
+    plain = Plain(case, weights, trainer)
+    batch = make_batch(case)
     if case.evaluates:
         return plain, trainer, (plain.evaluation(batch), our_evaluation(trainer, batch))
     return plain, trainer, (plain.step(batch), our_step(trainer, batch))
@@ -171,5 +178,6 @@ def check(case: Case, trainer: TrainerX, steps: tuple[Step, Step]) -> tuple[floa
         first, second = (seconds_of(lambda s=s: losses.append(s()), case.device) for s in steps)
     expected, loss = map(float, losses)
     if not abs(loss - expected) <= TOLERANCE[case.prec] * abs(expected):
-        raise Failure(f"{case}: the plain loss is {expected:.6f}, ours {loss:.6f}: they differ")
+        both = f"the plain path's loss is {expected:.6f}, ours {loss:.6f}"
+        raise Failure(f"{case}: {both}: they differ")
     return first, second

@@ -1,7 +1,7 @@
 """How long train.py takes before it touches data: python -m bench.startup [--runs 5].
 
-Beside importing torch and torchvision alone. Each is a process of its own, in turns. CPU seconds
-say more where other programs run too.
+Beside importing torch and torchvision alone. Each is a process of its own, in turns. CPU
+seconds say more where other programs run too.
 """
 
 import argparse
@@ -25,12 +25,17 @@ RUN = """--trainer P2C --config-file configs/trainers/P2C/vit_b16_ep5_batch4.yam
 --dataset-config-file configs/datasets/eurosat.yaml --output-dir""".split()
 
 
+def cpu_seconds() -> float:
+    """What the processes started and ended so far have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def measure(command: list[str]) -> tuple[float, float]:
     """Seconds on the clock and of the CPU."""
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    before, start = cpu_seconds(), time.perf_counter()
     subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
-    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - start, cpu_seconds() - before
 
 
 def main() -> None:
@@ -43,12 +48,13 @@ def main() -> None:
             "train.py --help": ["train.py", "--help"],
             "train.py, before data": ["-c", BEFORE_DATA, *RUN, out],
         }
-        turns = [
-            {name: measure(words) for name, words in commands.items()} for _ in range(runs + 1)
-        ]
+        turns = []
+        for _ in range(runs + 1):
+            turns.append({name: measure(words) for name, words in commands.items()})
     rows = []
     for name in commands:
-        clock, cpu = zip(*(turn[name] for turn in turns[1:]), strict=True)  # the first warms up
+        # The first turn brings the files into memory.
+        clock, cpu = zip(*(turn[name] for turn in turns[1:]), strict=True)
         if not rows:
             imports = median(clock), median(cpu)
         rows.append({

@@ -1,10 +1,10 @@
-"""Ours beside the plain computation, on the same weights and batches: docs/BENCHMARKS.md's tables.
+"""Ours beside the plain computation, on the same weights and batches, in tables.
 
-The plain path is what upstream's code does: every class's whole sentence of 77 tokens in every
-block, every image token in every block, nn.MultiheadAttention, the text features again for every
-batch, CoCoOp one image after the other. It is reference/ on random weights. Ours are the
-trainers as train.py makes them, without data. Both compute the same loss, which is checked for
-every row.
+The plain path is what upstream's code does: every class's whole sentence of 77 tokens in
+every block, every image token in every block, nn.MultiheadAttention, the text features again
+for every batch, CoCoOp one image after the other. It is reference/ on random weights. Ours
+are the trainers as train.py makes them, without data. Both compute the same loss, which is
+checked for every row.
 
 Names for --only:
   maple, p2c  a training step: forward, backward, optimizer
@@ -56,7 +56,8 @@ from .memory import SIDES, memory_in_a_process, memory_of
 from .plain import check, pair
 from .timing import alternate, code, machine, ms, ratios, seconds_of, table
 
-LONG = 1e12  # FLOPs of a plain step from which a CPU measures two rounds, the check among them
+# FLOPs of a plain step from which a CPU measures two rounds, the first of them the check.
+LONG = 1e12
 MANY = 3  # times as many rounds for two things of almost the same length
 OURS_ALONE = ("overhead", "share", "bf16", "bf16_eval", "capture")  # no plain path beside it
 Row = dict[str, str]
@@ -110,7 +111,8 @@ def overhead_row(case: Case, setting: Setting) -> Row:
 
 
 def capture_row(case: Case, setting: Setting) -> Row:
-    batch, rounds = make_batch(case), MANY * setting.repeats
+    batch = make_batch(case)
+    rounds = MANY * setting.repeats
     usual, captured = (our_trainer(case, setting.weights) for _ in range(2))
     usual.compute.refused = True
     steps = our_step(usual, batch), our_step(captured, batch)
@@ -128,8 +130,9 @@ def capture_row(case: Case, setting: Setting) -> Row:
 
 
 def towers_alone(trainer: TrainerX, batch: Batch) -> Step:
-    """Forward and backward of both towers alone, with the arguments that a step gives them."""
-    model, calls = trainer.model.clip, []
+    """Both towers alone, forward and backward, with the arguments that a step gives them."""
+    model = trainer.model.clip
+    calls = []
 
     def recorded(tower: Callable) -> Callable:
         def call(*args, **kwargs):
@@ -161,8 +164,10 @@ def towers_alone(trainer: TrainerX, batch: Batch) -> Step:
 
 
 def share_row(case: Case, setting: Setting) -> Row:
-    trainer, batch = our_trainer(case, setting.weights), make_batch(case)
-    step, towers = our_step(trainer, batch), towers_alone(trainer, batch)
+    trainer = our_trainer(case, setting.weights)
+    batch = make_batch(case)
+    step = our_step(trainer, batch)
+    towers = towers_alone(trainer, batch)
     step(), towers()  # warm-up
     whole, part = alternate(step, towers, setting.repeats, case.device)
     rest = median(w - p for w, p in zip(whole, part, strict=True))
@@ -176,9 +181,12 @@ def share_row(case: Case, setting: Setting) -> Row:
 
 
 def bf16_row(case: Case, setting: Setting) -> Row:
-    batch, make, steps = make_batch(case), our_evaluation if case.evaluates else our_step, []
+    make = our_evaluation if case.evaluates else our_step
+    batch = make_batch(case)
+    steps = []
     for prec in ("fp32", "bf16"):
-        steps.append(make(our_trainer(replace(case, prec=prec), setting.weights), batch))
+        trainer = our_trainer(replace(case, prec=prec), setting.weights)
+        steps.append(make(trainer, batch))
         steps[-1]()  # warm-up
     fp32, bf16 = alternate(*steps, setting.repeats, case.device)
     return beside(case, "fp32 / bf16", fp32=fp32, bf16=bf16)
@@ -235,7 +243,8 @@ def work(case: Case, repeats: int) -> float:
 def run(todo: Sequence[Case], setting: Setting) -> None:
     """Measures and prints; each table as soon as it is complete."""
     costs = [work(case, setting.repeats) for case in todo]
-    start, rows = time.monotonic(), []
+    start = time.monotonic()
+    rows = []
     for i, case in enumerate(todo):
         done, left = sum(costs[:i]), sum(costs[i:])
         pace = (time.monotonic() - start) / done if done else 1.5 / setting.rates[case.prec]
@@ -256,7 +265,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME")
     rounds = "rounds; long ones on a CPU take 2 at most (default: 3)"
     add("--repeats", type=int, default=3, help=rounds)
-    add("--quick", action="store_true", help="tiny towers, few classes: to try the bench itself")
+    add("--quick", action="store_true", help="tiny towers, to try the bench itself")
     return parser.parse_args(argv)
 
 

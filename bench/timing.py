@@ -18,14 +18,17 @@ ROUND = 0.5  # seconds of a GPU's round, of at most 20 steps
 
 def machine() -> str:
     """The CPU, its load, and the versions."""
-    cpu = f"{device_name(torch.device('cpu'))}, {cpu_cores()} cores, load {os.getloadavg()[0]:.1f}"
-    return f"{cpu}; Python {platform.python_version()}, PyTorch {torch.__version__}"
+    cpu = device_name(torch.device("cpu"))
+    load = os.getloadavg()[0]
+    versions = f"Python {platform.python_version()}, PyTorch {torch.__version__}"
+    return f"{cpu}, {cpu_cores()} cores, load {load:.1f}; {versions}"
 
 
 def code() -> str:
     """The commit measured, and whether files differ from it."""
-    sha, dirty = commit()["commit"], commit()["dirty"]
-    return f"commit {(sha or 'unknown')[:12]}{' with changes' if dirty else ''}"
+    known = commit()
+    sha = (known["commit"] or "unknown")[:12]
+    return f"commit {sha}{' with changes' if known['dirty'] else ''}"
 
 
 def synchronize(device: str) -> None:
@@ -51,10 +54,12 @@ def alternate(
 
     Who goes first changes, so that a machine that slows down favours neither.
     """
-    steps, counts = (first, second), [1, 1]
+    steps = (first, second)
+    counts = [1, 1]
     if device == "cuda":  # the host runs ahead of the device, so a round has several steps
         for side, step in enumerate(steps):
-            seconds_of(step, device, count=3)  # warm-up: graphs are captured, algorithms chosen
+            # Warm-up: graphs are captured, algorithms chosen.
+            seconds_of(step, device, count=3)
             counts[side] = max(1, min(20, int(ROUND / seconds_of(step, device))))
     seconds: tuple[list[float], list[float]] = ([], [])
     for i in range(rounds):

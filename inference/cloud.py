@@ -1,14 +1,15 @@
 """Accuracy in the cloud: a model is tested with its text prompts moved by σ·n, for growing σ.
 
-The paper says that P2C learns a cloud of prompts where others learn a point. If so, its accuracy
-should fall later than its baseline's. Perturbed are the vectors learned as input of the text tower
-(ctx and attributes), not the deep prompts; each tensor has noise of its own, the same for all
-classes, as in training. The image features know no noise. A draw n is scaled to every σ and is the
-same for all runs whose vectors have the same shapes, so differences are paired.
+The paper says that P2C learns a cloud of prompts where others learn a point. If so, its
+accuracy should fall later than its baseline's. Perturbed are the vectors learned as input of
+the text tower (ctx and attributes), not the deep prompts; each tensor has noise of its own,
+the same for all classes, as in training. Image features are without noise. A draw n is scaled
+to every σ and is the same for all runs whose vectors have the same shapes, so differences
+are paired.
 
-The fair baseline is P2C without DPD (configs/trainers/P2C/table4_baseline.yaml): plain MaPLe has no
-attribute vectors, and its deep prompts take ctx's place from the second block on, so noise on ctx
-hardly reaches its text features.
+The fair baseline is P2C without DPD (configs/trainers/P2C/table4_baseline.yaml): plain MaPLe
+has no attribute vectors, and its deep prompts take ctx's place from the second block on, so
+noise on ctx hardly reaches its text features.
 """
 
 import argparse
@@ -90,14 +91,15 @@ def measure(
     trainer: PromptTrainer, sigmas: Sequence[float], draws: int, noise: Noise
 ) -> list[list[float]]:
     """Accuracy on the test set in percent: for each σ a value for each draw, for σ 0 one."""
-    model, learner = trainer.model, learner_of(trainer)
+    model = trainer.model
+    learner = learner_of(trainer)
     features, labels = [], []
     for batch in trainer.test_loader:
         image, label = trainer.parse_batch_test(batch)
         with trainer.autocast():
             features.append(model.image_features(image))
         labels.append(label)
-    images, label = torch.cat(features), torch.cat(labels)
+    images, label = torch.cat(features), torch.cat(labels)  # (N, D), (N,)
 
     def accuracy(sigma: float, draw: int) -> float:
         with seeded(mix_seed(draw)), perturbed(learner, sigma, noise), trainer.autocast():
@@ -105,15 +107,18 @@ def measure(
             right = model.logits(images, model.text_features()).argmax(dim=1) == label
         return 100 * right.sum().item() / len(label)
 
-    values = [[accuracy(sigma, draw) for draw in range(draws if sigma else 1)] for sigma in sigmas]
+    values = []
+    for sigma in sigmas:
+        values.append([accuracy(sigma, draw) for draw in range(draws if sigma else 1)])
     model.eval()
     return values
 
 
 def ask(run: Result, args: argparse.Namespace) -> list[list[float]]:
-    """Measures a run and writes cloud.json to its folder. Raises Failure if it cannot be asked."""
+    """Measures a run and writes its cloud.json. Raises: Failure if it cannot be measured."""
     trainer = load_run(run.folder, args.root, check=learner_of)
-    dpd, is_p2c = trainer.cfg.TRAINER.P2C.DPD, trainer.cfg.TRAINER.NAME == "P2C"
+    dpd = trainer.cfg.TRAINER.P2C.DPD
+    trained_with_noise = trainer.cfg.TRAINER.NAME == "P2C" and dpd.ENABLED
     values = measure(trainer, args.sigmas, args.draws, make_noise(args.noise, dpd))
     if args.sigmas[0] == 0 and abs(values[0][0] - run.metrics["accuracy"]) > 0.5:
         line = "%s: without noise the accuracy is %.1f, and the run's was %.1f"
@@ -125,7 +130,7 @@ def ask(run: Result, args: argparse.Namespace) -> list[list[float]]:
         "sigmas": args.sigmas,
         "draws": args.draws,
         "accuracy": values,
-        "trained_sigma": dpd.SIGMA_MAX if is_p2c and dpd.ENABLED else None,
+        "trained_sigma": dpd.SIGMA_MAX if trained_with_noise else None,
         "command": shlex.join(["python", "-m", "inference.cloud", *args.words]),
     }
     write_json(about | commit(), str(run.folder / CLOUD))
@@ -133,14 +138,17 @@ def ask(run: Result, args: argparse.Namespace) -> list[list[float]]:
 
 
 def table(values: dict[Result, list[list[float]]], sigmas: Sequence[float]) -> str:
-    """Mean ± population std over seeds and draws for each method, dataset and set of classes."""
+    """Mean ± population std over seeds and draws: a row for each method and set of classes."""
     rows: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
     for run, name in name_methods(list(values)).items():
         rows[run.dataset, run.side, name].append(run)
     lines = []
     for key, runs in sorted(rows.items()):
-        pooled = (np.concatenate([values[run][i] for run in runs]) for i in range(len(sigmas)))
-        lines.append([*key, *(show_stat(summarise(each)) for each in pooled), len(runs)])
+        cells = []
+        for i in range(len(sigmas)):
+            pooled = np.concatenate([values[run][i] for run in runs])
+            cells.append(show_stat(summarise(pooled)))
+        lines.append([*key, *cells, len(runs)])
     headers = ["dataset", "classes", "method", *(f"σ {s:g}" for s in sigmas), "seeds"]
     return tabulate(lines, headers, disable_numparse=True)
 
@@ -174,7 +182,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """0, or 1 if a run could not be asked or none could; leaves with 2 for wrong arguments."""
     args = parse_args(argv)
     log_to_stderr()
-    found, values, skipped = find_results(args.folders), {}, 0
+    found = find_results(args.folders)
+    values, skipped = {}, 0
     if not found:
         leave(f"no results of runs in {' '.join(map(str, args.folders))}", 1)
     for i, run in enumerate(found, start=1):

@@ -30,15 +30,16 @@ def config_of(folder: Path, root: str | None = None) -> CfgNode | None:
     return setup_cfg(parse_args(flags))
 
 
-def load_run(
-    folder: Path, root: str | None = None, check: Callable[[TrainerBase], object] = lambda _: None
-) -> TrainerBase:
+Check = Callable[[TrainerBase], object]
+
+
+def load_run(folder: Path, root: str | None = None, check: Check | None = None) -> TrainerBase:
     """The trainer of a run's recorded config, in eval mode, with the model that the run tested.
 
     Args:
         folder: an output folder, of a training run or of an --eval-only one.
         root: folder of the datasets, if it is not where it was.
-        check: is called with the trainer before its model is looked for, and may raise.
+        check: called with the trainer before its model is looked for; may raise.
 
     Raises: Failure if there is no config or no model.
     """
@@ -48,7 +49,8 @@ def load_run(
     with redirect_stdout(io.StringIO()):
         set_random_seed(cfg.SEED % 2**32)
         trainer = build_trainer(cfg)
-        check(trainer)
+        if check:
+            check(trainer)
         trainer.load_model(*tested_model(folder, trainer.get_model_names()))
     trainer.set_model_mode("eval")
     return trainer

@@ -1,8 +1,8 @@
 """The words nearest to learned vectors: python -m inference.words SOURCE [TOPK].
 
-SOURCE is a run's output folder, or a checkpoint file of this repository or of the family (CoOp's
-interpret_prompt.py takes the same two arguments). Distances are Euclidean. The nearest word is
-often far: compare its distance with the norm of the vector.
+SOURCE is a run's output folder, or a checkpoint file of this repository or of the family
+(CoOp's interpret_prompt.py takes the same two arguments). Distances are Euclidean. The
+nearest word is often far: compare its distance with the norm of the vector.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 from torch import Tensor
+from yacs.config import CfgNode
 
 from clip.clip import _MODELS, _tokenizer, find_weights, read_state_dict
 from dassl.commands import OneLineParser, command_line, leave
@@ -55,7 +56,7 @@ def learned_vectors(
 
     Args:
         state: a checkpoint's state_dict.
-        used: the attribute words, if known; vectors of further attributes, which files always have,
+        used: the attribute words, if known; the vectors of others, which files always have,
             are left out.
         deep: also the deep prompts.
     """
@@ -102,8 +103,17 @@ def places(name: str, tensor: Tensor) -> list[str]:
     return [f"{name}, class {c}, {i + 1}" for c in range(classes) for i in range(length)]
 
 
+def weights_of(cfg: CfgNode | None, backbone: str) -> tuple[str, Path]:
+    """Name and file of the CLIP: --backbone's, else the run's, else ViT-B/16."""
+    if backbone or not cfg:
+        name = backbone or "ViT-B/16"
+        return name, find_weights(name)
+    own = cfg.MODEL.BACKBONE
+    return own.NAME, find_weights(own.NAME, own.WEIGHTS, own.MIRROR)
+
+
 def show(checkpoint: Path, topk: int, backbone: str, deep: bool) -> str:
-    """The table of a checkpoint. Raises Failure if it cannot be read or does not fit the CLIP."""
+    """The table of a checkpoint. Raises: Failure if it is unreadable or does not fit the CLIP."""
     state = load_checkpoint(str(checkpoint))
     state = state.get("state_dict", {}) if isinstance(state, dict) else {}
     cfg = config_of(checkpoint.resolve().parent.parent)
@@ -112,14 +122,12 @@ def show(checkpoint: Path, topk: int, backbone: str, deep: bool) -> str:
     vectors = learned_vectors(state, used, deep)
     if not vectors:
         raise Failure(f"{checkpoint}: holds no learned vectors of text prompts")
-    model, source = backbone or "ViT-B/16", ()
-    if cfg and not backbone:
-        model = cfg.MODEL.BACKBONE.NAME
-        source = cfg.MODEL.BACKBONE.WEIGHTS, cfg.MODEL.BACKBONE.MIRROR
-    embedding = read_state_dict(find_weights(model, *source))["token_embedding.weight"]
+    model, file = weights_of(cfg, backbone)
+    embedding = read_state_dict(file)["token_embedding.weight"]
     if not 1 <= topk <= len(embedding):
         raise UsageError(f"topk {topk}: must be 1 to {len(embedding)}")
-    known, rows = trained_tokens(model), []
+    known = trained_tokens(model)
+    rows = []
     for name, tensor in vectors.items():
         if tensor.shape[-1] != embedding.shape[1]:
             widths = f"{tensor.shape[-1]} numbers, {model}'s words {embedding.shape[1]}"
@@ -130,7 +138,8 @@ def show(checkpoint: Path, topk: int, backbone: str, deep: bool) -> str:
                 for i, distance in nearest(vector, embedding, topk)
             ]
             rows.append([place, f"{vector.float().norm():.4f}", *cells])
-    text = tabulate(rows, ["vector", "norm", *map(str, range(1, topk + 1))], disable_numparse=True)
+    headers = ["vector", "norm", *map(str, range(1, topk + 1))]
+    text = tabulate(rows, headers, disable_numparse=True)
     text += f"\n\nWords of {model} and their Euclidean distances; {checkpoint}"
     if known:
         text += f"\nOnly {len(known)} of its {len(embedding)} words (*) were trained"

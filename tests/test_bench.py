@@ -237,6 +237,31 @@ def test_sides_take_turns_in_going_first():
     assert "".join(order) == "baabba" and [len(s) for s in seconds] == [3, 3]
 
 
+def test_rounds_of_a_gpu_have_several_steps(monkeypatch):
+    """After a warm-up as many as half a second has room for, 20 at most."""
+    clock, calls = [0.0], []
+    monkeypatch.setattr(timing, "synchronize", lambda device: calls.append(device))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+
+    def step(name: str, seconds: float) -> None:
+        calls.append(name)
+        clock[0] += seconds
+
+    slow, quick = lambda: step("slow", 0.11), lambda: step("quick", 0.001)
+    seconds = timing.alternate(slow, quick, rounds=2, device="cuda")
+    assert seconds == ([pytest.approx(0.11)] * 2, [pytest.approx(0.001)] * 2)
+    assert calls.count("slow") == 3 + 1 + 2 * 4 and calls.count("quick") == 3 + 1 + 2 * 20
+    assert calls[0] == calls[4] == "cuda" and calls[1:4] == ["slow"] * 3
+
+
+def test_the_row_of_captured_steps(weights):
+    """On a CPU, where none is captured, and where replays are refused."""
+    setting = steps.Setting(weights, {"fp32": 1e12}, repeats=1)
+    row = steps.capture_row(tiny("P2C", "capture"), setting)
+    names = "measurement|usual ms|graph ms|usual / graph: min / median / max"
+    assert list(row) == [*names.split("|"), "first step of an epoch ms"]
+
+
 def test_memory_is_the_peak_of_the_step(weights, monkeypatch):
     """A step that takes 64 MB for a moment, after one that took 128."""
 

@@ -1,12 +1,12 @@
 """Trains the bundled small CLIP anew, on drawn shapes: python -m scripts.tiny_clip.train.
 
-Writes clip/weights/vit_tiny_8.safetensors. Its SHA-256 then goes to SMALL_SHA256 in clip/clip.py,
-without which the file is not taken.
+Writes clip/weights/vit_tiny_8.safetensors. Its SHA-256 then goes to SMALL_SHA256 in
+clip/clip.py, without which the file is not taken.
 
-The images are plain ones (datasets/shapes_render.py's default style), drawn as the training goes;
-the benchmark's own images look different. A caption names some of a scene's attributes, so in a
-batch many captions fit an image: the loss is CLIP's, with the probability shared equally by all
-captions (and images) that fit, as in UniCL (Yang et al., 2022).
+The images are plain ones (datasets/shapes_render.py's default style), drawn as the training
+goes; the benchmark's own images look different. A caption names some of a scene's attributes,
+so in a batch many captions fit an image: the loss is CLIP's, with the probability shared
+equally by all captions (and images) that fit, as in UniCL (Yang et al., 2022).
 """
 
 import argparse
@@ -54,10 +54,13 @@ def describe(pattern: int, color: int, shape: int, background: int, count: int, 
     elif form == 1 and color and shape >= 0:
         text = joined("a", pattern, noun, "of color", color)
     elif count > 0:
-        text = joined(COUNTS[count], pattern, color, noun + ("es" if noun == "cross" else "s"))
+        plural = noun + ("es" if noun == "cross" else "s")
+        text = joined(COUNTS[count], pattern, color, plural)
     else:
         text = joined("a", pattern, color, noun)
-    return text if background in (-1, GRAY) else f"{text} on {COLOR_NAMES[background]} background"
+    if background in (-1, GRAY):
+        return text
+    return f"{text} on {COLOR_NAMES[background]} background"
 
 
 def scenes(rng: np.random.RandomState, n: int) -> Scene:
@@ -69,8 +72,8 @@ def scenes(rng: np.random.RandomState, n: int) -> Scene:
         "background": np.where(rng.rand(n) < 0.33, rng.randint(GRAY, size=n), GRAY),
         "count": np.where(rng.rand(n) < 0.33, rng.randint(2, 5, size=n), 1),
     }
-    same = scene["background"] == scene["color"]
-    scene["background"] = np.where(same, (scene["background"] + 1) % GRAY, scene["background"])
+    clash = scene["background"] == scene["color"]
+    scene["background"][clash] = (scene["background"][clash] + 1) % GRAY
     return scene
 
 
@@ -80,7 +83,8 @@ def captions(rng: np.random.RandomState, scene: Scene) -> tuple[list[str], Scene
     named = {key: np.where(rng.rand(n) < p, scene[key], -1) for key, p in NAMED.items()}
     named["background"][named["background"] == GRAY] = -1
     named["count"][scene["count"] == 1] = -1
-    form, template = rng.randint(8, size=n), rng.randint(len(TEMPLATES), size=n)
+    form = rng.randint(8, size=n)
+    template = rng.randint(len(TEMPLATES), size=n)
     named["count"][form < 2] = -1
     columns = named | {"count": named["count"] - 1, "form": form}
     texts = []
@@ -100,7 +104,9 @@ def images_of(scene: Scene, rng: np.random.RandomState) -> Tensor:
     """(n, 3, R, R), drawn and normalised."""
     pixels = torch.from_numpy(render(rng, **scene, size=RESOLUTION))
     x = pixels.permute(0, 3, 1, 2).float() / 255  # (n, R, R, 3) -> (n, 3, R, R)
-    return (x - torch.tensor(PIXEL_MEAN)[:, None, None]) / torch.tensor(PIXEL_STD)[:, None, None]
+    mean = torch.tensor(PIXEL_MEAN)[:, None, None]
+    std = torch.tensor(PIXEL_STD)[:, None, None]
+    return (x - mean) / std
 
 
 def known_tokens() -> Tensor:
@@ -162,8 +168,8 @@ def save(model: CLIP, ids: Tensor, path: Path) -> None:
 
 
 def build(vocabulary: int) -> CLIP:
-    heads = WIDTH // 64
-    vision, text = (RESOLUTION, LAYERS, WIDTH, PATCH), (CONTEXT, vocabulary, WIDTH, heads, LAYERS)
+    vision = (RESOLUTION, LAYERS, WIDTH, PATCH)
+    text = (CONTEXT, vocabulary, WIDTH, WIDTH // 64, LAYERS)
     model = CLIP(WIDTH, *vision, *text)
     model.initialize_parameters()
     return model
@@ -185,12 +191,16 @@ def main() -> None:
     model = build(vocabulary=len(ids))
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     rest = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": 0.1},
+        {"params": rest, "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, args.lr, args.steps, pct_start=0.05, cycle_momentum=False
     )
-    started, running = time.time(), 0.0
+    started = time.time()
+    running = 0.0
     for step in range(1, args.steps + 1):
         loss = loss_of(model, ids, rng, args.batch)
         optimizer.zero_grad()
@@ -202,7 +212,8 @@ def main() -> None:
             model.logit_scale.clamp_(max=float(np.log(100)))
         running += loss.item()
         if step % 100 == 0:
-            minutes, right = (time.time() - started) / 60, accuracy(model, ids)
+            minutes = (time.time() - started) / 60
+            right = accuracy(model, ids)
             line = f"step {step} loss {running / 100:.3f} accuracy of 400 {right:.1f}"
             print(f"{line} min {minutes:.1f}", flush=True)
             running = 0.0
