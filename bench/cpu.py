@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from clip import frozen
 from reference.weights import openai_state_dict
 
-from .cases import Case, make_batch, our_evaluation, our_step, our_trainer
+from .cases import Case, make_batch
+from .ours import our_evaluation, our_step, our_trainer
 from .timing import alternate, machine, ms, ratios, table
 
 SHAPES = ((1592, 768, 3072), (1592, 3072, 768), (796, 768, 2304), (796, 768, 768), (250, 512, 2048))
@@ -70,6 +71,7 @@ def shares(name: str, step: Callable[[], object], rounds: int) -> str:
 
 
 def main() -> None:
+    """Prints the tables of the products and of the operators' shares."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prec", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--rounds", type=int, default=5)

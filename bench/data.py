@@ -48,6 +48,7 @@ def make_images(folder: str, count: int) -> list[Datum]:
 
 
 def config(workers: int) -> CfgNode:
+    """P2C's transforms, and so many workers."""
     cfg = get_cfg_default()
     cfg.INPUT.merge_from_other_cfg(cfg.load_cfg(CONFIG.read_text()).INPUT)
     cfg.VERBOSE, cfg.DATALOADER.NUM_WORKERS = False, workers
@@ -55,6 +56,7 @@ def config(workers: int) -> CfgNode:
 
 
 def drain(batches: Iterable) -> None:
+    """Reads all batches."""
     for _ in batches:
         pass
 
@@ -103,6 +105,7 @@ def testing(items: list[Datum], workers: int, epochs: int) -> dict[str, str]:
 
 
 def main() -> None:
+    """Prints a table for training images and one for test images."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=7)

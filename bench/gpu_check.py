@@ -100,6 +100,7 @@ def bench(folder: Path, repeats: int) -> list[Row]:
 
 
 def main(argv: Sequence[str]) -> int:
+    """0 if all is fine, 1 if not; leaves with 2 where there is no GPU."""
     parser = OneLineParser("bash scripts/gpu_check.sh", description=__doc__)
     parts = ("tests", "bench", "shapes")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)

@@ -68,15 +68,18 @@ def rooms(files: dict[str, str]) -> list[dict[str, object]]:
 
 
 def product(files: dict[str, str]) -> dict[str, str]:
+    """The files that are neither tests nor references."""
     return {file: text for file, text in files.items() if room_of(file) not in NO_PRODUCT}
 
 
 def long_files(files: dict[str, str]) -> list[str]:
+    """Files of more than FILE lines, with their number."""
     counts = {file: len(text.splitlines()) for file, text in files.items()}
     return [f"{file} {count}" for file, count in counts.items() if count > FILE]
 
 
 def long_functions(files: dict[str, str]) -> list[str]:
+    """Functions of more than FUNCTION lines, with their number."""
     found = []
     for file, text in files.items():
         for node in ast.walk(ast.parse(text)):
@@ -118,6 +121,7 @@ def calls_of(function: Callable[[], object], repo: Path) -> list[Call]:
 
 
 def changes_room(before: str, after: str) -> bool:
+    """Whether two files are in different rooms."""
     return room_of(before) != room_of(after)
 
 
@@ -178,6 +182,7 @@ def step_of(repo: Path) -> list[Call]:
 
 
 def report(repo: Path) -> str:
+    """All measures of a checkout, as markdown."""
     files = read(repo)
     numbers = way(step_of(repo))
     lists = {
@@ -195,6 +200,7 @@ def report(repo: Path) -> str:
 
 
 def main() -> None:
+    """Prints the report, or with --step the calls of a training step as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     here = Path(__file__).resolve().parents[1]
     parser.add_argument("--repo", type=Path, default=here, help="another checkout")

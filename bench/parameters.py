@@ -36,6 +36,7 @@ def count(clip_model: CLIP, config: Path) -> tuple[int, int]:
 
 
 def main() -> None:
+    """Prints a row for each config of a ViT-B/16."""
     clip_model, rows = vit_b16(), []
     for config in sorted(Path("configs/trainers").glob("*/vit_b16*.yaml")):
         total, tensors = count(clip_model, config)

@@ -14,17 +14,8 @@ from reference.clip_plain import PlainCLIP
 from reference.maple_plain import as_leaves, class_prompt, tokenise
 from trainers.atprompt import attribute_words
 
-from .cases import (
-    Batch,
-    Case,
-    Step,
-    class_names,
-    make_batch,
-    our_evaluation,
-    our_step,
-    our_trainer,
-    without_noise,
-)
+from .cases import Batch, Case, Step, class_names, make_batch
+from .ours import our_evaluation, our_step, our_trainer, without_noise
 from .timing import seconds_of
 
 # What stays, frozen, between context and name: MaPLe learns two vectors of "a photo of a".
@@ -126,6 +117,7 @@ class Plain:
         return loss
 
     def autocast(self) -> torch.autocast:
+        """Half precision where amp computes in it."""
         amp = self.case.prec == "amp"
         return torch.autocast(self.case.device, torch.float16, enabled=amp)
 

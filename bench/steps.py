@@ -37,22 +37,10 @@ from dassl.engine import TrainerX
 from dassl.utils import Failure, UsageError
 from reference.weights import openai_state_dict
 
-from .cases import (
-    HEADINGS,
-    NAMES,
-    PRECISIONS,
-    WITHOUT_NOISE,
-    Batch,
-    Case,
-    Step,
-    cases,
-    make_batch,
-    our_evaluation,
-    our_step,
-    our_trainer,
-)
+from .cases import HEADINGS, NAMES, PRECISIONS, Batch, Case, Step, cases, make_batch
 from .floor import floor_flops, matrix_rate, plain_flops
 from .memory import SIDES, memory_in_a_process, memory_of
+from .ours import WITHOUT_NOISE, our_evaluation, our_step, our_trainer
 from .plain import check, pair
 from .timing import alternate, code, machine, ms, ratios, seconds_of, table
 
@@ -81,10 +69,12 @@ def beside(case: Case, ratio: str, **seconds: Sequence[float]) -> Row:
 
 
 def is_long(case: Case) -> bool:
+    """Whether the plain path is too slow here for the usual number of rounds."""
     return case.device == "cpu" and plain_flops(case) > LONG
 
 
 def plain_row(case: Case, setting: Setting) -> Row:
+    """Ours beside the plain path, and both beside the floor."""
     plain, trainer, steps = pair(case, setting.weights)
     first = check(case, trainer, steps)
     if is_long(case):  # so long that a first round needs no warm-up
@@ -102,6 +92,7 @@ def plain_row(case: Case, setting: Setting) -> Row:
 
 
 def overhead_row(case: Case, setting: Setting) -> Row:
+    """P2C beside itself without noise and auxiliary loss."""
     batch = make_batch(case)
     noisy = our_step(our_trainer(case, setting.weights), batch)
     clean = our_step(our_trainer(case, setting.weights, *WITHOUT_NOISE), batch)
@@ -111,6 +102,7 @@ def overhead_row(case: Case, setting: Setting) -> Row:
 
 
 def capture_row(case: Case, setting: Setting) -> Row:
+    """Replayed steps beside the same computed as usual."""
     batch = make_batch(case)
     rounds = MANY * setting.repeats
     usual, captured = (our_trainer(case, setting.weights) for _ in range(2))
@@ -164,6 +156,7 @@ def towers_alone(trainer: TrainerX, batch: Batch) -> Step:
 
 
 def share_row(case: Case, setting: Setting) -> Row:
+    """A step beside its towers alone."""
     trainer = our_trainer(case, setting.weights)
     batch = make_batch(case)
     step = our_step(trainer, batch)
@@ -181,6 +174,7 @@ def share_row(case: Case, setting: Setting) -> Row:
 
 
 def bf16_row(case: Case, setting: Setting) -> Row:
+    """Ours in bf16 beside ours in fp32."""
     make = our_evaluation if case.evaluates else our_step
     batch = make_batch(case)
     steps = []
@@ -193,6 +187,7 @@ def bf16_row(case: Case, setting: Setting) -> Row:
 
 
 def memory_row(case: Case, setting: Setting) -> Row:
+    """Peak memory of a step on both sides."""
     if case.device == "cuda":  # whose allocator counts exactly
         plain, ours = (memory_of(case, side, setting.weights) for side in SIDES)
     else:
@@ -259,6 +254,7 @@ def run(todo: Sequence[Case], setting: Setting) -> None:
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; leaves with code 2 and one line if it makes no sense."""
     parser = OneLineParser("bash scripts/bench.sh", description=__doc__)
     add = parser.add_argument
     add("device", nargs="?", default="cpu", choices=("cpu", "cuda"))
@@ -270,6 +266,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str]) -> int:
+    """0, or what a Failure's exit code is, after its line."""
     args = parse_args(argv)
     try:
         if args.device == "cuda" and not torch.cuda.is_available():

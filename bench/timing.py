@@ -32,6 +32,7 @@ def code() -> str:
 
 
 def synchronize(device: str) -> None:
+    """Waits until a GPU is done with what it was given."""
     if device == "cuda":
         torch.cuda.synchronize()
 

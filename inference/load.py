@@ -16,6 +16,8 @@ from dassl.files import regular
 from dassl.utils import Failure, set_random_seed
 from train import parse_args, setup_cfg
 
+Check = Callable[[TrainerBase], object]
+
 
 def config_of(folder: Path, root: str | None = None) -> CfgNode | None:
     """The config recorded in an output folder; None if there is none.
@@ -28,9 +30,6 @@ def config_of(folder: Path, root: str | None = None) -> CfgNode | None:
         return None
     flags = ["--config-file", str(file), *(["--root", root] if root else [])]
     return setup_cfg(parse_args(flags))
-
-
-Check = Callable[[TrainerBase], object]
 
 
 def load_run(folder: Path, root: str | None = None, check: Check | None = None) -> TrainerBase:

@@ -18,6 +18,8 @@ Adapt = Callable[[int, Tensor], Tensor]
 
 
 class QuickGELU(nn.Module):
+    """OpenAI's approximation of GELU."""
+
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)
 
@@ -45,12 +47,16 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
+    """The blocks of a tower, under OpenAI's names."""
+
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
         self.resblocks = nn.ModuleList([Block(width) for _ in range(layers)])
 
 
 class Vision(nn.Module):
+    """The image tower's parameters, under OpenAI's names."""
+
     def __init__(self, width: int, layers: int, patch: int, tokens: int, embed_dim: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=False)

@@ -33,6 +33,8 @@ _tokenizer = SimpleTokenizer()
 
 
 class MapleOutput(NamedTuple):
+    """What `maple_forward` gives."""
+
     text_features: Tensor  # (C, D), not normalised
     image_features: Tensor  # (B, D), not normalised
     logits: Tensor  # (B, C)
@@ -82,6 +84,8 @@ def text_features(
 
 
 class ClassPrompt(NamedTuple):
+    """A class's sentence."""
+
     embeddings: Tensor  # (77, W) before positions are added
     eot: int  # where EOT stands
     ctx_start: int  # where ctx starts

@@ -89,6 +89,8 @@ def mixture_noise(
 
 
 class P2CLoss(NamedTuple):
+    """What `p2c_loss` gives."""
+
     loss: Tensor  # cls + lam * aux
     cls: Tensor  # cross-entropy with noisy text prompts
     aux: Tensor  # auxiliary_loss; 0 without eta

@@ -16,6 +16,8 @@ VOCAB_SIZE = 49408
 
 @dataclass(frozen=True)
 class Arch:
+    """Sizes of a CLIP with a ViT."""
+
     embed_dim: int
     image_size: int
     patch_size: int

@@ -28,6 +28,7 @@ def problem(requirement: str) -> str | None:
 
 
 def main() -> int:
+    """The exit code; prints what is missing."""
     requirements = tomllib.loads(PYPROJECT.read_text())["project"]["dependencies"]
     problems = list(filter(None, map(problem, requirements)))
     if not problems:

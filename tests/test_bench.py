@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import cases, floor, memory, plain, steps, timing
+from bench import cases, floor, memory, ours, plain, steps, timing
 from bench.cases import Case
 from dassl.utils import Failure
 from reference import cocoop_plain, maple_plain
@@ -142,7 +142,7 @@ def test_paths_that_differ_end_in_one_line(table, where, what, monkeypatch, caps
 def test_the_plain_path_is_the_reference(method, weights):
     """The loss of two steps, the second after the optimizer's."""
     case = tiny(method)
-    trainer = cases.our_trainer(case, weights, *cases.WITHOUT_NOISE)
+    trainer = ours.our_trainer(case, weights, *ours.WITHOUT_NOISE)
     shake(trainer.model.prompt_learner)
     side, batch = plain.Plain(case, weights, trainer), cases.make_batch(case)
     clip, names, attributes = PlainCLIP(weights), cases.class_names(11), ("color", "shape")

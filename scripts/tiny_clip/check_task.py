@@ -26,6 +26,7 @@ STRENGTHS = (0.1, 1, 10, 100, 1000)
 
 
 def read_dataset(name: str, root: str, subset: str, seed: int) -> DatasetBase:
+    """A bundled dataset with 16 shots, as a run reads it."""
     cfg = get_cfg_default()
     cfg.DATASET.ROOT, cfg.DATASET.NAME, cfg.SEED = root, name, seed
     cfg.DATASET.NUM_SHOTS, cfg.DATASET.SUBSAMPLE_CLASSES = 16, subset
@@ -41,6 +42,7 @@ class Features:
         self.known: dict[str, Tensor] = {}
 
     def read(self, paths: list[str]) -> Tensor:
+        """(N, 3, R, R), preprocessed."""
         return torch.stack([self.transform(read_image(path)) for path in paths])
 
     @torch.no_grad()
@@ -61,17 +63,20 @@ class Features:
 
 
 def zero_shot(features: Features, data: DatasetBase) -> float:
+    """Accuracy in percent with the prompts `a photo of a {}.`"""
     x, y = features.images(data.test)
     return 100 * float(((x @ features.text(data.classnames).T).argmax(1) == y).mean())
 
 
 def probe(features: Features, data: DatasetBase) -> float:
+    """Accuracy in percent of a linear probe trained on the 16 shots."""
     train, val, test = map(features.images, (data.train_x, data.val, data.test))
     fits = [LogisticRegression(C=c, max_iter=2000).fit(*train) for c in STRENGTHS]
     return 100 * max(fits, key=lambda fit: fit.score(*val)).score(*test)
 
 
 def main() -> None:
+    """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", default="data", help="folder of the datasets")
     root = parser.parse_args().root

@@ -35,6 +35,7 @@ Scene = dict[str, np.ndarray]  # attribute -> (n,) integers
 
 
 def joined(*words: str) -> str:
+    """The words that are not empty, in a row."""
     return " ".join(filter(None, words))
 
 
@@ -168,6 +169,7 @@ def save(model: CLIP, ids: Tensor, path: Path) -> None:
 
 
 def build(vocabulary: int) -> CLIP:
+    """The small CLIP with that many tokens, untrained."""
     vision = (RESOLUTION, LAYERS, WIDTH, PATCH)
     text = (CONTEXT, vocabulary, WIDTH, WIDTH // 64, LAYERS)
     model = CLIP(WIDTH, *vision, *text)
@@ -176,6 +178,7 @@ def build(vocabulary: int) -> CLIP:
 
 
 def main() -> None:
+    """Trains, and every 100 steps prints a line and writes the weights."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--batch", type=int, default=256)
