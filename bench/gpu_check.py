@@ -1,9 +1,8 @@
-"""Is all as it should be on this GPU? tests/gpu, the bench's CUDA tables, and P2C on `shapes`
-beside the CPU.
+"""Is all as it should be on this GPU? tests/gpu, the bench's CUDA tables, P2C beside the CPU.
 
-Ends with a table of what was checked and what it said, and writes it, with the card, the versions
-and the bench's tables, to OUTPUT/gpu_check.md: for a bug report, or docs/BENCHMARKS.md. Needs no
-network; 15 minutes at most.
+Ends with a table of what was checked and what it said, and writes it, with the card, the
+versions and the bench's tables, to OUTPUT/gpu_check.md: for a bug report, or
+docs/BENCHMARKS.md. Needs no network; 15 minutes at most.
 """
 
 import os
@@ -18,11 +17,11 @@ from pathlib import Path
 from typing import IO
 
 import torch
-from tabulate import tabulate
 
 from dassl.commands import OneLineParser, command_line, leave
-from dassl.engine.record import commit
 from dassl.utils import Failure, collect_env_info, read_json
+
+from .timing import code, table
 
 Row = tuple[str, str, bool]  # what was checked, what it said, whether that is fine
 LIMIT = 540  # seconds of a command
@@ -45,24 +44,23 @@ def tests(folder: Path) -> list[Row]:
     file = folder / "tests.xml"
     done = run(["bash", "scripts/test.sh", "tests/gpu", f"--junitxml={file}"])
     if not file.is_file():
-        return [("tests/gpu", f"did not run: {' '.join(done.stdout.splitlines()[-1:])}", False)]
-    cases = defaultdict(list)
+        last = " ".join(done.stdout.splitlines()[-1:])
+        return [("tests/gpu", f"did not run: {last}", False)]
+    passed: dict[str, int] = defaultdict(int)
+    failed: dict[str, list[str]] = defaultdict(list)
     for case in ET.parse(file).iter("testcase"):
-        bad = next((child for child in case if child.tag in ("failure", "error", "skipped")), None)
-        where = f"{case.get('classname')}: {case.get('name').partition('[')[0].removeprefix('test_').replace('_', ' ')}"
-        line = (
-            None
-            if bad is None
-            else f"{case.get('name')}: {(bad.get('message') or bad.tag).splitlines()[0]}"
-        )
-        cases[where].append(line)
-    rows = []
-    for what, lines in cases.items():
-        bad = [line for line in lines if line]
-        rows.append(
-            (what, f"{len(lines) - len(bad)} passed" + "".join(f"; NOT {b}" for b in bad), not bad)
-        )
-    return rows
+        name = case.get("name")
+        function = name.partition("[")[0].removeprefix("test_").replace("_", " ")
+        where = f"{case.get('classname')}: {function}"
+        bad = [child for child in case if child.tag in ("failure", "error", "skipped")]
+        passed[where] += not bad
+        if bad:
+            why = (bad[0].get("message") or bad[0].tag).splitlines()[0]
+            failed[where].append(f"; NOT {name}: {why}")
+    return [
+        (where, f"{count} passed{''.join(failed[where])}", not failed[where])
+        for where, count in passed.items()
+    ]
 
 
 def base2new(out: Path, *opts: str) -> dict[str, float]:
@@ -82,40 +80,30 @@ def base2new(out: Path, *opts: str) -> dict[str, float]:
 def shapes(folder: Path) -> list[Row]:
     """P2C without noise in fp32, where both devices start and draw the same; then as it comes."""
     rows = []
+    said = "{}: base {base:.1f}%, new {new:.1f}%, trained in {seconds:.0f} s".format
     for name, opts in (("without noise, fp32", QUIET), ("as it comes", [])):
-        gpu, cpu = (
-            base2new(folder / name / d, *opts, "USE_CUDA", str(d == "GPU")) for d in ("GPU", "CPU")
-        )
-        said = "{}: base {base:.1f}%, new {new:.1f}%, trained in {seconds:.0f} s".format
+        gpu = base2new(folder / name / "GPU", *opts, "USE_CUDA", "True")
+        cpu = base2new(folder / name / "CPU", *opts, "USE_CUDA", "False")
         same = max(abs(gpu[part] - cpu[part]) for part in ("base", "new")) <= FLIPS
-        rows.append(
-            (
-                f"P2C on shapes, {name}",
-                f"{said('GPU', **gpu)}; {said('CPU', **cpu)}",
-                same or opts != QUIET,
-            )
-        )
+        line = f"{said('GPU', **gpu)}; {said('CPU', **cpu)}"
+        rows.append((f"P2C on shapes, {name}", line, same or opts != QUIET))
     return rows
 
 
 def bench(folder: Path, repeats: int) -> list[Row]:
     """Whether the bench's losses are the plain path's; leaves its tables in bench.md."""
+    command = [sys.executable, "-m", "bench.steps", "cuda", "--repeats", str(repeats)]
     with open(folder / "bench.md", "w") as file:
-        code = run(
-            [sys.executable, "-m", "bench.steps", "cuda", "--repeats", str(repeats)], file
-        ).returncode
-    said = f"{(folder / 'bench.md').read_text().count('###')} tables, exit code {code}"
-    return [("scripts/bench.sh cuda: losses are the plain path's", said, code == 0)]
+        ended = run(command, file).returncode
+    said = f"{(folder / 'bench.md').read_text().count('###')} tables, exit code {ended}"
+    return [("scripts/bench.sh cuda: losses are the plain path's", said, ended == 0)]
 
 
 def main(argv: Sequence[str]) -> int:
+    """0 if all is fine, 1 if not; leaves with 2 where there is no GPU."""
     parser = OneLineParser("bash scripts/gpu_check.sh", description=__doc__)
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        choices=("tests", "bench", "shapes"),
-        default=("tests", "bench", "shapes"),
-    )
+    parts = ("tests", "bench", "shapes")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     parser.add_argument("--repeats", type=int, default=3, help="rounds of the bench (default: 3)")
     args = parser.parse_args(argv)
     folder = Path(os.environ.get("OUTPUT") or "output") / "gpu_check"
@@ -126,21 +114,26 @@ def main(argv: Sequence[str]) -> int:
         folder.mkdir(parents=True)
     except OSError as error:
         leave(f"cannot make {folder}: {error.strerror}; choose another OUTPUT", 1)
-    parts = {"tests": tests, "shapes": shapes, "bench": partial(bench, repeats=args.repeats)}
+    checks = {"tests": tests, "shapes": shapes, "bench": partial(bench, repeats=args.repeats)}
     rows: list[Row] = []
     for part in args.only:
         try:
-            rows += parts[part](folder)
+            rows += checks[part](folder)
         except Failure as error:
             rows.append((part, str(error), False))
-    table = tabulate([(what, said, "ok" if fine else "NOT OK") for what, said, fine in rows],
-                     headers=("what was checked", "what it said", ""), tablefmt="pipe")  # fmt: skip
-    about = f"commit {commit()['commit']}{' with changes' if commit()['dirty'] else ''}"
-    report = folder.with_suffix(".md")
+    return report(folder, rows)
+
+
+def report(folder: Path, rows: list[Row]) -> int:
+    """Prints the table and writes it beside `folder`; 0 if all is fine."""
+    columns = ("what was checked", "what it said", "")
+    words = [(what, said, "ok" if fine else "NOT OK") for what, said, fine in rows]
+    checked = table([dict(zip(columns, row, strict=True)) for row in words])
     measured = folder / "bench.md"
-    tables = measured.read_text() if "bench" in args.only and measured.is_file() else ""
-    report.write_text(f"{collect_env_info()}\n{about}\n\n{table}\n\n{tables}")
-    print(f"{table}\n\nwritten, with the bench's tables, to {report}")
+    tables = measured.read_text() if measured.is_file() else ""
+    file = folder.with_suffix(".md")
+    file.write_text(f"{collect_env_info()}\n{code()}\n\n{checked}\n\n{tables}")
+    print(f"{checked}\n\nwritten, with the bench's tables, to {file}")
     return 0 if all(fine for *_, fine in rows) else 1
 
 

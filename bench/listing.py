@@ -1,63 +1,57 @@
-"""Time and memory of starting on an ImageNet-sized folder: the first time, which lists it, and from
-the cached listing.
+"""Starting on a folder of ImageNet's size: python -m bench.listing FOLDER.
 
-    python bench/listing.py FOLDER
-
-Makes 1,281,000 + 50,000 empty files in 2 × 1000 folders below FOLDER, measures in a process each,
-and removes them.
+The first start lists the folder, later ones have its cached listing. Makes 1,281,000 + 50,000
+empty files in 2 × 1000 folders below FOLDER, measures in a process each, and removes them.
 """
 
 import argparse
 import os
-import resource
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from .timing import seconds_of, table
 
 
-def make(root: Path) -> None:
+def make_imagenet(root: Path) -> None:
     """An ImageNet in its real layout, of empty files."""
     folder = root / "imagenet"
     wnids = [f"n{1440764 + 11 * k:08d}" for k in range(1000)]
     for k, wnid in enumerate(tqdm(wnids, desc="Making the folder", disable=None)):
-        for part, count in (("train", 1281), ("val", 50)):
+        names = {
+            "train": [f"{wnid}_{17 * i}.JPEG" for i in range(1281)],
+            "val": [f"ILSVRC2012_val_{50 * k + i:08d}.JPEG" for i in range(50)],
+        }
+        for part, files in names.items():
             images = folder / "images" / part / wnid
             images.mkdir(parents=True)
-            for i in range(count):
-                name = (
-                    f"{wnid}_{17 * i}.JPEG"
-                    if part == "train"
-                    else f"ILSVRC2012_val_{50 * k + i:08d}.JPEG"
-                )
+            for name in files:
                 (images / name).touch()
-    (folder / "classnames.txt").write_text(
-        "".join(f"{w} class number {k}\n" for k, w in enumerate(wnids))
-    )
+    lines = [f"{wnid} class number {k}\n" for k, wnid in enumerate(wnids)]
+    (folder / "classnames.txt").write_text("".join(lines))
 
 
 def measure(root: Path, shots: int) -> str:
-    """One start, in this process: seconds and the peak of memory."""
+    """One start, in this process: seconds, the peak of memory, images."""
     from dassl.config import get_cfg_default
+    from dassl.engine.record import peak_memory
     from datasets.imagenet import ImageNet
 
-    def peak() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-    imports, cfg = peak(), get_cfg_default()
+    imports = peak_memory()
+    cfg = get_cfg_default()
     cfg.DATASET.ROOT, cfg.DATASET.NUM_SHOTS, cfg.SEED = str(root), shots, 1
-    start = time.perf_counter()
-    data = ImageNet(cfg)
-    seconds = time.perf_counter() - start
-    return f"{seconds:.1f} s | {peak():.0f} MB ({imports:.0f} MB imports) | {len(data.train_x):,} + {len(data.test):,}"
+    made = []
+    seconds = seconds_of(lambda: made.append(ImageNet(cfg)))
+    memory = f"{peak_memory():.0f} MB ({imports:.0f} MB imports)"
+    images = f"{len(made[0].train_x):,} + {len(made[0].test):,}"
+    return f"{seconds:.1f} s|{memory}|{images}"
 
 
 def main() -> None:
+    """Makes the folder, prints the table, removes the folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="an empty or new folder on the disk to measure")
     parser.add_argument("--shots", type=int, help=argparse.SUPPRESS)  # the measuring process
@@ -67,15 +61,20 @@ def main() -> None:
         return
     if args.folder.exists() and os.listdir(args.folder):
         sys.exit(f"error: {args.folder} is not empty; choose another folder")
+    columns = ("start", "time", "peak memory", "images")
+    rows = []
     try:
-        make(args.folder)
-        print("| start | time | peak memory | images |\n|---|---|---|---|")
+        make_imagenet(args.folder)
         for name, shots in (("first", -1), ("cached", -1), ("cached, 16 shots", 16)):
-            command = [sys.executable, __file__, str(args.folder), "--shots", str(shots)]
-            out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            print(f"| {name} | {out.splitlines()[-1]} |", flush=True)
+            command = [sys.executable, "-m", "bench.listing", str(args.folder), "--shots"]
+            done = subprocess.run(
+                [*command, str(shots)], check=True, capture_output=True, text=True
+            )
+            row = [name, *done.stdout.splitlines()[-1].split("|")]
+            rows.append(dict(zip(columns, row, strict=True)))
     finally:
         shutil.rmtree(args.folder)
+    print(table(rows))
 
 
 if __name__ == "__main__":

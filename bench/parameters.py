@@ -1,15 +1,15 @@
-"""How many parameters each method learns on ViT-B/16 as published: python -m
-bench.parameters."""
+"""How many parameters each method learns on ViT-B/16 as published: python -m bench.parameters."""
 
 from pathlib import Path
 
 import torch
-from tabulate import tabulate
 
 import train
 from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
 from trainers.base import PromptTrainer
+
+from .timing import table
 
 CLASSNAMES = ["cat", "dog"]  # no method's number of parameters depends on them, but CoOp's with CSC
 
@@ -24,16 +24,10 @@ def vit_b16() -> CLIP:
 
 def count(clip_model: CLIP, config: Path) -> tuple[int, int]:
     """Learned numbers, and the tensors they are in."""
-    name = config.parent.name
-    flags = [
-        "--trainer",
-        name,
-        "--config-file",
-        str(config),
-        "--dataset-config-file",
-        "configs/datasets/imagenet.yaml",
-    ]
-    trainer = TRAINER_REGISTRY.get(name).__new__(TRAINER_REGISTRY.get(name))
+    method = TRAINER_REGISTRY.get(config.parent.name)
+    flags = ["--trainer", config.parent.name, "--config-file", str(config)]
+    flags += ["--dataset-config-file", "configs/datasets/imagenet.yaml"]
+    trainer = method.__new__(method)
     trainer.cfg = train.setup_cfg(train.parse_args(flags))
     if not isinstance(trainer, PromptTrainer):
         return 0, 0
@@ -42,16 +36,13 @@ def count(clip_model: CLIP, config: Path) -> tuple[int, int]:
 
 
 def main() -> None:
-    clip_model = vit_b16()
-    rows = []
+    """Prints a row for each config of a ViT-B/16."""
+    clip_model, rows = vit_b16(), []
     for config in sorted(Path("configs/trainers").glob("*/vit_b16*.yaml")):
         total, tensors = count(clip_model, config)
-        rows.append([config.parent.name, config.stem, f"{total:,}", tensors])
-    print(
-        tabulate(
-            rows, ["method", "config", "parameters", "tensors"], "github", disable_numparse=True
-        )
-    )
+        row = {"method": config.parent.name, "config": config.stem}
+        rows.append(row | {"parameters": f"{total:,}", "tensors": tensors})
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Torch gives float32 products to MKL, which leaves AVX-512 unused on AMD's CPUs: oneDNN is
-# twice as fast there (bench/cpu.py). The operator is torch.compile's and not public: a
+# twice as fast there (python -m bench.cpu). The operator is torch.compile's and not public: a
 # version of torch without it computes as usual.
 ONEDNN = torch.backends.cpu.get_cpu_capability() == "AVX512" and hasattr(
     torch.ops.mkldnn, "_linear_pointwise"

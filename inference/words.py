@@ -1,15 +1,14 @@
-"""The words nearest to learned vectors, by Euclidean distance: python -m inference.words SOURCE
-[TOPK].
+"""The words nearest to learned vectors: python -m inference.words SOURCE [TOPK].
 
-SOURCE is a run's output folder, or a checkpoint file of this repository or of the family (CoOp's
-interpret_prompt.py takes the same two arguments). The nearest word is often far: compare its
-distance with the norm of the vector.
+SOURCE is a run's output folder, or a checkpoint file of this repository or of the family
+(CoOp's interpret_prompt.py takes the same two arguments). Distances are Euclidean. The
+nearest word is often far: compare its distance with the norm of the vector.
 """
 
 import argparse
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,9 +21,9 @@ from clip.weights import find_weights, read_state_dict
 from dassl.commands import OneLineParser, command_line, leave
 from dassl.utils import Failure, UsageError, load_checkpoint
 from dassl.utils.checkpoint import BEST, resumable
-from train import parse_args as train_args
-from train import setup_cfg
 from trainers.atprompt import attribute_words
+
+from .load import config_of
 
 BUNDLED = "ViT-Tiny/8"
 EXAMPLES = """examples:
@@ -32,14 +31,12 @@ EXAMPLES = """examples:
   python -m inference.words prompt_learner/model.pth.tar-200 3 --backbone RN50
 """
 TEXT_PROMPT = re.compile(r"(?:.*\.)?(ctx(?:_att[123])?)")
-DEEP_PROMPT = re.compile(
-    r".*(?:compound_prompts_text\.(\d+)|text_encoder\.transformer\.resblocks\.(\d+)\.VPT_shallow)"
-)
+MAPLE_DEEP = re.compile(r".*compound_prompts_text\.(\d+)")
+PROMPTSRC_DEEP = re.compile(r".*text_encoder\.transformer\.resblocks\.(\d+)\.VPT_shallow")
 
 
 def find_checkpoint(source: Path) -> Path:
-    """The file itself, or in an output folder the model that is tested: the best one, else the
-    newest.
+    """The file itself, or in an output folder the model that is tested: the best, else the newest.
 
     Raises: UsageError if there is none.
     """
@@ -53,21 +50,14 @@ def find_checkpoint(source: Path) -> Path:
     raise UsageError(f"{source}: no checkpoint in it")
 
 
-def config_of(checkpoint: Path) -> CfgNode | None:
-    """The config recorded in the output folder that the checkpoint lies in; None if there is
-    none."""
-    file = checkpoint.resolve().parent.parent / "config.yaml"
-    return setup_cfg(train_args(["--config-file", str(file)])) if file.is_file() else None
-
-
 def learned_vectors(
-    state: dict[str, Tensor], used: Sequence[str] | None, deep: bool
+    state: Mapping[str, Tensor], used: Sequence[str] | None, deep: bool
 ) -> dict[str, Tensor]:
     """(length, W) or, class-specific, (C, length, W) of each tensor of text prompts.
 
     Args:
         state: a checkpoint's state_dict.
-        used: the attribute words, if known; vectors of further attributes, which files always have,
+        used: the attribute words, if known; the vectors of others, which files always have,
             are left out.
         deep: also the deep prompts.
     """
@@ -81,93 +71,89 @@ def learned_vectors(
                     continue
                 name += f" ({used[place - 1]})"
             found[name] = value
-        elif deep and (match := DEEP_PROMPT.fullmatch(key)):
-            # MaPLe's first deep prompt is that of block 1, PromptSRC's are named by block
-            found[f"block {int(match[1]) + 1 if match[1] else match[2]}"] = value
+        elif deep and (match := MAPLE_DEEP.fullmatch(key)):  # the first is that of block 1
+            found[f"block {int(match[1]) + 1}"] = value
+        elif deep and (match := PROMPTSRC_DEEP.fullmatch(key)):
+            found[f"block {match[1]}"] = value
     return found
 
 
-def nearest(vectors: Tensor, embedding: Tensor, topk: int) -> tuple[Tensor, Tensor]:
-    """Distances and token ids, (N, topk) each, of the rows of embedding (V, W) nearest to vectors
-    (N, W)."""
-    distance = torch.cdist(
-        vectors.float(), embedding.float(), compute_mode="donot_use_mm_for_euclid_dist"
-    )
-    return distance.topk(topk, largest=False)
+def nearest(vector: Tensor, embedding: Tensor, topk: int) -> list[tuple[int, float]]:
+    """Token ids and distances of the `topk` rows of embedding (V, W) nearest to a vector (W,)."""
+    exact = "donot_use_mm_for_euclid_dist"
+    distance = torch.cdist(vector[None].float(), embedding.float(), compute_mode=exact)[0]
+    least, ids = distance.topk(topk, largest=False)
+    return list(zip(ids.tolist(), least.tolist(), strict=True))
 
 
-def trained_rows(name: str) -> set[int] | None:
-    """The tokens whose embeddings the bundled CLIP learned; None for other models."""
-    if _MODELS.get(name) != _MODELS[BUNDLED]:
-        return None
+def trained_tokens(model: str) -> set[int]:
+    """The tokens whose embeddings the bundled CLIP learned; empty for other models."""
+    if _MODELS.get(model) != _MODELS[BUNDLED]:
+        return set()
     from safetensors import safe_open
 
-    with safe_open(find_weights(name), "pt") as file:
+    with safe_open(find_weights(model), "pt") as file:
         return set(file.get_tensor("token_embedding.ids").tolist())
-
-
-def show(checkpoint: Path, topk: int, backbone: str, deep: bool) -> str:
-    """The table of a checkpoint. Raises Failure if it cannot be read or does not fit the CLIP."""
-    state = load_checkpoint(str(checkpoint))
-    cfg = config_of(checkpoint)
-    model = backbone or (cfg.MODEL.BACKBONE.NAME if cfg else "ViT-B/16")
-    weights = (
-        (cfg.MODEL.BACKBONE.WEIGHTS, cfg.MODEL.BACKBONE.MIRROR) if cfg and not backbone else ()
-    )
-    state = state.get("state_dict", {}) if isinstance(state, dict) else {}
-    used = (
-        attribute_words(cfg, always=True)
-        if cfg and any("ctx_att" in key for key in state)
-        else None
-    )
-    vectors = learned_vectors(state, used, deep)
-    if not vectors:
-        raise Failure(f"{checkpoint}: holds no learned vectors of text prompts")
-    embedding = read_state_dict(find_weights(model, *weights))["token_embedding.weight"]
-    known = trained_rows(model)
-    rows = []
-    for name, tensor in vectors.items():
-        if tensor.shape[-1] != embedding.shape[1]:
-            widths = f"{tensor.shape[-1]} numbers, {model}'s words {embedding.shape[1]}"
-            raise UsageError(f"{checkpoint}: vectors of {widths}; name its CLIP with --backbone")
-        if not 1 <= topk <= len(embedding):
-            raise UsageError(f"topk {topk}: must be 1 to {len(embedding)}")
-        for place, vector in zip(places(name, tensor), tensor.flatten(0, -2), strict=True):
-            distances, ids = nearest(vector[None], embedding, topk)
-            words = [
-                f"{'*' * bool(known and i in known)}{_tokenizer.decoder[i]}"
-                for i in ids[0].tolist()
-            ]
-            cells = [
-                f"{word} {d:.4f}" for word, d in zip(words, distances[0].tolist(), strict=True)
-            ]
-            rows.append([place, f"{vector.float().norm():.4f}", *cells])
-    text = tabulate(rows, ["vector", "norm", *map(str, range(1, topk + 1))], disable_numparse=True)
-    text += f"\n\nWords of {model} and their Euclidean distances; {checkpoint}"
-    if known:
-        text += f"\nOnly {len(known)} of its {len(embedding)} words (*) were trained; the others' embeddings are random."
-    return text
 
 
 def places(name: str, tensor: Tensor) -> list[str]:
     """What each vector of (length, W) or (C, length, W) is called."""
     if tensor.dim() == 2:
         return [f"{name} {i + 1}" for i in range(len(tensor))]
-    return [
-        f"{name}, class {c}, {i + 1}" for c in range(len(tensor)) for i in range(tensor.shape[1])
-    ]
+    classes, length, _ = tensor.shape
+    return [f"{name}, class {c}, {i + 1}" for c in range(classes) for i in range(length)]
+
+
+def weights_of(cfg: CfgNode | None, backbone: str) -> tuple[str, Path]:
+    """Name and file of the CLIP: --backbone's, else the run's, else ViT-B/16."""
+    if backbone or not cfg:
+        name = backbone or "ViT-B/16"
+        return name, find_weights(name)
+    own = cfg.MODEL.BACKBONE
+    return own.NAME, find_weights(own.NAME, own.WEIGHTS, own.MIRROR)
+
+
+def show(checkpoint: Path, topk: int, backbone: str, deep: bool) -> str:
+    """The table of a checkpoint. Raises: Failure if it is unreadable or does not fit the CLIP."""
+    state = load_checkpoint(str(checkpoint))
+    state = state.get("state_dict", {}) if isinstance(state, dict) else {}
+    cfg = config_of(checkpoint.resolve().parent.parent)
+    has_attributes = any("ctx_att" in key for key in state)
+    used = attribute_words(cfg, always=True) if cfg and has_attributes else None
+    vectors = learned_vectors(state, used, deep)
+    if not vectors:
+        raise Failure(f"{checkpoint}: holds no learned vectors of text prompts")
+    model, file = weights_of(cfg, backbone)
+    embedding = read_state_dict(file)["token_embedding.weight"]
+    if not 1 <= topk <= len(embedding):
+        raise UsageError(f"topk {topk}: must be 1 to {len(embedding)}")
+    known = trained_tokens(model)
+    rows = []
+    for name, tensor in vectors.items():
+        if tensor.shape[-1] != embedding.shape[1]:
+            widths = f"{tensor.shape[-1]} numbers, {model}'s words {embedding.shape[1]}"
+            raise UsageError(f"{checkpoint}: vectors of {widths}; name its CLIP with --backbone")
+        for place, vector in zip(places(name, tensor), tensor.flatten(0, -2), strict=True):
+            cells = [
+                f"{'*' if i in known else ''}{_tokenizer.decoder[i]} {distance:.4f}"
+                for i, distance in nearest(vector, embedding, topk)
+            ]
+            rows.append([place, f"{vector.float().norm():.4f}", *cells])
+    headers = ["vector", "norm", *map(str, range(1, topk + 1))]
+    text = tabulate(rows, headers, disable_numparse=True)
+    text += f"\n\nWords of {model} and their Euclidean distances; {checkpoint}"
+    if known:
+        text += f"\nOnly {len(known)} of its {len(embedding)} words (*) were trained"
+        text += "; the others' embeddings are random."
+    return text
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; leaves with code 2 and one line if it makes no sense."""
     parser = OneLineParser("python -m inference.words", description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
-    add(
-        "source",
-        type=Path,
-        metavar="SOURCE",
-        help="output folder of a training run, or a checkpoint file",
-    )
+    source = "output folder of a training run, or a checkpoint file"
+    add("source", type=Path, metavar="SOURCE", help=source)
     add("place", nargs="?", type=int, metavar="TOPK", help="words for each vector; default: 5")
     add("--topk", type=int, default=5, metavar="K", help="the same")
     add("--deep", action="store_true", help="also the deep prompts of the text tower")
@@ -178,15 +164,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """0; leaves with 1 or 2 and one line if something is wrong."""
     args = parse_args(argv)
+    topk = args.topk if args.place is None else args.place
     try:
-        print(
-            show(
-                find_checkpoint(args.source),
-                args.topk if args.place is None else args.place,
-                args.backbone,
-                args.deep,
-            )
-        )
+        print(show(find_checkpoint(args.source), topk, args.backbone, args.deep))
     except Failure as error:
         leave(str(error), error.exit_code)
     return 0

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 HEAD_WIDTH = 64
 
-# (index of a block, ln_1 of its input (B, L, W)) -> what is added to its output (B, L, W)
+# An adapter: (index of a block, ln_1 of its input (B, L, W)) -> what its output gets (B, L, W)
 Adapt = Callable[[int, Tensor], Tensor]
 
 
 class QuickGELU(nn.Module):
+    """OpenAI's approximation of GELU."""
+
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)
 
@@ -45,12 +47,16 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
+    """The blocks of a tower, under OpenAI's names."""
+
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
         self.resblocks = nn.ModuleList([Block(width) for _ in range(layers)])
 
 
 class Vision(nn.Module):
+    """The image tower's parameters, under OpenAI's names."""
+
     def __init__(self, width: int, layers: int, patch: int, tokens: int, embed_dim: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=False)
@@ -139,9 +145,8 @@ class PlainCLIP(nn.Module):
         """
         length = embeddings.shape[1]
         x = embeddings + self.positional_embedding[:length]
-        mask = torch.full((length, length), float("-inf"), dtype=self.dtype, device=x.device).triu(
-            diagonal=1
-        )
+        mask = torch.full((length, length), float("-inf"), dtype=self.dtype, device=x.device)
+        mask = mask.triu(diagonal=1)  # causal: no token sees those behind it
         for i, block in enumerate(self.transformer.resblocks):
             if deep and i in deep:
                 start, prompts = deep[i]

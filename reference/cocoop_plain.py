@@ -1,5 +1,4 @@
-"""CoCoOp written plainly on top of PlainCLIP: one image after the other, and for each every class's
-whole sentence.
+"""CoCoOp written plainly on PlainCLIP: for each image by itself every class's whole sentence.
 
 Prompt parameters are CoOp's, and the meta-net's meta_net.linear1.{weight,bias} (H, D), (H,) and
 meta_net.linear2.{weight,bias} (W, H), (W,).
@@ -18,7 +17,7 @@ from .clip_plain import PlainCLIP
 
 
 def bias(prompts: Mapping[str, Tensor], image_feature: Tensor) -> Tensor:
-    """pi(x), the meta-net's answer to an image: (D,), of unit length -> (W,)."""
+    """pi(x), the meta-net's output for an image: (D,), of unit length -> (W,)."""
     hidden = prompts["meta_net.linear1.weight"] @ image_feature + prompts["meta_net.linear1.bias"]
     hidden = hidden.clamp(min=0)  # ReLU
     return prompts["meta_net.linear2.weight"] @ hidden + prompts["meta_net.linear2.bias"]
@@ -31,8 +30,10 @@ def logits(
     images: Tensor,
     attributes: Sequence[str] = (),
 ) -> Tensor:
-    """images (B, 3, H, H) -> (B, C). For each image the ctx vectors are v_m + pi(x); the
-    attributes' stay."""
+    """images (B, 3, H, H) -> (B, C).
+
+    Each image has its own ctx, v_m + pi(x); the attributes' vectors are the same for all.
+    """
     rows = []
     for image in images:
         feature = clip.encode_image(image[None])[0]
@@ -55,8 +56,7 @@ def loss(
 
 
 def random_meta_net(clip: PlainCLIP, seed: int = 0) -> dict[str, Tensor]:
-    """Parameters to test with, large enough that the bias is of the ctx's size (0.02) and differs
-    between images."""
+    """Parameters to test with: the bias is of the ctx's size (0.02), and differs between images."""
     rng = torch.Generator().manual_seed(seed)
     width, embed_dim = clip.token_embedding.weight.shape[1], clip.text_projection.shape[1]
     shapes = {"linear1": (embed_dim // 16, embed_dim), "linear2": (width, embed_dim // 16)}

@@ -1,5 +1,4 @@
-"""CoOp, with and without ATPrompt's attributes, written plainly on top of PlainCLIP: every class's
-whole sentence.
+"""CoOp, with and without ATPrompt's attributes, written plainly: every class's whole sentence.
 
 Prompt parameters are a dict under the family's keys: ctx (N, W), or (C, N, W) for class-specific
 contexts; with attributes ctx_att1, ctx_att2, ctx_att3 (N_ATT, W), as many used as there are
@@ -25,10 +24,10 @@ def text_features(
     position: str = "end",
     attributes: Sequence[str] = (),
 ) -> Tensor:
-    """(C, D), not normalised. SOS att1 word1 att2 word2 ... ctx name . EOT; position of the name:
-    end, middle or front.
+    """(C, D), not normalised, of the sentences SOS att1 word1 att2 word2 ... ctx name . EOT
 
-    Attributes come before the ctx and the name whatever their order.
+    position: of the name: end (behind ctx), middle (between its halves) or front (before it).
+    Attributes come before both.
     """
     sentences, ends = [], []
     before = [clip.embed(torch.tensor([SOS]))]
@@ -41,11 +40,12 @@ def text_features(
         name = clip.embed(torch.tensor(ids[: len(tokenise(words))]))
         full_stop = clip.embed(torch.tensor([*ids[len(tokenise(words)) :], EOT]))
         half = len(own) // 2
-        middle = {
+        orders = {
             "end": [own, name],
             "middle": [own[:half], name, own[half:]],
             "front": [name, own],
-        }[position]
+        }
+        middle = orders[position]
         sentence = torch.cat([*before, *middle, full_stop])
         ends.append(len(sentence) - 1)
         padding = clip.embed(torch.zeros(CONTEXT_LENGTH - len(sentence), dtype=torch.long))
@@ -62,9 +62,8 @@ def logits(
     attributes: Sequence[str] = (),
 ) -> Tensor:
     """images (B, 3, H, H) -> (B, C)."""
-    return clip.logits(
-        clip.encode_image(images), text_features(clip, prompts, classnames, position, attributes)
-    )
+    text = text_features(clip, prompts, classnames, position, attributes)
+    return clip.logits(clip.encode_image(images), text)
 
 
 def loss(
@@ -77,6 +76,5 @@ def loss(
     attributes: Sequence[str] = (),
 ) -> Tensor:
     """Cross-entropy, mean over the images. labels (B,)"""
-    return functional.cross_entropy(
-        logits(clip, prompts, classnames, images, position, attributes), labels
-    )
+    predicted = logits(clip, prompts, classnames, images, position, attributes)
+    return functional.cross_entropy(predicted, labels)

@@ -1,5 +1,4 @@
-"""KgCoOp written plainly on top of PlainCLIP: CoOp whose text features are kept near the
-hand-crafted prompts'."""
+"""KgCoOp written plainly: CoOp whose text features are kept near the hand-crafted prompts'."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""MaPLe with ATPrompt's attributes, written plainly on top of PlainCLIP.
+"""MaPLe, with and without ATPrompt's attributes, written plainly on PlainCLIP.
 
 Prompt parameters are a dict under the family's key names, without the "prompt_learner." prefix:
 
     ctx                                          (N_CTX, W)
-    ctx_att1, ctx_att2, ctx_att3                 (N_ATT, W), as many used as there are attribute words
+    ctx_att1, ctx_att2, ctx_att3                 (N_ATT, W), one used for each attribute
     proj.weight, proj.bias                       MaPLe's mapper F, Linear W -> Wv; or P2C's:
     proj.fc1.weight/bias, proj.fc2.weight/bias   W -> s_H W -> GELU -> Wv
-    compound_prompts_text.N                      (N_CTX, W), the text prompts at the input of block N + 1
+    compound_prompts_text.N                      (N_CTX, W), text prompts at block N + 1's input
     compound_prompt_projections.N.weight/bias    Linear W -> Wv, block N + 1 of the vision tower
 
 PROMPT_DEPTH J is one more than there are compound_prompts_text.
@@ -33,6 +33,8 @@ _tokenizer = SimpleTokenizer()
 
 
 class MapleOutput(NamedTuple):
+    """What `maple_forward` gives."""
+
     text_features: Tensor  # (C, D), not normalised
     image_features: Tensor  # (B, D), not normalised
     logits: Tensor  # (B, C)
@@ -49,8 +51,7 @@ def maple_forward(
     frozen_words: str = "",
     upstream_slicing: bool = False,
 ) -> MapleOutput:
-    """MaPLe (attributes empty, frozen_words "of a") or MaPLe + ATPrompt (attributes, no frozen
-    words).
+    """MaPLe (frozen_words "of a"), or MaPLe + ATPrompt (attributes, no frozen words).
 
     images (B, 3, H, H), labels (B,)
     """
@@ -77,14 +78,14 @@ def text_features(
     built = [build(clip, prompts, name, attributes, frozen_words) for name in classnames]
     embeddings = torch.stack([b.embeddings for b in built])  # (C, 77, W)
     eot = torch.tensor([b.eot for b in built])  # (C,)
-    ctx_start = built[
-        0
-    ].ctx_start  # the same for all: what stands before ctx does not depend on the class
+    ctx_start = built[0].ctx_start  # of all: what is before ctx does not depend on the class
     deep = {block: (ctx_start, p) for block, p in deep_text_prompts(prompts).items()}
     return clip.text_tower(embeddings, eot, deep)
 
 
 class ClassPrompt(NamedTuple):
+    """A class's sentence."""
+
     embeddings: Tensor  # (77, W) before positions are added
     eot: int  # where EOT stands
     ctx_start: int  # where ctx starts
@@ -156,8 +157,7 @@ def placeholder_sentence(
     attributes: Sequence[str] = (),
     frozen_words: str = "",
 ) -> str:
-    """The prompt as text, X for every learnable vector: X X color X X shape X X striped red
-    hexagon."""
+    """The prompt as text, X for every learnable vector: X X color X X shape X X red hexagon."""
     words: list[str] = []
     for k, attribute in enumerate(attributes, start=1):
         words += ["X"] * len(prompts[f"ctx_att{k}"]) + [attribute]
@@ -207,12 +207,11 @@ def mapper(prompts: Mapping[str, Tensor], x: Tensor) -> Tensor:
 
 def deep_visual_prompts(prompts: Mapping[str, Tensor]) -> dict[int, Tensor]:
     """{block: (N_CTX, Wv)} for the blocks 1 ... J-1, from the deep text prompts."""
-    return {
-        n + 1: _linear(
-            prompts, f"compound_prompt_projections.{n}", prompts[f"compound_prompts_text.{n}"]
-        )
-        for n in range(_count_deep(prompts))
-    }
+    made = {}
+    for n in range(_count_deep(prompts)):
+        text_prompt = prompts[f"compound_prompts_text.{n}"]
+        made[n + 1] = _linear(prompts, f"compound_prompt_projections.{n}", text_prompt)
+    return made
 
 
 def _linear(prompts: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
@@ -277,12 +276,10 @@ def as_leaves(prompts: Mapping[str, Tensor], dtype: torch.dtype | None = None) -
 def prompts_from_checkpoint(
     state_dict: Mapping[str, Tensor], dtype: torch.dtype | None = None
 ) -> Prompts:
-    """Learned parameters of a model's or a prompt learner's state dict: no prefix, no token_*
-    buffers."""
+    """Learned parameters of a model's or prompt learner's state dict: no prefix, no buffers."""
     kept: Prompts = {}
-    prefix = (
-        "prompt_learner." if any(key.startswith("prompt_learner.") for key in state_dict) else ""
-    )
+    whole_model = any(key.startswith("prompt_learner.") for key in state_dict)
+    prefix = "prompt_learner." if whole_model else ""
     names = ("ctx", "proj.", "compound_prompts_text.", "compound_prompt_projections.")
     for key, value in state_dict.items():
         if key.startswith(prefix) and key.removeprefix(prefix).startswith(names):
@@ -291,7 +288,6 @@ def prompts_from_checkpoint(
 
 
 def gradients(loss: Tensor, prompts: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
-    """d loss / d prompts by name; None where a parameter took no part (say ctx_att3 with two
-    attributes)."""
+    """d loss / d prompts by name; None where a parameter took no part, as ctx_att3 often."""
     grads = torch.autograd.grad(loss, list(prompts.values()), retain_graph=True, allow_unused=True)
     return dict(zip(prompts, grads, strict=True))

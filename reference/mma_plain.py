@@ -1,5 +1,4 @@
-"""MMA written plainly on top of PlainCLIP: adapters behind the blocks of both towers, their middle
-layer shared.
+"""MMA written plainly: adapters beside the blocks of both towers, whose middle layer they share.
 
 Parameters are a dict under the family's keys, N the block's number from 1, M the adapter's width:
 
@@ -52,10 +51,8 @@ def text_features(
     """(C, D), not normalised."""
     words = clip.embed(torch.tensor(maple_plain.tokenise(ctx)))
     built = [maple_plain.class_prompt(clip, {"ctx": words}, name) for name in classnames]
-    embeddings, eot = (
-        torch.stack([b.embeddings for b in built]),
-        torch.tensor([b.eot for b in built]),
-    )
+    embeddings = torch.stack([b.embeddings for b in built])  # (C, 77, W)
+    eot = torch.tensor([b.eot for b in built])  # (C,)
     return clip.text_tower(embeddings, eot, adapt=adapter(params, "text", scale))
 
 
@@ -91,9 +88,8 @@ def gradients(
     """What the optimizer gets: d loss / d params, divided by scale.
 
     Backwards, the adapter's output passes on its gradient times 1 / scale and its input times
-    scale. The two cancel for everything before the adapter, whose gradient is the true one, so
-    nothing accumulates over the blocks; between them, at the adapter's own parameters, the factor 1
-    / scale is left.
+    scale. The two cancel for everything before the adapter, so nothing accumulates over the blocks.
+    Between them, at the adapter's own parameters, the factor 1 / scale is left.
     """
     true = maple_plain.gradients(loss, params)
     return {key: None if g is None else g / scale for key, g in true.items()}

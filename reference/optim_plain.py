@@ -1,5 +1,4 @@
-"""SGD with momentum and weight decay, and the family's learning rate per epoch, as plain
-formulas."""
+"""SGD with momentum and weight decay, and the learning rate of each epoch, as plain formulas."""
 
 from __future__ import annotations
 
@@ -31,10 +30,9 @@ def sgd_step(
 ) -> tuple[Prompts, dict[str, Tensor]]:
     """One update: g = grad + wd * p; v = momentum * v + g (v = g at first); p = p - lr * v.
 
-    momenta: {} at the first step. A parameter without a gradient (None) is left alone, weight decay
-        included.
-    Returns new parameters (leaves that require gradients) and new momenta; nothing is changed in
-    place.
+    momenta: {} at the first step.
+    returns: new parameters (leaves that require gradients) and new momenta; none changes in place.
+    A parameter without a gradient (None) stays as it is: no weight decay either.
     """
     new_params: Prompts = {}
     new_momenta = dict(momenta)
@@ -57,15 +55,16 @@ def train(
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
 ) -> tuple[Prompts, list[float]]:
-    """Steps (lr, function from parameters to the loss) -> the last parameters, the loss before each
-    step."""
+    """The parameters after all steps, and the loss before each.
+
+    steps: (learning rate, function from the parameters to the loss)
+    """
     params = as_leaves(params)
     momenta: dict[str, Tensor] = {}
     losses = []
     for lr, loss_of in steps:
         loss = loss_of(params)
         losses.append(loss.item())
-        params, momenta = sgd_step(
-            params, gradients(loss, params), momenta, lr, momentum, weight_decay
-        )
+        grads = gradients(loss, params)
+        params, momenta = sgd_step(params, grads, momenta, lr, momentum, weight_decay)
     return params, losses

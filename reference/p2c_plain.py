@@ -1,5 +1,4 @@
-"""P2C on top of plain MaPLe + ATPrompt: schedules, mixture noise, the training loss with given
-noise."""
+"""P2C on plain MaPLe + ATPrompt: schedules, mixture noise, the training loss with given noise."""
 
 from __future__ import annotations
 
@@ -54,8 +53,10 @@ def sigma_at_epoch(
 def mixture_moments(
     means: Sequence[float], stds: Sequence[float], weights: Sequence[float] | None = None
 ) -> tuple[float, float]:
-    """Mean and variance of a mixture of Gaussians; weights are equal if not given, and need not sum
-    to 1."""
+    """Mean and variance of a mixture of Gaussians.
+
+    weights: need not sum to 1; None: equal.
+    """
     weights = [1.0] * len(means) if weights is None else list(weights)
     total = sum(weights)
     mean = sum(w * m for w, m in zip(weights, means, strict=True)) / total
@@ -71,8 +72,10 @@ def mixture_noise(
     weights: Sequence[float] | None = None,
     standardise: bool = True,
 ) -> Tensor:
-    """Mixture samples from each element's component (integers) and standard normal number; same
-    shape."""
+    """Samples of a mixture of Gaussians, of the shape of `component` and `normal`.
+
+    component: which Gaussian each element is from. normal: a standard normal number for each.
+    """
     mean_of_each = torch.tensor(means, dtype=normal.dtype)[component]
     std_of_each = torch.tensor(stds, dtype=normal.dtype)[component]
     x = mean_of_each + std_of_each * normal
@@ -86,6 +89,8 @@ def mixture_noise(
 
 
 class P2CLoss(NamedTuple):
+    """What `p2c_loss` gives."""
+
     loss: Tensor  # cls + lam * aux
     cls: Tensor  # cross-entropy with noisy text prompts
     aux: Tensor  # auxiliary_loss; 0 without eta
@@ -111,11 +116,10 @@ def p2c_loss(
 ) -> P2CLoss:
     """P2C's training loss with explicit noise.
 
-    noise: {"ctx": (N_CTX, W), "ctx_att1": (N_ATT, W), ...}, scaled by sigma_t already. A missing
-        name: none.
-    eta: (N_CTX, W), scaled by sigma_aux already; None switches the auxiliary loss off. With other
-        aux_names than ctx
-    as many rows as these prompts have, in this order.
+    noise: {"ctx": (N_CTX, W), "ctx_att1": (N_ATT, W), ...}, scaled by sigma_t already. Prompts
+        whose name is missing have none.
+    eta: (N_CTX, W), scaled by sigma_aux already; with other aux_names than ctx as many rows as
+        these prompts have, in this order. None switches the auxiliary loss off.
     """
     noise = noise or {}
     assert set(noise) <= {"ctx", "ctx_att1", "ctx_att2", "ctx_att3"}, "only these are perturbed"
@@ -141,10 +145,10 @@ def auxiliary_loss(
     names: Sequence[str] = ("ctx",),
     stop_gradient: bool = True,
 ) -> Tensor:
-    """mean over all elements of (F(p + eta) - F(p))^2, p each vector of the named prompts, eta a
-    row for each.
+    """The mean over all elements of (F(p + eta) - F(p))^2.
 
-    With stop_gradient F(p) is a constant.
+    p are the vectors of the named prompts, eta has a row for each. With stop_gradient F(p) is a
+    constant.
     """
     p = torch.cat([prompts[name] for name in names])
     assert eta.shape == p.shape

@@ -1,5 +1,4 @@
-"""ProGrad written plainly on top of PlainCLIP: CoOp whose gradient may not go against zero-shot
-CLIP's knowledge."""
+"""ProGrad written plainly: CoOp whose gradient may not go against zero-shot CLIP's knowledge."""
 
 from __future__ import annotations
 
@@ -24,11 +23,13 @@ def losses(
     template: str = TEMPLATE,
     attributes: Sequence[str] = (),
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy with the labels, and L_kl = -mean over images of sum over classes p_zs log p
-    T^2.
+    """Cross-entropy with the labels, and with zero-shot CLIP's probabilities.
 
-    p_zs and p are the softmax of zero-shot and prompted logits / T. L_kl is KL(p_zs || p) T^2 but for p_zs's entropy,
-    which does not depend on the prompts. prompts: CoOp's. images (B, 3, H, H), labels (B,)
+    The second is L_kl = -T^2 mean over images of sum over classes of p_zs log p, where p_zs and p
+    are the softmax of the zero-shot and the prompted logits / T. It is T^2 KL(p_zs || p) but for
+    p_zs's entropy, which does not depend on the prompts.
+
+    prompts: CoOp's. images (B, 3, H, H), labels (B,)
     """
     logits = coop_plain.logits(clip, prompts, classnames, images, attributes=attributes)
     zero_shot = clip.logits(clip.encode_image(images), teacher_features(clip, classnames, template))
@@ -39,8 +40,7 @@ def losses(
 
 
 def project(xe: Tensor, kl: Tensor, lam: float = 1.0) -> Tensor:
-    """One tensor's step direction: where xe . kl < 0, xe without lam times its component along kl;
-    else xe."""
+    """One tensor's step direction: xe, less lam times its component along kl where xe . kl < 0."""
     dot = (xe * kl).sum()
     if dot >= 0:
         return xe
@@ -51,10 +51,9 @@ def project(xe: Tensor, kl: Tensor, lam: float = 1.0) -> Tensor:
 def final_gradients(
     xe: Tensor, kl: Tensor, prompts: Mapping[str, Tensor], lam: float = 1.0
 ) -> dict[str, Tensor | None]:
-    """By name: each tensor's gradients of the two losses, projected on its own; None where it took
-    no part."""
-    g_xe, g_kl = gradients(xe, prompts), gradients(kl, prompts)
-    return {
-        name: None if g_xe[name] is None else project(g_xe[name], g_kl[name], lam)
-        for name in prompts
-    }
+    """By name: each tensor's two gradients, projected on their own; None where it took no part."""
+    of_xe, of_kl = gradients(xe, prompts), gradients(kl, prompts)
+    projected = {}
+    for name, grad in of_xe.items():
+        projected[name] = None if grad is None else project(grad, of_kl[name], lam)
+    return projected

@@ -1,12 +1,11 @@
-"""PromptSRC written plainly on top of PlainCLIP: prompts of both towers, not made of each other,
-and constraints.
+"""PromptSRC written plainly: independent prompts of both towers, and three constraints.
 
 Prompt parameters are a dict under the family's keys:
 
-    prompt_learner.ctx (N, W), text text_encoder.transformer.resblocks.n.VPT_shallow (N, W), put in
-    place of them at the input of block n image_encoder.VPT (Nv, Wv), appended after the patches
-    image_encoder.transformer.resblocks.n.VPT_shallow (Nv, Wv), put in place of them at the input of
-    block n
+    prompt_learner.ctx                                 (N, W), behind SOS
+    text_encoder.transformer.resblocks.n.VPT_shallow   (N, W), in their place at block n's input
+    image_encoder.VPT                                  (Nv, Wv), appended after the patches
+    image_encoder.transformer.resblocks.n.VPT_shallow  (Nv, Wv), in their place at block n's input
 """
 
 from __future__ import annotations
@@ -35,13 +34,10 @@ def text_features(
     """(C, D), not normalised. SOS ctx frozen-words name . EOT"""
     ctx = {"ctx": prompts["prompt_learner.ctx"]}
     built = [class_prompt(clip, ctx, name, frozen_words=frozen_words) for name in classnames]
-    embeddings, eot = (
-        torch.stack([b.embeddings for b in built]),
-        torch.tensor([b.eot for b in built]),
-    )
-    deep = {
-        n: (1, vectors) for n, vectors in _at_blocks(clip.transformer, prompts, TEXT_BLOCK).items()
-    }
+    embeddings = torch.stack([b.embeddings for b in built])  # (C, 77, W)
+    eot = torch.tensor([b.eot for b in built])  # (C,)
+    blocks = _at_blocks(clip.transformer, prompts, TEXT_BLOCK)
+    deep = {n: (1, vectors) for n, vectors in blocks.items()}  # ctx begins at position 1
     return clip.text_tower(embeddings, eot, deep)
 
 
@@ -71,8 +67,7 @@ def logits(
 
 
 def teacher_features(clip: PlainCLIP, classnames: Sequence[str]) -> Tensor:
-    """(C, D), unit length: the mean over 60 templates of the frozen text features as they come out
-    of the tower."""
+    """(C, D), unit length: the mean over 60 templates of the frozen, unnormalised text features."""
     rows = []
     for name in classnames:
         spoken = name.replace("_", " ")
@@ -97,8 +92,10 @@ def loss(
     image_weight: float = 10.0,
     frozen_words: str = "",
 ) -> Tensor:
-    """Cross-entropy + the constraints on text features, image features and logits. images (B, 3, H,
-    H), labels (B,)"""
+    """Cross-entropy + the constraints on text features, image features and logits.
+
+    images (B, 3, H, H), labels (B,)
+    """
     text = _unit(text_features(clip, prompts, classnames, frozen_words))
     image = _unit(image_features(clip, prompts, images))
     teacher = teacher_features(clip, classnames)
@@ -146,13 +143,9 @@ def random_prompts(
     rng = torch.Generator().manual_seed(seed)
     width, vision_width = clip.token_embedding.weight.shape[1], clip.visual.class_embedding.shape[0]
     made = {"prompt_learner.ctx": torch.randn(n_text, width, generator=rng) * 0.02}
-    made |= {
-        TEXT_BLOCK.format(n): torch.randn(n_text, width, generator=rng) * 0.5
-        for n in range(1, depth_text)
-    }
+    for n in range(1, depth_text):
+        made[TEXT_BLOCK.format(n)] = torch.randn(n_text, width, generator=rng) * 0.5
     made["image_encoder.VPT"] = torch.randn(n_image, vision_width, generator=rng) * 0.5
-    made |= {
-        IMAGE_BLOCK.format(n): torch.randn(n_image, vision_width, generator=rng) * 0.5
-        for n in range(1, depth_image)
-    }
+    for n in range(1, depth_image):
+        made[IMAGE_BLOCK.format(n)] = torch.randn(n_image, vision_width, generator=rng) * 0.5
     return as_leaves(made, clip.dtype)

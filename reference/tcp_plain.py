@@ -1,5 +1,4 @@
-"""TCP written plainly on top of PlainCLIP: every class's own tokens, made of its frozen text
-feature.
+"""TCP written plainly: every class's own tokens, made of its frozen text feature.
 
 Prompt parameters are a dict under the family's keys, H = D // 4:
 
@@ -22,7 +21,7 @@ from .maple_plain import CONTEXT_LENGTH, EOT, PAD, SOS, as_leaves, tokenise
 
 
 def class_tokens(prompts: Mapping[str, Tensor], teacher: Tensor) -> Tensor:
-    """The knowledge embedding of one class: (D,), of unit length -> (N, W)."""
+    """The tokens of one class, from its teacher (D,), of unit length -> (N, W)."""
     hidden = prompts["meta_net.linear1.weight"] @ teacher + prompts["meta_net.linear1.bias"]
     hidden = hidden * torch.sigmoid(1.702 * hidden)  # QuickGELU
     tokens = prompts["meta_net.linear2.weight"] @ hidden + prompts["meta_net.linear2.bias"]
@@ -83,16 +82,17 @@ def loss(
     template: str = TEMPLATE,
     weight: float = 8.0,
 ) -> Tensor:
-    """Cross-entropy + weight * (1 - mean cosine of text and teacher). images (B, 3, H, H), labels
-    (B,)"""
+    """Cross-entropy + weight * (1 - mean cosine of text and teacher).
+
+    images (B, 3, H, H), labels (B,)
+    """
     text = text_features(clip, prompts, classnames, layer, words, template)
     cross_entropy = functional.cross_entropy(clip.logits(clip.encode_image(images), text), labels)
     return cross_entropy + weight * distance(text, teacher_features(clip, classnames, template))
 
 
 def random_prompts(clip: PlainCLIP, n_ctx: int = 4, seed: int = 0) -> dict[str, Tensor]:
-    """Leaf tensors to test with: class tokens as large as a block's input, and different for each
-    class."""
+    """Leaf tensors to test with: class tokens as large as a block's input, and not all alike."""
     rng = torch.Generator().manual_seed(seed)
     width, embed_dim = clip.token_embedding.weight.shape[1], clip.text_projection.shape[1]
     made = {

@@ -1,5 +1,4 @@
-"""Random weights in the key layout of OpenAI's CLIP checkpoints, and the TorchScript archive they
-come in."""
+"""Random weights under the keys of OpenAI's CLIP checkpoints, and the archives these come in."""
 
 from __future__ import annotations
 
@@ -17,6 +16,8 @@ VOCAB_SIZE = 49408
 
 @dataclass(frozen=True)
 class Arch:
+    """Sizes of a CLIP with a ViT."""
+
     embed_dim: int
     image_size: int
     patch_size: int
@@ -37,8 +38,7 @@ ARCHS = {
 def openai_state_dict(
     arch: str, seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> dict[str, Tensor]:
-    """Random weights of `arch` (a key of ARCHS), OpenAI's names and shapes; one seed, one set of
-    values.
+    """Random weights of `arch` (a key of ARCHS) under OpenAI's names; a seed fixes the values.
 
     No bias is zero, no LayerNorm gain is one, exp(logit_scale) is not 100: a forgotten one shows.
     Tensors are `dtype`, except that torch.float16 gives the mixture of OpenAI's archives: matrix
@@ -61,15 +61,12 @@ def openai_state_dict(
         weights[f"{name}.bias"] = normal(n_out, std=0.1)
 
     def transformer(name: str, width: int, layers: int) -> None:
-        into_residual = 1 / math.sqrt(
-            2 * layers
-        )  # 2 * layers additions, so the residual stream stays O(1)
+        into_residual = 1 / math.sqrt(2 * layers)  # of as many additions, so their sum stays O(1)
         for i in range(layers):
             block = f"{name}.resblocks.{i}"
             in_proj = normal(3 * width, width, std=1 / math.sqrt(width))
-            in_proj[: 2 * width] *= (
-                1.5  # queries and keys: attention that picks, so that texts and images differ
-            )
+            # Queries and keys: attention that picks, so that texts and images differ.
+            in_proj[: 2 * width] *= 1.5
             weights[f"{block}.attn.in_proj_weight"] = in_proj
             weights[f"{block}.attn.in_proj_bias"] = normal(3 * width, std=0.1)
             linear(f"{block}.attn.out_proj", width, width, into_residual)
@@ -92,8 +89,7 @@ def openai_state_dict(
     transformer("visual.transformer", a.vision_width, a.vision_layers)
     layer_norm("visual.ln_post", a.vision_width)
 
-    # Text tower. Embeddings are small, as CLIP's are: prompts of std 0.02 neither drown in them nor
-    # dominate.
+    # Text tower. Embeddings are as small as CLIP's, so that prompts of std 0.02 are like them.
     weights["positional_embedding"] = normal(CONTEXT_LENGTH, a.text_width, std=0.01)
     weights["text_projection"] = normal(a.text_width, a.embed_dim, std=1 / math.sqrt(a.text_width))
     transformer("transformer", a.text_width, a.text_layers)
@@ -119,8 +115,7 @@ def _openai_keeps_in_half(key: str) -> bool:
 
 
 def save_torchscript(state_dict: dict[str, Tensor], path: str | Path) -> None:
-    """Write a TorchScript archive whose torch.jit.load(path).state_dict() has these keys and
-    values.
+    """Write a TorchScript archive that torch.jit.load reads as these keys and values.
 
     The order of the keys may differ (a module lists its own tensors before its children's).
     """
@@ -138,9 +133,7 @@ def save_torchscript(state_dict: dict[str, Tensor], path: str | Path) -> None:
         else:
             module.register_buffer(name, value)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", FutureWarning
-        )  # deprecated, but OpenAI's archives are TorchScript
+        warnings.simplefilter("ignore", FutureWarning)  # deprecated, but OpenAI's format
         torch.jit.script(root).save(str(path))
 
 

@@ -1,10 +1,20 @@
-"""Exit 0 if this Python has a supported version of every package in pyproject.toml, else 1 and say
-what is missing."""
+"""Exit 0 if this Python has a supported version of every package in pyproject.toml, else 1.
+
+Then a line says what is missing.
+"""
 
 import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
+
+
+def numbers(version: str) -> list[int]:
+    """2.14.1+cu130 -> [2, 14, 1]; what is no digit is left out."""
+    parts = version.split("+")[0].split(".")[:3]
+    return [int("".join(filter(str.isdigit, part)) or 0) for part in parts]
 
 
 def problem(requirement: str) -> str | None:
@@ -14,20 +24,13 @@ def problem(requirement: str) -> str | None:
         have = version(name)
     except PackageNotFoundError:
         return f"{name} is missing"
-
-    def numbers(v: str) -> list[int]:
-        return [
-            int("".join(filter(str.isdigit, part)) or 0) for part in v.split("+")[0].split(".")[:3]
-        ]
-
     return f"{name} {have} is older than {least}" if numbers(have) < numbers(least) else None
 
 
 def main() -> int:
-    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())[
-        "project"
-    ]
-    problems = [p for r in project["dependencies"] if (p := problem(r))]
+    """The exit code; prints what is missing."""
+    requirements = tomllib.loads(PYPROJECT.read_text())["project"]["dependencies"]
+    problems = list(filter(None, map(problem, requirements)))
     if not problems:
         try:
             import torchvision  # noqa: F401  a torchvision of another torch fails here

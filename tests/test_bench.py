@@ -1,11 +1,15 @@
-"""bench/steps.py on tiny towers: it prints its rows, compares the same things, counts rightly.
-Nothing is timed."""
+"""bench/ on tiny towers: it prints its rows, compares the same things, counts rightly.
 
+Nothing is timed.
+"""
+
+import gc
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,11 +17,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import steps as bench
-from bench.steps import Case
+from bench import cases, floor, memory, ours, plain, steps, timing
+from bench.cases import Case
+from dassl.utils import Failure
 from reference import cocoop_plain, maple_plain
 from reference.clip_plain import PlainCLIP
 from reference.weights import ARCHS
+from tests.forked import forked
 from tests.trainers.methods import shake
 
 REPO = Path(__file__).resolve().parents[1]
@@ -27,8 +33,12 @@ METHODS = pytest.mark.parametrize("method", ["MaPLe", "P2C", "CoCoOp"])
 
 
 @pytest.fixture(autouse=True)
-def from_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+def from_the_repository(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Also: what is imported is no garbage, which the bench would look for before each round."""
     monkeypatch.chdir(REPO)
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def tiny(method: str, table: str = "", classes: int = 11, batch: int = 3) -> Case:
@@ -42,18 +52,22 @@ def rows(printed: str) -> Iterator[list[str]]:
             yield cells
 
 
-def test_every_row_is_printed(capsys):
-    assert bench.main(QUICK) == 0
+def test_every_row_is_printed(capsys, monkeypatch, tmp_path):
+    def run(command: list[str], **_) -> subprocess.CompletedProcess:
+        assert command[1:3] == ["-m", "bench.memory"]
+        done = forked(lambda: memory.main(command[3:]), tmp_path)
+        return subprocess.CompletedProcess(command, done.code, done.out, done.err)
+
+    monkeypatch.setattr(memory, "subprocess", SimpleNamespace(run=run))
+    assert steps.main(QUICK) == 0
     out, err = capsys.readouterr()
-    expected = bench.cases("cpu", quick=True)
+    expected = cases.cases("cpu", quick=True)
     printed = list(rows(out))
     assert [cells[0] for cells in printed] == [str(case) for case in expected]
-    tables = set(bench.NAMES) - {"capture"}
+    tables = set(cases.NAMES) - {"capture"}
     assert {case.table for case in expected} == tables and out.count("###") == len(tables)
-    assert (
-        out.startswith("`bash scripts/bench.sh cpu --quick --repeats 2`")
-        and torch.__version__ in out
-    )
+    assert out.startswith("`bash scripts/bench.sh cpu --quick --repeats 2`")
+    assert torch.__version__ in out
     assert f"[{len(expected)}/{len(expected)}]" in err and "left" in err
     for case, cells in zip(expected, printed, strict=True):
         if case.table in ("share", "memory"):
@@ -63,31 +77,44 @@ def test_every_row_is_printed(capsys):
 
 
 def test_as_a_user_runs_it():
-    def run(*args: str) -> subprocess.CompletedProcess:
-        command = ["bash", "scripts/bench.sh", *args]
-        return subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=300)
-
-    done = run("--quick", "--repeats", "1", "--only", "cocoop")
+    command = "bash scripts/bench.sh --quick --repeats 1 --only cocoop".split()
+    done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert [cells[0] for cells in rows(done.stdout)] == [
         "CoCoOp step, 3 classes, batch 1, fp32",
         "CoCoOp step, 3 classes, batch 8, fp32",
     ]
-    assert run("--quick", "--repeats", "0").returncode == 2
-    done = run("--only", "everything")
-    assert done.returncode == 2 and "everything" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_bad_input_is_one_line(capsys):
+    assert steps.main(["--quick", "--repeats", "0"]) == 2
+    assert capsys.readouterr().err == "error: --repeats 0: must be 1 or more\n"
+    with pytest.raises(SystemExit) as left:
+        steps.main(["--only", "everything"])
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and "everything" in said and said.count("\n") == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu_is_one_line(capsys):
-    assert bench.main(["cuda"]) == 2
+    assert steps.main(["cuda"]) == 2
     assert capsys.readouterr().err == "error: there is no GPU here that torch can use\n"
 
 
 def test_what_a_gpu_does_not_measure_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert bench.main(["cuda", "--quick", "--only", "share"]) == 2
+    assert steps.main(["cuda", "--quick", "--only", "share"]) == 2
     assert capsys.readouterr().err == "error: share is not measured on cuda\n"
+
+
+def test_what_a_gpu_measures():
+    """In fp16, and the most important tables in all precisions; not what is a CPU's alone."""
+    rows = cases.cases("cuda", quick=False)
+    assert {c.table for c in rows} == set(cases.NAMES) - {"share", "bf16", "bf16_eval"}
+    for table in ("p2c", "eval", "capture"):
+        assert {c.prec for c in rows if c.table == table} == {"fp32", "fp16", "bf16", "amp"}
+    for table in ("maple", "cocoop", "overhead", "memory"):
+        assert {c.prec for c in rows if c.table == table} == {"fp16"}
 
 
 def other_bias(*args) -> Tensor:
@@ -97,19 +124,15 @@ def other_bias(*args) -> Tensor:
 @pytest.mark.parametrize(
     ("table", "where", "what"),
     [
-        ("maple", "bench.steps.FROZEN_WORDS", {**bench.FROZEN_WORDS, "MaPLe": "on the"}),
-        ("p2c", "bench.steps.maple_plain.deep_text_prompts", lambda _: {}),
-        ("eval", "bench.steps.maple_plain.deep_visual_prompts", lambda _: {}),
-        (
-            "cocoop",
-            "bench.steps.cocoop_plain",
-            type("Other", (), {"bias": staticmethod(other_bias)}),
-        ),
+        ("maple", "FROZEN_WORDS", {**plain.FROZEN_WORDS, "MaPLe": "on the"}),
+        ("p2c", "maple_plain.deep_text_prompts", lambda _: {}),
+        ("eval", "maple_plain.deep_visual_prompts", lambda _: {}),
+        ("cocoop", "cocoop_plain", type("Other", (), {"bias": staticmethod(other_bias)})),
     ],
 )
 def test_paths_that_differ_end_in_one_line(table, where, what, monkeypatch, capsys):
-    monkeypatch.setattr(where, what)
-    assert bench.main([*QUICK, "--only", table]) == 1
+    monkeypatch.setattr(f"bench.plain.{where}", what)
+    assert steps.main([*QUICK, "--only", table]) == 1
     err = capsys.readouterr().err.splitlines()
     assert [line for line in err if not line.startswith(("[", "Precision"))] == [err[-1]]
     assert err[-1].startswith("error: ") and "they differ" in err[-1]
@@ -119,40 +142,33 @@ def test_paths_that_differ_end_in_one_line(table, where, what, monkeypatch, caps
 def test_the_plain_path_is_the_reference(method, weights):
     """The loss of two steps, the second after the optimizer's."""
     case = tiny(method)
-    trainer = bench.our_trainer(case, weights, *bench.WITHOUT_NOISE)
+    trainer = ours.our_trainer(case, weights, *ours.WITHOUT_NOISE)
     shake(trainer.model.prompt_learner)
-    plain, batch = bench.Plain(case, weights, trainer), bench.make_batch(case)
-    clip, names, attributes = PlainCLIP(weights), bench.class_names(11), ("color", "shape")
-    step = plain.step(batch)
+    side, batch = plain.Plain(case, weights, trainer), cases.make_batch(case)
+    clip, names, attributes = PlainCLIP(weights), cases.class_names(11), ("color", "shape")
+    step = side.step(batch)
     for _ in range(2):
         image, label = batch["img"], batch["label"]
         if method == "CoCoOp":
-            logits = cocoop_plain.logits(clip, plain.prompts, names, image)
-        elif method == "MaPLe":
-            logits = maple_plain.maple_forward(
-                clip, plain.prompts, names, image, frozen_words="of a"
-            ).logits
+            logits = cocoop_plain.logits(clip, side.prompts, names, image)
         else:
-            logits = maple_plain.maple_forward(
-                clip, plain.prompts, names, image, attributes=attributes
-            ).logits
-        expected, before = functional.cross_entropy(logits, label), plain.prompts["ctx"].clone()
+            words = {"frozen_words": "of a"} if method == "MaPLe" else {"attributes": attributes}
+            logits = maple_plain.maple_forward(clip, side.prompts, names, image, **words).logits
+        expected, before = functional.cross_entropy(logits, label), side.prompts["ctx"].clone()
         torch.testing.assert_close(step(), expected, rtol=1e-5, atol=0)
-        assert not torch.equal(before, plain.prompts["ctx"])
+        assert not torch.equal(before, side.prompts["ctx"])
 
 
 def test_p2c_is_measured_with_its_noise_and_checked_without(weights):
     case = tiny("P2C")
-    plain, trainer, steps = bench.pair(case, weights)
-    shapes = []
-    noise = trainer.model.prompt_learner.noise
-    learner = trainer.model.prompt_learner
-    learner.noise = Drawn(noise, shapes, lambda: learner.sigma.item() > 0)
-    bench.check(case, trainer, steps)
+    side, trainer, both = plain.pair(case, weights)
+    shapes, learner = [], trainer.model.prompt_learner
+    learner.noise = Drawn(learner.noise, shapes, lambda: learner.sigma.item() > 0)
+    plain.check(case, trainer, both)
     assert not shapes and learner.sigma > 0
-    for step in steps:
+    for step in both:
         step()
-    attributes_and_ctx = [plain.prompts[name].shape for name in ("ctx_att1", "ctx_att2", "ctx")]
+    attributes_and_ctx = [side.prompts[name].shape for name in ("ctx_att1", "ctx_att2", "ctx")]
     assert sorted(shapes) == sorted(2 * attributes_and_ctx)
 
 
@@ -178,57 +194,72 @@ def test_the_plain_path_asks_for_no_attention_weights(weights, monkeypatch):
         return original(*args, **kwargs)
 
     monkeypatch.setattr(functional, "multi_head_attention_forward", spy)
-    bench.pair(tiny("MaPLe"), weights)[2][0]()
+    plain.pair(tiny("MaPLe"), weights)[2][0]()
     assert asked == [False] * 6  # 3 blocks in each tower
 
 
 def test_the_floor_counts_what_torch_counts(weights, monkeypatch):
-    """Products with weights in our towers, forward, without the prompts' mapper and the two
-    projections."""
+    """Products with weights in our towers, forward, without the mapper and the two projections."""
     monkeypatch.setattr("clip.frozen.ONEDNN", False)  # torch does not count its products
     case, arch = tiny("P2C", batch=2), ARCHS["tiny"]
-    plain, trainer, _ = bench.pair(case, weights)
-    learner, clip, image = (
-        trainer.model.prompt_learner,
-        trainer.model.clip,
-        bench.make_batch(case)["img"],
-    )
+    side, trainer, _ = plain.pair(case, weights)
+    learner, clip = trainer.model.prompt_learner, trainer.model.clip
+    image = cases.make_batch(case)["img"]
 
-    def count(tower) -> int:
+    def count(tower: Callable) -> int:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             tower()
-        products = {str(op): n for op, n in counter.get_flop_counts()["Global"].items()}
-        return sum(
-            n for op, n in products.items() if op in ("aten.mm", "aten.addmm", "aten.convolution")
-        )
+        flops = {str(op): n for op, n in counter.get_flop_counts()["Global"].items()}
+        return sum(flops.get(f"aten.{op}", 0) for op in ("mm", "addmm", "convolution"))
 
     text = count(lambda: learner.text_features(clip)) - 2 * 11 * arch.text_width * arch.embed_dim
-    assert bench.text_count(plain.prefix, plain.suffixes, arch)[0] == text
-    n_ctx = len(learner.ctx)
+    assert floor.text_count(side.prefix, side.suffixes, arch)[0] == text
+    n_ctx, projection = len(learner.ctx), 2 * 2 * arch.vision_width * arch.embed_dim
     prompts = torch.zeros(1, n_ctx, arch.vision_width)
-    seen = (
-        count(lambda: clip.encode_image(image, prompts))
-        - 2 * 2 * arch.vision_width * arch.embed_dim
-    )
-    assert 2 * bench.image_count(n_ctx, arch)[0] == seen
+    seen = count(lambda: clip.encode_image(image, prompts)) - projection
+    assert 2 * floor.image_count(n_ctx, arch)[0] == seen
 
 
 def test_the_floor_counts_attention():
     """A prefix of 2 and suffixes of 1 and 3 tokens, as pairs of positions written out."""
     arch = ARCHS["tiny"]
-    whole = (
-        (1 + 2) + 3 + (3 + 4 + 5)
-    )  # who sees how many: the prefix, the suffix of one, the suffix of three
+    # How many each token sees: those of the prefix, of the suffix of one, of the suffix of three.
+    whole = (1 + 2) + 3 + (3 + 4 + 5)
     eots = 3 + 5
     per_pair = 2 * 2 * arch.text_width  # a score and a sum
-    assert bench.text_count(2, [1, 3], arch)[1] == per_pair * (2 * whole + eots)
+    assert floor.text_count(2, [1, 3], arch)[1] == per_pair * (2 * whole + eots)
 
 
 def test_sides_take_turns_in_going_first():
     order = []
     first, second = (lambda c=c: order.append(c) for c in "ab")
-    seconds = bench.alternate(first, second, 3, "cpu")
+    seconds = timing.alternate(first, second, 3, "cpu")
     assert "".join(order) == "baabba" and [len(s) for s in seconds] == [3, 3]
+
+
+def test_rounds_of_a_gpu_have_several_steps(monkeypatch):
+    """After a warm-up as many as half a second has room for, 20 at most."""
+    clock, calls = [0.0], []
+    monkeypatch.setattr(timing, "synchronize", lambda device: calls.append(device))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+
+    def step(name: str, seconds: float) -> None:
+        calls.append(name)
+        clock[0] += seconds
+
+    slow, quick = lambda: step("slow", 0.11), lambda: step("quick", 0.001)
+    seconds = timing.alternate(slow, quick, rounds=2, device="cuda")
+    assert seconds == ([pytest.approx(0.11)] * 2, [pytest.approx(0.001)] * 2)
+    assert calls.count("slow") == 3 + 1 + 2 * 4 and calls.count("quick") == 3 + 1 + 2 * 20
+    assert calls[0] == calls[4] == "cuda" and calls[1:4] == ["slow"] * 3
+
+
+def test_the_row_of_captured_steps(weights):
+    """On a CPU, where none is captured, and where replays are refused."""
+    setting = steps.Setting(weights, {"fp32": 1e12}, repeats=1)
+    row = steps.capture_row(tiny("P2C", "capture"), setting)
+    names = "measurement|usual ms|graph ms|usual / graph: min / median / max"
+    assert list(row) == [*names.split("|"), "first step of an epoch ms"]
 
 
 def test_memory_is_the_peak_of_the_step(weights, monkeypatch):
@@ -238,14 +269,11 @@ def test_memory_is_the_peak_of_the_step(weights, monkeypatch):
         torch.ones(megabytes, 2**18)
         return torch.zeros(())
 
-    monkeypatch.setattr(
-        bench, "pair", lambda *_: (None, None, (lambda: take(128), lambda: take(64)))
-    )
-    assert bench.memory_of(tiny("P2C", "memory"), "ours", weights) == pytest.approx(64, abs=6)
+    sides = (lambda: take(128), lambda: take(64))
+    monkeypatch.setattr(memory, "pair", lambda *_: (None, None, sides))
+    assert memory.memory_of(tiny("P2C", "memory"), "ours", weights) == pytest.approx(64, abs=6)
 
 
 def test_memory_that_cannot_be_measured_is_one_line():
-    with pytest.raises(bench.Failure, match="NoMethod step.*memory ended with 1: KeyError"):
-        bench.memory_in_a_process(
-            Case("memory", "NoMethod", 2, 1, arch="tiny"), "plain", quick=True
-        )
+    with pytest.raises(Failure, match="NoMethod step.*memory ended with 1: KeyError"):
+        memory.memory_in_a_process(tiny("NoMethod", "memory"), "plain")

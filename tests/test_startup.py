@@ -1,5 +1,4 @@
-"""What is slow to import and used by some runs only is imported by them only. Times:
-bench/startup.py."""
+"""What is slow to import is imported only by the runs that use it. Times: python -m bench.startup."""
 
 import subprocess
 import sys

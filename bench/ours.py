@@ -1,0 +1,103 @@
+"""Our side: the trainers as train.py makes them, without data."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import train
+import trainers.base
+from dassl.engine import TRAINER_REGISTRY, TrainerX
+from reference.weights import ARCHS
+
+from .cases import EUROSAT, Batch, Case, Step, class_names
+
+CONFIGS = {
+    "MaPLe": "vit_b16_c2_ep5_batch4_2ctx",
+    "P2C": "vit_b16_ep5_batch4",
+    "CoCoOp": "vit_b16_c4_ep10_batch1_ctxv1",
+}
+WITHOUT_NOISE = ("TRAINER.P2C.DPD.ENABLED", "False", "TRAINER.P2C.AUX.ENABLED", "False")
+
+
+class NoData:
+    """Put before a trainer's class, it gives class names in the place of a dataset."""
+
+    classnames: list[str]
+
+    def build_data_loader(self) -> None:
+        """Sets what a trainer sets that reads its data, but no loaders."""
+        self.num_classes = len(self.classnames)
+        self.lab2cname = dict(enumerate(self.classnames))
+        dataset = SimpleNamespace(classnames=self.classnames)
+        self.dm = SimpleNamespace(dataset=dataset, num_classes=self.num_classes)
+        self.train_loader_x = self.train_loader_u = self.val_loader = self.test_loader = None
+
+
+def our_trainer(case: Case, weights: Mapping[str, Tensor], *opts: str) -> TrainerX:
+    """The method's trainer as published, ready for a step of its first epoch."""
+    arch = ARCHS[case.arch]
+    node = f"TRAINER.{case.method.upper()}"
+    settings = {
+        # Whose attributes are learned.
+        "DATASET.NAME": "EuroSAT" if case.classes <= len(EUROSAT) else "ImageNet",
+        "USE_CUDA": case.device == "cuda",
+        "INPUT.SIZE": f"({arch.image_size},{arch.image_size})",
+        f"{node}.PREC": case.prec,
+        "SEED": 1,
+        "VERBOSE": False,
+    }
+    if case.method != "CoCoOp":
+        settings[f"{node}.PROMPT_DEPTH"] = min(9, arch.text_layers)
+    flags = ["--trainer", case.method]
+    flags += ["--config-file", f"configs/trainers/{case.method}/{CONFIGS[case.method]}.yaml"]
+    words = [str(word) for pair in settings.items() for word in pair]
+    cfg = train.setup_cfg(train.parse_args([*flags, *words, *opts]))
+    bases = (NoData, TRAINER_REGISTRY.get(case.method))
+    without_data = type(case.method, bases, {"classnames": class_names(case.classes)})
+    with (
+        patch.object(trainers.base, "find_weights", lambda *_: Path(__file__)),
+        patch.object(trainers.base, "read_state_dict", lambda _: dict(weights)),
+    ):
+        trainer = without_data(cfg)
+    trainer.epoch = trainer.batch_idx = 0
+    trainer.num_batches = sys.maxsize  # an epoch that does not end
+    trainer.before_epoch()
+    trainer.set_model_mode("train")
+    return trainer
+
+
+@contextmanager
+def without_noise(trainer: TrainerX) -> Iterator[None]:
+    """P2C's text prompts are clean, so that its loss can be compared."""
+    cfg = trainer.cfg
+    cfg.defrost()
+    # Not ENABLED False: a CUDA graph captured meanwhile would stay without noise.
+    before = cfg.TRAINER.P2C.DPD.SIGMA_MAX
+    cfg.TRAINER.P2C.DPD.SIGMA_MAX = 0.0
+    trainer.before_epoch()
+    yield
+    cfg.TRAINER.P2C.DPD.SIGMA_MAX = before
+    trainer.before_epoch()
+
+
+def our_step(trainer: TrainerX, batch: Batch) -> Step:
+    """A training step of ours."""
+    return lambda: trainer.forward_backward(batch)["loss"]
+
+
+def our_evaluation(trainer: TrainerX, batch: Batch) -> Step:
+    """An evaluation of ours, whose text features are kept from the batch before."""
+    trainer.set_model_mode("eval")
+
+    @torch.no_grad()
+    def evaluate() -> Tensor:
+        return F.cross_entropy(trainer.model_inference(batch["img"]).float(), batch["label"])
+
+    return evaluate
