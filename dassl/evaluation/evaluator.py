@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from dassl.plain import plain
+from dassl.commands import plain
 from dassl.utils import Failure, Registry, atomic_write, mkdir_if_missing
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
@@ -51,16 +51,14 @@ class Classification(EvaluatorBase):
         self.reset()
 
     def reset(self) -> None:
-        self._counts: Tensor | None = (
-            None  # (3, C): images of each class, predictions of it, right ones
-        )
+        # (3, C): images of each class, predictions of it, right ones
+        self._counts: Tensor | None = None
         self._cmat: Tensor | None = None  # (C · C,): label times C plus prediction
         self._nans: Tensor | int = 0  # images with a score that is NaN
         self._start = time.monotonic()
 
     def process(self, mo: Tensor, gt: Tensor) -> None:
-        """mo: (B, C) scores; gt: (B,) labels below C. Only counts are kept, on mo's device; nothing
-        waits for it."""
+        """Counts a batch: mo (B, C) scores, gt (B,) labels below C. Waits for no device."""
         classes, pred = mo.shape[1], mo.argmax(dim=1)
         gt = gt.to(pred)
         if self._counts is None:
@@ -69,9 +67,7 @@ class Classification(EvaluatorBase):
                 self._cmat = torch.zeros(classes * classes, dtype=torch.int32, device=mo.device)
         self._nans = self._nans + mo.isnan().any(dim=1).sum()
         images, predicted, right = self._counts
-        ones = torch.ones_like(
-            gt
-        )  # added by scatter_add_, since bincount would wait for the device
+        ones = torch.ones_like(gt)  # for scatter_add_, since bincount would wait for the device
         images.scatter_add_(0, gt, ones)
         predicted.scatter_add_(0, pred, ones)
         right.scatter_add_(0, gt, (pred == gt).long())
@@ -79,8 +75,7 @@ class Classification(EvaluatorBase):
             self._cmat.scatter_add_(0, gt * classes + pred, ones.int())
 
     def evaluate(self) -> OrderedDict[str, float]:
-        """Prints the results and returns accuracy, error_rate, macro_f1 (and perclass_accuracy) in
-        percent.
+        """Prints and returns accuracy, error_rate, macro_f1 (and perclass_accuracy) in percent.
 
         Macro F1 is the mean over the classes that occur. Raises Failure if nothing was processed,
         or a score was NaN.
@@ -88,9 +83,8 @@ class Classification(EvaluatorBase):
         if self._counts is None:
             raise Failure("There is nothing to evaluate: the test split is empty")
         if nans := int(self._nans):
-            raise Failure(
-                f"The scores of {nans:,} images are NaN: the model's weights are damaged or overflow PREC"
-            )
+            line = f"The scores of {nans:,} images are NaN"
+            raise Failure(f"{line}: the model's weights are damaged or overflow PREC")
         images, predicted, right = self._counts.cpu().numpy()
         seconds = time.monotonic() - self._start  # here the last batch has come from its device
         total, correct = int(images.sum()), int(right.sum())
@@ -133,14 +127,12 @@ class Classification(EvaluatorBase):
         print("=> per-class result")
         for label, name, total, right in per_class:
             accuracy = 100.0 * right / total
-            print(
-                f"* class: {label} ({plain(name)})\ttotal: {total:,}\tcorrect: {right:,}\tacc: {accuracy:.1f}%"
-            )
+            counts = f"total: {total:,}\tcorrect: {right:,}\tacc: {accuracy:.1f}%"
+            print(f"* class: {label} ({plain(name)})\t{counts}")
         print(f"* average: {average:.1f}%")
 
     def _save_confusion(self, kept: np.ndarray) -> None:
-        """(n, n) float64: the share of each label's images that got each prediction, for the n
-        classes `kept`."""
+        """Saves (n, n) float64, for the n classes `kept`: each label's share of each prediction."""
         counts = self._cmat.cpu().view(len(kept), -1)[kept][:, kept].double()
         path = os.path.join(self.cfg.OUTPUT_DIR, "cmat.pt")
         mkdir_if_missing(self.cfg.OUTPUT_DIR)

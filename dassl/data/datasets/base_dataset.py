@@ -1,6 +1,6 @@
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from dassl.utils import Failure, check_availability
 
@@ -39,8 +39,10 @@ class Datum:
 
 
 class DatasetBase:
-    """Lists of Datums: train_x (labeled), train_u (unlabeled, may be None), val (may be None) and
-    test."""
+    """Lists of Datums: train_x (labeled), train_u (unlabeled), val and test.
+
+    train_u and val may be None.
+    """
 
     dataset_dir = ""  # folder under DATASET.ROOT
     domains: Sequence[str] = ()  # names of all domains
@@ -54,9 +56,8 @@ class DatasetBase:
     ):
         """Raises Failure if labels and class names do not agree within or between the splits."""
         if not train_x:
-            raise Failure(
-                f"{type(self).__name__} has no training images: check DATASET.ROOT and the split file"
-            )
+            name = type(self).__name__
+            raise Failure(f"{name} has no training images: check DATASET.ROOT and the split file")
         self.train_x, self.train_u, self.val, self.test = train_x, train_u, val, test
         self.num_classes = self.get_num_classes(train_x)
         self.lab2cname, self.classnames = self.get_lab2cname(train_x)
@@ -68,8 +69,7 @@ class DatasetBase:
         return max(item.label for item in data_source) + 1
 
     def get_lab2cname(self, data_source: Iterable[Datum]) -> tuple[dict[int, str], list[str]]:
-        """({label: class name}, class names by label); raises Failure if a label has two names or
-        none."""
+        """({label: name}, names by label); raises Failure if a label has two names or none."""
         lab2cname: dict[int, str] = {}
         for item in data_source:
             lab2cname.setdefault(item.label, item.classname)
@@ -77,9 +77,8 @@ class DatasetBase:
         labels = sorted(lab2cname)
         if labels != list(range(len(labels))):
             gap = next(i for i, label in enumerate(labels) if i != label)
-            raise Failure(
-                f"{type(self).__name__}: no training image has label {gap}, but some have {labels[-1]}"
-            )
+            line = f"{type(self).__name__}: no training image has label {gap}"
+            raise Failure(f"{line}, but some have {labels[-1]}")
         return lab2cname, [lab2cname[label] for label in labels]
 
     def _check_names(self, data_source: Iterable[Datum], lab2cname: dict[int, str]) -> None:
@@ -87,9 +86,8 @@ class DatasetBase:
             if lab2cname.get(item.label) != item.classname:
                 trained = lab2cname.get(item.label, "no training image")
                 where = f"{type(self).__name__}: label/class-name mismatch at {item.impath}"
-                raise Failure(
-                    f'{where}: label {item.label} is "{item.classname}" here, but "{trained}" in training'
-                )
+                names = f'"{item.classname}" here, but "{trained}" in training'
+                raise Failure(f"{where}: label {item.label} is {names}")
 
     def check_input_domains(
         self, source_domains: Iterable[str], target_domains: Iterable[str]
@@ -114,18 +112,19 @@ class DatasetBase:
     @staticmethod
     def split_dataset_by_label(data_source: Iterable[Datum]) -> dict[int, list[Datum]]:
         """{label: items}, labels in order of first appearance."""
-        by_label = defaultdict(list)
-        for item in data_source:
-            by_label[item.label].append(item)
-        return by_label
+        return _grouped(data_source, lambda item: item.label)
 
     @staticmethod
     def split_dataset_by_domain(data_source: Iterable[Datum]) -> dict[int, list[Datum]]:
         """{domain: items}, domains in order of first appearance."""
-        by_domain = defaultdict(list)
-        for item in data_source:
-            by_domain[item.domain].append(item)
-        return by_domain
+        return _grouped(data_source, lambda item: item.domain)
+
+
+def _grouped(items: Iterable[Datum], key: Callable[[Datum], int]) -> dict[int, list[Datum]]:
+    groups = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return groups
 
 
 def _few_shots(data_source: list[Datum], num_shots: int, repeat: bool) -> list[Datum]:
