@@ -15,8 +15,13 @@ from dassl.utils import UsageError
 # By the end of a key: what its value is, given what a file or a command line says.
 _readers: dict[str, Callable[[object], object]] = {}
 # How a value of each type is written.
-_KINDS = {bool: "True or False", int: "a whole number", list: "a list",
-          float: "a number with a point or an exponent", str: "text, in a file in quotes"}  # fmt: skip
+_KINDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number with a point or an exponent",
+    list: "a list",
+    str: "text, in a file in quotes",
+}
 
 
 def read_values_by(end_of_key: str, read: Callable[[object], object]) -> None:

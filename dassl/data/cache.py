@@ -29,7 +29,7 @@ class ImageCache:
         self.where: dict[str, tuple[int, tuple[int, int]]] = {}  # path: first byte, (W, H)
 
     def fill(self, paths: Iterable[str]) -> None:
-        """Decodes as many of the first images as fit, once; raises Failure for one that is broken."""
+        """Decodes as many of the first images as fit, once; raises Failure if one is broken."""
         if not self.limit or self.pixels is not None:
             return
         # threads: Pillow decodes outside the interpreter's lock

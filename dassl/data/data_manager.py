@@ -19,6 +19,7 @@ from .samplers import SeededSampler, build_sampler
 from .transforms import INTERPOLATION_MODES, build_transform
 
 IN_FLIGHT = 2**30  # bytes of batches that wait for the model
+Transform = Callable | Sequence[Callable] | None
 
 
 class DatasetWrapper(Dataset):
@@ -30,12 +31,9 @@ class DatasetWrapper(Dataset):
     """
 
     def __init__(
-        self,
-        cfg: CfgNode,
-        data_source: Sequence[Datum],
-        transform: Callable | Sequence[Callable] | None = None,
+        self, cfg: CfgNode, data_source: Sequence[Datum], transform: Transform = None,
         is_train: bool = False,
-    ):
+    ):  # fmt: skip
         self.cfg = cfg
         self.data_source = data_source
         self.transform = transform
@@ -98,12 +96,11 @@ def build_data_loader(
     batch_size: int = 64,
     n_domain: int = 0,
     n_ins: int = 2,
-    tfm: Callable | Sequence[Callable] | None = None,
+    tfm: Transform = None,
     is_train: bool = True,
     dataset_wrapper: type[Dataset] | None = None,
 ) -> DataLoader:
-    """A loader over Datums; for training the last batch is dropped if it is not full and not the
-    only one.
+    """A loader over Datums; training drops a last batch that is not full, unless the only one.
 
     Raises UsageError if there are no images, or nothing that makes tensors of them.
     """
@@ -140,8 +137,8 @@ class DataManager:
     def __init__(
         self,
         cfg: CfgNode,
-        custom_tfm_train: Callable | Sequence[Callable] | None = None,
-        custom_tfm_test: Callable | None = None,
+        custom_tfm_train: Transform = None,
+        custom_tfm_test: Transform = None,
         dataset_wrapper: type[Dataset] | None = None,
     ):
         # first the transforms: a wrong name is refused before the data are read
@@ -176,6 +173,7 @@ class DataManager:
             self.show_dataset_summary(cfg)
 
     def show_dataset_summary(self, cfg: CfgNode) -> None:
+        """Prints the numbers of classes and images."""
         rows = [["Dataset", cfg.DATASET.NAME]]
         for name in ("Source", "Target"):
             if domains := cfg.DATASET.get(f"{name.upper()}_DOMAINS"):

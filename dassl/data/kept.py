@@ -54,8 +54,7 @@ def kept(
 
 
 def save(path: Path, key: Key, parts: Iterable[Tensor]) -> None:
-    """Writes the parts (n, …) one below the other. Raises CannotWrite; there is then no new file,
-    nor half of one."""
+    """Writes the parts (n, …) one below the other, or no file at all: raises CannotWrite."""
     digest, rows = hashlib.sha256(), 0
     with atomic_write(path) as file:
         for part in parts:

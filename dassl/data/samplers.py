@@ -33,8 +33,7 @@ class SeededIndex(int):
 
 
 class SeededSampler(Sampler):
-    """Makes all a pass over `sampler` draws, and the transforms of its items, follow from one
-    number.
+    """Makes the order of a pass over `sampler`, and its items' transforms, follow from one number.
 
     That number is the only one taken from torch's generator. So for a seed the batches are the same
     whatever the number of workers, and the model's own random numbers do not depend on the data's.

@@ -29,6 +29,8 @@ NOT_FINITE = (
     "epoch a run can be gone on from there, with --resume and its folder"
 )
 
+Names = str | list[str] | None  # of models; None: all
+
 
 class Checkpoints:
     """Named models with their optimizers and schedulers; their files are in <folder>/<name>/."""
@@ -50,7 +52,7 @@ class Checkpoints:
         assert name not in self._models, f"a model {name} is registered already"
         self._models[name], self._optims[name], self._scheds[name] = model, optim, sched
 
-    def get_model_names(self, names: str | list[str] | None = None) -> list[str]:
+    def get_model_names(self, names: Names = None) -> list[str]:
         if names is None:
             return list(self._models)
         for name in tolist_if_not(names):
@@ -64,7 +66,7 @@ class Checkpoints:
         return self._models[name].state_dict()
 
     def clean_state_dict(self, name: str, state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Drops or renames what a file has beyond `weights_to_save`, as upstream's frozen weights."""
+        """Drops or renames what a file has beyond `weights_to_save`, as frozen weights."""
         return state_dict
 
     def state_to_resume(self) -> dict[str, Any]:

@@ -69,10 +69,9 @@ class Recorder:
     def tested(
         self, metrics: dict[str, float], per_class: dict[str, float], seconds: float
     ) -> None:
-        """Writes results.json, unless this was a validation during training.
+        """Writes results.json; raises Failure if it cannot be written.
 
-        Where there is no output folder, no log was written either, and no record is. Raises Failure
-        if it cannot be written.
+        Not for a validation during training, and not where there is no output folder, so no log.
         """
         if self.in_training or not self.trainer or not os.path.isdir(self.trainer.cfg.OUTPUT_DIR):
             return

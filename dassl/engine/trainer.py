@@ -20,17 +20,10 @@ from dassl.data import DataManager, Loader
 from dassl.data.kept_images import kept_images
 from dassl.evaluation import build_evaluator
 from dassl.files import BEST
-from dassl.utils import (
-    AverageMeter,
-    Failure,
-    MetricMeter,
-    check_availability,
-    mix_seed,
-    mkdir_if_missing,
-    set_random_seed,
-)
+from dassl.utils import Failure, check_availability, mix_seed, mkdir_if_missing, set_random_seed
+from dassl.utils.meters import AverageMeter, MetricMeter
 
-from .checkpoints import NOT_FINITE, Checkpoints
+from .checkpoints import NOT_FINITE, Checkpoints, Names
 from .record import Recorder, device_name
 
 # What third-party files import from here, loaded only for them: SummaryWriter is slow to import.
@@ -45,14 +38,19 @@ def __getattr__(name: str) -> Any:
 
 
 class TrainerBase(Checkpoints):
-    """Named models with their optimizers and schedulers, and the order of things."""
+    """The order of things, with named models, their optimizers and schedulers.
+
+    A trainer gives build_data_loader(), build_model(), run_epoch(), parse_batch_train(batch),
+    forward_backward(batch), which takes one optimization step and returns {name: loss or another
+    number or tensor to log}, parse_batch_test(batch), model_inference(input) and test().
+    """
 
     def __init__(self):
         super().__init__()
         self._writer = None
         self.recorder = Recorder()
 
-    def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
+    def set_model_mode(self, mode: str = "train", names: Names = None) -> None:
         """train, or eval (also called test)."""
         check_availability(mode, ["train", "eval", "test"], "mode")
         for name in self.get_model_names(names):
@@ -65,6 +63,7 @@ class TrainerBase(Checkpoints):
     # -- tensorboard
 
     def init_writer(self, log_dir: str) -> None:
+        """Opens tensorboard; raises Failure if the folder cannot be written."""
         if self._writer is not None:
             return
         from torch.utils.tensorboard import SummaryWriter  # here, since it is slow to import
@@ -77,6 +76,7 @@ class TrainerBase(Checkpoints):
             raise Failure(line) from error
 
     def close_writer(self) -> None:
+        """Closes tensorboard if it is open."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -84,6 +84,7 @@ class TrainerBase(Checkpoints):
     def write_scalar(
         self, tag: str, scalar_value: float | Tensor, global_step: int | None = None
     ) -> None:
+        """Writes a number to tensorboard if it is open."""
         if self._writer is not None:
             self._writer.add_scalar(tag, scalar_value, global_step)
 
@@ -109,61 +110,45 @@ class TrainerBase(Checkpoints):
             self.close_writer()
 
     def seed_epoch(self) -> None:
-        """For random numbers that follow from the epoch."""
+        """Called first in each epoch, to make its random numbers follow from it."""
 
     def before_train(self) -> None:
-        pass
+        """Called before the first epoch."""
 
     def after_train(self) -> None:
-        pass
+        """Called after the last epoch."""
 
     def before_epoch(self) -> None:
-        pass
+        """Called before each epoch's first batch."""
 
     def after_epoch(self) -> None:
-        pass
-
-    def run_epoch(self) -> None:
-        raise NotImplementedError
-
-    def test(self) -> float:
-        raise NotImplementedError
-
-    def parse_batch_train(self, batch: dict) -> tuple:
-        raise NotImplementedError
-
-    def parse_batch_test(self, batch: dict) -> tuple:
-        raise NotImplementedError
-
-    def forward_backward(self, batch: dict) -> dict[str, float | Tensor]:
-        """One optimization step; returns what to log, tensors preferably still on their device."""
-        raise NotImplementedError
-
-    def model_inference(self, input: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Called after each epoch's last batch."""
 
     # -- one step of the optimizers and schedulers
 
-    def model_zero_grad(self, names: str | list[str] | None = None) -> None:
+    def model_zero_grad(self, names: Names = None) -> None:
+        """Drops the parameters' gradients."""
         for name in self.get_model_names(names):
             if self._optims[name] is not None:
                 self._optims[name].zero_grad()
 
     def model_backward(self, loss: Tensor) -> None:
-        # no detect_anomaly, which waits for the device: losses are checked when they are read
+        """Adds the loss's gradients. The loss itself is checked when it is read, for a log line."""
         loss.backward()
 
-    def model_update(self, names: str | list[str] | None = None) -> None:
+    def model_update(self, names: Names = None) -> None:
+        """One step of the optimizers."""
         for name in self.get_model_names(names):
             if self._optims[name] is not None:
                 self._optims[name].step()
 
-    def model_backward_and_update(self, loss: Tensor, names: str | list[str] | None = None) -> None:
+    def model_backward_and_update(self, loss: Tensor, names: Names = None) -> None:
+        """One step down the loss."""
         self.model_zero_grad(names)
         self.model_backward(loss)
         self.model_update(names)
 
-    def update_lr(self, names: str | list[str] | None = None) -> None:
+    def update_lr(self, names: Names = None) -> None:
         """One step of the schedulers: to be called after an epoch's last batch."""
         for name in self.get_model_names(names):
             if self._scheds[name] is not None:
@@ -175,6 +160,7 @@ class TrainerBase(Checkpoints):
             raise Failure(f"The loss is NaN or infinite at {self.position()}. {NOT_FINITE}")
 
     def position(self) -> str:
+        """Where the training is, as a log line begins."""
         epoch, batch = self.epoch + 1, self.batch_idx + 1
         return f"epoch [{epoch}/{self.max_epoch}] batch [{batch}/{self.num_batches}]"
 
@@ -318,7 +304,8 @@ class SimpleTrainer(TrainerBase):
                 self.recorder.loss = mean
         self.write_scalar("train/lr", self.get_current_lr(), step)
 
-    def get_current_lr(self, names: str | list[str] | None = None) -> float:
+    def get_current_lr(self, names: Names = None) -> float:
+        """The first model's rate."""
         return self._optims[self.get_model_names(names)[0]].param_groups[0]["lr"]
 
     # -- the test
@@ -356,6 +343,7 @@ class SimpleTrainer(TrainerBase):
         yield from _progress(loader if batches is None else batches, split, len(loader))
 
     def model_inference(self, input: Tensor) -> Tensor:
+        """(B, 3, H, W) -> logits (B, C)."""
         return self.model(input)
 
     def parse_batch_test(self, batch: dict) -> tuple[Tensor, Tensor]:

@@ -21,9 +21,6 @@ class _WarmupScheduler(LRScheduler):
         self.warmup_epoch = warmup_epoch
         super().__init__(optimizer, last_epoch)
 
-    def warmup_lr(self) -> list[float]:
-        raise NotImplementedError
-
     def get_lr(self) -> list[float]:
         if self.last_epoch < self.warmup_epoch:
             return self.warmup_lr()

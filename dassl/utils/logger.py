@@ -47,9 +47,9 @@ class Logger:
 
 
 def setup_logger(output: str | None = None) -> None:
-    """From now on what is printed also goes to `output`/log.txt, or to `output` if that is a file.
+    """From now on what is printed also goes to `output`/log.txt, or to `output` if it is a *.txt.
 
-    A file's name ends in .txt or .log. An existing log is kept: the new one is then called log.txt-<date>.
+    An existing log is kept: the new one is then called log.txt-<date>.
     """
     if output is None:
         return

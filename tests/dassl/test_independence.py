@@ -12,7 +12,9 @@ REPO = Path(__file__).resolve().parents[2]
 FILES = sorted((REPO / "dassl").rglob("*.py"))
 ABOVE = "clip trainers datasets runs results inference bench scripts reference train parse_test_res".split()
 # What only prompt learners and this repository's scripts speak of; `.clip(` is NumPy's.
-WORDS = re.compile(r"a photo|ctx|prompt|(?-i:\bSHOTS\b)|(?<!\.)\bclip\b(?!=)|token_(pre|suf)fix", re.I)
+WORDS = re.compile(
+    r"a photo|ctx|prompt|(?-i:\bSHOTS\b)|(?<!\.)\bclip\b(?!=)|token_(pre|suf)fix", re.I
+)
 SLOW = ("torch", "numpy", "PIL", "yacs")
 
 

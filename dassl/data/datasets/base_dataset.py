@@ -8,8 +8,7 @@ from dassl.utils import Failure, check_availability
 class Datum:
     """One image: path, class label, domain label, class name.
 
-    Few-shot files hold pickled Datums, so module, class name and the four attributes must stay as
-    they are.
+    Few-shot files hold pickled Datums, so module, class and attributes must keep their names.
     """
 
     def __init__(self, impath: str = "", label: int = 0, domain: int = 0, classname: str = ""):
@@ -18,21 +17,10 @@ class Datum:
         self._domain = domain
         self._classname = classname
 
-    @property
-    def impath(self) -> str:
-        return self._impath
-
-    @property
-    def label(self) -> int:
-        return self._label
-
-    @property
-    def domain(self) -> int:
-        return self._domain
-
-    @property
-    def classname(self) -> str:
-        return self._classname
+    impath = property(lambda self: self._impath)
+    label = property(lambda self: self._label)
+    domain = property(lambda self: self._domain)
+    classname = property(lambda self: self._classname)
 
     def __repr__(self) -> str:
         return f"Datum({self.impath!r}, {self.label}, {self.domain}, {self.classname!r})"
@@ -104,8 +92,9 @@ class DatasetBase:
         Labels come in order of first appearance. One with fewer images gives all of them, or with
         `repeat` some several times. One source gives a list, several give one list each.
         """
-        picked = [_few_shots(source, num_shots, repeat) for source in data_sources]
+        picked = data_sources
         if num_shots >= 1:
+            picked = [_few_shots(source, num_shots, repeat) for source in data_sources]
             print(f"Creating a {num_shots}-shot dataset")
         return picked[0] if len(picked) == 1 else picked
 
@@ -128,8 +117,6 @@ def _grouped(items: Iterable[Datum], key: Callable[[Datum], int]) -> dict[int, l
 
 
 def _few_shots(data_source: list[Datum], num_shots: int, repeat: bool) -> list[Datum]:
-    if num_shots < 1:
-        return data_source
     picked = []
     for items in DatasetBase.split_dataset_by_label(data_source).values():
         # random.sample on the items as listed: upstream's picks for a seed depend on both
