@@ -53,6 +53,7 @@ class Checkpoints:
         self._models[name], self._optims[name], self._scheds[name] = model, optim, sched
 
     def get_model_names(self, names: Names = None) -> list[str]:
+        """The names given, all if none are; raises UsageError for one that is not registered."""
         if names is None:
             return list(self._models)
         for name in tolist_if_not(names):

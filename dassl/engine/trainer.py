@@ -48,7 +48,7 @@ class TrainerBase(Checkpoints):
     def __init__(self):
         super().__init__()
         self._writer = None
-        self.recorder = Recorder()
+        self.recorder = Recorder(self)
 
     def set_model_mode(self, mode: str = "train", names: Names = None) -> None:
         """train, or eval (also called test)."""
@@ -189,7 +189,6 @@ class SimpleTrainer(TrainerBase):
         self.build_data_loader()
         self.build_model()
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
-        self.recorder = Recorder(self)
         self.evaluator.when_done = self.recorder.tested
         self.best_result = -math.inf
 

@@ -1,3 +1,5 @@
+"""A test's numbers, from scores and labels."""
+
 import os
 import time
 from collections import OrderedDict
@@ -15,11 +17,8 @@ EVALUATOR_REGISTRY = Registry("EVALUATOR")
 
 
 def build_evaluator(cfg: CfgNode, **kwargs) -> "EvaluatorBase":
-    """The evaluator cfg.TEST.EVALUATOR names; raises UsageError if there is none of that name."""
-    evaluator = EVALUATOR_REGISTRY.get(cfg.TEST.EVALUATOR)
-    if cfg.VERBOSE:
-        print(f"Loading evaluator: {cfg.TEST.EVALUATOR}")
-    return evaluator(cfg, **kwargs)
+    """The evaluator cfg.TEST.EVALUATOR names; raises UsageError if there is none."""
+    return EVALUATOR_REGISTRY.build(cfg, cfg.TEST.EVALUATOR, **kwargs)
 
 
 class EvaluatorBase:

@@ -1,6 +1,10 @@
+"""Classes by name: trainers, datasets, evaluators."""
+
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Any
+
+from yacs.config import CfgNode
 
 from .errors import UsageError
 
@@ -35,10 +39,18 @@ class Registry:
 
         return add if obj is None else add(obj)
 
+    def build(self, cfg: CfgNode, name: str, **kwargs) -> Any:
+        """What is registered as `name`, called with cfg; raises UsageError as `get` does."""
+        build = self.get(name)
+        if cfg.VERBOSE:
+            print(f"Loading {self._name.lower()}: {name}")
+        return build(cfg, **kwargs)
+
     def get(self, name: str) -> Any:
         """The object registered as `name`; raises UsageError naming the nearest name."""
         check_availability(name, self._objects, self._name.lower())
         return self._objects[name]
 
     def registered_names(self) -> list[str]:
+        """All names, in the order in which they were registered."""
         return list(self._objects)
