@@ -63,7 +63,7 @@ def merge_command_line(
     for how, key, value in words:
         with one_line_errors(cfg, f"{key} {value}"):
             if key not in known and get_value(cfg, key) is None:
-                raise KeyError(f"Non-existent key: {key}")  # yacs does where its section is known
+                raise KeyError(f"Non-existent key: {key}")  # yacs says so in known sections only
             cfg.merge_from_list([key, _typed(cfg, key, value)])
         now = get_value(cfg, key)
         before, how_before = given.setdefault(key, (now, how))
