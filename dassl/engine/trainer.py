@@ -53,8 +53,8 @@ class TrainerBase(Checkpoints):
     def set_model_mode(self, mode: str = "train", names: Names = None) -> None:
         """train, or eval (also called test)."""
         check_availability(mode, ["train", "eval", "test"], "mode")
-        for name in self.get_model_names(names):
-            self._models[name].train(mode == "train")
+        for model in self._chosen(self._models, names):
+            model.train(mode == "train")
 
     def about(self) -> dict[str, Any]:
         """What results.json is to say of the run besides: names and plain data."""
@@ -128,9 +128,8 @@ class TrainerBase(Checkpoints):
 
     def model_zero_grad(self, names: Names = None) -> None:
         """Drops the parameters' gradients."""
-        for name in self.get_model_names(names):
-            if self._optims[name] is not None:
-                self._optims[name].zero_grad()
+        for optim in self._chosen(self._optims, names):
+            optim.zero_grad()
 
     def model_backward(self, loss: Tensor) -> None:
         """Adds the loss's gradients. The loss itself is checked when it is read, for a log line."""
@@ -138,9 +137,8 @@ class TrainerBase(Checkpoints):
 
     def model_update(self, names: Names = None) -> None:
         """One step of the optimizers."""
-        for name in self.get_model_names(names):
-            if self._optims[name] is not None:
-                self._optims[name].step()
+        for optim in self._chosen(self._optims, names):
+            optim.step()
 
     def model_backward_and_update(self, loss: Tensor, names: Names = None) -> None:
         """One step down the loss."""
@@ -150,9 +148,12 @@ class TrainerBase(Checkpoints):
 
     def update_lr(self, names: Names = None) -> None:
         """One step of the schedulers: to be called after an epoch's last batch."""
-        for name in self.get_model_names(names):
-            if self._scheds[name] is not None:
-                self._scheds[name].step()
+        for sched in self._chosen(self._scheds, names):
+            sched.step()
+
+    def _chosen(self, of: Mapping[str, Any], names: Names) -> list[Any]:
+        names = list(of) if names is None else self.get_model_names(names)
+        return [of[name] for name in names if of[name] is not None]
 
     def detect_anomaly(self, loss: Tensor) -> None:
         """Raises Failure if the loss is NaN or infinite. Waits for the device."""
