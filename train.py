@@ -124,7 +124,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
 
 
 def run(args: argparse.Namespace, cfg: CfgNode) -> None:
-    """Seeds, logs, builds the trainer, and trains or tests, in a folder that no other run uses."""
+    """Seeds, logs, builds the trainer, and trains or tests."""
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)

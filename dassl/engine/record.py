@@ -45,7 +45,7 @@ class Recorder:
         commit()  # now, not when the run has ended and somebody has committed more
 
     def training_begins(self, start_epoch: int) -> None:
-        """Takes over the epochs that a resumed run has done; those nothing is known of are None."""
+        """Takes over a resumed run's epochs; those nothing is known of are None."""
         self.trained = self.in_training = True
         self.epochs = read_epochs(self.trainer.cfg.OUTPUT_DIR)[:start_epoch]
         unknown: Epoch = {"loss": None, "seconds": None, "images": 0}
@@ -56,7 +56,7 @@ class Recorder:
         self.loss, self.images, self.start = None, 0, time.monotonic()
 
     def epoch_ends(self) -> None:
-        """To be called before the epoch's checkpoint is saved: then that has its numbers too."""
+        """To be called before the epoch's checkpoint is saved."""
         seconds = time.monotonic() - self.start
         self.epochs.append({"loss": self.loss, "seconds": seconds, "images": self.images})
         write_json(self.epochs, os.path.join(self.trainer.cfg.OUTPUT_DIR, EPOCHS))
@@ -118,7 +118,7 @@ class Recorder:
         } | self.trainer.about()
 
     def _model(self) -> dict[str, Any] | None:
-        """What an --eval-only run has loaded; its folder is relative, so that both may be moved."""
+        """What an --eval-only run has loaded, from a folder relative to its own."""
         loaded = self.trainer.loaded
         if self.trained or not loaded:
             return None
@@ -134,7 +134,7 @@ def _end() -> dict[str, Any]:
 
 
 def read_epochs(folder: str) -> list[Epoch]:
-    """The epochs in a folder's epochs.json; none if it is missing or damaged: no run needs it."""
+    """The epochs in a folder's epochs.json; none if it is missing or damaged."""
     keys = ("loss", "seconds", "images")
     try:
         epochs = read_json(os.path.join(folder, EPOCHS))
@@ -151,7 +151,7 @@ def _number(value: object) -> float | int | None:
 
 @cache
 def commit() -> dict[str, str | bool | None]:
-    """This code's commit, and whether tracked files differ from it; None where there is no git."""
+    """This code's commit, and whether files differ from it; None without git."""
     command = "git describe --always --dirty --abbrev=40 --exclude=*".split()
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True,

@@ -1,4 +1,4 @@
-"""The training loop, from TrainerBase.train down: a trainer may replace each of its steps."""
+"""The training loop, from TrainerBase.train down; trainers may replace any step."""
 
 import datetime
 import math
@@ -26,7 +26,7 @@ from dassl.utils.meters import AverageMeter, MetricMeter
 from .checkpoints import NOT_FINITE, Checkpoints, Names
 from .record import Recorder, device_name
 
-# What third-party files import from here, loaded only for them: SummaryWriter is slow to import.
+# What third-party files import from here, loaded only for them.
 _THIRD_PARTY = {"SimpleNet": "dassl.thirdparty.modeling", "TrainerXU": "dassl.thirdparty.trainers",
                 "SummaryWriter": "torch.utils.tensorboard"}  # fmt: skip
 
@@ -91,7 +91,7 @@ class TrainerBase(Checkpoints):
     # -- training
 
     def train(self, start_epoch: int, max_epoch: int) -> None:
-        """The whole training; `before_train` may move `self.start_epoch` to resume."""
+        """The whole training; `before_train` may move `start_epoch` to resume."""
         self.start_epoch, self.max_epoch = start_epoch, max_epoch
         try:
             self.before_train()
@@ -132,7 +132,7 @@ class TrainerBase(Checkpoints):
             optim.zero_grad()
 
     def model_backward(self, loss: Tensor) -> None:
-        """Adds the loss's gradients. The loss itself is checked when it is read, for a log line."""
+        """Adds the loss's gradients; the loss is checked when it is logged."""
         loss.backward()
 
     def model_update(self, names: Names = None) -> None:
@@ -167,7 +167,7 @@ class TrainerBase(Checkpoints):
 
 
 class SimpleTrainer(TrainerBase):
-    """Builds data, model and evaluator from a config; does all but the epoch itself."""
+    """Builds data, model and evaluator from a config, saves, tests and logs."""
 
     def __init__(self, cfg: CfgNode):
         super().__init__()
@@ -197,7 +197,7 @@ class SimpleTrainer(TrainerBase):
         """For a trainer to refuse a config it cannot work with."""
 
     def build_data_loader(self) -> None:
-        """Sets loaders (train_loader_u and val_loader may be None), num_classes and lab2cname."""
+        """Sets the loaders, num_classes and lab2cname."""
         self.dm = DataManager(self.cfg)
         self.train_loader_x = self.dm.train_loader_x
         self.train_loader_u = self.dm.train_loader_u
@@ -208,7 +208,7 @@ class SimpleTrainer(TrainerBase):
         self.lab2cname = self.dm.lab2cname
 
     def build_model(self) -> None:
-        """Builds and registers the model; here a SimpleNet, for trainers that bring none."""
+        """Builds and registers the model; here a SimpleNet."""
         from dassl.thirdparty.modeling import build_simple_net
 
         build_simple_net(self)
@@ -221,11 +221,11 @@ class SimpleTrainer(TrainerBase):
                 loader.close()
 
     def seed_epoch(self) -> None:
-        """Random numbers follow from seed and epoch, so that a resumed run repeats them."""
+        """Seeds by seed and epoch, so that a resumed run goes on as if never stopped."""
         set_random_seed(mix_seed(self.seed, self.epoch))
 
     def before_train(self) -> None:
-        """Resumes from the output folder, or else from cfg.RESUME, and opens tensorboard."""
+        """Resumes from the output folder or cfg.RESUME, and opens tensorboard."""
         self._resume()
         writer_dir = os.path.join(self.output_dir, "tensorboard")
         mkdir_if_missing(writer_dir)
@@ -335,7 +335,7 @@ class SimpleTrainer(TrainerBase):
         return next(iter(results.values()))
 
     def test_batches(self, loader: DataLoader, split: str) -> Iterator[dict]:
-        """A test's batches: the loader's, or of images kept decoded (DATALOADER.TEST_CACHE)."""
+        """The loader's batches, or the same of kept images (DATALOADER.TEST_CACHE)."""
         batches = None
         if self.cfg.DATALOADER.TEST_CACHE:
             batches, found = kept_images(loader, split, self.device)
@@ -370,7 +370,7 @@ def _progress(iterable: Iterable, what: str, total: int) -> tqdm:
 
 
 def _images(batch: tuple) -> int:
-    """How many images forward_backward is given; batches of another form count as none."""
+    """How many images a step is given; batches of another form count as none."""
     return sum(
         len(part["label"]) for part in batch if isinstance(part, Mapping) and "label" in part
     )

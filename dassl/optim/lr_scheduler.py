@@ -12,7 +12,7 @@ AVAI_SCHEDS = ["single_step", "multi_step", "cosine"]
 
 
 class _WarmupScheduler(LRScheduler):
-    """Own rates for `warmup_epoch` epochs, then `successor`'s. The state is plain data."""
+    """Own rates for `warmup_epoch` epochs, then `successor`'s; plain state."""
 
     def __init__(
         self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, last_epoch: int = -1
@@ -37,7 +37,7 @@ class _WarmupScheduler(LRScheduler):
         return {**super().state_dict(), "successor": self.successor.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises TypeError for a state in which the successor is an object, as upstream's are."""
+        """Raises TypeError if the successor is an object, as in upstream's."""
         state = dict(state_dict)
         successor = state.pop("successor")
         if not isinstance(successor, dict):
@@ -60,7 +60,7 @@ class ConstantWarmupScheduler(_WarmupScheduler):
 
 
 class LinearWarmupScheduler(_WarmupScheduler):
-    """`min_lr` in epoch 0, then base lr * epoch / `warmup_epoch`, then `successor`."""
+    """`min_lr` in epoch 0, then lr * epoch / `warmup_epoch`, then `successor`."""
 
     def __init__(
         self, optimizer, successor, warmup_epoch: int, min_lr: float, last_epoch: int = -1

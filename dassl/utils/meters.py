@@ -34,7 +34,7 @@ class AverageMeter:
 
 
 class MetricMeter:
-    """AverageMeters by name; `str()` reads them: "loss 1.2031 (1.4417) acc 50.0000 (43.7500)"."""
+    """AverageMeters by name; `str()` reads them: "loss 1.2031 (1.4417) acc …"."""
 
     def __init__(self, delimiter: str = " "):
         self.meters: dict[str, AverageMeter] = defaultdict(AverageMeter)
