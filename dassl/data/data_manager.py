@@ -1,3 +1,5 @@
+"""From a dataset to batches."""
+
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext

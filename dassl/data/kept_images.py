@@ -58,6 +58,7 @@ def _state(path: str) -> tuple[int, ...] | None:
 
 
 def data_folder(loader: DataLoader) -> Path:
+    """The absolute DATASET.ROOT."""
     return Path(loader.dataset.cfg.DATASET.ROOT).expanduser().absolute()
 
 

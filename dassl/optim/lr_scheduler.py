@@ -22,11 +22,13 @@ class _WarmupScheduler(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
+        """The present epoch's rate of each parameter group."""
         if self.last_epoch < self.warmup_epoch:
             return self.warmup_lr()
         return self.successor.get_last_lr()
 
     def step(self, epoch: int | None = None) -> None:
+        """To be called after each epoch; past the warm-up the successor's step."""
         if self.last_epoch < self.warmup_epoch:
             super().step(epoch)
         else:

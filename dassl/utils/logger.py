@@ -1,3 +1,5 @@
+"""The log: what is printed, in a file too."""
+
 import os
 import sys
 import time
@@ -39,6 +41,7 @@ class Logger:
             raise Failure(f"{line}, then run the same command again to go on") from error
 
     def flush(self) -> None:
+        """Of both file and console."""
         self.file.flush()
         self.console.flush()
 

@@ -22,6 +22,7 @@ from .errors import CannotWrite, Failure, UsageError
 
 
 def tolist_if_not(x: Any) -> list:
+    """x itself if it is a list, else [x]."""
     return x if isinstance(x, list) else [x]
 
 

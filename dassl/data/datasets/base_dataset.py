@@ -1,3 +1,5 @@
+"""What a dataset is: lists of images with labels and class names."""
+
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -54,6 +56,7 @@ class DatasetBase:
 
     @staticmethod
     def get_num_classes(data_source: Iterable[Datum]) -> int:
+        """The largest label and one."""
         return max(item.label for item in data_source) + 1
 
     def get_lab2cname(self, data_source: Iterable[Datum]) -> tuple[dict[int, str], list[str]]:
