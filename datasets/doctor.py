@@ -18,13 +18,17 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 import datasets
-from dassl.commands import OneLineParser
+from dassl.commands import OneLineParser, plain
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.plain import plain
-from dassl.utils import check_availability, expand_user, read_image
-from dassl.utils.errors import Failure
-from dassl.utils.logger import print_error, tolerate_encoding
+from dassl.utils import (
+    Failure,
+    check_availability,
+    expand_user,
+    print_error,
+    read_image,
+    tolerate_encoding,
+)
 
 from .benchmark import SPLITS, Benchmark, read_lists
 from .readers import IMAGE_SUFFIXES, absent, nothing_saved, some

@@ -39,9 +39,8 @@ import yaml
 from tabulate import tabulate
 
 import parse_test_res as results
-from dassl import strict_yaml
 from dassl.commands import OneLineParser, command_line, leave, say
-from dassl.files import regular
+from dassl.files import load_yaml, regular
 from results import tables
 
 from . import runner
@@ -112,7 +111,7 @@ def read_sweep(path: Path) -> Sweep:
     """Read a sweep's file; leaves with code 2 and one line, naming the file and the key, if it
     makes no sense."""
     try:
-        given = strict_yaml.load(regular(path).read_text(encoding="utf-8"))
+        given = load_yaml(regular(path).read_text(encoding="utf-8"))
     except OSError as error:
         leave(f"{path}: {error.strerror}; ready sweeps are {', '.join(ready_sweeps())}", 2)
     except (ValueError, yaml.YAMLError) as error:

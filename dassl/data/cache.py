@@ -1,4 +1,4 @@
-"""Decoded images in memory: a few-shot training set is read once, not once per epoch."""
+"""Decoded images in memory: a few-shot training set is read only once."""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,13 +10,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dassl.utils import cpu_cores, read_image
-from dassl.utils.tools import open_image
+from dassl.utils.images import open_image
 
 CHUNK = 1024  # headers read at once: a large training set ends the reading early
 
 
 class ImageCache:
-    """`read_image`, which after `fill` decodes no image again that fits into `limit` bytes.
+    """`read_image`, from memory for what `fill` has put into `limit` bytes.
 
     The pixels lie in one tensor. Workers forked after `fill` share it; where workers are spawned,
     torch moves it to shared memory, so they share it too.
@@ -24,30 +24,25 @@ class ImageCache:
 
     def __init__(self, limit: int):
         self.limit = limit
-        self.pixels: Tensor | None = (
-            None  # (bytes,) uint8: the images one after the other, each (H, W, 3)
-        )
+        # (bytes,) uint8: the images one after the other, each (H, W, 3)
+        self.pixels: Tensor | None = None
         self.where: dict[str, tuple[int, tuple[int, int]]] = {}  # path: first byte, (W, H)
 
     def fill(self, paths: Iterable[str]) -> None:
-        """Decodes as many of the first images as fit, once. Raises Failure naming one that is
-        broken."""
+        """Decodes the first images that fit, once; raises Failure if one is broken."""
         if not self.limit or self.pixels is not None:
             return
-        with ThreadPoolExecutor(
-            cpu_cores()
-        ) as pool:  # Pillow decodes outside the interpreter's lock
+        # threads: Pillow decodes outside the interpreter's lock
+        with ThreadPoolExecutor(cpu_cores()) as pool:
             paths = list(dict.fromkeys(paths))
             starts = self._plan(paths, pool)
             paths = paths[: len(starts) - 1]
             pixels = torch.empty(starts[-1], dtype=torch.uint8)
             sizes = pool.map(_decode_into, [pixels.numpy()] * len(paths), paths, starts, starts[1:])
             sizes = tqdm(sizes, desc="reading images", total=len(paths), leave=False, disable=None)
-            self.where = {
-                path: (at, size)
-                for path, at, size in zip(paths, starts, sizes, strict=False)
-                if size
-            }
+            for path, start, size in zip(paths, starts, sizes, strict=False):
+                if size:
+                    self.where[path] = start, size
         self.pixels = pixels
 
     def _plan(self, paths: Sequence[str], pool: ThreadPoolExecutor) -> list[int]:
@@ -61,7 +56,7 @@ class ImageCache:
         return starts
 
     def read(self, path: str) -> Image.Image:
-        """The image, a copy to be changed at will. Raises Failure as `read_image` does."""
+        """A copy of the image; raises Failure as `read_image` does."""
         if path not in self.where:
             return read_image(path)
         start, (width, height) = self.where[path]
@@ -80,8 +75,7 @@ def _decoded_bytes(path: str) -> int:
 
 
 def _decode_into(pixels: np.ndarray, path: str, start: int, end: int) -> tuple[int, int] | None:
-    """Fills pixels[start:end] and returns the image's (W, H), or None if its header gave another
-    size."""
+    """Fills pixels[start:end]; gives (W, H), or None if the header was wrong."""
     image = read_image(path)
     if 3 * image.width * image.height != end - start:
         return None

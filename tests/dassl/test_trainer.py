@@ -331,7 +331,8 @@ def test_the_best_result_is_known_after_resuming(make, tmp_path):
 
 
 LINE = (
-    r"epoch \[{}/5\] batch \[{}/4\] time \d+\.\d{{3}} \(\d+\.\d{{3}}\) data \d+\.\d{{3}} \(\d+\.\d{{3}}\) "
+    r"epoch \[{}/5\] batch \[{}/4\] time \d+\.\d{{3}} \(\d+\.\d{{3}}\) "
+    r"data \d+\.\d{{3}} \(\d+\.\d{{3}}\) "
     r"loss \d+\.\d{{4}} \(\d+\.\d{{4}}\) lr {} eta \d+:\d\d:\d\d"
 )
 
@@ -506,6 +507,9 @@ def test_upstreams_extra_keys_and_dtypes(make, whole):
     weights["frozen.weight"] = torch.zeros(3)
     torch.save(checkpoint, f"{whole.output_dir}/linear/model.pth.tar-5")
     trainer = make()
+    with pytest.raises(Failure, match="the model has no .*token_"):
+        trainer.load_model(whole.output_dir, epoch=5)
+    trainer.derived_buffers = ("token_prefix", "token_suffix")
     trainer.clean_state_dict = lambda name, s: {
         k: v for k, v in s.items() if not k.startswith("frozen.")
     }
