@@ -15,7 +15,10 @@ import yaml
 from dassl.files import regular
 from dassl.plain import plain
 from parse_test_res import LOG_NAME, newest_result, seed_of, shared_configs
-from runs.runner import TARGETS, is_stale
+
+from . import layout
+from .protocols import TARGETS
+from .tested import is_stale
 
 RECORD, FORMAT = "results.json", 1  # as dassl/engine/record.py writes it, which is slow to import
 SETTINGS = ("TRAINER", "OPTIM")  # the nodes of a config that say how a model was trained
@@ -40,15 +43,7 @@ SECTIONS = (
     "OPTIM",
 )  # of the config
 CONFIGS = Path(__file__).parents[1] / "configs" / "datasets"
-SIDES = {"train_base": "base", "test_new": "new", "base": "base", "new": "new"}
-# The folders of scripts/run.sh, which are those of MaPLe's and CoOp's scripts.
-SHOTS_FOLDER = r"(?P<trainer>[^/]+)/(?P<cfg>[^/]+)_(?P<shots>\d+)shots"
-LAYOUTS = (
-    r"(?P<root>.*?)(?:/base2new)?/(?P<side>train_base|test_new)/(?P<dataset>[^/]+)/shots_(?P<shots>\d+)"
-    r"/(?P<trainer>[^/]+)/(?P<cfg>[^/]+)/seed(?P<seed>\d+)",
-    rf"(?P<root>.*)/(?P<evaluation>evaluation)/{SHOTS_FOLDER}/(?P<dataset>[^/]+)/seed(?P<seed>\d+)",
-    rf"(?P<root>.*)/(?P<dataset>[^/]+)/{SHOTS_FOLDER}/seed(?P<seed>\d+)",
-)
+SIDES = {"base2new_train": "base", "base2new_test": "new", "base": "base", "new": "new"}
 
 log = logging.getLogger("records")
 
@@ -222,21 +217,22 @@ def problem(record: object) -> str:
 
 def place_of(folder: Path) -> dict | None:
     """What the names of a run's folders say about it."""
-    for layout in LAYOUTS:
-        if match := re.fullmatch(layout, folder.as_posix()):
-            place = match.groupdict()
-            break
-    else:
+    if not (place := layout.place_of(folder.as_posix())):
         return None
-    dataset, tested = dataset_name(place.pop("dataset")), place.pop("evaluation", None)
-    side = SIDES.get(place.pop("side", ""), "all")
-    protocol = "base2new" if side != "all" else transfer_of(dataset)[0] if tested else "few_shot"
-    numbers = {key: int(place[key]) for key in ("shots", "seed")}
-    return (
-        place
-        | numbers
-        | {"dataset": dataset, "side": side, "protocol": protocol, "root": Path(place["root"])}
-    )
+    dataset, side = dataset_name(place.dataset), SIDES.get(place.script, "all")
+    protocol = "base2new" if side != "all" else "few_shot"
+    if place.script == "xd_test":
+        protocol = transfer_of(dataset)[0]
+    return {
+        "dataset": dataset,
+        "trainer": place.trainer,
+        "cfg": place.cfg,
+        "shots": int(place.shots),
+        "seed": int(place.seed),
+        "side": side,
+        "protocol": protocol,
+        "root": Path(place.out),
+    }
 
 
 def place_by_record(record: dict, root: Path) -> dict:
@@ -282,7 +278,7 @@ def transfers() -> dict[str, tuple[str, str]]:
 def transfer_of(target: str) -> tuple[str, str]:
     """Protocol and source of a model's test on another dataset; the source as scripts/run.sh takes
     it by default."""
-    return transfers().get(target, ("xd", "Shapes" if target.startswith("Shapes") else "ImageNet"))
+    return transfers().get(target, ("xd", dataset_name(layout.usual_source(target))))
 
 
 def name_methods(

@@ -32,8 +32,8 @@ from parse_test_res import (
     summarise,
     to_csv,
 )
-from runs.runner import TEN
 
+from .protocols import TEN
 from .records import Result, dataset_name, find_results, name_methods, transfer_of, transfers
 
 KINDS = {

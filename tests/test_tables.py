@@ -17,8 +17,9 @@ import pytest
 from scipy import stats
 
 from results import tables
+from results.protocols import TEN
 from results.records import find_results, name_methods
-from runs import runner
+from runs import plan
 
 from .test_parse import EPOCH, RERUN, block, trained, trained_05, write
 
@@ -255,7 +256,7 @@ def test_settings_for_one_dataset_are_the_same_method(tmp_path, capsys, monkeypa
     and SUN397."""
     monkeypatch.setenv("OUTPUT", str(tmp_path))
     for method, dataset in product(("tcp", "mma", "coop", "p2c"), ("imagenet", "sun397", "dtd")):
-        for run in runner.Plan("base2new").runs(method, dataset, 1):
+        for run in plan.Plan("base2new").runs(method, dataset, 1):
             write(run.folder, {"log.txt": trained(80.0)})
     configs = {r.cfg for r in find_results([tmp_path])}
     assert {"vit_b16_ep100_ctxv1_sun397", "vit_b16_ep5_imnet", "vit_b16_ctxv1_imnet"} < configs
@@ -565,7 +566,7 @@ def test_ablation_of_a_sweeps_settings(tmp_path, capsys):
 
 
 def test_the_papers_ablation_is_of_its_eleven_datasets(tmp_path, capsys):
-    for dataset in ("imagenet", *runner.TEN):
+    for dataset in ("imagenet", *TEN):
         for setting in ("baseline", "dpd_gmm_aux"):
             pair(tmp_path / setting, dataset, P2C, 1, 80.0, 60.0)
     rows = rows_of(capsys, "ablation", tmp_path, "--paper")

@@ -54,7 +54,7 @@ def sole_run(folder: str) -> Iterator[None]:
     whatever that is.
 
     Whoever started the process may hold it, and hands it over by leaving its file open
-    (runs/runner.py).
+    (runs/pool.py).
 
     Raises Failure if another run holds it or the folder cannot be written to.
     """
