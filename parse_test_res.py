@@ -22,9 +22,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tabulate import SEPARATING_LINE, tabulate
 
-from dassl.commands import OneLineParser, existing_folder, log_to_stderr
+from dassl.commands import OneLineParser, existing_folder, log_to_stderr, plain
 from dassl.files import regular
-from dassl.plain import plain
 
 EXAMPLES = """examples:
   trained runs      python parse_test_res.py output/base2new/train_base/shapes/shots_16/P2C/<cfg>

@@ -4,13 +4,17 @@ import errno
 import os
 import re
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import yaml
 
 P = TypeVar("P", str, os.PathLike)
 
 # In a run's output folder, beside its log.txt:
+CONFIG = "config.yaml"
 LOCK = ".lock"
-RESULTS = "results.json"
+EPOCHS = "epochs.json"
+RESULTS, RESULTS_FORMAT = "results.json", 1
 # In <output folder>/<model name>, beside the text file `checkpoint`, which names the newest:
 BEST = "model-best.pth.tar"
 
@@ -46,3 +50,25 @@ def regular(path: P) -> P:
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         raise OSError(errno.EINVAL, "It is a pipe or device, not a file", os.fspath(path))
     return path
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a mapping that has a key twice, of which the first would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [key.value for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.YAMLError(f"{name}: is there twice")
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(text: str) -> Any:
+    """The plain data in a YAML text.
+
+    Raises yaml.YAMLError if it is no YAML, has a key twice, or is nested too deep.
+    """
+    try:
+        return yaml.load(text, _StrictLoader)
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deep") from error

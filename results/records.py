@@ -12,8 +12,8 @@ from pathlib import Path
 
 import yaml
 
+from dassl.commands import plain
 from dassl.files import regular
-from dassl.plain import plain
 from parse_test_res import LOG_NAME, newest_result, seed_of, shared_configs
 
 from . import layout

@@ -38,9 +38,8 @@ import yaml
 from tabulate import tabulate
 
 import parse_test_res as results
-from dassl import strict_yaml
 from dassl.commands import OneLineParser, command_line, leave, say
-from dassl.files import regular
+from dassl.files import load_yaml, regular
 from results import tables
 from results.protocols import TARGETS
 
@@ -112,7 +111,7 @@ class Sweep:
 def read_sweep(path: Path) -> Sweep:
     """Read a sweep's file; leaves with code 2 and one line, naming the key, if it is wrong."""
     try:
-        given = strict_yaml.load(regular(path).read_text(encoding="utf-8"))
+        given = load_yaml(regular(path).read_text(encoding="utf-8"))
     except OSError as error:
         leave(f"{path}: {error.strerror}; ready sweeps are {', '.join(ready_sweeps())}", 2)
     except (ValueError, yaml.YAMLError) as error:

@@ -11,8 +11,7 @@ from PIL import Image
 
 import parse_test_res
 import train
-from dassl.commands import command_line, say
-from dassl.plain import plain
+from dassl.commands import command_line, plain, say
 from datasets import doctor, prepare
 from results import report, tables
 from runs import protocol, sweep
