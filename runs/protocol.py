@@ -17,11 +17,14 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from tabulate import tabulate
 
-import parse_test_res as results
 from dassl.commands import OneLineParser, command_line, say
+from results import base_new, logs
+from results.protocols import TARGETS, TEN
+from results.statistics import summarise
+from results.text_table import TABLE_FORMATS, show_stat
 
 from . import runner
-from .runner import PROTOCOLS, SHOTS, TEN, Plan, Pool, Run
+from .runner import PROTOCOLS, SHOTS, Plan, Pool, Run
 
 METHODS = ("p2c", "maple", "zsclip")
 EXAMPLES = """examples:
@@ -70,7 +73,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="K",
         help="few_shot: default 1 2 4 8 16",
     )
-    add("--format", default="text", choices=(*results.TABLE_FORMATS, "csv"), help="of the table")
+    add("--format", default="text", choices=(*TABLE_FORMATS, "csv"), help="of the table")
     add("--dry-run", action="store_true", help="print the commands that are still to be run")
     args = parser.parse_args(argv[:cut])
     args.opts = argv[cut + 1 :]
@@ -95,7 +98,7 @@ def set_datasets(args: argparse.Namespace, parser: argparse.ArgumentParser) -> N
         args.datasets = list(dict.fromkeys(args.datasets or ("imagenet", *TEN)))
         return
     source, *targets = dict.fromkeys(args.datasets or ["imagenet"])
-    args.datasets, args.targets = [source], targets or runner.TARGETS.get((args.protocol, source))
+    args.datasets, args.targets = [source], targets or TARGETS.get((args.protocol, source))
     if not args.targets:
         parser.error(f"{source} has no usual targets: give --datasets {source} TARGET …")
 
@@ -109,14 +112,14 @@ def mean_over(cells: Iterable[Values]) -> Values:
 
 def base_new_table(runs: Iterable[Run], fmt: str) -> str:
     """As parse_test_res --hm, of these runs."""
-    sides: dict[str, dict[results.Run, float]] = {"base": {}, "new": {}}
+    sides: dict[str, dict[base_new.Run, float]] = {"base": {}, "new": {}}
     for run in runs:
         if (accuracy := run.accuracy()) is not None:
             dataset, shots, trainer, cfg, _ = run.folder.parts[-5:]
             variant = cfg if shots == "shots_16" else f"{cfg} {shots}"
-            sides[run.column][results.Run(dataset, trainer, variant, run.seed)] = accuracy
-    rows = results.hm_table(sides["base"], sides["new"])
-    return results.render(rows, fmt) if rows else ""
+            sides[run.column][base_new.Run(dataset, trainer, variant, run.seed)] = accuracy
+    rows = base_new.hm_table(sides["base"], sides["new"])
+    return base_new.render(rows, fmt) if rows else ""
 
 
 def grid(runs: Iterable[Run], targets: Sequence[str]) -> dict[tuple[str, str], dict[str, Values]]:
@@ -157,7 +160,7 @@ def grid_table(
         for key, row in rows.items():
             cells = [row.get(c) for c in columns]
             stats = [
-                (*results.summarise(list(v.values())), len(v)) if v else (np.nan, np.nan, 0)
+                (*summarise(list(v.values())), len(v)) if v else (np.nan, np.nan, 0)
                 for v in cells
             ]
             numbers = (
@@ -170,7 +173,7 @@ def grid_table(
     most = max(len(v) for row in rows.values() for v in row.values())
     lines = [[*key, *(cell(row.get(c), most) for c in columns)] for key, row in rows.items()]
     table = tabulate(
-        lines, ["dataset", "method", *columns], results.TABLE_FORMATS[fmt], disable_numparse=True
+        lines, ["dataset", "method", *columns], TABLE_FORMATS[fmt], disable_numparse=True
     )
     if fmt == "latex":
         return f"% {caption}\n" + table.replace("±", r"$\pm$").replace("–", "--")
@@ -181,8 +184,8 @@ def cell(values: Values | None, most: int) -> str:
     """Mean and spread, and of how many seeds if others have more."""
     if not values:
         return "–"
-    stat = results.summarise(list(values.values()))
-    return results.show_stat(stat) + (
+    stat = summarise(list(values.values()))
+    return show_stat(stat) + (
         f" ({len(values)} of {most} seeds)" if len(values) < most else ""
     )
 
@@ -208,7 +211,7 @@ def table(args: argparse.Namespace, runs: Sequence[Run]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """0 or 1 (a run failed); leaves with 2 for wrong arguments."""
     args = parse_args(argv)
-    results.log.setLevel("CRITICAL")  # what is not finished is run, and what failed is reported
+    logs.log.setLevel("CRITICAL")  # what is not finished is run, and what failed is reported
     plan = Plan(args.protocol, args.targets, args.shots, args.opts)
     combinations = [(m, d, s) for s in args.seeds for d in args.datasets for m in args.methods]
     runs = [run for combination in combinations for run in plan.runs(*combination)]

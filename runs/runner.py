@@ -27,9 +27,11 @@ from pathlib import Path
 
 import numpy as np
 
-import parse_test_res as results
 from dassl.commands import leave, say
 from dassl.files import regular
+from dassl.results_json import RESULTS
+from results.logs import LogResult, newest_result
+from results.protocols import TARGETS
 
 from .starter import Starter
 
@@ -41,18 +43,8 @@ except ImportError:
     raise SystemExit("error: this runs on Linux and macOS; on Windows use WSL") from None
 
 SCRIPTS = Path("scripts")  # the working directory is the repository's
-TEN = ("caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101", "fgvc_aircraft", "sun397", "dtd",
-       "eurosat", "ucf101")  # fmt: skip
-VARIANTS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
 PROTOCOLS = ("base2new", "xd", "dg", "few_shot")
 SHOTS = (1, 2, 4, 8, 16)
-# The usual targets of a source.
-TARGETS = {
-    ("xd", "imagenet"): TEN,
-    ("xd", "shapes"): ("shapes_background", "shapes_count"),
-    ("dg", "imagenet"): VARIANTS,
-    ("dg", "shapes"): ("shapes_blur", "shapes_night", "shapes_sketch"),
-}
 # What runs take from the environment.
 ENVIRONMENT = (
     "DATA",
@@ -119,10 +111,10 @@ class Run:
             [*(f"{k}={shlex.quote(v)}" for k, v in env.items()), shlex.join(self.command)]
         )
 
-    def result(self) -> results.Result | None:
+    def result(self) -> LogResult | None:
         """The newest finished log's; None if there is none."""
         return (
-            results.newest_result(self.folder, "accuracy", eval_only=True)
+            newest_result(self.folder, "accuracy", eval_only=True)
             if self.folder.is_dir()
             else None
         )
@@ -239,7 +231,7 @@ def is_stale(folder: Path) -> bool:
     """Whether the model that a run tested, as its record says, has been trained further, or anew,
     since."""
     try:
-        tested = json.loads(regular(folder / "results.json").read_text(encoding="utf-8"))["model"]
+        tested = json.loads(regular(folder / RESULTS).read_text(encoding="utf-8"))["model"]
         if tested["epoch"] is not None:  # it was asked for
             return False
         for name, (file, sha256) in tested["files"].items():
@@ -251,13 +243,13 @@ def is_stale(folder: Path) -> bool:
     return False
 
 
-def unfinished(runs: Iterable[Run]) -> dict[Run, results.Result | None]:
+def unfinished(runs: Iterable[Run]) -> dict[Run, LogResult | None]:
     """What has no result, and the tests of what has been or has to be trained anew, with the
     results these have.
 
     Leaves with code 2 if a folder holds the result of another command.
     """
-    todo: dict[Run, results.Result | None] = {}
+    todo: dict[Run, LogResult | None] = {}
     for run in runs:
         result = run.result()
         if result is None or run.trained in todo or is_stale(run.folder):

@@ -38,11 +38,11 @@ from typing import Any
 import yaml
 from tabulate import tabulate
 
-import parse_test_res as results
 from dassl import strict_yaml
 from dassl.commands import OneLineParser, command_line, leave, say
 from dassl.files import regular
-from results import tables
+from results import logs, tables
+from results.protocols import TARGETS
 
 from . import runner
 from .runner import Job, Plan, Pool, Run
@@ -157,7 +157,7 @@ def problems(given: Any) -> Iterator[tuple[str, str]]:
     for source in (
         given["datasets"] if given["protocol"] in ("xd", "dg") and "targets" not in given else ()
     ):
-        if (given["protocol"], source) not in runner.TARGETS:
+        if (given["protocol"], source) not in TARGETS:
             yield "targets", f"{source} has no usual ones"
     if not isinstance(given.get("output", ""), str):
         yield "output", "must be a folder"
@@ -323,7 +323,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """0 or 1 (a run failed); leaves with 2 for wrong arguments or a wrong file."""
     args = parse_args(argv)
-    results.log.setLevel("CRITICAL")  # what is not finished is run, and what failed is reported
+    logs.log.setLevel("CRITICAL")  # what is not finished is run, and what failed is reported
     sweep = read_sweep(args.file)
     runs = sweep.runs()
     if sweep.settings:

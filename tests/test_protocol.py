@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from results.protocols import VARIANTS
 from runs import protocol, runner, starter
 
 from .runs import HANG, wait_for
@@ -104,7 +105,7 @@ def test_the_usual_datasets_methods_and_seeds(capsys):
     assert len(dry("few_shot --datasets shapes", capsys)) == 3 * 3 * 5
     assert len(dry("xd --methods p2c --seeds 1", capsys)) == 1 + 10
     assert [line.split()[3] for line in dry("dg --methods p2c --seeds 1", capsys)[1:]] == list(
-        runner.VARIANTS
+        VARIANTS
     )
 
 

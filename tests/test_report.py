@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from results import report
-from runs.runner import TEN
+from results.protocols import TEN
 
 from .test_figures import put, record
 from .test_parse import write

@@ -16,6 +16,7 @@ import yaml
 import datasets
 import trainers
 from dassl.config import get_cfg_default
+from results.protocols import TEN, VARIANTS
 from runs import runner, sweep
 
 from .runs import HANG, wait_for
@@ -271,8 +272,8 @@ def test_tables_2_and_3_share_their_models(here):
             {str(run.folder) for run in ready(name).runs() if not run.trained} for name in names
         ]
         assert trained[0] == trained[1] and len(trained[0]) == len(ALL) * 3
-    assert ready("table2").targets == list(runner.VARIANTS) and ready("table3").targets == list(
-        runner.TEN
+    assert ready("table2").targets == list(VARIANTS) and ready("table3").targets == list(
+        TEN
     )
 
 
