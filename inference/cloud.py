@@ -14,7 +14,6 @@ hardly reaches its text features.
 
 import argparse
 import io
-import json
 import logging
 import os
 import shlex
@@ -33,11 +32,13 @@ from yacs.config import CfgNode
 from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr, say
 from dassl.engine import TrainerBase, build_trainer
 from dassl.engine.record import commit
-from dassl.files import regular
+from dassl.results_json import load_results
 from dassl.utils import Failure, UsageError, mix_seed, seeded, set_random_seed, write_json
-from parse_test_res import show_stat, summarise
-from results.figures import CLOUD
-from results.records import Result, find_results, name_methods
+from results.curves import CLOUD
+from results.names import name_methods
+from results.records import Result, find_results
+from results.statistics import summarise
+from results.text_table import show_stat
 from train import parse_args as train_args
 from train import setup_cfg
 from trainers.base import PromptedCLIP, PromptTrainer
@@ -90,7 +91,7 @@ def tested_model(folder: Path, names: Sequence[str]) -> tuple[str, int | None]:
     flags.add_argument("--model-dir")
     flags.add_argument("--load-epoch", type=int)
     try:
-        record = json.loads(regular(folder / "results.json").read_text(encoding="utf-8"))
+        record = load_results(folder)
         given = flags.parse_known_args(shlex.split(record["command"]))[0]
         # relative to the run's folder it holds also after the whole output was moved
         away = os.path.normpath(

@@ -1,10 +1,10 @@
 """Whether the model that a run tested is still the one that is there."""
 
 import hashlib
-import json
 from pathlib import Path
 
-from dassl.files import RESULTS, model_to_load, regular
+from dassl.files import model_to_load
+from dassl.results_json import load_results
 
 
 def is_stale(folder: Path) -> bool:
@@ -14,7 +14,7 @@ def is_stale(folder: Path) -> bool:
     is no longer there.
     """
     try:
-        model = json.loads(regular(folder / RESULTS).read_text(encoding="utf-8"))["model"]
+        model = load_results(folder)["model"]
         if model["epoch"] is not None:
             return False
         for name, (file, sha256) in model["files"].items():

@@ -13,10 +13,10 @@ from functools import cache, partial
 from itertools import product
 from pathlib import Path
 
-import parse_test_res as results
 from dassl.commands import leave, say
 from dassl.files import LOCK
 from results.layout import Place
+from results.logs import LogResult, newest_result
 from results.protocols import TARGETS
 from results.tested import is_stale
 
@@ -71,11 +71,11 @@ class Run:
         variables = [f"{name}={shlex.quote(value)}" for name, value in env.items()]
         return " ".join([*variables, shlex.join(self.command)])
 
-    def result(self) -> results.Result | None:
+    def result(self) -> LogResult | None:
         """The newest finished log's; None if there is none."""
         if not self.folder.is_dir():
             return None
-        return results.newest_result(self.folder, "accuracy", eval_only=True)
+        return newest_result(self.folder, "accuracy", eval_only=True)
 
     def accuracy(self) -> float | None:
         """In percent; None if there is no result."""
@@ -157,13 +157,13 @@ def ask(command: tuple[str, ...], settings: tuple[tuple[str, str], ...]) -> Plac
     return place
 
 
-def unfinished(runs: Iterable[Run]) -> dict[Run, results.Result | None]:
+def unfinished(runs: Iterable[Run]) -> dict[Run, LogResult | None]:
     """What is to be run, with the results of before.
 
     That is what has no result, and the tests of models that were or will be trained anew. Leaves
     with code 2 if a folder holds the result of another command.
     """
-    todo: dict[Run, results.Result | None] = {}
+    todo: dict[Run, LogResult | None] = {}
     for run in runs:
         result = run.result()
         if result is None or run.trained in todo or is_stale(run.folder):

@@ -14,9 +14,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-import parse_test_res as results
 from dassl.commands import OneLineParser, command_line, say
+from results import base_new, logs
 from results.protocols import TARGETS, TEN
+from results.statistics import summarise
+from results.text_table import AVERAGE, TABLE_FORMATS, csv_number, lay_out, show_stat, to_csv
 
 from . import plan
 from .plan import PROTOCOLS, SHOTS, Plan, Run
@@ -64,7 +66,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="N", help="default: 1 2 3")
     add("--shots", nargs="+", type=int, default=SHOTS, metavar="K",
         help="few_shot: default 1 2 4 8 16")  # fmt: skip
-    add("--format", default="text", choices=(*results.TABLE_FORMATS, "csv"), help="of the table")
+    add("--format", default="text", choices=(*TABLE_FORMATS, "csv"), help="of the table")
     add("--dry-run", action="store_true", help="print the commands that are still to be run")
     args = parser.parse_args(argv[:cut])
     args.opts = argv[cut + 1 :]
@@ -118,15 +120,12 @@ def table(args: argparse.Namespace, runs: Sequence[Run]) -> str:
 
 def base_new_table(runs: Iterable[Run], fmt: str) -> str:
     """As parse_test_res --hm, of these runs."""
-    sides: dict[str, dict[results.Run, float]] = {"base": {}, "new": {}}
+    sides: dict[str, dict[base_new.Run, float]] = {"base": {}, "new": {}}
     for run in runs:
         if (accuracy := run.accuracy()) is not None:
-            place = run.place
-            variant = place.cfg if place.shots == "16" else f"{place.cfg} shots_{place.shots}"
-            key = results.Run(place.dataset, place.trainer, variant, run.seed)
-            sides[run.column][key] = accuracy
-    rows = results.hm_table(sides["base"], sides["new"])
-    return results.render(rows, fmt) if rows else ""
+            sides[run.column][base_new.run_at(run.place)] = accuracy
+    lines = base_new.hm_table(sides["base"], sides["new"])
+    return base_new.render(lines, fmt) if lines else ""
 
 
 def grid(runs: Iterable[Run], targets: Sequence[str]) -> Grid:
@@ -144,7 +143,7 @@ def grid(runs: Iterable[Run], targets: Sequence[str]) -> Grid:
             of_trainer = [row for (_, name), row in rows.items() if name == trainer]
             columns = once(column for row in of_trainer for column in row)
             averages = {c: mean_over([row[c] for row in of_trainer]) for c in columns}
-            rows["Average", trainer] = averages
+            rows[AVERAGE, trainer] = averages
     return rows
 
 
@@ -161,18 +160,18 @@ def grid_table(rows: Grid, columns: Sequence[str], caption: str, fmt: str) -> st
         lines = [["dataset", "method", *parts]]
         for key, row in rows.items():
             lines.append([*key, *(n for c in columns for n in csv_cell(row.get(c)))])
-        return results.to_csv(lines)
+        return to_csv(lines)
     most = max(len(values) for row in rows.values() for values in row.values())
     lines = [[*key, *(cell(row.get(c), most) for c in columns)] for key, row in rows.items()]
-    return results.lay_out(["dataset", "method", *columns], [lines], [caption], fmt)
+    return lay_out(["dataset", "method", *columns], [lines], [caption], fmt)
 
 
 def csv_cell(values: Values | None) -> list[str]:
     """Mean, spread and number of seeds."""
     if not values:
         return ["", "", "0"]
-    stat = results.summarise(list(values.values()))
-    return ["" if np.isnan(x) else f"{x:.4f}" for x in stat] + [str(len(values))]
+    stat = summarise(list(values.values()))
+    return [*map(csv_number, stat), str(len(values))]
 
 
 def cell(values: Values | None, most: int) -> str:
@@ -180,13 +179,13 @@ def cell(values: Values | None, most: int) -> str:
     if not values:
         return "–"
     note = f" ({len(values)} of {most} seeds)" if len(values) < most else ""
-    return results.show_stat(results.summarise(list(values.values()))) + note
+    return show_stat(summarise(list(values.values()))) + note
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 or 1 (a run failed); leaves with 2 for wrong arguments."""
     args = parse_args(argv)
-    results.log.setLevel("CRITICAL")  # what is not finished is run, and what failed is reported
+    logs.log.setLevel("CRITICAL")  # what is not finished is run, and what failed is reported
     plans = [Plan(args.protocol, args.targets, args.shots, args.opts)]
     runs = plan.all_runs(plans, args.methods, args.datasets, args.seeds)
     if args.dry_run:

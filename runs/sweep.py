@@ -37,10 +37,9 @@ from typing import Any
 import yaml
 from tabulate import tabulate
 
-import parse_test_res as results
 from dassl.commands import OneLineParser, command_line, leave, say
 from dassl.files import load_yaml, regular
-from results import tables
+from results import logs, tables
 from results.protocols import TARGETS
 
 from . import plan
@@ -307,7 +306,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """0 or 1 (a run failed); leaves with 2 for wrong arguments or a wrong file."""
     args = parse_args(argv)
-    results.log.setLevel("CRITICAL")  # what is not finished is run, and what failed is reported
+    logs.log.setLevel("CRITICAL")  # what is not finished is run, and what failed is reported
     sweep = read_sweep(args.file)
     runs = sweep.runs()
     if sweep.settings:

@@ -43,7 +43,7 @@ def loud_logs() -> Iterator[None]:
     """Whoever silences a log does so for a program's life: here programs come one after the
     other."""
     yield
-    for name in ("parse_test_res", "records", "tables"):
+    for name in ("results.logs",):
         logging.getLogger(name).setLevel(logging.NOTSET)
 
 

@@ -24,7 +24,7 @@ import torch
 
 import train
 from dassl.utils import checkpoint, tools
-from parse_test_res import newest_result, read_log
+from results.logs import newest_result, read_log
 from tests.forked import forked
 from tests.runs import HANG, REPO, arguments, run, wait_for
 from trainers.base import PromptTrainer

@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from parse_test_res import read_log
 from reference.weights import openai_state_dict
+from results.logs import read_log
 from runs.plan import find_place
 from runs.starter import Starter
 

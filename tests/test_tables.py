@@ -17,8 +17,12 @@ import pytest
 from scipy import stats
 
 from results import tables
+from results.names import name_methods
+from results.paper import paper_ablations
 from results.protocols import TEN
-from results.records import find_results, name_methods
+from results.records import find_results
+from results.statistics import paired_difference
+from results.text_table import show_delta
 from runs import plan
 
 from .test_parse import EPOCH, RERUN, block, trained, trained_05, write
@@ -330,14 +334,14 @@ def test_paired_differences_are_scipys(logs, capsys):
 
 def test_pairs_are_of_equal_seeds_and_one_has_no_interval():
     ours = {("a", 1): 5.0, ("a", 2): 7.0, ("b", 1): 9.0}
-    assert tables.paired_difference(ours, {("a", 2): 4.0, ("b", 2): 1.0})[::2] == (3.0, 1)
-    assert "[" not in tables.show_delta(tables.paired_difference(ours, {("a", 2): 4.0}))
-    assert tables.paired_difference(ours, {("c", 1): 4.0}) is None
+    assert paired_difference(ours, {("a", 2): 4.0, ("b", 2): 1.0})[::2] == (3.0, 1)
+    assert "[" not in show_delta(paired_difference(ours, {("a", 2): 4.0}))
+    assert paired_difference(ours, {("c", 1): 4.0}) is None
     # differences 1 and 3: mean 2, s = √2, t(0.975, 1) = 12.7062, so half the interval is 12.7062 ·
     # √2 / √2
-    two = tables.paired_difference(ours, {("a", 1): 4.0, ("a", 2): 4.0})
+    two = paired_difference(ours, {("a", 1): 4.0, ("a", 2): 4.0})
     assert two == (2.0, pytest.approx(12.7062, abs=1e-4), 2)
-    assert tables.show_delta(two) == "+2.0 [−10.7, +14.7] (n=2)"
+    assert show_delta(two) == "+2.0 [−10.7, +14.7] (n=2)"
 
 
 def test_failed_seed_rerun_and_mixed_methods(logs):
@@ -577,7 +581,7 @@ def test_the_papers_ablation_is_of_its_eleven_datasets(tmp_path, capsys):
 def test_every_setting_of_the_papers_ablations_has_its_number():
     import yaml
 
-    paper = tables.paper_ablations(json.loads((REPO / "docs/paper_results.json").read_text()))
+    paper = paper_ablations(json.loads((REPO / "docs/paper_results.json").read_text()))
     for name, total in ("table4", 5), ("table5", 22):
         settings = yaml.safe_load((REPO / f"configs/sweeps/{name}.yaml").read_text())["settings"]
         assert len(settings) == total and not set(settings) - set(paper)

@@ -14,11 +14,11 @@ from clip.model import build_model
 from dassl.config import check_output_dir
 from dassl.engine import build_trainer
 from dassl.utils import UsageError, set_random_seed
-from parse_test_res import read_log
 from reference.clip_plain import PlainCLIP
 from reference.maple_plain import maple_forward, prompts_from_checkpoint
 from reference.optim_plain import lr_at_epoch
 from reference.optim_plain import train as train_plainly
+from results.logs import read_log
 from tests.runs import arguments, run
 from trainers.base import PromptTrainer
 

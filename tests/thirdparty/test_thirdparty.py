@@ -19,8 +19,8 @@ from clip import clip
 from dassl.data.datasets import Datum
 from dassl.engine import build_trainer
 from datasets.shapes import combinations
-from parse_test_res import read_log
 from reference.weights import openai_state_dict, save_torchscript
+from results.logs import read_log
 from tests.thirdparty import coop_style, upstream_train
 
 REPO = Path(__file__).resolve().parents[2]
