@@ -16,8 +16,10 @@ import torch
 from PIL import Image
 
 from reference.weights import openai_state_dict
+from results.layout import FOLDERS, Place, place_of
 from results.logs import read_log
 from runs.plan import find_place
+from runs.run import command_of, read_words
 from runs.starter import Starter
 
 REPO = Path(__file__).resolve().parents[1]
@@ -122,6 +124,32 @@ def test_wrong_usage(case):
     done = bash(*words.split(), **dict(pair.split("=") for pair in env.split()))
     assert done.returncode == 2 and line in done.stderr and done.stdout == ""
     assert done.stderr.count("\n") == 1
+
+
+def test_what_is_executed(monkeypatch):
+    """By hand, of a cross-dataset test."""
+    monkeypatch.chdir(REPO)
+    env = {"DATA": "/d", "OUTPUT": "out", "SHOTS": "4", "SOURCE": "sun397", "LOADEP": "2"}
+    words = ["xd_test", "MultiModalAdapter", "dtd", "3", "--no-train", "OPTIM.LR", "0.1"]
+    argv, env_of = command_of(*read_words(words, env), env)
+    below = "MultiModalAdapter/vit_b16_ep5_4shots"
+    assert argv == [
+        "train.py", "--root", "/d", "--seed", "3", "--trainer", "MultiModalAdapter",
+        "--dataset-config-file", "configs/datasets/dtd.yaml",
+        "--config-file", "configs/trainers/MultiModalAdapter/vit_b16_ep5.yaml",
+        "--output-dir", f"out/evaluation/{below}/dtd/seed3",
+        "--eval-only", "--model-dir", f"out/sun397/{below}/seed3", "--load-epoch", "2",
+        "--no-train", "OPTIM.LR", "0.1", "DATASET.NUM_SHOTS", "4", "DATASET.SUBSAMPLE_CLASSES", "all",
+    ]  # fmt: skip
+    assert env_of == env | {"PYTHONUNBUFFERED": "1"}
+
+
+@pytest.mark.parametrize("script", FOLDERS)
+def test_from_a_run_to_its_folder_and_back(script):
+    run = Place("/out/evaluation", script, "P2C", "c_1shots", "dtd", "16", "3")
+    back = run._replace(script="few_shot") if script == "xd_train" else run
+    assert place_of(run.folder) == back
+    assert place_of(f"{run.folder}_old") is None
 
 
 @pytest.mark.parametrize("path", ["~nosuchuser/x", "é" * 128])
