@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dassl.commands import OneLineParser, existing_folder, log_to_stderr
-from dassl.plain import plain
+from dassl.commands import OneLineParser, existing_folder, log_to_stderr, plain
 from results.base_new import hm_table, read_tree, render
 from results.logs import find_runs, newest_result
 from results.statistics import Stat, summarise

@@ -1,7 +1,6 @@
 """One run: train and test a method on a dataset, or test what was trained (--eval-only)."""
 
 import argparse
-import errno
 import os
 import signal
 import sys
@@ -37,6 +36,7 @@ from dassl.utils import (
     setup_logger,
     tolerate_encoding,
 )
+from dassl.utils.errors import known
 from dassl.utils.lock import sole_run
 
 # flag -> config key
@@ -52,27 +52,18 @@ FLAGS = {
     "backbone": "MODEL.BACKBONE.NAME",
     "head": "MODEL.HEAD.NAME",
 }
-
-MEMORY_FULL = (
-    "the memory is full, the device's or the machine's; what was saved is kept. To train, lower "
-    "DATALOADER.TRAIN_X.BATCH_SIZE or take PREC fp16, in another --output-dir; to test, "
-    "lower DATALOADER.TEST.BATCH_SIZE"
-)
-WORKER_KILLED = (
-    "a process that reads images was killed, as happens where memory or /dev/shm is full; what was saved is kept. "
-    "Lower DATALOADER.NUM_WORKERS (0: no such processes) or DATALOADER.CACHE_MB and run again to go on"
-)
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What a key that is given twice may come from.
+HINTS = {"DATASET.NUM_SHOTS": "; the scripts take it from SHOTS"}
+# Flags that have no effect on a run of the other kind.
+OF_TESTS, OF_TRAINING = ("model_dir", "load_epoch"), ("resume", "no_train")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = OneLineParser(description=__doc__)
     p.add_argument("--root", help="folder that holds all datasets")
     p.add_argument("--output-dir", help="folder of the log and the checkpoints")
-    p.add_argument(
-        "--resume",
-        help="output folder of a run to go on from in a new one: more epochs, another rate",
-    )
+    p.add_argument("--resume", help="output folder of a run to go on from in a new one: "
+                   "more epochs, another rate")  # fmt: skip
     p.add_argument("--seed", type=int, help="0 or more; negative: a random one")
     p.add_argument("--source-domains", nargs="+")
     p.add_argument("--target-domains", nargs="+")
@@ -86,18 +77,29 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--model-dir", default="", help="output folder of the training run to test")
     p.add_argument("--load-epoch", type=int, help="which epoch's model to test (default: the last)")
     p.add_argument("--no-train", action="store_true", help="build everything and stop")
-    p.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys and their values"
-    )
+    p.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE",
+                   help="config keys and their values")  # fmt: skip
     return p.parse_args(argv)
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises UsageError for flags that would have no effect beside each other."""
+    where = "with --eval-only, which trains nothing" if args.eval_only else "without --eval-only"
+    for name in OF_TRAINING if args.eval_only else OF_TESTS:
+        value = vars(args)[name]
+        if value not in (None, "") and value is not False:  # an epoch may be 0
+            raise UsageError(f"{as_flag(name)} has no effect {where}")
+
+
+def as_flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
     """Defaults, dataset yaml, method yaml, command line: the later wins.
 
-    Raises: UsageError for a file that is missing or wrong, an unknown key or one given twice, or a
-        value that it cannot
-    have.
+    Raises UsageError for a file that is missing or wrong, an unknown key or one given twice, or a
+    value that it cannot have.
     """
     cfg = get_cfg_default()
     datasets.add_config(cfg)
@@ -106,50 +108,23 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         if not os.path.isfile(path):
             raise UsageError(f"no config file {path}")
         merge_file(cfg, path)
-    flags = [
-        (f"--{flag.replace('_', '-')}", key, getattr(args, flag)) for flag, key in FLAGS.items()
-    ]
-    merge_command_line(cfg, flags, args.opts)
+    flags = [(as_flag(name), key, vars(args)[name]) for name, key in FLAGS.items()]
+    merge_command_line(cfg, flags, args.opts, HINTS)
     if not cfg.TRAINER.NAME or not cfg.DATASET.NAME:
-        raise UsageError(
-            "give --trainer and --dataset-config-file (or DATASET.NAME); --help lists the flags"
-        )
+        line = "give --trainer and --dataset-config-file (or DATASET.NAME); --help lists the flags"
+        raise UsageError(line)
     check_values(cfg)
-    for node, key in (
-        (cfg, "OUTPUT_DIR"),
-        (cfg, "RESUME"),
-        (cfg.DATASET, "ROOT"),
-        (cfg.MODEL, "INIT_WEIGHTS"),
-    ):
-        node[key] = expand_user(node[key])
+    cfg.OUTPUT_DIR, cfg.RESUME = expand_user(cfg.OUTPUT_DIR), expand_user(cfg.RESUME)
+    cfg.DATASET.ROOT = expand_user(cfg.DATASET.ROOT)
+    cfg.MODEL.INIT_WEIGHTS = expand_user(cfg.MODEL.INIT_WEIGHTS)
     args.model_dir = expand_user(args.model_dir)
     check_schedule(cfg)
     cfg.freeze()
     return cfg
 
 
-def check_flags(args: argparse.Namespace) -> None:
-    """Raises UsageError for flags that would have no effect beside each other."""
-    testing, training = ("model_dir", "load_epoch"), ("resume", "no_train")
-    for name in training if args.eval_only else testing:
-        value = getattr(args, name)
-        if value not in (None, "") and value is not False:  # an epoch may be 0
-            where = (
-                "with --eval-only, which trains nothing"
-                if args.eval_only
-                else "without --eval-only"
-            )
-            raise UsageError(f"--{name.replace('_', '-')} has no effect {where}")
-
-
-def run(args: argparse.Namespace) -> None:
-    check_flags(args)
-    cfg = setup_cfg(args)
-    with sole_run(cfg.OUTPUT_DIR):
-        work(args, cfg)
-
-
-def work(args: argparse.Namespace, cfg: CfgNode) -> None:
+def run(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """Seeds, logs, builds the trainer, and trains or tests, in a folder that no other run uses."""
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
@@ -158,15 +133,13 @@ def work(args: argparse.Namespace, cfg: CfgNode) -> None:
     setup_logger(cfg.OUTPUT_DIR)
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
-    print(
-        f"** Arguments **\n{vars(args)}\n** Config **\n{cfg}\n** System info **\n{collect_env_info()}\n"
-    )
+    print(f"** Arguments **\n{vars(args)}\n** Config **\n{cfg}")
+    print(f"** System info **\n{collect_env_info()}\n")
     trainer = build_trainer(cfg)
     if args.eval_only:
         if not args.model_dir and trainer.get_model_names():
-            raise UsageError(
-                "--eval-only needs --model-dir, the output folder of the training run to test"
-            )
+            line = "--eval-only needs --model-dir, the output folder of the training run to test"
+            raise UsageError(line)
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
         for line in notes_on_training(cfg, args.model_dir) if args.model_dir else ():
             print(line)
@@ -177,26 +150,14 @@ def work(args: argparse.Namespace, cfg: CfgNode) -> None:
         trainer.train()
 
 
-def known(error: Exception) -> str:
-    """What to tell the user where a library's exception says it; nothing of one that has to be
-    looked into."""
-    text = str(error)
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in text:
-        return MEMORY_FULL
-    if "DataLoader worker (pid" in text:
-        return WORKER_KILLED
-    if isinstance(error, BrokenPipeError):
-        return "nobody reads what is printed any more; what was saved is kept. Run the same command again to go on"
-    if isinstance(error, OSError) and error.errno in NO_SPACE:
-        where = error.filename or "a file"
-        return f"cannot write {where}: {error.strerror}. Free some space, then run the same command again to go on"
-    return ""
-
-
 def main(argv: list[str] | None = None) -> int:
     tolerate_encoding()
     try:
-        run(parse_args(argv))
+        args = parse_args(argv)
+        check_flags(args)
+        cfg = setup_cfg(args)
+        with sole_run(cfg.OUTPUT_DIR):
+            run(args, cfg)
     except Failure as e:
         print_error(f"error: {e}")
         return e.exit_code

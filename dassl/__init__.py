@@ -1,1 +1,1 @@
-"""The training engine: config, data, optimisation, evaluation, checkpoints. Knows no CLIP."""
+"""The training engine: config, data, loop, checkpoints, evaluation. Knows no model or method."""

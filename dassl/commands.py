@@ -1,5 +1,4 @@
-"""What the programs of this repository have in common: their arguments, their one-line errors, their
-end. Imports no torch."""
+"""What the programs here share: arguments, one-line errors, their end. Imports no torch."""
 
 import argparse
 import errno
@@ -12,9 +11,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from dassl.plain import plain
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_HOME = re.compile(r"(?:^|(?<==))~[\w.-]*(?=/|$)")
+# Control characters (terminals obey some), what turns or breaks lines, and bytes of file names
+# that are no text.
+_UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
-HOME = re.compile(r"(?:^|(?<==))~[\w.-]*(?=/|$)")
+
+def plain(text: object, keep: str = "") -> str:
+    r"""`str(text)` with control characters as escapes (\n, \x1b), but for those in `keep`."""
+
+    def escaped(found: re.Match) -> str:
+        return found[0] if found[0] in keep else repr(found[0])[1:-1]
+
+    return _UNSHOWN.sub(escaped, str(text))
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -26,16 +36,14 @@ class OneLineParser(argparse.ArgumentParser):
     def parse_known_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ):
-        """The home folder also stands for a `~` that the shell has left: in `--out=~/x`, in
-        quotes."""
+        """Also expands a `~` that the shell has left, as in `--out=~/x` or in quotes."""
         words = sys.argv[1:] if args is None else args
-        return super().parse_known_args([HOME.sub(self.home, word) for word in words], namespace)
+        return super().parse_known_args([_HOME.sub(self.home, word) for word in words], namespace)
 
     def home(self, match: re.Match) -> str:
         if (home := os.path.expanduser(match[0])) == match[0]:
-            self.error(
-                f"{match.string}: there is no user {match[0][1:]}; a folder that is called so is ./{match[0]}"
-            )
+            line = f"{match.string}: there is no user {match[0][1:]}"
+            self.error(f"{line}; a folder that is called so is ./{match[0]}")
         return home
 
     def error(self, message: str) -> NoReturn:
@@ -50,6 +58,7 @@ class OneLine(logging.Formatter):
 
 
 def log_to_stderr() -> None:
+    """From now on `logging`'s warnings are single lines on stderr."""
     handler = logging.StreamHandler()
     handler.setFormatter(OneLine())
     logging.basicConfig(handlers=[handler])
@@ -63,18 +72,18 @@ def existing_folder(text: str) -> Path:
 
 
 def say(line: str) -> None:
+    """Prints to stderr at once."""
     print(plain(line, keep="\n"), file=sys.stderr, flush=True)
 
 
-def leave(line: str, code: int) -> None:
-    """End the program with one line; runs under way are stopped on the way out."""
+def leave(line: str, code: int) -> NoReturn:
+    """Ends the program with one line; runs under way are stopped on the way out."""
     say(f"error: {line}")
     raise SystemExit(code)
 
 
-def command_line(main: Callable[[], int]) -> None:
-    """Run a script's main as a program: any polite signal is a Ctrl-C, which ends it with one
-    line."""
+def command_line(main: Callable[[], int]) -> NoReturn:
+    """Runs a script's main as a program, which SIGTERM and SIGHUP end as Ctrl-C does."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
     for name in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(name) != signal.SIG_IGN:  # as nohup has it
@@ -87,10 +96,9 @@ def command_line(main: Callable[[], int]) -> None:
         say("\nstopped; run the same command again to go on")
         code = 130
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in NO_SPACE:
             raise
-        say(
-            f"error: cannot write {error.filename or 'what is printed'}: {error.strerror}; free some space"
-        )
+        what = error.filename or "what is printed"
+        say(f"error: cannot write {what}: {error.strerror}; free some space")
         os._exit(1)  # what is still to be printed would raise once more
     sys.exit(code)

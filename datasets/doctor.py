@@ -17,10 +17,9 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 import datasets
-from dassl.commands import OneLineParser
+from dassl.commands import OneLineParser, plain
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.plain import plain
 from dassl.utils import (
     Failure,
     check_availability,

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 from dassl.data.datasets import Datum
 from dassl.files import regular
-from dassl.utils import Failure, listdir_nohidden, read_json
+from dassl.utils import Failure, listdir_nohidden, read_json, write_json
+from dassl.utils.images import open_image
 from dassl.utils.lock import locked
-from dassl.utils.tools import open_image, write_json
 
 T = TypeVar("T")
 NO_CLASSES = ("__MACOSX", "split_fewshot")  # what a Mac's archive has, and where picks are kept

@@ -19,8 +19,8 @@ from yacs.config import CfgNode
 
 from clip.clip import _MODELS, _tokenizer, find_weights, read_state_dict
 from dassl.commands import OneLineParser, command_line, leave
+from dassl.files import BEST, resumable
 from dassl.utils import Failure, UsageError, load_checkpoint
-from dassl.utils.checkpoint import BEST, resumable
 from train import parse_args as train_args
 from train import setup_cfg
 from trainers.atprompt import attribute_words

@@ -1,5 +1,6 @@
 """The base-to-new table of parse_test_res.py --hm: base, new and HM by dataset and method."""
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dassl.plain import plain
+from dassl.commands import plain
 
 from . import text_table
+from .layout import BASE2NEW
 from .logs import log, newest_result, seed_of
 from .names import shared_configs
 from .statistics import Stat, base_new_hm, harmonic_mean, over_datasets
@@ -33,7 +35,7 @@ class Run(NamedTuple):
 def read_tree(root: Path, keyword: str) -> dict[Run, float]:
     """Read every run under root/<dataset>/shots_<n>/<trainer>/<cfg>/seed<N>."""
     values = {}
-    for folder in sorted(root.glob("*/shots_*/*/*/seed*")):
+    for folder in sorted(root.glob(re.sub(r"{\w+}", "*", BASE2NEW))):
         if (seed := seed_of(folder)) is None:
             continue
         # eval_only on the base side too: a zero-shot run has no training that could have ended

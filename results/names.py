@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Hashable, Sequence
 from itertools import combinations
 
-from dassl.plain import plain
+from dassl.commands import plain
 
 from .records import Result
 

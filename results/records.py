@@ -9,26 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dassl.plain import plain
-from dassl.results_json import METRICS, RESULTS, load_results, problem
-from runs.runner import is_stale
+from dassl.commands import plain
+from dassl.files import RESULTS
 
+from .layout import place_of
 from .logs import RECORDED, logs_of, newest_result, seed_of
 from .protocols import dataset_name, transfer_of, transfers
+from .results_json import METRICS, load_results, problem
+from .tested import is_stale
 
 # Nodes of a config: how a model was trained, and those that figures look into.
 SETTINGS = ("TRAINER", "OPTIM")
 SECTIONS = ("TRAINER", "TRAINER.ATPROMPT", "TRAINER.P2C", "TRAINER.P2C.DPD", "OPTIM")
-SIDES = {"train_base": "base", "test_new": "new", "base": "base", "new": "new"}
-# The folders of scripts/run.sh, which are those of MaPLe's and CoOp's scripts.
-SHOTS_FOLDER = r"(?P<trainer>[^/]+)/(?P<cfg>[^/]+)_(?P<shots>\d+)shots"
-LAYOUTS = (
-    r"(?P<root>.*?)(?:/base2new)?/(?P<side>train_base|test_new)/(?P<dataset>[^/]+)"
-    r"/shots_(?P<shots>\d+)/(?P<trainer>[^/]+)/(?P<cfg>[^/]+)/seed(?P<seed>\d+)",
-    rf"(?P<root>.*)/(?P<evaluation>evaluation)/{SHOTS_FOLDER}/(?P<dataset>[^/]+)/seed(?P<seed>\d+)",
-    rf"(?P<root>.*)/(?P<dataset>[^/]+)/{SHOTS_FOLDER}/seed(?P<seed>\d+)",
-)
-
+SIDES = {"base2new_train": "base", "base2new_test": "new", "base": "base", "new": "new"}
 DIGITS = re.compile(r"(\d+)")
 
 log = logging.getLogger("results.records")
@@ -157,7 +150,7 @@ def read_record(folder: Path) -> dict | None:
 
 def find_place(folder: Path, record: dict | None, top: Path) -> dict[str, Any] | None:
     """What was run, by its folders' names, else by its record; None, with a warning, if unknown."""
-    place, recorded = place_of(folder), record and place_by_record(record, top)
+    place, recorded = place_by_folder(folder), record and place_by_record(record, top)
     if place and recorded:
         for key in ("trainer", "dataset", "shots", "seed", "side"):
             if place[key] != recorded[key]:
@@ -171,23 +164,24 @@ def find_place(folder: Path, record: dict | None, top: Path) -> dict[str, Any] |
     return {key: plain(value) if isinstance(value, str) else value for key, value in place.items()}
 
 
-def place_of(folder: Path) -> dict[str, Any] | None:
+def place_by_folder(folder: Path) -> dict[str, Any] | None:
     """What the names of a run's folders say about it."""
-    matches = (re.fullmatch(layout, folder.as_posix()) for layout in LAYOUTS)
-    match = next(filter(None, matches), None)
-    if not match:
+    place = place_of(folder.as_posix())
+    if not place:
         return None
-    place = match.groupdict()
-    dataset, tested = dataset_name(place.pop("dataset")), place.pop("evaluation", None)
-    side = SIDES.get(place.pop("side", ""), "all")
-    protocol = "base2new" if side != "all" else transfer_of(dataset)[0] if tested else "few_shot"
-    return place | {
+    dataset, side = dataset_name(place.dataset), SIDES.get(place.script, "all")
+    protocol = "base2new" if side != "all" else "few_shot"
+    if place.script == "xd_test":
+        protocol = transfer_of(dataset)[0]
+    return {
         "dataset": dataset,
+        "trainer": place.trainer,
+        "cfg": place.cfg,
+        "shots": int(place.shots),
+        "seed": int(place.seed),
         "side": side,
         "protocol": protocol,
-        "root": Path(place["root"]),
-        "shots": int(place["shots"]),
-        "seed": int(place["seed"]),
+        "root": Path(place.out),
     }
 
 

@@ -1,15 +1,11 @@
-"""results.json, a run's record for programs: its name, its format, what its readers rely on.
-
-dassl/engine/record.py writes it beside the run's log. Imports no torch.
-"""
+"""What is read of results.json, the record that dassl/engine/record.py writes of a run."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from .files import regular
+from dassl.files import RESULTS, RESULTS_FORMAT, regular
 
-RESULTS, FORMAT = "results.json", 1
 METRICS = ("accuracy", "error_rate", "macro_f1")  # in percent
 # The fields that are read, and their kinds.
 FIELDS = (
@@ -41,8 +37,8 @@ def problem(record: object, sections: Iterable[str] = ()) -> str:
 
     `sections` are the dotted names of config nodes that must be nodes where they are there.
     """
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        return f"it has not format {FORMAT}"
+    if not isinstance(record, dict) or record.get("format") != RESULTS_FORMAT:
+        return f"it has not format {RESULTS_FORMAT}"
     for key, kind in FIELDS.items():
         if not isinstance(record.get(key), kind):
             return f"{key} is missing or of another kind"

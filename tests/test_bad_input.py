@@ -24,7 +24,7 @@ from clip.clip import BUNDLED
 from datasets import doctor, prepare
 from inference import cloud, words
 from results import figures, report, tables
-from runs import protocol, runner, sweep
+from runs import plan, protocol, sweep
 from tests.forked import Done, forked
 from tests.runs import REPO, arguments, run
 
@@ -70,7 +70,7 @@ def saved(data, tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def in_the_repository(monkeypatch) -> Iterator[None]:
     monkeypatch.chdir(REPO)
-    for name in (*runner.ENVIRONMENT, "SHOW_DIR", "DATA_MIRROR"):
+    for name in (*plan.ENVIRONMENT, "SHOW_DIR", "DATA_MIRROR"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -402,7 +402,7 @@ def test_a_second_run_in_the_same_folder(data, tmp_path, capsys):
 
 
 def test_a_lock_handed_over_is_held_already(data, tmp_path):
-    """As runs/runner.py does it: the run has its file open."""
+    """As runs/pool.py does it: the run has its file open."""
     lock = os.open(tmp_path / ".lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
     os.write(lock, b"its command")
@@ -494,7 +494,7 @@ def test_no_space_to_draw_the_bundled_benchmark(tmp_path, capsys, monkeypatch):
     assert f"Cannot draw Shapes into {tmp_path}/data/shapes/images: No space left on device" in line
 
 
-@pytest.mark.parametrize("module", ["dassl/utils/lock.py", "runs/runner.py"])
+@pytest.mark.parametrize("module", ["dassl/utils/lock.py", "runs/pool.py"])
 def test_other_systems_are_one_line(module, monkeypatch):
     """Without fcntl, as on Windows."""
     monkeypatch.setitem(sys.modules, "fcntl", None)

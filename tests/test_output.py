@@ -11,8 +11,7 @@ from PIL import Image
 
 import parse_test_res
 import train
-from dassl.commands import command_line, say
-from dassl.plain import plain
+from dassl.commands import command_line, plain, say
 from datasets import doctor, prepare
 from results import report, tables
 from results.text_table import to_csv
@@ -88,7 +87,7 @@ def test_a_training_whose_classes_an_encoding_lacks(encoding, tmp_path):
 )
 def test_help_where_an_encoding_lacks_its_signs(program, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["program", "--help"])
-    whole = hasattr(program, "runner") or hasattr(program, "command_line")
+    whole = hasattr(program, "command_line")
     done = forked(
         lambda: command_line(program.main) if whole else program.main(), tmp_path, "ascii"
     )

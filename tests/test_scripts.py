@@ -17,7 +17,7 @@ from PIL import Image
 
 from reference.weights import openai_state_dict
 from results.logs import read_log
-from runs.runner import folder_of
+from runs.plan import find_place
 from runs.starter import Starter
 
 REPO = Path(__file__).resolve().parents[1]
@@ -184,9 +184,8 @@ def test_the_home_folder_by_the_environment(data, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path))
         patch.chdir(REPO)
-        folder = folder_of(
-            ["bash", "scripts/zsclip/base2new_train.sh", "shapes", "1"], {"OUTPUT": "~/out"}
-        )
+        command = ["bash", "scripts/zsclip/base2new_train.sh", "shapes", "1"]
+        folder = Path(find_place(command, {"OUTPUT": "~/out"}).folder)
     assert folder.is_dir() and folder.is_relative_to(tmp_path)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from runs import protocol, runner
+from runs import plan, pool, protocol
 from runs.starter import Forked, Starter
 
 from .runs import REPO
@@ -68,7 +68,7 @@ SEEN = 'import os\nthreads, text = os.environ.get("OMP_NUM_THREADS"), "first"\n'
 def repo(tmp_path_factory) -> Path:
     """A repository with our scripts, whose train.py is PROBE."""
     folder = tmp_path_factory.mktemp("repo")
-    for name in ("scripts", "results", "runs", "configs", "parse_test_res.py"):
+    for name in ("scripts", "dassl", "results", "runs", "configs", "parse_test_res.py"):
         (folder / name).symlink_to(REPO / name)
     (folder / "train.py").write_text(PROBE)
     (folder / "seen.py").write_text(SEEN)
@@ -85,7 +85,7 @@ def starter() -> Iterator[Starter]:
 @pytest.fixture(autouse=True)
 def here(repo, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(repo)
-    for name in (*runner.ENVIRONMENT, "SHOW_DIR", "OMP_NUM_THREADS"):
+    for name in (*plan.ENVIRONMENT, "SHOW_DIR", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {
         "VENV": sys.prefix,
@@ -185,12 +185,12 @@ def test_the_lock_is_the_runs_and_ends_with_it(starter, tmp_path):
     with open(tmp_path / "stderr", "wb") as stderr:
         process = starter.start(command("wait"), dict(os.environ), stderr.fileno(), lock)
     os.close(lock)
-    assert isinstance(process, Forked) and runner.try_lock(tmp_path) is None
+    assert isinstance(process, Forked) and pool.try_lock(tmp_path) is None
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.1)
     process.terminate()
     assert process.wait(60) == -signal.SIGTERM
-    again = runner.try_lock(tmp_path)
+    again = pool.try_lock(tmp_path)
     assert again is not None  # the template does not hold it
     os.close(again)
 
@@ -203,7 +203,7 @@ def test_a_disk_without_locks_is_no_other_process(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", none)
-    lock = runner.try_lock(tmp_path)
+    lock = pool.try_lock(tmp_path)
     assert lock is not None
     os.close(lock)
 

@@ -23,7 +23,7 @@ from results.protocols import TEN
 from results.records import find_results
 from results.statistics import paired_difference
 from results.text_table import show_delta
-from runs import runner
+from runs import plan
 
 from .test_parse import EPOCH, RERUN, block, trained, trained_05, write
 
@@ -260,7 +260,7 @@ def test_settings_for_one_dataset_are_the_same_method(tmp_path, capsys, monkeypa
     and SUN397."""
     monkeypatch.setenv("OUTPUT", str(tmp_path))
     for method, dataset in product(("tcp", "mma", "coop", "p2c"), ("imagenet", "sun397", "dtd")):
-        for run in runner.Plan("base2new").runs(method, dataset, 1):
+        for run in plan.Plan("base2new").runs(method, dataset, 1):
             write(run.folder, {"log.txt": trained(80.0)})
     configs = {r.cfg for r in find_results([tmp_path])}
     assert {"vit_b16_ep100_ctxv1_sun397", "vit_b16_ep5_imnet", "vit_b16_ctxv1_imnet"} < configs

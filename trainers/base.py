@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 from clip.clip import find_weights, read_state_dict, source_of
 from clip.download import sha256_of
 from clip.model import CLIP, Transformer, build_model, convert_weights
+from dassl.config import allow, read_values_by
 from dassl.engine import TrainerX
 from dassl.engine.capture import CapturedStep
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -30,6 +31,20 @@ PRECISIONS = {
     "bf16": torch.bfloat16,
     "amp": torch.float32,
 }
+
+# What the methods' keys may be, by their ends.
+allow("at most 1000", lambda v: v <= 1000,  # learned vectors, and widths by which layers grow
+      "N_CTX N_CTX_TEXT N_CTX_VISION N_ATT1 N_ATT2 N_ATT3 HIDDEN_SCALE ADAPTER_DIM")  # fmt: skip
+allow("0 or more", lambda v: v >= 0, "LOSS_WEIGHT KG_WEIGHT COOP.W LOSS.LAMBDA")
+allow("words, True or False", lambda v: isinstance(v, str | None), "CTX_INIT")
+
+
+def ctx_init(value: object) -> object:
+    """CTX_INIT as words: it is words in CoOp, but a bool in its forks."""
+    return {"true": "a photo of a", "false": ""}.get(str(value).lower(), value)
+
+
+read_values_by("CTX_INIT", ctx_init)
 
 
 def add_config(cfg: CfgNode) -> None:
@@ -203,6 +218,7 @@ class PromptTrainer(KeptFeatures, TrainerX):
 
     model_name = "prompt_learner"  # the checkpoint's folder
     saves_prefixed = False  # the family's older methods save the prompt learner by itself
+    derived_buffers = ("token_prefix", "token_suffix", "token_middle")  # of the class names
     takes_attributes = True
     graphed = False  # whether `loss` may run as a CUDA graph: what changes from step to step is in tensors alone
     prompted = PromptedCLIP

@@ -3,7 +3,7 @@
 from yacs.config import CfgNode as CN
 
 _C = CN()
-_C.VERSION = 1
+_C.VERSION = 1  # for third-party files alone
 _C.OUTPUT_DIR = "./output"
 _C.RESUME = ""  # output folder of a run to continue in OUTPUT_DIR, if that holds no checkpoints yet
 _C.SEED = -1  # negative: a new one is drawn
@@ -38,9 +38,10 @@ _C.DATASET.ROOT = ""
 _C.DATASET.NAME = ""
 _C.DATASET.SOURCE_DOMAINS = ()
 _C.DATASET.TARGET_DOMAINS = ()
-_C.DATASET.NUM_LABELED = -1
 _C.DATASET.NUM_SHOTS = -1  # images per class; -1: all
 _C.DATASET.SUBSAMPLE_CLASSES = "all"  # all | base | new
+# For third-party files alone (dassl/thirdparty):
+_C.DATASET.NUM_LABELED = -1
 _C.DATASET.VAL_PERCENT = 0.1
 _C.DATASET.STL10_FOLD = -1
 _C.DATASET.CIFAR_C_TYPE = ""
@@ -49,14 +50,11 @@ _C.DATASET.ALL_AS_UNLABELED = False
 
 _C.DATALOADER = CN()
 _C.DATALOADER.NUM_WORKERS = 4  # never more than there are cores
-_C.DATALOADER.CACHE_MB = (
-    2048  # memory for the decoded images of a training set; those beyond it are read every time
-)
+# Memory for the decoded images of a training set; those beyond it are read every time.
+_C.DATALOADER.CACHE_MB = 2048
 # Folders for what all runs share, relative to DATASET.ROOT; "": nothing is kept. Both can be
 # removed at any time.
-_C.DATALOADER.FEATURES = (
-    ".features"  # test images' features, of methods that leave the image tower alone
-)
+_C.DATALOADER.FEATURES = ".features"  # test images' features, of models whose own do not change
 _C.DATALOADER.TEST_CACHE = ""  # decoded test images, 3 bytes a pixel: 150 KB each at 224 × 224
 _C.DATALOADER.K_TRANSFORMS = 1  # augmented copies of each training image
 _C.DATALOADER.RETURN_IMG0 = False  # also the image without augmentation
@@ -125,3 +123,15 @@ _C.TEST.FINAL_MODEL = "last_step"  # last_step | best_val (evaluates after every
 
 _C.TRAINER = CN()
 _C.TRAINER.NAME = ""
+
+
+def get_cfg_default() -> CN:
+    """A fresh copy of the default config, not frozen."""
+    return _C.clone()
+
+
+def clean_cfg(cfg: CN, trainer: str) -> None:
+    """Drops other trainers' nodes from cfg.TRAINER, so that a log shows only what counts."""
+    for key in list(cfg.TRAINER):
+        if key not in ("NAME", trainer.upper()):
+            del cfg.TRAINER[key]

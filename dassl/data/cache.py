@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dassl.utils import cpu_cores, read_image
-from dassl.utils.tools import open_image
+from dassl.utils.images import open_image
 
 CHUNK = 1024  # headers read at once: a large training set ends the reading early
 
@@ -24,30 +24,25 @@ class ImageCache:
 
     def __init__(self, limit: int):
         self.limit = limit
-        self.pixels: Tensor | None = (
-            None  # (bytes,) uint8: the images one after the other, each (H, W, 3)
-        )
+        # (bytes,) uint8: the images one after the other, each (H, W, 3)
+        self.pixels: Tensor | None = None
         self.where: dict[str, tuple[int, tuple[int, int]]] = {}  # path: first byte, (W, H)
 
     def fill(self, paths: Iterable[str]) -> None:
-        """Decodes as many of the first images as fit, once. Raises Failure naming one that is
-        broken."""
+        """Decodes as many of the first images as fit, once; raises Failure if one is broken."""
         if not self.limit or self.pixels is not None:
             return
-        with ThreadPoolExecutor(
-            cpu_cores()
-        ) as pool:  # Pillow decodes outside the interpreter's lock
+        # threads: Pillow decodes outside the interpreter's lock
+        with ThreadPoolExecutor(cpu_cores()) as pool:
             paths = list(dict.fromkeys(paths))
             starts = self._plan(paths, pool)
             paths = paths[: len(starts) - 1]
             pixels = torch.empty(starts[-1], dtype=torch.uint8)
             sizes = pool.map(_decode_into, [pixels.numpy()] * len(paths), paths, starts, starts[1:])
             sizes = tqdm(sizes, desc="reading images", total=len(paths), leave=False, disable=None)
-            self.where = {
-                path: (at, size)
-                for path, at, size in zip(paths, starts, sizes, strict=False)
-                if size
-            }
+            for path, start, size in zip(paths, starts, sizes, strict=False):
+                if size:
+                    self.where[path] = start, size
         self.pixels = pixels
 
     def _plan(self, paths: Sequence[str], pool: ThreadPoolExecutor) -> list[int]:
@@ -80,8 +75,7 @@ def _decoded_bytes(path: str) -> int:
 
 
 def _decode_into(pixels: np.ndarray, path: str, start: int, end: int) -> tuple[int, int] | None:
-    """Fills pixels[start:end] and returns the image's (W, H), or None if its header gave another
-    size."""
+    """Fills pixels[start:end]; returns the image's (W, H), None if its header gave another size."""
     image = read_image(path)
     if 3 * image.width * image.height != end - start:
         return None

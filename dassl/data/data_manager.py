@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from PIL import Image
 from tabulate import tabulate
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ToTensor, v2
 from yacs.config import CfgNode
@@ -18,25 +19,21 @@ from .samplers import SeededSampler, build_sampler
 from .transforms import INTERPOLATION_MODES, build_transform
 
 IN_FLIGHT = 2**30  # bytes of batches that wait for the model
+Transform = Callable | Sequence[Callable] | None
 
 
 class DatasetWrapper(Dataset):
-    """Reads and transforms the images of a list of Datums; for training, keeps them decoded
-    (DATALOADER.CACHE_MB).
+    """Reads and transforms a list of Datums' images; those of training stay decoded (CACHE_MB).
 
     An item is a dict: img (a list of K tensors with DATALOADER.K_TRANSFORMS K > 1), label, domain,
-        impath,
-    index; img2, img3 … if `transform` is a list; img0, without augmentation, with
+    impath, index; img2, img3 … if `transform` is a list; img0, without augmentation, with
     DATALOADER.RETURN_IMG0.
     """
 
     def __init__(
-        self,
-        cfg: CfgNode,
-        data_source: Sequence[Datum],
-        transform: Callable | Sequence[Callable] | None = None,
+        self, cfg: CfgNode, data_source: Sequence[Datum], transform: Transform = None,
         is_train: bool = False,
-    ):
+    ):  # fmt: skip
         self.cfg = cfg
         self.data_source = data_source
         self.transform = transform
@@ -44,9 +41,8 @@ class DatasetWrapper(Dataset):
         self.cache = ImageCache(cfg.DATALOADER.get("CACHE_MB", 0) * 2**20 if is_train else 0)
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         if self.k_tfm > 1 and transform is None:
-            raise UsageError(
-                "DATALOADER.K_TRANSFORMS is above 1, but there is no transform: turn off INPUT.NO_TRANSFORM"
-            )
+            line = "DATALOADER.K_TRANSFORMS is above 1, but there is no transform"
+            raise UsageError(f"{line}: turn off INPUT.NO_TRANSFORM")
         resize = v2.Resize(cfg.INPUT.SIZE, INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION])
         normalize = v2.Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)
         wanted = [normalize] if "normalize" in cfg.INPUT.TRANSFORMS else []
@@ -68,18 +64,14 @@ class DatasetWrapper(Dataset):
         if self.transform is None:
             output["img"] = image
         else:
-            transforms = (
-                self.transform if isinstance(self.transform, (list, tuple)) else [self.transform]
-            )
-            for i, transform in enumerate(transforms, 1):
+            several = isinstance(self.transform, (list, tuple))
+            for i, transform in enumerate(self.transform if several else [self.transform], 1):
                 output["img" if i == 1 else f"img{i}"] = self._augment(transform, image)
         if self.cfg.DATALOADER.RETURN_IMG0:
             output["img0"] = self.to_tensor(image)
         return output
 
-    def _augment(
-        self, transform: Callable, image: Image.Image
-    ) -> torch.Tensor | list[torch.Tensor]:
+    def _augment(self, transform: Callable, image: Image.Image) -> Tensor | list[Tensor]:
         images = [transform(image) for _ in range(self.k_tfm)]
         return images[0] if self.k_tfm == 1 else images
 
@@ -93,8 +85,7 @@ class Loader(DataLoader):
         return super().__iter__()
 
     def close(self) -> None:
-        """Ends workers that stay from pass to pass. Left to the garbage collector, each can take 5
-        seconds to end."""
+        """Ends the workers; left to the garbage collector, each can take 5 seconds to end."""
         self._iterator = None
 
 
@@ -105,23 +96,20 @@ def build_data_loader(
     batch_size: int = 64,
     n_domain: int = 0,
     n_ins: int = 2,
-    tfm: Callable | Sequence[Callable] | None = None,
+    tfm: Transform = None,
     is_train: bool = True,
     dataset_wrapper: type[Dataset] | None = None,
 ) -> DataLoader:
-    """A loader over Datums; for training the last batch is dropped if it is not full and not the
-    only one.
+    """A loader over Datums; training drops a last batch that is not full, unless the only one.
 
     Raises UsageError if there are no images, or nothing that makes tensors of them.
     """
     if not data_source:
-        raise UsageError(
-            f"{cfg.DATASET.NAME} has no {'training' if is_train else 'test'} images to load"
-        )
+        kind = "training" if is_train else "test"
+        raise UsageError(f"{cfg.DATASET.NAME} has no {kind} images to load")
     if tfm is None and dataset_wrapper is None:
-        raise UsageError(
-            "INPUT.NO_TRANSFORM True: there is no batch of images that are no tensors; set it to False"
-        )
+        line = "INPUT.NO_TRANSFORM True: there is no batch of images that are no tensors"
+        raise UsageError(f"{line}; set it to False")
     sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
     wrapper = dataset_wrapper or DatasetWrapper
     workers = min(cfg.DATALOADER.NUM_WORKERS, cpu_cores())
@@ -132,70 +120,60 @@ def build_data_loader(
         sampler=SeededSampler(sampler) if is_train else sampler,
         num_workers=workers,
         prefetch_factor=max(1, min(4, IN_FLIGHT // (workers * batch_bytes))) if workers else None,
-        # what Linux did before Python 3.14: forked workers share the decoded images without any
-        # /dev/shm
+        # as before Python 3.14: forked workers share the decoded images without any /dev/shm
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         drop_last=is_train and len(data_source) >= batch_size,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
-        # another wrapper's random numbers would go on where its workers were, which a resumed run
-        # cannot
+        # another wrapper's random numbers would go on in its workers, which a resumed run cannot do
         persistent_workers=workers > 0 and is_train and wrapper is DatasetWrapper,
-        # or else the loader takes numbers from the model's generator, how many depending on the
-        # workers
+        # or else the loader draws from the model's generator, as often as there are workers
         generator=torch.Generator(),
     )
 
 
 class DataManager:
-    """The dataset cfg names and its four loaders, of which train_loader_u and val_loader may be
-    None."""
+    """The dataset cfg names and its loaders; train_loader_u and val_loader may be None."""
 
     def __init__(
         self,
         cfg: CfgNode,
-        custom_tfm_train: Callable | Sequence[Callable] | None = None,
-        custom_tfm_test: Callable | None = None,
+        custom_tfm_train: Transform = None,
+        custom_tfm_test: Transform = None,
         dataset_wrapper: type[Dataset] | None = None,
     ):
         # first the transforms: a wrong name is refused before the data are read
-        tfm_train = (
-            build_transform(cfg, is_train=True) if custom_tfm_train is None else custom_tfm_train
-        )
-        tfm_test = (
-            build_transform(cfg, is_train=False) if custom_tfm_test is None else custom_tfm_test
-        )
+        tfm_train, tfm_test = custom_tfm_train, custom_tfm_test
+        if tfm_train is None:
+            tfm_train = build_transform(cfg, is_train=True)
+        if tfm_test is None:
+            tfm_test = build_transform(cfg, is_train=False)
         self.dataset = dataset = build_dataset(cfg)
         self.num_classes = dataset.num_classes
         self.num_source_domains = len(cfg.DATASET.get("SOURCE_DOMAINS", ()))
         self.lab2cname = dataset.lab2cname
 
-        def loader(data_source, c, tfm, is_train):
+        def loader(items: Sequence[Datum], c: CfgNode, is_train: bool = False) -> DataLoader:
             return build_data_loader(
-                cfg,
-                sampler_type=c.SAMPLER,
-                data_source=data_source,
-                batch_size=c.BATCH_SIZE,
-                n_domain=c.get("N_DOMAIN", 0),
-                n_ins=c.get("N_INS", 2),
-                tfm=tfm,
-                is_train=is_train,
+                cfg, c.SAMPLER, items, c.BATCH_SIZE,
+                n_domain=c.get("N_DOMAIN", 0), n_ins=c.get("N_INS", 2),
+                tfm=tfm_train if is_train else tfm_test, is_train=is_train,
                 dataset_wrapper=dataset_wrapper,
-            )
+            )  # fmt: skip
 
         c = cfg.DATALOADER
-        c_u = (
-            c.TRAIN_X if "TRAIN_U" not in c or c.TRAIN_U.SAME_AS_X else c.TRAIN_U
-        )  # SkipTuning's config has none
-        self.train_loader_x = loader(dataset.train_x, c.TRAIN_X, tfm_train, True)
+        own_u = "TRAIN_U" in c and not c.TRAIN_U.SAME_AS_X  # SkipTuning's config has none
+        c_u = c.TRAIN_U if own_u else c.TRAIN_X
+        self.train_loader_x = loader(dataset.train_x, c.TRAIN_X, is_train=True)
         self.train_loader_u = (
-            loader(dataset.train_u, c_u, tfm_train, True) if dataset.train_u else None
+            loader(dataset.train_u, c_u, is_train=True) if dataset.train_u else None
         )
-        self.val_loader = loader(dataset.val, c.TEST, tfm_test, False) if dataset.val else None
-        self.test_loader = loader(dataset.test, c.TEST, tfm_test, False)
+        self.val_loader = loader(dataset.val, c.TEST) if dataset.val else None
+        self.test_loader = loader(dataset.test, c.TEST)
         if cfg.VERBOSE:
             self.show_dataset_summary(cfg)
 
     def show_dataset_summary(self, cfg: CfgNode) -> None:
+        """Prints the numbers of classes and images."""
         rows = [["Dataset", cfg.DATASET.NAME]]
         for name in ("Source", "Target"):
             if domains := cfg.DATASET.get(f"{name.upper()}_DOMAINS"):

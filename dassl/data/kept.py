@@ -1,5 +1,4 @@
-"""A tensor in a file that all runs which want the same share: made once, and used only if it is
-whole.
+"""A tensor in a file that runs share: made once, and used only if it is whole.
 
 The file holds the tensor's bytes, a line of JSON (key, dtype, shape, SHA-256 of the bytes) and that
 line's length.
@@ -45,9 +44,8 @@ def kept(
                 return tensor, True
             free = shutil.disk_usage(path.parent).free
             if size > free:
-                raise CannotWrite(
-                    f"No space for {path}: it takes {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
-                )
+                line = f"No space for {path}: it takes {size / 1e6:,.0f} MB"
+                raise CannotWrite(f"{line}, {free / 1e6:,.0f} MB are free")
             save(path, key, make())
     except CannotWrite as error:
         print(f"{error}. Going on without it")
@@ -56,8 +54,7 @@ def kept(
 
 
 def save(path: Path, key: Key, parts: Iterable[Tensor]) -> None:
-    """Writes the parts (n, …) one below the other. Raises CannotWrite; there is then no new file,
-    nor half of one."""
+    """Writes the parts (n, …) one below the other, or no file at all: raises CannotWrite."""
     digest, rows = hashlib.sha256(), 0
     with atomic_write(path) as file:
         for part in parts:
@@ -72,8 +69,7 @@ def save(path: Path, key: Key, parts: Iterable[Tensor]) -> None:
 
 
 def load(path: Path, key: Key) -> Tensor | None:
-    """The file's tensor, memory-mapped, or None if there is none of this key; a line says that one
-    is damaged."""
+    """The file's tensor, memory-mapped; None if it is of another key, missing or damaged."""
     try:
         with open(regular(path), "rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -104,6 +100,5 @@ def digest(*parts: Any) -> str:
 
 
 def code_of(*files: str | Path) -> str:
-    """A digest of source files: what code has made may be another thing once the code has
-    changed."""
+    """A digest of source files, for what would be another thing once the code has changed."""
     return digest(*(Path(file).read_bytes() for file in files))

@@ -1,5 +1,4 @@
-"""Test images that are the same in all runs: what they follow from, and kept decoded
-(DATALOADER.TEST_CACHE)."""
+"""Test images that all runs share: what they follow from, and kept decoded (TEST_CACHE)."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +12,7 @@ from torch.utils.data import DataLoader, SequentialSampler, default_collate
 from torchvision.transforms import ToTensor, v2
 from tqdm import tqdm
 
-from dassl.utils import tools
+from dassl.utils import images
 
 from .data_manager import DatasetWrapper, Loader, build_data_loader
 from .kept import Key, code_of, digest, kept
@@ -27,35 +26,30 @@ def usual_steps(loader: DataLoader) -> list[Callable] | None:
     if type(loader) is not Loader or type(loader.dataset) is not DatasetWrapper:
         return None
     data, transform = loader.dataset, loader.dataset.transform
-    if (
-        data.is_train
-        or data.cfg.DATALOADER.RETURN_IMG0
-        or type(loader.sampler) is not SequentialSampler
-    ):
+    if data.is_train or data.cfg.DATALOADER.RETURN_IMG0:
+        return None
+    if type(loader.sampler) is not SequentialSampler:
         return None
     steps = list(transform.transforms) if type(transform) is v2.Compose else []
     return steps if [type(step) for step in steps] in (USUAL, [*USUAL, v2.Normalize]) else None
 
 
 def images_key(loader: DataLoader, steps: Iterable[Callable]) -> tuple[Key, str]:
-    """What the loader's images follow from but the files' contents, and a digest that changes with
-    one of those."""
+    """What the loader's images follow from but the files, and a digest that changes with those."""
     root = f"{os.path.abspath(data_folder(loader))}/"
     paths = [os.path.abspath(item.impath) for item in loader.dataset.data_source]
+    code = [transforms.__file__, images.__file__, *sorted(Path(__file__).parent.glob("*.py"))]
     key = {
         "images": digest([path.removeprefix(root) for path in paths]),
         "transforms": [repr(step) for step in steps],
         "versions": [str(v) for v in (torch.__version__, torchvision.__version__, PIL.__version__)],
-        "code": code_of(
-            transforms.__file__, tools.__file__, *sorted(Path(__file__).parent.glob("*.py"))
-        ),
+        "code": code_of(*code),
     }
     return key, digest([_state(path) for path in paths])
 
 
 def _state(path: str) -> tuple[int, ...] | None:
-    """Changes with a file, also where it gets its old time back. None if it is not there, which its
-    reader will say."""
+    """Changes with a file, also where it gets its old time back; None if it is not there."""
     try:
         stat = os.stat(path)
     except OSError:
@@ -77,9 +71,8 @@ def kept_for(
 ) -> tuple[Tensor | None, bool]:
     """`kept` in a file in `folder`, relative to the data folder; the tensor's size is printed.
 
-    key: as `images_key` gives it. The file's name follows from the first part alone: with a changed
-        image it takes the
-    old one's place.
+    key: as `images_key` gives it. The file's name follows from the first part alone, so with a
+    changed image it takes the old one's place.
     """
     key, state = key
     name = f"{loader.dataset.cfg.DATASET.NAME}-{split}-{digest(key)[:16]}"
@@ -91,59 +84,48 @@ def kept_for(
 
 
 def batches(loader: DataLoader, rows: Tensor, finish: Callable[[Tensor], Tensor]) -> Iterator[dict]:
-    """The loader's batches with `finish(rows)` of the kept rows (N, …) as images, and nothing
-    read."""
-    items = list(enumerate(loader.dataset.data_source))
-    for start in range(0, len(items), loader.batch_size):
+    """The loader's batches with `finish(rows)` of the kept rows (N, …) as images; reads no file."""
+    about = [
+        {"label": x.label, "domain": x.domain, "impath": x.impath, "index": i}
+        for i, x in enumerate(loader.dataset.data_source)
+    ]
+    for start in range(0, len(about), loader.batch_size):
         part = slice(start, start + loader.batch_size)
-        about = [
-            {"label": x.label, "domain": x.domain, "impath": x.impath, "index": i}
-            for i, x in items[part]
-        ]
-        yield {"img": finish(rows[part]), **default_collate(about)}
+        yield {"img": finish(rows[part]), **default_collate(about[part])}
 
 
 def kept_images(
     loader: DataLoader, split: str, device: torch.device
 ) -> tuple[Iterator[dict] | None, bool]:
-    """The loader's batches, on the device, of images kept as uint8 crops, and whether these were
-    there already.
+    """The loader's batches, on the device, from kept uint8 crops, and whether these were there.
 
     None, and a line, if its images are not the usual ones or cannot be kept.
     """
     cfg, steps = loader.dataset.cfg, usual_steps(loader)
     if steps is None:
-        print(
-            f"DATALOADER.TEST_CACHE is not for these {split} images: not only resized, cropped and normalised"
-        )
+        line = f"DATALOADER.TEST_CACHE is not for these {split} images"
+        print(f"{line}: not only resized, cropped and normalised")
         return None, False
     resize, crop, _, *normalize = steps
-    key, state = images_key(loader, (resize, crop))
+    key = images_key(loader, (resize, crop))
 
     def crops() -> Iterator[Tensor]:
         tfm = v2.Compose([resize, crop, v2.PILToTensor()])
-        reader = build_data_loader(
-            cfg,
-            data_source=loader.dataset.data_source,
-            batch_size=loader.batch_size,
-            tfm=tfm,
-            is_train=False,
-        )
+        items, size = loader.dataset.data_source, loader.batch_size
+        reader = build_data_loader(cfg, "SequentialSampler", items, size, tfm=tfm, is_train=False)
         for batch in tqdm(reader, desc=f"decoding {split}", leave=False, disable=None):
             yield batch["img"]
 
     height, width = cfg.INPUT.SIZE
     size = 3 * height * width * len(loader.dataset)
-    rows, found = kept_for(loader, cfg.DATALOADER.TEST_CACHE, split, (key, state), crops, size)
+    rows, found = kept_for(loader, cfg.DATALOADER.TEST_CACHE, split, key, crops, size)
     if rows is None:
         return None, False
-    return batches(
-        loader, rows, lambda pixels: v2.Compose([to_float, *normalize])(pixels.to(device))
-    ), found
+    finish = v2.Compose([to_float, *normalize])
+    return batches(loader, rows, lambda pixels: finish(pixels.to(device))), found
 
 
 def to_float(pixels: Tensor) -> Tensor:
     """uint8 to float32 in [0, 1], bit for bit as ToTensor does it on a CPU."""
-    # by a tensor of the device: for a plain number a GPU multiplies by 1/255, which rounds
-    # otherwise
+    # by a tensor of the device: by a number a GPU multiplies by 1/255, which rounds otherwise
     return pixels.float().div_(torch.full((), 255.0, device=pixels.device))

@@ -1,12 +1,13 @@
-from .build import TRAINER_REGISTRY, build_trainer
-from .trainer import SimpleNet, SimpleTrainer, TrainerBase, TrainerX, TrainerXU
+from typing import Any
 
-__all__ = [
-    "TRAINER_REGISTRY",
-    "SimpleNet",
-    "SimpleTrainer",
-    "TrainerBase",
-    "TrainerX",
-    "TrainerXU",
-    "build_trainer",
-]
+from . import trainer
+from .build import TRAINER_REGISTRY, build_trainer
+from .trainer import SimpleTrainer, TrainerBase, TrainerX
+
+__all__ = ["TRAINER_REGISTRY", "SimpleNet", "SimpleTrainer", "TrainerBase", "TrainerX", "TrainerXU",
+           "build_trainer"]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """TrainerXU and SimpleNet, which are loaded only for third-party files that import them."""
+    return trainer.__getattr__(name)

@@ -10,8 +10,9 @@ Step = Callable[..., dict[str, Tensor]]
 
 
 class CapturedStep:
-    """Calls `compute(*tensors) -> {name: tensor}`, which leaves gradients in `params`; on CUDA as a
-    replayed graph.
+    """Calls `compute`, on CUDA as a replayed graph.
+
+    `compute(*tensors) -> {name: tensor}` leaves gradients in `params`.
 
     There is a graph for each shape of the tensors. Random numbers are drawn anew at each replay,
     from the generator's seed at that time. But what is Python, as branches and numbers, stays what
@@ -46,9 +47,8 @@ class CapturedStep:
             try:
                 self.replays[shapes] = self.capture(tensors)
             except RuntimeError as error:
-                self.refuse(
-                    f"Steps are not captured as a CUDA graph, so slower: {str(error).splitlines()[0]}"
-                )
+                why = str(error).splitlines()[0]
+                self.refuse(f"Steps are not captured as a CUDA graph, so slower: {why}")
                 return self.compute(*tensors)
         if shapes in self.proved:
             return self.replays[shapes](*tensors)
@@ -67,6 +67,7 @@ class CapturedStep:
             torch.cuda.empty_cache()
 
     def refuse(self, line: str) -> None:
+        """No step is captured or replayed any more; says so."""
         print(line)
         self.refused = True
         self.free()
@@ -80,24 +81,20 @@ class CapturedStep:
         result = self.compute(*tensors)
         for name, expected in self.outcome(result).items():
             if not near(replayed[name], expected, self.tolerance):
-                self.refuse(
-                    f"Steps are no longer replayed as a CUDA graph, so slower: its {name} is not the step's"
-                )
+                line = "Steps are no longer replayed as a CUDA graph, so slower"
+                self.refuse(f"{line}: its {name} is not the step's")
                 break
         return result
 
     def outcome(self, result: dict[str, Tensor]) -> dict[str, Tensor | None]:
         """Copies of the losses and gradients."""
-        losses = {name: t.clone() for name, t in result.items() if "loss" in name}
-        grads = {
-            f"gradient of {name}": p.grad if p.grad is None else p.grad.clone()
-            for name, p in self.params.items()
-        }
-        return losses | grads
+        found = {name: t.clone() for name, t in result.items() if "loss" in name}
+        for name, p in self.params.items():
+            found[f"gradient of {name}"] = None if p.grad is None else p.grad.clone()
+        return found
 
     def capture(self, tensors: tuple[Tensor, ...]) -> Step:
-        """Takes no step: the parameters, and the random numbers to come, are what they were. Also
-        where it fails."""
+        """A replay of `compute`. Parameters and the random numbers to come stay what they were."""
         static = [t.clone() for t in tensors]
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         before, side = generator.clone_state(), torch.cuda.Stream()
@@ -109,13 +106,11 @@ class CapturedStep:
                     self.compute(*static)
                 generator.set_state(before.get_state())
                 graph = torch.cuda.CUDAGraph()
-                # thread_local: the data loader's thread, which pins memory, must not end the
-                # capture.
+                # thread_local: the data loader's thread, which pins memory, must not end it
                 with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
                     result = self.compute(*static)
         except RuntimeError:
-            # Another state, since in older PyTorch one whose capture failed refuses to draw outside
-            # of a capture.
+            # Another state: in older PyTorch, one whose capture failed refuses to draw after it.
             generator.graphsafe_set_state(before)
             raise
         finally:
@@ -128,9 +123,8 @@ class CapturedStep:
             graph.replay()
             for p, grad in zip(self.params.values(), grads, strict=True):
                 p.grad = grad
-            return {
-                name: t.clone() for name, t in result.items()
-            }  # the next replay writes over its own
+            # copies, since the next replay writes over its own
+            return {name: t.clone() for name, t in result.items()}
 
         return replay
 

@@ -1,5 +1,4 @@
-"""The models that a trainer has registered, and their checkpoints: saved, loaded, resumed and
-cleared away."""
+"""A trainer's models and their checkpoints: which are saved, loaded, resumed and cleared away."""
 
 import hashlib
 import os
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dassl.files import BEST, EPOCHS, epoch_file, model_to_load, resumable
 from dassl.utils import (
     Failure,
     atomic_write,
@@ -20,81 +20,68 @@ from dassl.utils import (
     tolist_if_not,
     write_json,
 )
-from dassl.utils.checkpoint import (
-    BEST,
-    epoch_file,
-    load_optim,
-    load_weights,
-    newest_whole,
-    resumable,
-    weights_of,
-)
+from dassl.utils.checkpoint import load_optim, load_weights, newest_whole, weights_of
 
-from .record import EPOCHS, read_epochs
+from .record import read_epochs
 
 NOT_FINITE = (
-    "Choose a lower OPTIM.LR or a wider PREC, and another --output-dir for it; after its first epoch a run can be "
-    "gone on from there, with --resume and its folder"
+    "Choose a lower OPTIM.LR or a wider PREC, and another --output-dir for it; after its first "
+    "epoch a run can be gone on from there, with --resume and its folder"
 )
-# Buffers of prompt learners that follow from the class names, so they say nothing about what was
-# learned.
-DERIVED_BUFFERS = ("token_prefix", "token_suffix", "token_middle")
+
+Names = str | list[str] | None  # of models; None: all
 
 
 class Checkpoints:
-    """Named models with their optimizers and schedulers, and the files of them in
-    <folder>/<name>/."""
+    """Named models with their optimizers and schedulers; their files are in <folder>/<name>/."""
+
+    # Beginnings of the names of buffers that follow from the classes: neither loaded nor asked for.
+    derived_buffers: tuple[str, ...] = ()
 
     def __init__(self):
         self._models: OrderedDict[str, nn.Module] = OrderedDict()
         self._optims: OrderedDict[str, Any] = OrderedDict()
         self._scheds: OrderedDict[str, Any] = OrderedDict()
-        self.loaded: dict[str, Any] | None = (
-            None  # what load_model has loaded: folder, epoch asked for, files
-        )
+        # what load_model has loaded: folder, epoch asked for, files
+        self.loaded: dict[str, Any] | None = None
 
     def register_model(
         self, name: str = "model", model: Any = None, optim: Any = None, sched: Any = None
     ) -> None:
-        """Makes a model known for modes, steps and checkpoints; its files go to
-        <output-dir>/<name>/."""
+        """Makes a model known for modes, steps and checkpoints."""
         assert name not in self._models, f"a model {name} is registered already"
-        self._models[name] = model
-        self._optims[name] = optim
-        self._scheds[name] = sched
+        self._models[name], self._optims[name], self._scheds[name] = model, optim, sched
 
-    def get_model_names(self, names: str | list[str] | None = None) -> list[str]:
+    def get_model_names(self, names: Names = None) -> list[str]:
         if names is None:
             return list(self._models)
         for name in tolist_if_not(names):
             check_availability(name, self._models, "model")
         return tolist_if_not(names)
 
+    # -- what a trainer may replace
+
     def weights_to_save(self, name: str) -> Mapping[str, Tensor]:
         """What a checkpoint of model `name` holds, and so what one must hold to be loaded."""
         return self._models[name].state_dict()
 
     def clean_state_dict(self, name: str, state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Drops or renames what a file holds beyond `weights_to_save`, e.g. upstream's frozen
-        weights."""
+        """Drops or renames what a file has beyond `weights_to_save`, as frozen weights."""
         return state_dict
 
     def state_to_resume(self) -> dict[str, Any]:
-        """What a resumed run needs beyond models, optimizers and schedulers: tensors and plain
-        data."""
+        """What a resumed run needs beyond models and optimizers: tensors and plain data."""
         return {}
 
     def resume_state(self, state: dict[str, Any]) -> None:
         """Takes back what `state_to_resume` gave."""
 
+    # -- files of any folder
+
     def save_model(
-        self,
-        epoch: int,
-        directory: str,
-        is_best: bool = False,
-        val_result: float | None = None,
+        self, epoch: int, directory: str, is_best: bool = False, val_result: float | None = None,
         model_name: str = "",
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Writes a checkpoint of every model after epoch `epoch` (from 0).
 
         Raises Failure if it cannot be written, or rather than save a NaN.
@@ -115,13 +102,11 @@ class Checkpoints:
             }
             if extra := self.state_to_resume():
                 state["trainer"] = extra
-            save_checkpoint(
-                state, os.path.join(directory, name), is_best=is_best, model_name=model_name
-            )
+            folder = os.path.join(directory, name)
+            save_checkpoint(state, folder, is_best=is_best, model_name=model_name)
 
     def resume_model_if_exist(self, directory: str) -> int:
-        """Loads the newest whole checkpoints in `directory`; returns the epochs done, 0 if none is
-        there."""
+        """Loads a folder's newest whole checkpoints; returns the epochs done, 0 if it has none."""
         names = self.get_model_names()
         folders = [os.path.join(directory, name) for name in names]
         if not names or not all(resumable(folder) for folder in folders):
@@ -135,14 +120,13 @@ class Checkpoints:
         try:
             self.resume_state(checkpoints[0].get("trainer", {}))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            line = f"Training cannot go on from {folders[0]}, as its trainer's state is of another program or config"
-            raise Failure(line) from error
+            line = f"Training cannot go on from {folders[0]}, as its trainer's state"
+            raise Failure(f"{line} is of another program or config") from error
         print(f"Epochs done: {checkpoints[0]['epoch']}")
         return checkpoints[0]["epoch"]
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
-        """Loads the weights saved after `epoch` epochs (None: the best ones, else the newest) into
-        every model.
+        """Loads every model's weights after `epoch` epochs (None: the best ones, else the newest).
 
         Raises Failure, naming the path or the first wrong key, if a file is missing, damaged or
         does not fit.
@@ -152,19 +136,8 @@ class Checkpoints:
             return
         files = {}
         for name in self._models:
-            folder = os.path.join(directory, name)
-            have = resumable(folder)
-            file = epoch_file(epoch) if epoch is not None else next(iter(have), BEST)
-            if epoch is None and os.path.isfile(os.path.join(folder, BEST)):
-                file = BEST
-            path = os.path.join(folder, file)
-            if not os.path.isfile(path):
-                if not have:
-                    raise Failure(
-                        f"No model in {folder}: train it first, or load from another folder (--model-dir)"
-                    )
-                listed = ", ".join(f"{f} (--load-epoch {f.split('-')[1]})" for f in have)
-                raise Failure(f"No model at {path}. The folder holds {listed}")
+            file = _file_to_load(os.path.join(directory, name), epoch)
+            path = os.path.join(directory, name, file)
             checkpoint = load_checkpoint(path)
             self._load(name, checkpoint, path)
             about = ", ".join(f"{key}={checkpoint.get(key)}" for key in ("epoch", "val_result"))
@@ -174,52 +147,45 @@ class Checkpoints:
         self.loaded = {"folder": directory, "epoch": epoch, "files": files}
 
     def _load(self, name: str, checkpoint: dict, source: str) -> None:
-        def learned(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {
-                k: v
-                for k, v in weights.items()
-                if not k.rpartition(".")[2].startswith(DERIVED_BUFFERS)
-            }
+        state_dict = self.clean_state_dict(name, weights_of(checkpoint, source))
+        state_dict = self._without_derived(state_dict)
+        expected = self._without_derived(self.weights_to_save(name))
+        load_weights(self._models[name], state_dict, expected, source)
 
-        state_dict = learned(self.clean_state_dict(name, weights_of(checkpoint, source)))
-        load_weights(self._models[name], state_dict, learned(self.weights_to_save(name)), source)
+    def _without_derived(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        buffers = self.derived_buffers
+        return {k: v for k, v in weights.items() if not k.rpartition(".")[2].startswith(buffers)}
 
     # -- a run's: with SimpleTrainer's cfg, output_dir and epochs
 
     def _resume(self) -> None:
-        """From what the output folder holds, or else from cfg.RESUME: sets start_epoch, and
-        best_result."""
-        names = self.get_model_names()
-        begun = any(resumable(os.path.join(self.output_dir, name)) for name in names)
-        source = self.output_dir if begun or not self.cfg.RESUME else self.cfg.RESUME
-        if begun and self.cfg.RESUME not in ("", self.output_dir):
-            print(
-                f"Note: {self.output_dir} has checkpoints of its own, which count, not those of {self.cfg.RESUME}"
-            )
+        """Resumes from the output folder or cfg.RESUME; sets start_epoch and best_result."""
+        names, own, resumed = self.get_model_names(), self.output_dir, self.cfg.RESUME
+        begun = any(resumable(os.path.join(own, name)) for name in names)
+        source = own if begun or not resumed else resumed
+        if begun and resumed not in ("", own):
+            print(f"Note: {own} has checkpoints of its own, which count, not those of {resumed}")
         self.start_epoch = self.resume_model_if_exist(source)
-        if self.cfg.RESUME and not self.start_epoch:
-            raise Failure(
-                f"There is nothing to resume in {source}: it holds no checkpoint of {', '.join(names)}"
-            )
+        if resumed and not self.start_epoch:
+            line = f"There is nothing to resume in {source}"
+            raise Failure(f"{line}: it holds no checkpoint of {', '.join(names)}")
         if self.start_epoch > self.max_epoch:
-            line = f"{source} has {self.start_epoch} epochs behind it, more than OPTIM.MAX_EPOCH {self.max_epoch}"
-            raise Failure(f"{line}: give at least as many, or another --output-dir")
-        if source != self.output_dir:
+            line = f"{source} has {self.start_epoch} epochs behind it, more than OPTIM.MAX_EPOCH"
+            raise Failure(
+                f"{line} {self.max_epoch}: give at least as many, or another --output-dir"
+            )
+        if source != own:
             self._take_over(source)
         if self.start_epoch and self.cfg.TEST.FINAL_MODEL == "best_val":
             self._read_best_result()
 
     def _take_over(self, source: str) -> None:
-        """Gives the output folder what was resumed elsewhere, so that it can be resumed and tested
-        by itself."""
+        """Copies what was resumed elsewhere, so that the output folder can be resumed by itself."""
         for name in self.get_model_names() if self.cfg.TEST.FINAL_MODEL == "best_val" else ():
-            best = os.path.join(source, name, BEST)
+            best, folder = os.path.join(source, name, BEST), os.path.join(self.output_dir, name)
             if os.path.isfile(best):
-                mkdir_if_missing(os.path.join(self.output_dir, name))
-                with (
-                    open(best, "rb") as file,
-                    atomic_write(os.path.join(self.output_dir, name, BEST)) as copy,
-                ):
+                mkdir_if_missing(folder)
+                with open(best, "rb") as file, atomic_write(os.path.join(folder, BEST)) as copy:
                     copy.write(file.read())
         write_json(read_epochs(source), os.path.join(self.output_dir, EPOCHS))
         self.save_model(self.start_epoch - 1, self.output_dir)
@@ -227,19 +193,16 @@ class Checkpoints:
     def _read_best_result(self) -> None:
         best = os.path.join(self.output_dir, self.get_model_names()[0], BEST)
         if not os.path.isfile(best):
-            print(
-                f"Note: no best model of the first {self.start_epoch} epochs was kept; the later ones are compared"
-            )
+            line = f"Note: no best model of the first {self.start_epoch} epochs was kept"
+            print(f"{line}; the later ones are compared")
             return
         self.best_result = load_checkpoint(best).get("val_result")
         if not isinstance(self.best_result, (int, float)):
-            raise Failure(
-                f"{best} does not say how good it was on the validation set: remove it to choose anew"
-            )
+            line = f"{best} does not say how good it was on the validation set"
+            raise Failure(f"{line}: remove it to choose anew")
 
     def _remove_rolling(self) -> None:
-        """Keeps the last two checkpoints while training, so that one may be damaged, then only the
-        last.
+        """Keeps the last two checkpoints while training (one may be damaged), then only the last.
 
         Those at multiples of CHECKPOINT_FREQ stay.
         """
@@ -251,3 +214,15 @@ class Checkpoints:
                 path = os.path.join(self.output_dir, name, epoch_file(epoch))
                 if os.path.isfile(path):
                     os.remove(path)
+
+
+def _file_to_load(folder: str, epoch: int | None) -> str:
+    """The file of an epoch, or the best or newest; raises Failure if it is not there."""
+    file = epoch_file(epoch) if epoch is not None else model_to_load(folder) or BEST
+    if os.path.isfile(path := os.path.join(folder, file)):
+        return file
+    if not (have := resumable(folder)):
+        line = f"No model in {folder}: train it first, or load from another folder (--model-dir)"
+        raise Failure(line)
+    listed = ", ".join(f"{name} (--load-epoch {name.split('-')[1]})" for name in have)
+    raise Failure(f"No model at {path}. The folder holds {listed}")

@@ -1,18 +1,18 @@
 """What a run leaves for programs to read: results.json beside its log.txt.
 
-Each epoch's loss and seconds are in epochs.json as soon as the epoch has ended, before its
-checkpoint is saved, so a resumed run has those of all the epochs it has behind it. They are not in
-the checkpoints: there two equal trainings would differ.
+An epoch's loss and seconds go to epochs.json as soon as it has ended, before its checkpoint is
+saved, so a resumed run has those of all its epochs. They are not in the checkpoints: there two
+equal trainings would differ.
 """
 
 import math
 import os
 import platform
+import resource
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -21,38 +21,31 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dassl.files import EPOCHS, RESULTS, RESULTS_FORMAT
 from dassl.utils import Failure, read_json, write_json
 from dassl.utils.logger import Logger
 
 if TYPE_CHECKING:
     from .trainer import SimpleTrainer
 
-FORMAT = 1
-RESULTS, EPOCHS = "results.json", "epochs.json"
 PACKAGES = ("torchvision", "numpy", "scikit-learn", "scipy", "Pillow")
-Epoch = dict[
-    str, float | int | None
-]  # loss (None: the trainer logs none of that name), seconds, images
+Epoch = dict[str, float | int | None]  # loss (None: none of that name is logged), seconds, images
 
 
 class Recorder:
-    """Told by a trainer what happens, it writes the run's files. Without a trainer it only takes
-    the time."""
+    """Told by a trainer what happens, it writes the run's files; without one it only counts."""
 
     def __init__(self, trainer: "SimpleTrainer | None" = None):
         self.trainer = trainer
         self.trained = self.in_training = False
         self.epochs: list[Epoch] = []
         self.loss: float | None = None  # the epoch's mean so far
-        self.images = 0
+        self.images = 0  # of the epoch so far
         self.test_from = "images"  # or, kept by an earlier test, crops or features
         commit()  # now, not when the run has ended and somebody has committed more
 
-    # -- training
-
     def training_begins(self, start_epoch: int) -> None:
-        """Takes over the epochs that a resumed run has behind it; those nothing is known of are
-        None."""
+        """Takes over the epochs that a resumed run has done; those nothing is known of are None."""
         self.trained = self.in_training = True
         self.epochs = []
         if start_epoch and self.trainer:
@@ -63,38 +56,27 @@ class Recorder:
     def epoch_begins(self) -> None:
         self.loss, self.images, self.start = None, 0, time.monotonic()
 
-    def batch(self, parts: tuple) -> None:
-        """Counts the images of what forward_backward is given; batches of another form count as
-        none."""
-        self.images += sum(
-            len(p["label"]) for p in parts if isinstance(p, Mapping) and "label" in p
-        )
-
     def epoch_ends(self) -> None:
-        """To be called before the epoch's checkpoint is saved: what has a checkpoint has its
-        numbers too."""
-        self.epochs.append(
-            {"loss": self.loss, "seconds": time.monotonic() - self.start, "images": self.images}
-        )
+        """To be called before the epoch's checkpoint is saved: then that has its numbers too."""
+        seconds = time.monotonic() - self.start
+        self.epochs.append({"loss": self.loss, "seconds": seconds, "images": self.images})
         if self.trainer:
             write_json(self.epochs, os.path.join(self.trainer.cfg.OUTPUT_DIR, EPOCHS))
 
     def training_ends(self) -> None:
         self.in_training = False
 
-    # -- the test
-
     def tested(
         self, metrics: dict[str, float], per_class: dict[str, float], seconds: float
     ) -> None:
-        """Writes results.json, unless this was a validation during training.
+        """Writes results.json; raises Failure if it cannot be written.
 
-        Where there is no output folder, no log was written either, and no record is. Raises Failure
-        if it cannot be written.
+        Not for a validation during training, and not where there is no output folder, so no log.
         """
         if self.in_training or not self.trainer or not os.path.isdir(self.trainer.cfg.OUTPUT_DIR):
             return
-        epochs = self.epochs if self.trained else read_epochs(self.trainer.cfg.OUTPUT_DIR)
+        folder = self.trainer.cfg.OUTPUT_DIR
+        epochs = self.epochs if self.trained else read_epochs(folder)
         known = [e for e in epochs if e["seconds"]]
         train_seconds = sum(e["seconds"] for e in known)
         train_images = sum(e["images"] for e in known)
@@ -111,18 +93,14 @@ class Recorder:
                 "test": metrics["total"] / seconds if self.test_from != "features" else None,
             },
         }
-        write_json(
-            self._about() | result | _end(), os.path.join(self.trainer.cfg.OUTPUT_DIR, RESULTS)
-        )
+        write_json(self._about() | result | _end(), os.path.join(folder, RESULTS))
 
     def _about(self) -> dict[str, Any]:
         """What was run, where, and with what."""
-        cfg, models = self.trainer.cfg, self.trainer._models.values()
-        learned = {
-            id(p): p.numel() for model in models for p in model.parameters() if p.requires_grad
-        }
+        cfg, out, models = self.trainer.cfg, sys.stdout, self.trainer._models.values()
+        params = [p for model in models for p in model.parameters() if p.requires_grad]
         return {
-            "format": FORMAT,
+            "format": RESULTS_FORMAT,
             "trainer": cfg.TRAINER.NAME,
             "dataset": cfg.DATASET.NAME,
             "seed": self.trainer.seed,
@@ -130,21 +108,18 @@ class Recorder:
             "subsample": cfg.DATASET.get("SUBSAMPLE_CLASSES", "all"),
             "config": cfg,
             "command": shlex.join(["python", *sys.argv]),
-            "log": os.path.basename(sys.stdout.file.name)
-            if isinstance(sys.stdout, Logger)
-            else None,
+            "log": os.path.basename(out.file.name) if isinstance(out, Logger) else None,
             **commit(),
             "versions": versions(),
             "machine": platform.platform(),
             "device": device_name(torch.device(self.trainer.device)),
             "eval_only": not self.trained,
             "model": self._model(),
-            "parameters": sum(learned.values()),
+            "parameters": sum({id(p): p.numel() for p in params}.values()),
         } | self.trainer.about()
 
     def _model(self) -> dict[str, Any] | None:
-        """What an --eval-only run has loaded; its folder as seen from the run's, so that both may
-        be moved."""
+        """What an --eval-only run has loaded; its folder is relative, so that both may be moved."""
         loaded = self.trainer.loaded
         if self.trained or not loaded:
             return None
@@ -152,23 +127,19 @@ class Recorder:
 
 
 def _end() -> dict[str, Any]:
+    gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
     return {
-        "peak_memory_mb": {
-            "process": peak_memory(),
-            "gpu": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
-        },
+        "peak_memory_mb": {"process": peak_memory(), "gpu": gpu},
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
 def read_epochs(folder: str) -> list[Epoch]:
-    """The epochs in a folder's epochs.json; none if it is not there or cannot be read, which stops
-    no run."""
+    """The epochs in a folder's epochs.json; none if it is missing or damaged: no run needs it."""
+    keys = ("loss", "seconds", "images")
     try:
         epochs = read_json(os.path.join(folder, EPOCHS))
-        return [
-            {key: _number(epoch[key]) for key in ("loss", "seconds", "images")} for epoch in epochs
-        ]
+        return [{key: _number(epoch[key]) for key in keys} for epoch in epochs]
     except (Failure, LookupError, TypeError):
         return []
 
@@ -181,18 +152,11 @@ def _number(value: object) -> float | int | None:
 
 @cache
 def commit() -> dict[str, str | bool | None]:
-    """The commit this code is at, and whether tracked files differ from it; both None where there
-    is no git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """This code's commit, and whether tracked files differ from it; None where there is no git."""
+    command = "git describe --always --dirty --abbrev=40 --exclude=*".split()
     try:
-        done = subprocess.run(
-            command,
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True,
+                              timeout=20, check=True)  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}
     sha, _, dirty = done.stdout.strip().partition("-")
@@ -219,21 +183,15 @@ def device_name(device: torch.device) -> str:
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(
-            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
-            model,
-        )
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        model = names[0] if names else model
     except OSError:
         pass
     threads = torch.get_num_threads()
     return f"{model}, {threads} thread{'s' * (threads > 1)}"
 
 
-def peak_memory() -> float | None:
-    """The most memory the process has had, in MiB; None where this cannot be asked."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
+def peak_memory() -> float:
+    """The most memory the process has had, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,5 +1,4 @@
-"""The training loop. Read from TrainerBase.train down: every step is a method that a trainer may
-replace."""
+"""The training loop, from TrainerBase.train down: a trainer may replace each of its steps."""
 
 import datetime
 import math
@@ -7,12 +6,12 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from yacs.config import CfgNode
@@ -20,53 +19,42 @@ from yacs.config import CfgNode
 from dassl.data import DataManager, Loader
 from dassl.data.kept_images import kept_images
 from dassl.evaluation import build_evaluator
-from dassl.modeling.simple_net import SimpleNet
-from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import (
-    AverageMeter,
-    Failure,
-    MetricMeter,
-    check_availability,
-    count_num_param,
-    load_pretrained_weights,
-    mix_seed,
-    mkdir_if_missing,
-    set_random_seed,
-)
-from dassl.utils.checkpoint import BEST
+from dassl.files import BEST
+from dassl.utils import Failure, check_availability, mix_seed, mkdir_if_missing, set_random_seed
+from dassl.utils.meters import AverageMeter, MetricMeter
 
-from .checkpoints import NOT_FINITE, Checkpoints
+from .checkpoints import NOT_FINITE, Checkpoints, Names
 from .record import Recorder, device_name
+
+# What third-party files import from here, loaded only for them: SummaryWriter is slow to import.
+_THIRD_PARTY = {"SimpleNet": "dassl.thirdparty.modeling", "TrainerXU": "dassl.thirdparty.trainers",
+                "SummaryWriter": "torch.utils.tensorboard"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """DePT imports SummaryWriter from here; importing it is slow, and needed for training only."""
-    if name != "SummaryWriter":
+    if name not in _THIRD_PARTY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter
+    return getattr(import_module(_THIRD_PARTY[name]), name)
 
 
 class TrainerBase(Checkpoints):
-    """Named models with their optimizers and schedulers, and the order of things."""
+    """The order of things, with named models, their optimizers and schedulers.
+
+    A trainer gives build_data_loader(), build_model(), run_epoch(), parse_batch_train(batch),
+    forward_backward(batch), which takes one optimization step and returns {name: loss or another
+    number or tensor to log}, parse_batch_test(batch), model_inference(input) and test().
+    """
 
     def __init__(self):
         super().__init__()
         self._writer = None
         self.recorder = Recorder()
 
-    def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
+    def set_model_mode(self, mode: str = "train", names: Names = None) -> None:
         """train, or eval (also called test)."""
         check_availability(mode, ["train", "eval", "test"], "mode")
         for name in self.get_model_names(names):
             self._models[name].train(mode == "train")
-
-    def update_lr(self, names: str | list[str] | None = None) -> None:
-        """One step of the schedulers: to be called after an epoch's last batch."""
-        for name in self.get_model_names(names):
-            if self._scheds[name] is not None:
-                self._scheds[name].step()
 
     def about(self) -> dict[str, Any]:
         """What results.json is to say of the run besides: names and plain data."""
@@ -75,20 +63,20 @@ class TrainerBase(Checkpoints):
     # -- tensorboard
 
     def init_writer(self, log_dir: str) -> None:
-        if self._writer is None:
-            from torch.utils.tensorboard import (
-                SummaryWriter,
-            )  # slow to import, and needed for training only
+        """Opens tensorboard; raises Failure if the folder cannot be written."""
+        if self._writer is not None:
+            return
+        from torch.utils.tensorboard import SummaryWriter  # here, since it is slow to import
 
-            print(f"Initialize tensorboard (log_dir={log_dir})")
-            try:
-                self._writer = SummaryWriter(log_dir=log_dir)
-            except OSError as error:
-                raise Failure(
-                    f"Cannot write to {log_dir}: {error.strerror}. Remove that folder"
-                ) from error
+        print(f"Initialize tensorboard (log_dir={log_dir})")
+        try:
+            self._writer = SummaryWriter(log_dir=log_dir)
+        except OSError as error:
+            line = f"Cannot write to {log_dir}: {error.strerror}. Remove that folder"
+            raise Failure(line) from error
 
     def close_writer(self) -> None:
+        """Closes tensorboard if it is open."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -96,6 +84,7 @@ class TrainerBase(Checkpoints):
     def write_scalar(
         self, tag: str, scalar_value: float | Tensor, global_step: int | None = None
     ) -> None:
+        """Writes a number to tensorboard if it is open."""
         if self._writer is not None:
             self._writer.add_scalar(tag, scalar_value, global_step)
 
@@ -103,8 +92,7 @@ class TrainerBase(Checkpoints):
 
     def train(self, start_epoch: int, max_epoch: int) -> None:
         """The whole training; `before_train` may move `self.start_epoch` to resume."""
-        self.start_epoch = start_epoch
-        self.max_epoch = max_epoch
+        self.start_epoch, self.max_epoch = start_epoch, max_epoch
         try:
             self.before_train()
             self.recorder.training_begins(self.start_epoch)
@@ -122,58 +110,49 @@ class TrainerBase(Checkpoints):
             self.close_writer()
 
     def seed_epoch(self) -> None:
-        pass
+        """Called first in each epoch, to make its random numbers follow from it."""
 
     def before_train(self) -> None:
-        pass
+        """Called before the first epoch."""
 
     def after_train(self) -> None:
-        pass
+        """Called after the last epoch."""
 
     def before_epoch(self) -> None:
-        pass
+        """Called before each epoch's first batch."""
 
     def after_epoch(self) -> None:
-        pass
+        """Called after each epoch's last batch."""
 
-    def run_epoch(self) -> None:
-        raise NotImplementedError
+    # -- one step of the optimizers and schedulers
 
-    def test(self) -> float:
-        raise NotImplementedError
-
-    def parse_batch_train(self, batch: dict) -> tuple:
-        raise NotImplementedError
-
-    def parse_batch_test(self, batch: dict) -> tuple:
-        raise NotImplementedError
-
-    def forward_backward(self, batch: dict) -> dict[str, float | Tensor]:
-        """One optimization step; returns what to log, tensors preferably still on their device."""
-        raise NotImplementedError
-
-    def model_inference(self, input: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def model_zero_grad(self, names: str | list[str] | None = None) -> None:
+    def model_zero_grad(self, names: Names = None) -> None:
+        """Drops the parameters' gradients."""
         for name in self.get_model_names(names):
             if self._optims[name] is not None:
                 self._optims[name].zero_grad()
 
     def model_backward(self, loss: Tensor) -> None:
-        # no detect_anomaly: it would wait for the device in every step; losses are checked when
-        # they are read
+        """Adds the loss's gradients. The loss itself is checked when it is read, for a log line."""
         loss.backward()
 
-    def model_update(self, names: str | list[str] | None = None) -> None:
+    def model_update(self, names: Names = None) -> None:
+        """One step of the optimizers."""
         for name in self.get_model_names(names):
             if self._optims[name] is not None:
                 self._optims[name].step()
 
-    def model_backward_and_update(self, loss: Tensor, names: str | list[str] | None = None) -> None:
+    def model_backward_and_update(self, loss: Tensor, names: Names = None) -> None:
+        """One step down the loss."""
         self.model_zero_grad(names)
         self.model_backward(loss)
         self.model_update(names)
+
+    def update_lr(self, names: Names = None) -> None:
+        """One step of the schedulers: to be called after an epoch's last batch."""
+        for name in self.get_model_names(names):
+            if self._scheds[name] is not None:
+                self._scheds[name].step()
 
     def detect_anomaly(self, loss: Tensor) -> None:
         """Raises Failure if the loss is NaN or infinite. Waits for the device."""
@@ -181,20 +160,20 @@ class TrainerBase(Checkpoints):
             raise Failure(f"The loss is NaN or infinite at {self.position()}. {NOT_FINITE}")
 
     def position(self) -> str:
-        return f"epoch [{self.epoch + 1}/{self.max_epoch}] batch [{self.batch_idx + 1}/{self.num_batches}]"
+        """Where the training is, as a log line begins."""
+        epoch, batch = self.epoch + 1, self.batch_idx + 1
+        return f"epoch [{epoch}/{self.max_epoch}] batch [{batch}/{self.num_batches}]"
 
 
 class SimpleTrainer(TrainerBase):
-    """Builds data, model and evaluator from a config, and does all of the above but the epoch
-    itself."""
+    """Builds data, model and evaluator from a config; does all but the epoch itself."""
 
     def __init__(self, cfg: CfgNode):
         super().__init__()
         check_availability(cfg.TEST.SPLIT, ["test", "val"], "TEST.SPLIT")
         check_availability(cfg.TEST.FINAL_MODEL, ["last_step", "best_val"], "TEST.FINAL_MODEL")
-        check_availability(
-            cfg.TRAIN.COUNT_ITER, ["train_x", "train_u", "smaller_one"], "TRAIN.COUNT_ITER"
-        )
+        lengths = ["train_x", "train_u", "smaller_one"]
+        check_availability(cfg.TRAIN.COUNT_ITER, lengths, "TRAIN.COUNT_ITER")
         self.check_cfg(cfg)
         self.cfg = cfg
         self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
@@ -218,8 +197,7 @@ class SimpleTrainer(TrainerBase):
         """For a trainer to refuse a config it cannot work with."""
 
     def build_data_loader(self) -> None:
-        """Sets the loaders (train_loader_u and val_loader may be None), num_classes and
-        lab2cname."""
+        """Sets loaders (train_loader_u and val_loader may be None), num_classes and lab2cname."""
         self.dm = DataManager(self.cfg)
         self.train_loader_x = self.dm.train_loader_x
         self.train_loader_u = self.dm.train_loader_u
@@ -230,37 +208,24 @@ class SimpleTrainer(TrainerBase):
         self.lab2cname = self.dm.lab2cname
 
     def build_model(self) -> None:
-        """Builds and registers the model. Here a SimpleNet, for trainers that do not bring their
-        own."""
-        cfg = self.cfg
-        self.model = SimpleNet(cfg, cfg.MODEL, self.num_classes)
-        if cfg.MODEL.INIT_WEIGHTS:
-            load_pretrained_weights(self.model, cfg.MODEL.INIT_WEIGHTS)
-        self.model.to(self.device)
-        print(f"# params: {count_num_param(self.model):,}")
-        self.optim = build_optimizer(self.model, cfg.OPTIM)
-        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
-        self.register_model("model", self.model, self.optim, self.sched)
-        if self.device.type == "cuda" and torch.cuda.device_count() > 1:
-            self.model = nn.DataParallel(self.model)
+        """Builds and registers the model; here a SimpleNet, for trainers that bring none."""
+        from dassl.thirdparty.modeling import build_simple_net
+
+        build_simple_net(self)
 
     def train(self) -> None:
         super().train(self.start_epoch, self.max_epoch)
-        for loader in (
-            self.train_loader_x,
-            self.train_loader_u,
-        ):  # after a Ctrl-C the process's end is faster
+        # not in a `finally`: after a Ctrl-C the process's end is faster
+        for loader in (self.train_loader_x, self.train_loader_u):
             if isinstance(loader, Loader):
                 loader.close()
 
     def seed_epoch(self) -> None:
-        """Makes an epoch's random numbers follow from seed and epoch, so that a resumed run repeats
-        them."""
+        """Random numbers follow from seed and epoch, so that a resumed run repeats them."""
         set_random_seed(mix_seed(self.seed, self.epoch))
 
     def before_train(self) -> None:
-        """Resumes from what the output folder holds, or else from cfg.RESUME, and opens
-        tensorboard."""
+        """Resumes from the output folder, or else from cfg.RESUME, and opens tensorboard."""
         self._resume()
         writer_dir = os.path.join(self.output_dir, "tensorboard")
         mkdir_if_missing(writer_dir)
@@ -290,21 +255,74 @@ class SimpleTrainer(TrainerBase):
         self.save_model(self.epoch, self.output_dir, val_result=val_result)
         self._remove_rolling()
 
+    # -- one epoch
+
+    def run_batches(self, batches: Iterable[tuple]) -> None:
+        """Calls forward_backward(*batch) for self.num_batches batches and logs.
+
+        Losses are read, which waits for the device, only when a line is printed and at the end. A
+        line's `time` and `data` are seconds per batch since the last line, and the epoch's so far.
+        """
+        self.set_model_mode("train")
+        losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
+        print_freq = self.cfg.TRAIN.PRINT_FREQ
+        # since the last line: its time, seconds waited for data, batches
+        start, waited, since = time.time(), 0.0, 0
+        end = start
+        progress = _progress(batches, f"epoch {self.epoch + 1}", self.num_batches)
+        for self.batch_idx, batch in enumerate(progress):
+            waited, since = waited + time.time() - end, since + 1
+            losses.update(self.forward_backward(*batch))
+            self.recorder.images += _images(batch)
+            done = self.batch_idx + 1
+            printed = done % print_freq == 0 or self.num_batches < print_freq
+            if printed:
+                if self.device.type == "cuda":  # whose steps have only been started
+                    torch.cuda.synchronize(self.device)
+                batch_time.update((time.time() - start) / since, since)
+                data_time.update(waited / since, since)
+                tqdm.write(self._log_line(losses, batch_time, data_time))
+                start, waited, since = time.time(), 0.0, 0
+            if printed or done == self.num_batches:
+                self._record(losses)
+            end = time.time()
+
+    def _log_line(self, losses: MetricMeter, times: AverageMeter, waits: AverageMeter) -> str:
+        left = (self.max_epoch - self.epoch) * self.num_batches - self.batch_idx - 1
+        eta = datetime.timedelta(seconds=int(times.avg * left))
+        timed = f"time {times.val:.3f} ({times.avg:.3f}) data {waits.val:.3f} ({waits.avg:.3f})"
+        return f"{self.position()} {timed} {losses} lr {self.get_current_lr():.4e} eta {eta}"
+
+    def _record(self, losses: MetricMeter) -> None:
+        step = self.epoch * self.num_batches + self.batch_idx
+        for name, meter in losses.meters.items():
+            mean = meter.avg  # as good as the value: once NaN or infinite it stays so
+            if "loss" in name and not math.isfinite(mean):
+                raise Failure(f"The {name} is NaN or infinite by {self.position()}. {NOT_FINITE}")
+            self.write_scalar(f"train/{name}", mean, step)
+            if name == "loss":
+                self.recorder.loss = mean
+        self.write_scalar("train/lr", self.get_current_lr(), step)
+
+    def get_current_lr(self, names: Names = None) -> float:
+        """The first model's rate."""
+        return self._optims[self.get_model_names(names)[0]].param_groups[0]["lr"]
+
+    # -- the test
+
     @torch.no_grad()
     def test(self, split: str | None = None) -> float:
-        """Evaluates on a split (cfg.TEST.SPLIT; test if there is no val); returns the first
-        result."""
+        """Evaluates on a split, by default cfg.TEST.SPLIT; returns the first result."""
         self.set_model_mode("eval")
         self.evaluator.reset()
         self.recorder.test_from = "images"
         split = split or self.cfg.TEST.SPLIT
         if split == "val" and self.val_loader is None:
-            chosen = self.recorder.in_training and self.cfg.TEST.FINAL_MODEL == "best_val"
-            told = (
-                ": the best model is CHOSEN ON THE TEST SET, so its result is not that of unseen images"
-                * chosen
-            )
-            print(f"WARNING: there are no validation images, the test set takes their place{told}")
+            line = "WARNING: there are no validation images, the test set takes their place"
+            if self.recorder.in_training and self.cfg.TEST.FINAL_MODEL == "best_val":
+                line += ": the best model is CHOSEN ON THE TEST SET, so its result is not that of "
+                line += "unseen images"
+            print(line)
             split = "test"
         loader = self.val_loader if split == "val" else self.test_loader
         print(f"Evaluate on the *{split}* set")
@@ -317,8 +335,7 @@ class SimpleTrainer(TrainerBase):
         return next(iter(results.values()))
 
     def test_batches(self, loader: DataLoader, split: str) -> Iterator[dict]:
-        """What a test goes over: the loader's batches, or the same of images kept decoded
-        (DATALOADER.TEST_CACHE)."""
+        """A test's batches: the loader's, or of images kept decoded (DATALOADER.TEST_CACHE)."""
         batches = None
         if self.cfg.DATALOADER.TEST_CACHE:
             batches, found = kept_images(loader, split, self.device)
@@ -326,75 +343,12 @@ class SimpleTrainer(TrainerBase):
         yield from _progress(loader if batches is None else batches, split, len(loader))
 
     def model_inference(self, input: Tensor) -> Tensor:
+        """(B, 3, H, W) -> logits (B, C)."""
         return self.model(input)
 
     def parse_batch_test(self, batch: dict) -> tuple[Tensor, Tensor]:
         """Images and labels, on the device."""
-        return batch["img"].to(self.device, non_blocking=True), batch["label"].to(
-            self.device, non_blocking=True
-        )
-
-    def get_current_lr(self, names: str | list[str] | None = None) -> float:
-        return self._optims[self.get_model_names(names)[0]].param_groups[0]["lr"]
-
-    def run_batches(self, batches: Iterable[tuple]) -> None:
-        """Calls forward_backward(*batch) for self.num_batches batches and logs.
-
-        Losses are read, which waits for the device, only when a line is printed and at the end. A
-        line's `time` and `data` are seconds per batch since the last line, and the epoch's so far.
-        """
-        self.set_model_mode("train")
-        losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
-        print_freq = self.cfg.TRAIN.PRINT_FREQ
-        waited, since, start = (
-            0.0,
-            0,
-            time.time(),
-        )  # for data, batches and the time since the last line
-        end = start
-        progress = _progress(batches, f"epoch {self.epoch + 1}", self.num_batches)
-        for batch_idx, batch in enumerate(progress):
-            self.batch_idx = batch_idx
-            waited, since = waited + time.time() - end, since + 1
-            losses.update(self.forward_backward(*batch))
-            self.recorder.batch(batch)
-            last = self.batch_idx + 1 == self.num_batches
-            printed = (self.batch_idx + 1) % print_freq == 0 or self.num_batches < print_freq
-            if printed:
-                if self.device.type == "cuda":
-                    torch.cuda.synchronize(
-                        self.device
-                    )  # till here a GPU's steps have only been started
-                batch_time.update((time.time() - start) / since, since)
-                data_time.update(waited / since, since)
-                tqdm.write(self._log_line(losses, batch_time, data_time))
-                waited, since, start = 0.0, 0, time.time()
-            if printed or last:
-                self._record(losses)
-            end = time.time()
-
-    def _log_line(
-        self, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter
-    ) -> str:
-        left = (self.max_epoch - self.epoch) * self.num_batches - self.batch_idx - 1
-        eta = datetime.timedelta(seconds=int(batch_time.avg * left))
-        meters = {"time": batch_time, "data": data_time}
-        times = " ".join(
-            f"{name} {meter.val:.3f} ({meter.avg:.3f})" for name, meter in meters.items()
-        )
-        return f"{self.position()} {times} {losses} lr {self.get_current_lr():.4e} eta {eta}"
-
-    def _record(self, losses: MetricMeter) -> None:
-        step = self.epoch * self.num_batches + self.batch_idx
-        for name, meter in losses.meters.items():
-            # the average is as good as the value: once NaN or infinite it stays so
-            mean = meter.avg
-            if "loss" in name and not math.isfinite(mean):
-                raise Failure(f"The {name} is NaN or infinite by {self.position()}. {NOT_FINITE}")
-            self.write_scalar(f"train/{name}", mean, step)
-            if name == "loss":
-                self.recorder.loss = mean
-        self.write_scalar("train/lr", self.get_current_lr(), step)
+        return tuple(batch[key].to(self.device, non_blocking=True) for key in ("img", "label"))
 
 
 class TrainerX(SimpleTrainer):
@@ -406,25 +360,8 @@ class TrainerX(SimpleTrainer):
 
     def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor, Tensor]:
         """Images, labels and domains, on the device."""
-        return tuple(
-            batch[key].to(self.device, non_blocking=True) for key in ("img", "label", "domain")
-        )
-
-
-class TrainerXU(SimpleTrainer):
-    """Trains on pairs of a labeled and an unlabeled batch."""
-
-    def run_epoch(self) -> None:
-        len_x, len_u = len(self.train_loader_x), len(self.train_loader_u)
-        lengths = {"train_x": len_x, "train_u": len_u, "smaller_one": min(len_x, len_u)}
-        self.num_batches = lengths[self.cfg.TRAIN.COUNT_ITER]
-        pairs = zip(_endless(self.train_loader_x), _endless(self.train_loader_u), strict=True)
-        self.run_batches(islice(pairs, self.num_batches))
-
-    def parse_batch_train(self, batch_x: dict, batch_u: dict) -> tuple[Tensor, Tensor, Tensor]:
-        """Labeled images, their labels, unlabeled images, on the device."""
-        tensors = batch_x["img"], batch_x["label"], batch_u["img"]
-        return tuple(tensor.to(self.device, non_blocking=True) for tensor in tensors)
+        keys = ("img", "label", "domain")
+        return tuple(batch[key].to(self.device, non_blocking=True) for key in keys)
 
 
 def _progress(iterable: Iterable, what: str, total: int) -> tqdm:
@@ -432,6 +369,8 @@ def _progress(iterable: Iterable, what: str, total: int) -> tqdm:
     return tqdm(iterable, desc=what, total=total, leave=False, disable=not sys.stderr.isatty())
 
 
-def _endless(loader: DataLoader) -> Iterator[dict]:
-    while True:
-        yield from loader
+def _images(batch: tuple) -> int:
+    """How many images forward_backward is given; batches of another form count as none."""
+    return sum(
+        len(part["label"]) for part in batch if isinstance(part, Mapping) and "label" in part
+    )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from dassl.plain import plain
+from dassl.commands import plain
 from dassl.utils import Failure, Registry, atomic_write, mkdir_if_missing
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
@@ -23,22 +23,13 @@ def build_evaluator(cfg: CfgNode, **kwargs) -> "EvaluatorBase":
 
 
 class EvaluatorBase:
-    """reset(), then process() per batch, then evaluate()."""
+    """What a test calls: reset(), then process(output, label) per batch, then evaluate()."""
 
     # Told by evaluate() its metrics, {class name: accuracy} and the seconds since reset().
     when_done: Callable[[dict[str, float], dict[str, float], float], None] | None = None
 
     def __init__(self, cfg: CfgNode):
         self.cfg = cfg
-
-    def reset(self) -> None:
-        raise NotImplementedError
-
-    def process(self, mo: Tensor, gt: Tensor) -> None:
-        raise NotImplementedError
-
-    def evaluate(self) -> OrderedDict[str, float]:
-        raise NotImplementedError
 
 
 @EVALUATOR_REGISTRY.register()
@@ -51,16 +42,15 @@ class Classification(EvaluatorBase):
         self.reset()
 
     def reset(self) -> None:
-        self._counts: Tensor | None = (
-            None  # (3, C): images of each class, predictions of it, right ones
-        )
+        """Forgets all batches; the test's time begins."""
+        # (3, C): images of each class, predictions of it, right ones
+        self._counts: Tensor | None = None
         self._cmat: Tensor | None = None  # (C · C,): label times C plus prediction
         self._nans: Tensor | int = 0  # images with a score that is NaN
         self._start = time.monotonic()
 
     def process(self, mo: Tensor, gt: Tensor) -> None:
-        """mo: (B, C) scores; gt: (B,) labels below C. Only counts are kept, on mo's device; nothing
-        waits for it."""
+        """Counts a batch: mo (B, C) scores, gt (B,) labels below C. Waits for no device."""
         classes, pred = mo.shape[1], mo.argmax(dim=1)
         gt = gt.to(pred)
         if self._counts is None:
@@ -69,9 +59,7 @@ class Classification(EvaluatorBase):
                 self._cmat = torch.zeros(classes * classes, dtype=torch.int32, device=mo.device)
         self._nans = self._nans + mo.isnan().any(dim=1).sum()
         images, predicted, right = self._counts
-        ones = torch.ones_like(
-            gt
-        )  # added by scatter_add_, since bincount would wait for the device
+        ones = torch.ones_like(gt)  # for scatter_add_, since bincount would wait for the device
         images.scatter_add_(0, gt, ones)
         predicted.scatter_add_(0, pred, ones)
         right.scatter_add_(0, gt, (pred == gt).long())
@@ -79,8 +67,7 @@ class Classification(EvaluatorBase):
             self._cmat.scatter_add_(0, gt * classes + pred, ones.int())
 
     def evaluate(self) -> OrderedDict[str, float]:
-        """Prints the results and returns accuracy, error_rate, macro_f1 (and perclass_accuracy) in
-        percent.
+        """Prints and returns accuracy, error_rate, macro_f1 (and perclass_accuracy) in percent.
 
         Macro F1 is the mean over the classes that occur. Raises Failure if nothing was processed,
         or a score was NaN.
@@ -88,9 +75,8 @@ class Classification(EvaluatorBase):
         if self._counts is None:
             raise Failure("There is nothing to evaluate: the test split is empty")
         if nans := int(self._nans):
-            raise Failure(
-                f"The scores of {nans:,} images are NaN: the model's weights are damaged or overflow PREC"
-            )
+            line = f"The scores of {nans:,} images are NaN"
+            raise Failure(f"{line}: the model's weights are damaged or overflow PREC")
         images, predicted, right = self._counts.cpu().numpy()
         seconds = time.monotonic() - self._start  # here the last batch has come from its device
         total, correct = int(images.sum()), int(right.sum())
@@ -98,49 +84,36 @@ class Classification(EvaluatorBase):
         occurs = images > 0
         macro_f1 = 100.0 * float(np.mean(2.0 * right[occurs] / (images + predicted)[occurs]))
         results = OrderedDict(accuracy=accuracy, error_rate=100.0 - accuracy, macro_f1=macro_f1)
-        per_class = self._per_class(images, right)
+        labels = np.flatnonzero(images).tolist()
+        per_class = {label: 100.0 * int(right[label]) / int(images[label]) for label in labels}
         if self.cfg.TEST.PER_CLASS_RESULT:
-            accuracies = [100.0 * hits / of_class for _, _, of_class, hits in per_class]
-            results["perclass_accuracy"] = float(np.mean(accuracies))
+            results["perclass_accuracy"] = float(np.mean([*per_class.values()]))
         if self._cmat is not None:
             self._save_confusion(occurs | (predicted > 0))
         if self.when_done:  # before a result is printed: a log that has one has its files
             by_name = {}
-            for label, name, of_class, hits in per_class:  # ImageNet has some names twice
-                by_name[f"{name} ({label})" if name in by_name else name] = 100.0 * hits / of_class
+            for label, of_class in per_class.items():  # ImageNet has some names twice
+                name = self._name(label)
+                by_name[f"{name} ({label})" if name in by_name else name] = of_class
             self.when_done(dict(results, total=total, correct=correct), by_name, seconds)
-        print(
-            "=> result\n"
-            f"* total: {total:,}\n"
-            f"* correct: {correct:,}\n"
-            f"* accuracy: {accuracy:.1f}%\n"
-            f"* error: {100.0 - accuracy:.1f}%\n"
-            f"* macro_f1: {macro_f1:.1f}%"
-        )
+        # one write: a log has the whole result or none of it
+        block = f"=> result\n* total: {total:,}\n* correct: {correct:,}\n"
+        block += f"* accuracy: {accuracy:.1f}%\n* error: {100.0 - accuracy:.1f}%\n"
+        print(f"{block}* macro_f1: {macro_f1:.1f}%")
         if self.cfg.TEST.PER_CLASS_RESULT:
-            self._print_per_class(per_class, results["perclass_accuracy"])
+            print("=> per-class result")
+            for label, of_class in per_class.items():
+                counts = f"total: {images[label]:,}\tcorrect: {right[label]:,}"
+                named = f"* class: {label} ({plain(self._name(label))})"
+                print(f"{named}\t{counts}\tacc: {of_class:.1f}%")
+            print(f"* average: {results['perclass_accuracy']:.1f}%")
         return results
 
-    def _per_class(self, images: np.ndarray, right: np.ndarray) -> list[tuple[int, str, int, int]]:
-        """Label, name, number of images and number of right ones, of each class that occurs."""
-        rows = []
-        for label in np.flatnonzero(images).tolist():
-            name = self._lab2cname[label] if self._lab2cname else str(label)
-            rows.append((label, name, int(images[label]), int(right[label])))
-        return rows
-
-    def _print_per_class(self, per_class: list[tuple[int, str, int, int]], average: float) -> None:
-        print("=> per-class result")
-        for label, name, total, right in per_class:
-            accuracy = 100.0 * right / total
-            print(
-                f"* class: {label} ({plain(name)})\ttotal: {total:,}\tcorrect: {right:,}\tacc: {accuracy:.1f}%"
-            )
-        print(f"* average: {average:.1f}%")
+    def _name(self, label: int) -> str:
+        return self._lab2cname[label] if self._lab2cname else str(label)
 
     def _save_confusion(self, kept: np.ndarray) -> None:
-        """(n, n) float64: the share of each label's images that got each prediction, for the n
-        classes `kept`."""
+        """Saves (n, n) float64, for the n classes `kept`: each label's share of each prediction."""
         counts = self._cmat.cpu().view(len(kept), -1)[kept][:, kept].double()
         path = os.path.join(self.cfg.OUTPUT_DIR, "cmat.pt")
         mkdir_if_missing(self.cfg.OUTPUT_DIR)

@@ -1,3 +1,5 @@
-from .accuracy import compute_accuracy
+"""Dassl's name for this."""
+
+from dassl.thirdparty.tools import compute_accuracy
 
 __all__ = ["compute_accuracy"]

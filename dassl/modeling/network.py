@@ -1,13 +1,5 @@
-from torch import nn
+"""Dassl's name for these."""
 
-from dassl.utils import Registry
+from dassl.thirdparty.modeling import NETWORK_REGISTRY, build_network
 
-NETWORK_REGISTRY = Registry("NETWORK")
-
-
-def build_network(name: str, verbose: bool = True, **kwargs) -> nn.Module:
-    """The registered network of that name; raises UsageError if there is none."""
-    network = NETWORK_REGISTRY.get(name)
-    if verbose:
-        print(f"Network: {name}")
-    return network(**kwargs)
+__all__ = ["NETWORK_REGISTRY", "build_network"]

@@ -12,8 +12,7 @@ AVAI_SCHEDS = ["single_step", "multi_step", "cosine"]
 
 
 class _WarmupScheduler(LRScheduler):
-    """Own rates for `warmup_epoch` epochs, then `successor` from where it stands. The state is
-    plain data."""
+    """Own rates for `warmup_epoch` epochs, then `successor`'s. The state is plain data."""
 
     def __init__(
         self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, last_epoch: int = -1
@@ -22,15 +21,10 @@ class _WarmupScheduler(LRScheduler):
         self.warmup_epoch = warmup_epoch
         super().__init__(optimizer, last_epoch)
 
-    def warmup_lr(self) -> list[float]:
-        raise NotImplementedError
-
     def get_lr(self) -> list[float]:
-        return (
-            self.successor.get_last_lr()
-            if self.last_epoch >= self.warmup_epoch
-            else self.warmup_lr()
-        )
+        if self.last_epoch < self.warmup_epoch:
+            return self.warmup_lr()
+        return self.successor.get_last_lr()
 
     def step(self, epoch: int | None = None) -> None:
         if self.last_epoch < self.warmup_epoch:
@@ -91,9 +85,8 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler:
         scheduler = CosineAnnealingLR(optimizer, c.MAX_EPOCH)
     elif c.LR_SCHEDULER == "multi_step":
         if isinstance(c.STEPSIZE, int):
-            raise UsageError(
-                f"OPTIM.STEPSIZE is {c.STEPSIZE}, but multi_step needs a list of epochs, e.g. (10, 20)"
-            )
+            line = f"OPTIM.STEPSIZE is {c.STEPSIZE}, but multi_step needs a list of epochs"
+            raise UsageError(f"{line}, e.g. (10, 20)")
         scheduler = MultiStepLR(optimizer, c.STEPSIZE, c.GAMMA)
     else:
         step_size = c.STEPSIZE if isinstance(c.STEPSIZE, int) else c.STEPSIZE[-1]
@@ -103,9 +96,8 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler:
 
 def _with_warmup(optimizer: Optimizer, scheduler: LRScheduler, c: CfgNode) -> LRScheduler:
     if c.WARMUP_EPOCH >= c.MAX_EPOCH:  # as code written for Dassl may have it; train.py refuses it
-        print(
-            f"Note: the warm-up of {c.WARMUP_EPOCH} epochs leaves none of {c.MAX_EPOCH} to train in"
-        )
+        epochs = f"{c.WARMUP_EPOCH} epochs leaves none of {c.MAX_EPOCH}"
+        print(f"Note: the warm-up of {epochs} to train in")
     check_availability(c.WARMUP_TYPE, ["constant", "linear"], "OPTIM.WARMUP_TYPE")
     if not c.WARMUP_RECOUNT:
         scheduler.last_epoch = c.WARMUP_EPOCH

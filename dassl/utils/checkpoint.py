@@ -7,19 +7,16 @@ import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler, swa_utils
 
-from dassl.files import regular
+from dassl.files import BEST, epoch_file, regular, resumable
 
 from .errors import Failure
 from .tools import atomic_write, mkdir_if_missing
-
-BEST = "model-best.pth.tar"
 
 
 class DamagedFile(Failure):
@@ -47,18 +44,14 @@ _STAND_INS = [
     (lambda *args: OrderedDict(), "collections.defaultdict"),
     (dict, "builtins.dict"),
 ]
-
-
-def epoch_file(epoch: int) -> str:
-    """Name of the file that holds the state after `epoch` epochs."""
-    return f"model.pth.tar-{epoch}"
+# What optimizers keep in the parameters' shapes.
+_LIKE_PARAMETERS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "square_avg")
 
 
 def save_checkpoint(
     state: dict, save_dir: str, is_best: bool = False, model_name: str = ""
 ) -> None:
-    """Writes `state` atomically as model.pth.tar-<epoch>, and that name into the text file
-    `checkpoint`.
+    """Writes `state` as model.pth.tar-<epoch>, and that name into the text file `checkpoint`.
 
     With `is_best` also as model-best.pth.tar; with `model_name` only under that name. Raises
     Failure if it cannot be written; what was there before is then intact.
@@ -76,8 +69,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(fpath: str) -> dict[str, Any]:
-    """Reads a checkpoint to the CPU. Nothing in it is run: tensors and plain data are all that is
-    taken in.
+    """Reads a checkpoint to the CPU: only tensors and plain data are taken in, nothing is run.
 
     Raises DamagedFile (a Failure) if it is truncated or altered, Failure if it is missing, holds
     something else or names any other class.
@@ -93,19 +85,14 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
             file.seek(0)
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything
-        refused = isinstance(error, pickle.UnpicklingError) and re.search(
-            r"GLOBAL (\S+)", str(error)
-        )
-        if refused:
-            line = f"Refused to load {fpath}: it names {refused[1]}"
-            raise Failure(
-                f"{line}, which could run code and has no place in a checkpoint"
-            ) from error
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused and isinstance(error, pickle.UnpicklingError):
+            line = f"Refused to load {fpath}: it names {refused[1]}, which could run code"
+            raise Failure(f"{line} and has no place in a checkpoint") from error
         raise DamagedFile(f"{fpath} is truncated, damaged or no checkpoint") from error
     if not isinstance(checkpoint, dict):
-        raise Failure(
-            f"{fpath} is no checkpoint of a training run: it holds a {type(checkpoint).__name__}, not a dict"
-        )
+        line = f"{fpath} is no checkpoint of a training run: it holds"
+        raise Failure(f"{line} a {type(checkpoint).__name__}, not a dict")
     return checkpoint
 
 
@@ -113,86 +100,85 @@ def weights_of(checkpoint: dict, source: str) -> Mapping[str, Any]:
     """A checkpoint's state_dict; raises Failure if it has none."""
     weights = checkpoint.get("state_dict")
     if not isinstance(weights, Mapping) or not all(isinstance(key, str) for key in weights):
-        raise Failure(
-            f"{source} is no checkpoint of a training run: it has no state_dict, of names and tensors"
-        )
+        line = f"{source} is no checkpoint of a training run: it has no state_dict"
+        raise Failure(f"{line}, of names and tensors")
     return weights
 
 
-def resumable(fdir: str) -> list[str]:
-    """The files training can go on from: the one that the folder's `checkpoint` names, then older
-    ones."""
-    if not os.path.isdir(fdir):
-        return []
-    epochs = [
-        int(found[1])
-        for name in os.listdir(fdir)
-        if (found := re.fullmatch(r"model\.pth\.tar-(\d+)", name))
-    ]
-    files = [epoch_file(epoch) for epoch in sorted(epochs, reverse=True)]
-    pointer = os.path.join(fdir, "checkpoint")
-    named = Path(pointer).read_text(errors="replace").strip() if os.path.isfile(pointer) else ""
-    return files[files.index(named) :] if named in files else files
-
-
-def newest_whole(fdirs: list[str]) -> list[dict]:
-    """The checkpoints of the newest epoch that is whole in every folder, in the order of `fdirs`.
+def newest_whole(folders: list[str]) -> list[dict]:
+    """The checkpoints of the newest epoch that is whole in every folder, in the folders' order.
 
     Says which damaged files it passes over; raises Failure if no epoch is left.
     """
-    for name in resumable(fdirs[0]):
+    first = folders[0]
+    for name in resumable(first):
+        if not all(name in resumable(folder) for folder in folders):
+            continue
         try:
-            if all(name in resumable(fdir) for fdir in fdirs):
-                found = [load_checkpoint(os.path.join(fdir, name)) for fdir in fdirs]
-                if not all(
-                    type(epoch := checkpoint.get("epoch")) is int and epoch > 0
-                    for checkpoint in found
-                ):
-                    raise Failure(
-                        f"{fdirs[0]}/{name} is no checkpoint of a training run: its epoch is no number"
-                    )
-                return found
+            found = [load_checkpoint(os.path.join(folder, name)) for folder in folders]
         except DamagedFile as error:
             print(f"{error}: going back to the epoch before")
-    raise Failure(
-        f"There is no whole checkpoint in {fdirs[0]}. Remove the folder to train from scratch"
-    )
+            continue
+        if not all(type(state.get("epoch")) is int and state["epoch"] > 0 for state in found):
+            line = f"{first}/{name} is no checkpoint of a training run: its epoch is no number"
+            raise Failure(line)
+        return found
+    line = f"There is no whole checkpoint in {first}. Remove the folder to train from scratch"
+    raise Failure(line)
 
 
 def load_weights(
     model: nn.Module, state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str
 ) -> None:
-    """Loads `state_dict`, cast to the model's dtypes, if it holds exactly the keys and shapes of
-    `expected`.
+    """Loads `state_dict`, cast to the model's dtypes, if it has `expected`'s keys and shapes.
 
     Raises Failure naming the first key that is wrong and both shapes; the model is then unchanged.
     """
     for key in [*expected, *state_dict]:
-        value = state_dict.get(key)
-        if key not in state_dict:
-            problem = f"it lacks {key}, shape {tuple(expected[key].shape)}"
-        elif not isinstance(value, Tensor) or value.is_meta:
-            problem = f"{key} is no tensor"
-        elif key not in expected:
-            problem = f"the model has no {key}, shape {tuple(value.shape)}"
-        elif value.shape != expected[key].shape:
-            shapes = tuple(value.shape), tuple(expected[key].shape)
-            problem = f"{key} has shape {shapes[0]} in the file, {shapes[1]} in the model"
-        elif (
-            value.is_floating_point() != expected[key].is_floating_point()
-            or value.layout != torch.strided
-        ):
-            problem = (
-                f"{key} has type {value.dtype} in the file, {expected[key].dtype} in the model"
-            )
-        elif not torch.isfinite(value).all():
-            raise Failure(
-                f"{key} in {source} is NaN or infinite: take the file of another epoch or run"
-            )
-        else:
-            continue
-        raise Failure(f"{source} is of another method, architecture or config: {problem}")
+        if problem := _misfit(key, state_dict, expected):
+            line = f"{source} is of another method, architecture or config: {problem}"
+            raise Failure(line)
+        if not torch.isfinite(state_dict[key]).all():
+            line = f"{key} in {source} is NaN or infinite: take the file of another epoch or run"
+            raise Failure(line)
     model.load_state_dict(dict(state_dict), strict=False)
+
+
+def _misfit(key: str, state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Why a file's tensor is not the one expected; "" if it is."""
+    if key not in state_dict:
+        return f"it lacks {key}, shape {tuple(expected[key].shape)}"
+    value = state_dict[key]
+    if not isinstance(value, Tensor) or value.is_meta:
+        return f"{key} is no tensor"
+    if key not in expected:
+        return f"the model has no {key}, shape {tuple(value.shape)}"
+    own = expected[key]
+    if value.shape != own.shape:
+        shapes = tuple(value.shape), tuple(own.shape)
+        return f"{key} has shape {shapes[0]} in the file, {shapes[1]} in the model"
+    if value.is_floating_point() != own.is_floating_point() or value.layout != torch.strided:
+        return f"{key} has type {value.dtype} in the file, {own.dtype} in the model"
+    return ""
+
+
+def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
+    """Loads a file's weights whose name and shape fit the model; raises Failure if none does."""
+    checkpoint = load_checkpoint(weight_path)
+    weights = weights_of({"state_dict": checkpoint} | checkpoint, weight_path)
+    weights = {k.removeprefix("module."): v for k, v in weights.items()}
+    own = model.state_dict()
+
+    def fits(key: str, value: object) -> bool:
+        return key in own and getattr(value, "shape", None) == own[key].shape
+
+    fitting = {k: v for k, v in weights.items() if fits(k, v)}
+    if not fitting:
+        raise Failure(f"No weight in {weight_path} fits the model by name and shape")
+    load_weights(model, fitting, {k: own[k] for k in fitting}, weight_path)
+    print(f"Loaded pretrained weights from {weight_path}")
+    if left_out := sorted(weights.keys() - fitting.keys()):
+        print(f"Left out, as the model has no such name or another shape: {left_out}")
 
 
 def load_optim(checkpoint: dict, optimizer: Any, scheduler: Any, source: str) -> None:
@@ -207,45 +193,29 @@ def load_optim(checkpoint: dict, optimizer: Any, scheduler: Any, source: str) ->
     """
     name = "scheduler"
     try:
-        kept = {"params", "lr"}
+        sets_rates = False
         if scheduler is not None and (state := checkpoint.get(name)) is not None:
-            plain = isinstance(scheduler, lr_scheduler.LRScheduler)
-            if plain and not isinstance(
-                scheduler, lr_scheduler.ReduceLROnPlateau
-            ):  # which has to be told of losses
-                _catch_up(scheduler, _steps(state))
-                kept = {"params"}
-            else:
-                scheduler.load_state_dict(state)
+            sets_rates = _load_scheduler(scheduler, state)
         name = "optimizer"
         if optimizer is not None and (state := checkpoint.get(name)) is not None:
-            for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
-                if _kind(saved) != _kind(own):
-                    raise ValueError("another optimizer's")
-                saved |= {key: value for key, value in own.items() if key not in kept}
-            optimizer.load_state_dict(state)
-            for p, gathered in optimizer.state.items():
-                like_p = [
-                    gathered[key] for key in _LIKE_PARAMETERS if gathered.get(key) is not None
-                ]
-                if any(value.shape != p.shape for value in like_p):
-                    raise ValueError("another model's")
+            _load_optimizer(optimizer, state, kept={"params"} if sets_rates else {"params", "lr"})
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        line = f"Training cannot go on from {source}, as the state of its {name} is of another program or config"
-        raise Failure(f"{line}. Its weights can still be tested (--eval-only)") from error
+        line = f"Training cannot go on from {source}, as the state of its {name} is of another"
+        line = f"{line} program or config. Its weights can still be tested (--eval-only)"
+        raise Failure(line) from error
 
 
-_LIKE_PARAMETERS = (
-    "momentum_buffer",
-    "exp_avg",
-    "exp_avg_sq",
-    "square_avg",
-)  # in the parameters' shapes
-
-
-def _kind(group: dict) -> list:
-    """What tells optimizers' parameter groups apart that keep different states."""
-    return [*(key in group for key in ("betas", "momentum", "alpha")), bool(group.get("amsgrad"))]
+def _load_scheduler(scheduler: Any, state: dict) -> bool:
+    """Steps the scheduler as often as the saved one was; returns whether it sets the rates."""
+    told = isinstance(scheduler, lr_scheduler.ReduceLROnPlateau)  # of losses, which are gone
+    if told or not isinstance(scheduler, lr_scheduler.LRScheduler):
+        scheduler.load_state_dict(state)
+        return False
+    steps = _steps(state)
+    with warnings.catch_warnings(action="ignore"):  # the optimizer's steps were another process's
+        for _ in range(steps):
+            scheduler.step()
+    return True
 
 
 def _steps(state: dict) -> int:
@@ -258,17 +228,28 @@ def _steps(state: dict) -> int:
     return steps
 
 
-def _catch_up(scheduler: lr_scheduler.LRScheduler, steps: int) -> None:
-    with warnings.catch_warnings(action="ignore"):  # the optimizer's steps were another process's
-        for _ in range(steps):
-            scheduler.step()
+def _load_optimizer(optimizer: Optimizer, state: dict, kept: set[str]) -> None:
+    """Loads what was gathered, and the settings in `kept`; all others are the optimizer's own."""
+    for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        if _kind(saved) != _kind(own):
+            raise ValueError("another optimizer's")
+        saved |= {key: value for key, value in own.items() if key not in kept}
+    optimizer.load_state_dict(state)
+    for p, gathered in optimizer.state.items():
+        like_p = [gathered[k] for k in _LIKE_PARAMETERS if gathered.get(k) is not None]
+        if any(value.shape != p.shape for value in like_p):
+            raise ValueError("another model's")
+
+
+def _kind(group: dict) -> list:
+    """What tells optimizers' parameter groups apart that keep different states."""
+    return [*(key in group for key in ("betas", "momentum", "alpha")), bool(group.get("amsgrad"))]
 
 
 def resume_from_checkpoint(
     fdir: str, model: nn.Module, optimizer: Any = None, scheduler: Any = None
 ) -> int:
-    """Loads the newest whole checkpoint in a folder and returns the number of epochs it has behind
-    it."""
+    """Loads the newest whole checkpoint in a folder; returns the epochs it has behind it."""
     [checkpoint] = newest_whole([fdir])
     load_weights(model, weights_of(checkpoint, fdir), model.state_dict(), fdir)
     load_optim(checkpoint, optimizer, scheduler, fdir)

@@ -1,11 +1,15 @@
-"""One process at a time."""
+"""One process at a time.
+
+By flock itself, not the filelock library: that keeps its descriptor to itself and unlocks when its
+object ends, so a run could not go on holding the lock of a runner that was killed.
+"""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dassl.files import regular
+from dassl.files import LOCK, regular
 
 from .errors import CannotWrite, Failure
 
@@ -14,17 +18,14 @@ try:
 except ImportError:
     raise SystemExit("error: this runs on Linux and macOS; on Windows use WSL") from None
 
-RUN = ".lock"  # in a run's folder
-
-_held: set[int] = (
-    set()
-)  # file descriptors of locks that end with this very process, not with a worker it has forked
+# Descriptors of locks that end with this very process, not with a worker it has forked.
+_held: set[int] = set()
 os.register_at_fork(after_in_child=lambda: [os.close(_held.pop()) for _ in list(_held)])
 
 
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Hold the lock file `<target>.lock`, making its folder; others wait.
+    """Holds the lock file `<target>.lock`, making its folder; others wait.
 
     Raises CannotWrite if the folder cannot be written to.
     """
@@ -37,10 +38,8 @@ def locked(target: Path) -> Iterator[None]:
             print(f"Waiting for another run, which is making {target}")
             fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as error:
-        line = (
-            f"Cannot write to {target.parent}: {error.strerror}. Choose a folder you can write to"
-        )
-        raise CannotWrite(line) from error
+        line = f"Cannot write to {target.parent}: {error.strerror}"
+        raise CannotWrite(f"{line}. Choose a folder you can write to") from error
     with lock:
         try:
             yield
@@ -50,36 +49,36 @@ def locked(target: Path) -> Iterator[None]:
 
 @contextmanager
 def sole_run(folder: str) -> Iterator[None]:
-    """Hold the lock of a run's folder, made if need be, until the end or the process's own,
-    whatever that is.
+    """Holds the lock of a run's folder, made if need be, until the end, also where it is killed.
 
     Whoever started the process may hold it, and hands it over by leaving its file open
-    (runs/runner.py).
-
-    Raises Failure if another run holds it or the folder cannot be written to.
+    (runs/pool.py). Raises Failure if another run holds it or the folder cannot be written to.
     """
-    path = os.path.join(folder, RUN)
+    path = os.path.join(folder, LOCK)
     try:
         os.makedirs(folder or ".", exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # its text is the runner's
     except OSError as error:
-        raise Failure(
-            f"Cannot write {path}: {error.strerror}. Choose another --output-dir"
-        ) from error
+        line = f"Cannot write {path}: {error.strerror}. Choose another --output-dir"
+        raise Failure(line) from error
     _held.add(lock)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not _handed_over(lock):
-                line = f"Another run is at work in {folder} (it holds {path})"
-                raise Failure(f"{line}: wait for its end, or choose another --output-dir") from None
-        except OSError:
-            pass  # a file system without locks
+        _take(lock, path)
         yield
     finally:
         _held.discard(lock)
         os.close(lock)
+
+
+def _take(lock: int, path: str) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if not _handed_over(lock):
+            line = f"Another run is at work in {os.path.dirname(path)} (it holds {path})"
+            raise Failure(f"{line}: wait for its end, or choose another --output-dir") from None
+    except OSError:
+        pass  # a file system without locks
 
 
 def _handed_over(lock: int) -> bool:

@@ -3,7 +3,7 @@ import sys
 import time
 from contextlib import suppress
 
-from dassl.plain import plain
+from dassl.commands import plain
 
 from .errors import Failure
 from .tools import mkdir_if_missing
@@ -19,9 +19,8 @@ class Logger:
             # line-buffered, so that a crash loses no line; names of files may be no text
             self.file = open(fpath, "a", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         except OSError as error:
-            raise Failure(
-                f"Cannot write {fpath}: {error.strerror}. Choose another --output-dir"
-            ) from error
+            line = f"Cannot write {fpath}: {error.strerror}. Choose another --output-dir"
+            raise Failure(line) from error
 
     def write(self, text: str) -> int:
         """Raises Failure if the file cannot be written; from then on only the console is."""
@@ -48,8 +47,7 @@ class Logger:
 
 
 def setup_logger(output: str | None = None) -> None:
-    """From now on what is printed also goes to `output`/log.txt (to `output`, if it ends in .txt or
-    .log).
+    """From now on what is printed also goes to `output`/log.txt, or to `output` if it is a *.txt.
 
     An existing log is kept: the new one is then called log.txt-<date>.
     """
@@ -62,8 +60,7 @@ def setup_logger(output: str | None = None) -> None:
 
 
 def tolerate_encoding() -> None:
-    """From now on stdout shows a ? for what its encoding lacks, where a print would raise an
-    error."""
+    """From now on a print shows a ? for what stdout's encoding lacks, and raises no error."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
 

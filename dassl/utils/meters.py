@@ -4,8 +4,7 @@ from torch import Tensor
 
 
 class AverageMeter:
-    """Last value and average. Tensors stay on their device until one is read, so updating never
-    waits."""
+    """Last value and average. Tensors stay on their device until they are read."""
 
     def __init__(self):
         self.reset()
@@ -42,8 +41,7 @@ class MetricMeter:
         self.delimiter = delimiter
 
     def update(self, metrics: dict[str, float | Tensor] | None) -> None:
-        """Takes what `forward_backward` returns: numbers or one-element tensors by name, or
-        None."""
+        """Takes what `forward_backward` returns: numbers or 0-dim tensors by name, or None."""
         for name, value in (metrics or {}).items():
             self.meters[name].update(value)
 

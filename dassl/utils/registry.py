@@ -6,17 +6,15 @@ from .errors import UsageError
 
 
 def check_availability(requested: str, available: Iterable[str], what: str = "name") -> None:
-    """Raises UsageError, naming the nearest and all of `available`, unless `requested` is one of
-    them."""
+    """Raises UsageError, naming the nearest and all others, unless `requested` is available."""
     available = sorted(available)
     if requested in available:
         return
     by_lower = {name.lower(): name for name in available}
     nearest = get_close_matches(str(requested).lower(), by_lower, n=1, cutoff=0.4)
     hint = f"did you mean {by_lower[nearest[0]]}? " if nearest else ""
-    raise UsageError(
-        f'Unknown {what} "{requested}": {hint}Available: {", ".join(available) or "none"}'
-    )
+    listed = ", ".join(available) or "none"
+    raise UsageError(f'Unknown {what} "{requested}": {hint}Available: {listed}')
 
 
 class Registry:

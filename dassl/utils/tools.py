@@ -1,4 +1,4 @@
-"""Files, images, seeds, the environment."""
+"""Files, seeds, the environment."""
 
 import errno
 import http.client
@@ -7,7 +7,6 @@ import os
 import platform
 import random
 import shutil
-import struct
 import urllib.request
 import warnings
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ from typing import IO, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 
 from dassl.files import regular
 
@@ -28,26 +26,24 @@ def tolist_if_not(x: Any) -> list:
 
 
 def mkdir_if_missing(dirname: str) -> None:
+    """Makes a folder and those above it; raises Failure."""
     try:
         os.makedirs(dirname, exist_ok=True)
     except OSError as error:
-        raise Failure(
-            f"Cannot make the folder {dirname}: {error.strerror}. Choose one you can write to"
-        ) from error
+        line = f"Cannot make the folder {dirname}: {error.strerror}"
+        raise Failure(f"{line}. Choose one you can write to") from error
 
 
 def expand_user(path: str | os.PathLike) -> str:
     """The path with the home folder for its `~` or `~user`.
 
-    Raises UsageError for a user that there is not, and for a path that no disk can hold: a name of
-        over 255 bytes.
+    Raises UsageError if there is no such user, or the path is none (a name of over 255 bytes).
     """
     full = os.path.expanduser(path)
     if full.startswith("~"):
-        user, _, rest = full.partition("/")
-        raise UsageError(
-            f"{path}: there is no user {user[1:]}; a folder that is called so is ./{user}"
-        )
+        user = full.partition("/")[0]
+        line = f"{path}: there is no user {user[1:]}; a folder that is called so is ./{user}"
+        raise UsageError(line)
     try:
         os.lstat(full)
     except ValueError as error:
@@ -77,8 +73,7 @@ def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
 
 @contextmanager
 def atomic_write(path: str, mode: str = "wb") -> Iterator[IO]:
-    """Opens a temporary file that becomes `path` when the block ends well: `path` is never half
-    written.
+    """Opens a temporary file that becomes `path` when the block ends well, so `path` is whole.
 
     Raises CannotWrite if the disk is full or the folder cannot be written; no temporary file is
     left.
@@ -103,6 +98,7 @@ def atomic_write(path: str, mode: str = "wb") -> Iterator[IO]:
 
 
 def read_json(fpath: str) -> Any:
+    """What a JSON file holds; raises Failure."""
     try:
         with open(regular(fpath), encoding="utf-8") as file:
             return json.load(file)
@@ -113,7 +109,7 @@ def read_json(fpath: str) -> Any:
 
 
 def write_json(obj: Any, fpath: str) -> None:
-    """Writes atomically, making the folder if need be."""
+    """Writes atomically, making the folder if need be; raises Failure."""
     mkdir_if_missing(os.path.dirname(fpath) or ".")
     with atomic_write(fpath, "w") as file:
         json.dump(obj, file, indent=4)
@@ -125,9 +121,8 @@ def download_url(url: str, dst: str) -> None:
         with urllib.request.urlopen(url, timeout=30) as response, atomic_write(dst) as file:
             shutil.copyfileobj(response, file)
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise Failure(
-            f"Cannot download {url}: {' '.join(str(error).split())}. Put the file at {dst}"
-        ) from error
+        line = f"Cannot download {url}: {' '.join(str(error).split())}. Put the file at {dst}"
+        raise Failure(line) from error
 
 
 def set_random_seed(seed: int) -> None:
@@ -144,8 +139,7 @@ def mix_seed(*parts: int) -> int:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, the CPU's random numbers follow from `seed`; outside they go on as if nothing had
-    happened."""
+    """Inside, the CPU's random numbers follow from `seed`; outside they go on as if untouched."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -163,42 +157,6 @@ def cpu_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def open_image(path: str) -> Image.Image:
-    """Pillow's open, of files only: a pipe would be waited for."""
-    return Image.open(regular(path))
-
-
-def read_image(path: str) -> Image.Image:
-    """Reads any image as upright 8-bit RGB: 16 bits are scaled, transparency lies on white, EXIF
-    turns it.
-
-    Raises Failure naming the file if it is missing or cannot be decoded.
-    """
-    try:
-        with open_image(path) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            image.load()
-            return image if image.mode == "RGB" else _to_rgb(image)
-    except FileNotFoundError as error:
-        raise Failure(
-            f"The image {path} does not exist: check DATASET.ROOT and the split file"
-        ) from error
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        lines = str(getattr(error, "strerror", None) or error).splitlines()
-        reason = lines[0] if lines else type(error).__name__
-        raise Failure(f"Cannot read the image {path}: {reason}. Replace or remove it") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips at 255
-        grey = np.asarray(image).clip(0, 65535) / 257
-        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
 def collect_env_info() -> str:
     """Versions and hardware, one per line."""
     import torchvision
@@ -213,7 +171,6 @@ def collect_env_info() -> str:
     }
     if torch.cuda.is_available():
         versions["CUDA"] = torch.version.cuda
-        versions |= {
-            f"GPU {i}": torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
-        }
+        for i in range(torch.cuda.device_count()):
+            versions[f"GPU {i}"] = torch.cuda.get_device_name(i)
     return "\n".join(f"{name}: {value}" for name, value in versions.items())

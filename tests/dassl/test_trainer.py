@@ -506,6 +506,9 @@ def test_upstreams_extra_keys_and_dtypes(make, whole):
     weights["frozen.weight"] = torch.zeros(3)
     torch.save(checkpoint, f"{whole.output_dir}/linear/model.pth.tar-5")
     trainer = make()
+    with pytest.raises(Failure, match="the model has no .*token_"):
+        trainer.load_model(whole.output_dir, epoch=5)
+    trainer.derived_buffers = ("token_prefix", "token_suffix")
     trainer.clean_state_dict = lambda name, s: {
         k: v for k, v in s.items() if not k.startswith("frozen.")
     }

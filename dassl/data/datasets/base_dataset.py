@@ -1,6 +1,6 @@
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from dassl.utils import Failure, check_availability
 
@@ -8,8 +8,7 @@ from dassl.utils import Failure, check_availability
 class Datum:
     """One image: path, class label, domain label, class name.
 
-    Few-shot files hold pickled Datums, so module, class name and the four attributes must stay as
-    they are.
+    Few-shot files hold pickled Datums, so module, class and attributes must keep their names.
     """
 
     def __init__(self, impath: str = "", label: int = 0, domain: int = 0, classname: str = ""):
@@ -18,29 +17,20 @@ class Datum:
         self._domain = domain
         self._classname = classname
 
-    @property
-    def impath(self) -> str:
-        return self._impath
-
-    @property
-    def label(self) -> int:
-        return self._label
-
-    @property
-    def domain(self) -> int:
-        return self._domain
-
-    @property
-    def classname(self) -> str:
-        return self._classname
+    impath = property(lambda self: self._impath)
+    label = property(lambda self: self._label)
+    domain = property(lambda self: self._domain)
+    classname = property(lambda self: self._classname)
 
     def __repr__(self) -> str:
         return f"Datum({self.impath!r}, {self.label}, {self.domain}, {self.classname!r})"
 
 
 class DatasetBase:
-    """Lists of Datums: train_x (labeled), train_u (unlabeled, may be None), val (may be None) and
-    test."""
+    """Lists of Datums: train_x (labeled), train_u (unlabeled), val and test.
+
+    train_u and val may be None.
+    """
 
     dataset_dir = ""  # folder under DATASET.ROOT
     domains: Sequence[str] = ()  # names of all domains
@@ -54,9 +44,8 @@ class DatasetBase:
     ):
         """Raises Failure if labels and class names do not agree within or between the splits."""
         if not train_x:
-            raise Failure(
-                f"{type(self).__name__} has no training images: check DATASET.ROOT and the split file"
-            )
+            name = type(self).__name__
+            raise Failure(f"{name} has no training images: check DATASET.ROOT and the split file")
         self.train_x, self.train_u, self.val, self.test = train_x, train_u, val, test
         self.num_classes = self.get_num_classes(train_x)
         self.lab2cname, self.classnames = self.get_lab2cname(train_x)
@@ -68,8 +57,7 @@ class DatasetBase:
         return max(item.label for item in data_source) + 1
 
     def get_lab2cname(self, data_source: Iterable[Datum]) -> tuple[dict[int, str], list[str]]:
-        """({label: class name}, class names by label); raises Failure if a label has two names or
-        none."""
+        """({label: name}, names by label); raises Failure if a label has two names or none."""
         lab2cname: dict[int, str] = {}
         for item in data_source:
             lab2cname.setdefault(item.label, item.classname)
@@ -77,9 +65,8 @@ class DatasetBase:
         labels = sorted(lab2cname)
         if labels != list(range(len(labels))):
             gap = next(i for i, label in enumerate(labels) if i != label)
-            raise Failure(
-                f"{type(self).__name__}: no training image has label {gap}, but some have {labels[-1]}"
-            )
+            line = f"{type(self).__name__}: no training image has label {gap}"
+            raise Failure(f"{line}, but some have {labels[-1]}")
         return lab2cname, [lab2cname[label] for label in labels]
 
     def _check_names(self, data_source: Iterable[Datum], lab2cname: dict[int, str]) -> None:
@@ -87,9 +74,8 @@ class DatasetBase:
             if lab2cname.get(item.label) != item.classname:
                 trained = lab2cname.get(item.label, "no training image")
                 where = f"{type(self).__name__}: label/class-name mismatch at {item.impath}"
-                raise Failure(
-                    f'{where}: label {item.label} is "{item.classname}" here, but "{trained}" in training'
-                )
+                names = f'"{item.classname}" here, but "{trained}" in training'
+                raise Failure(f"{where}: label {item.label} is {names}")
 
     def check_input_domains(
         self, source_domains: Iterable[str], target_domains: Iterable[str]
@@ -106,31 +92,31 @@ class DatasetBase:
         Labels come in order of first appearance. One with fewer images gives all of them, or with
         `repeat` some several times. One source gives a list, several give one list each.
         """
-        picked = [_few_shots(source, num_shots, repeat) for source in data_sources]
+        picked = data_sources
         if num_shots >= 1:
+            picked = [_few_shots(source, num_shots, repeat) for source in data_sources]
             print(f"Creating a {num_shots}-shot dataset")
         return picked[0] if len(picked) == 1 else picked
 
     @staticmethod
     def split_dataset_by_label(data_source: Iterable[Datum]) -> dict[int, list[Datum]]:
         """{label: items}, labels in order of first appearance."""
-        by_label = defaultdict(list)
-        for item in data_source:
-            by_label[item.label].append(item)
-        return by_label
+        return _grouped(data_source, lambda item: item.label)
 
     @staticmethod
     def split_dataset_by_domain(data_source: Iterable[Datum]) -> dict[int, list[Datum]]:
         """{domain: items}, domains in order of first appearance."""
-        by_domain = defaultdict(list)
-        for item in data_source:
-            by_domain[item.domain].append(item)
-        return by_domain
+        return _grouped(data_source, lambda item: item.domain)
+
+
+def _grouped(items: Iterable[Datum], key: Callable[[Datum], int]) -> dict[int, list[Datum]]:
+    groups = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return groups
 
 
 def _few_shots(data_source: list[Datum], num_shots: int, repeat: bool) -> list[Datum]:
-    if num_shots < 1:
-        return data_source
     picked = []
     for items in DatasetBase.split_dataset_by_label(data_source).values():
         # random.sample on the items as listed: upstream's picks for a seed depend on both

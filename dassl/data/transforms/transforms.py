@@ -39,9 +39,8 @@ class Cutout:
         image = image.clone()
         for _ in range(self.n_holes):
             y, x = (int(torch.randint(size, ())) for size in image.shape[1:])
-            image[
-                :, max(y - self.half, 0) : y + self.half, max(x - self.half, 0) : x + self.half
-            ] = 0
+            top, left = max(y - self.half, 0), max(x - self.half, 0)
+            image[:, top : y + self.half, left : x + self.half] = 0
         return image
 
 
@@ -53,39 +52,31 @@ class GaussianNoise(v2.RandomApply):
 
 
 class Random2DTranslation(v2.RandomChoice):
-    """Resizes a PIL image to (height, width), or with probability p to an eighth more and crops
-    that anywhere."""
+    """Resizes a PIL image to (height, width); with probability p to 9/8 of it, cropped anywhere."""
 
     def __init__(
-        self,
-        height: int,
-        width: int,
-        p: float = 0.5,
+        self, height: int, width: int, p: float = 0.5,
         interpolation: Interpolation = InterpolationMode.BILINEAR,
-    ):
+    ):  # fmt: skip
         larger = v2.Resize((round(height * 1.125), round(width * 1.125)), interpolation)
         moved = v2.Compose([larger, v2.RandomCrop((height, width))])
         super().__init__([moved, v2.Resize((height, width), interpolation)], p=[p, 1 - p])
 
 
-# Each transform is built only where it is chosen: code written for Dassl may have a config without
-# the others' keys.
-_ON_PIL: dict[
-    str, Callable[[CfgNode, InterpolationMode], Callable]
-] = {  # in the order in which they are applied
+# In the order in which they are applied. Each transform is built only where it is chosen: code
+# written for Dassl may have a config without the others' keys.
+_ON_PIL: dict[str, Callable[[CfgNode, InterpolationMode], Callable]] = {
     "random_translation": lambda c, how: Random2DTranslation(*c.SIZE, interpolation=how),
     "random_crop": lambda c, how: v2.RandomCrop(c.SIZE, padding=c.CROP_PADDING),
-    "random_resized_crop": lambda c, how: v2.RandomResizedCrop(
-        c.SIZE, scale=c.RRCROP_SCALE, interpolation=how
-    ),
+    "random_resized_crop": lambda c, how: v2.RandomResizedCrop(c.SIZE, c.RRCROP_SCALE,
+                                                               interpolation=how),
     "random_flip": lambda c, how: v2.RandomHorizontalFlip(),
     "randaugment": lambda c, how: v2.RandAugment(c.RANDAUGMENT_N, c.RANDAUGMENT_M),
-    "colorjitter": lambda c, how: v2.ColorJitter(
-        c.COLORJITTER_B, c.COLORJITTER_C, c.COLORJITTER_S, c.COLORJITTER_H
-    ),
+    "colorjitter": lambda c, how: v2.ColorJitter(c.COLORJITTER_B, c.COLORJITTER_C, c.COLORJITTER_S,
+                                                 c.COLORJITTER_H),
     "randomgrayscale": lambda c, how: v2.RandomGrayscale(c.RGS_P),
     "gaussian_blur": lambda c, how: v2.RandomApply([v2.GaussianBlur(c.GB_K)], c.GB_P),
-}
+}  # fmt: skip
 _ON_TENSOR: dict[str, Callable[[CfgNode], Callable]] = {
     "cutout": lambda c: Cutout(c.CUTOUT_N, c.CUTOUT_LEN),
     "normalize": lambda c: v2.Normalize(c.PIXEL_MEAN, c.PIXEL_STD),
@@ -114,7 +105,7 @@ def build_transform(
     interpolation = INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]
     if is_train:
         steps = [
-            build(cfg.INPUT, interpolation) for name, build in _ON_PIL.items() if name in choices
+            make(cfg.INPUT, interpolation) for name, make in _ON_PIL.items() if name in choices
         ]
         if not {"random_crop", "random_resized_crop"} & set(choices):
             steps.insert(0, v2.Resize(cfg.INPUT.SIZE, interpolation))
@@ -123,9 +114,8 @@ def build_transform(
         steps = [v2.Resize(max(cfg.INPUT.SIZE), interpolation), v2.CenterCrop(cfg.INPUT.SIZE)]
         wanted = set(choices) & {"normalize", "instance_norm"}
     # not v2.ToDtype: it multiplies by 1/255, whose rounding differs from upstream's division
-    steps += [ToTensor()] + [
-        build(cfg.INPUT) for name, build in _ON_TENSOR.items() if name in wanted
-    ]
+    steps.append(ToTensor())
+    steps += [make(cfg.INPUT) for name, make in _ON_TENSOR.items() if name in wanted]
     if cfg.VERBOSE:
         print(f"Building transform_{'train' if is_train else 'test'}")
         for step in steps:

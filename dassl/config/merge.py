@@ -1,0 +1,156 @@
+"""Reading values into a config: from YAML files and the command line, with one-line errors."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from itertools import zip_longest
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from dassl.files import load_yaml, regular
+from dassl.utils import UsageError
+
+# By the end of a key: what its value is, given what a file or a command line says.
+_readers: dict[str, Callable[[object], object]] = {}
+# How a value of each type is written.
+_KINDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number with a point or an exponent",
+    list: "a list",
+    str: "text, in a file in quotes",
+}
+
+
+def read_values_by(end_of_key: str, read: Callable[[object], object]) -> None:
+    """From now on values of keys that end so are what `read` makes of them."""
+    _readers[end_of_key] = read
+
+
+def merge_file(cfg: CfgNode, path: str) -> None:
+    """Merges a YAML file into cfg.
+
+    Raises UsageError with one line for an unknown key (naming the nearest), a key that is there
+    twice, a value of the wrong type or a broken file.
+    """
+    with one_line_errors(cfg, path):
+        cfg.merge_from_other_cfg(read_file(path))
+
+
+def merge_command_line(
+    cfg: CfgNode,
+    flags: Sequence[tuple[str, str, object]],
+    opts: Sequence[str],
+    hints: Mapping[str, str] | None = None,
+) -> None:
+    """Merges flags, as (flag, key, value or None), then KEY VALUE pairs into cfg.
+
+    Raises UsageError as merge_file, and for a key that has no value or two that differ; the line
+    then ends with the key's hint, if there is one.
+    """
+    known = set(all_keys(cfg))
+    pairs = list(zip_longest(opts[::2], opts[1::2]))
+    for key, value in pairs:
+        if key.startswith("--"):
+            raise UsageError(f"flags come before KEY VALUE pairs: move {key}")
+        if value is None or value in known:
+            raise UsageError(f"config keys and values come in pairs, but {key} has no value")
+    given: dict[str, tuple[object, str]] = {}  # key: value, how it was given
+    words = [(f"by {flag}", key, value) for flag, key, value in flags if value is not None]
+    words += [(f"as {value}", key, value) for key, value in pairs]
+    for how, key, value in words:
+        with one_line_errors(cfg, f"{key} {value}"):
+            if key not in known and get_value(cfg, key) is None:
+                raise KeyError(f"Non-existent key: {key}")  # yacs does where its section is known
+            cfg.merge_from_list([key, _typed(cfg, key, value)])
+        now = get_value(cfg, key)
+        before, how_before = given.setdefault(key, (now, how))
+        if now != before:
+            hint = (hints or {}).get(key, "")
+            raise UsageError(f"{key} is given twice, {how_before} and {how}{hint}")
+
+
+def _typed(cfg: CfgNode, key: str, value: object) -> object:
+    """A command line's value for yacs; a number is text where text is wanted (a folder 2024)."""
+    if reader := _reader(key):
+        return reader(value)
+    if not isinstance(get_value(cfg, key), str):
+        return value
+    return value if isinstance(CfgNode._decode_cfg_value(value), str) else repr(value)
+
+
+def _reader(key: str) -> Callable[[object], object] | None:
+    return next((read for end, read in _readers.items() if key.endswith(end)), None)
+
+
+def read_file(path: str | Path) -> CfgNode:
+    """A file's values; whatever it is called it is read as YAML (yacs would run Python)."""
+    values = load_yaml(Path(regular(path)).read_text(encoding="utf-8"))
+    if not isinstance(values, dict | None):
+        raise ValueError("it holds no keys with values")
+    return _read_values(CfgNode(values))
+
+
+def _read_values(node: CfgNode) -> CfgNode:
+    for key, value in node.items():
+        if not isinstance(key, str):  # `1: …`, or `on: …`, which YAML reads as True
+            raise ValueError(f"there is no config key {key}")
+        if isinstance(value, CfgNode):
+            _read_values(value)
+        elif reader := _reader(key):
+            node[key] = reader(value)
+    return node
+
+
+@contextmanager
+def one_line_errors(cfg: CfgNode, source: str) -> Iterator[None]:
+    """Inside, yacs's merges into cfg raise UsageErrors that say where the values are from."""
+    try:
+        yield
+    except Exception as error:  # yacs's and the YAML reader's are of many kinds
+        source = source if len(source) <= 200 else f"{source[:200]}…"
+        raise UsageError(f"{source}: {_problem(cfg, source, error)}") from error
+
+
+def _problem(cfg: CfgNode, source: str, error: Exception) -> str:
+    """An error in words; yacs's own name no nearest key and speak of Python's types."""
+    # str() of a KeyError puts its text in quotes
+    problem = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
+    if mismatch := re.fullmatch(r"Type mismatch .* for config key: (\S+)", problem):
+        key = mismatch[1]
+        problem = _kind(key, get_value(cfg, key))
+        return problem if source.startswith(f"{key} ") else f"{key} {problem}"
+    if not re.match("Non-existent (config )?key:", problem):
+        return problem
+    key = problem.split(":", 1)[1].strip()
+    problem = f"there is no config key {key}"
+    if nearest := get_close_matches(key, all_keys(cfg), n=1):
+        problem += f"; did you mean {nearest[0]}?"
+    return problem + " (flags come before KEY VALUE pairs)" * key.startswith("--")
+
+
+def _kind(key: str, value: object) -> str:
+    """What a key must have, in words, by what it has now."""
+    if isinstance(value, CfgNode):
+        example = all_keys(value, f"{key}.")[0]
+        return f"is a section, which has no value of its own: give one of its keys, as {example}"
+    return f"must be {_KINDS[type(value)]}" + (f", as {value}" if value not in ([], "") else "")
+
+
+def all_keys(node: CfgNode, prefix: str = "") -> list[str]:
+    """The dotted keys of all values."""
+    keys = []
+    for key, value in node.items():
+        keys += all_keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
+    return keys
+
+
+def get_value(node: CfgNode, key: str) -> object:
+    """The value of a dotted key, sequences as lists, None if there is none."""
+    for part in key.split("."):
+        if not isinstance(node, CfgNode) or part not in node:
+            return None
+        node = node[part]
+    return list(node) if isinstance(node, tuple) else node

@@ -1,0 +1,74 @@
+"""The config in a run's output folder, and what may differ from it in a later run."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from dassl.files import CONFIG
+from dassl.utils import UsageError, atomic_write, mkdir_if_missing
+
+from .merge import all_keys, get_value, one_line_errors, read_file
+
+# What may differ between two runs that share an output folder: it changes no result.
+_FREE = ("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS",
+         "DATALOADER.CACHE_MB", "DATALOADER.FEATURES", "DATALOADER.TEST_CACHE", "DATALOADER.TEST.",
+         "TRAIN.", "TEST.")  # fmt: skip
+# What else may differ where a training goes on in another folder.
+_SCHEDULE = ("OPTIM.", "DATALOADER.")
+_OPTIMIZER = ("OPTIM.NAME", "OPTIM.STAGED_LR", "OPTIM.NEW_LAYERS")
+# What makes a model what it is.
+_LEARNED = ("MODEL.BACKBONE.", "TRAINER.")
+
+
+def record_config(cfg: CfgNode) -> None:
+    """Writes cfg to its output folder; to be called when the run really begins."""
+    mkdir_if_missing(cfg.OUTPUT_DIR)
+    with atomic_write(f"{cfg.OUTPUT_DIR}/{CONFIG}", "w") as file:
+        file.write(cfg.dump())
+
+
+def check_output_dir(cfg: CfgNode) -> None:
+    """Raises UsageError, naming the first key, if the output folder has a run of another config."""
+    for key, was, now in _differences(cfg, cfg.OUTPUT_DIR):
+        if not key.startswith(_FREE):
+            line = f"{cfg.OUTPUT_DIR} holds another run ({key} {was}; now {now}): choose another"
+            raise UsageError(
+                f"{line} --output-dir, or remove that folder and the tests of its model"
+            )
+
+
+def check_resume(cfg: CfgNode) -> None:
+    """Raises UsageError, naming the first key, if the run in cfg.RESUME cannot go on with cfg.
+
+    More epochs, another rate or batch size and a wider precision are what one resumes for.
+    """
+    for key, was, now in _differences(cfg, cfg.RESUME) if cfg.RESUME else ():
+        free = key.startswith(_FREE + _SCHEDULE) or key.endswith(".PREC")
+        if not free or key in _OPTIMIZER:
+            line = f"{cfg.RESUME} cannot be continued with another {key} ({was}; now {now})"
+            hint = "to start from its weights, give MODEL.INIT_WEIGHTS its file instead of --resume"
+            raise UsageError(f"{line}: {hint}")
+
+
+def notes_on_training(cfg: CfgNode, model_dir: str) -> list[str]:
+    """A line for each of the method's settings in which cfg differs from the run in model_dir."""
+    found = [d for d in _differences(cfg, model_dir) if d[0].startswith(_LEARNED)]
+    return [f"Note: trained with {key} {was!r}, tested with {now!r}" for key, was, now in found]
+
+
+def _differences(cfg: CfgNode, folder: str) -> Iterator[tuple[str, object, object]]:
+    """Key, recorded and present value, where cfg differs from a folder's recorded run, if any."""
+    file = Path(folder) / CONFIG
+    before = CfgNode()
+    if file.exists():
+        try:
+            with one_line_errors(before, str(file)):
+                before.update(read_file(file))
+        except UsageError as error:
+            line = f"{error}. It says which run the folder holds: get it back, or remove it"
+            raise UsageError(f"{line} if you are sure that the settings are the same") from error
+    for key in all_keys(cfg):
+        was, now = get_value(before, key), get_value(cfg, key)
+        if was != now and was is not None:
+            yield key, was, now

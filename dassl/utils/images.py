@@ -1,0 +1,44 @@
+"""Reading image files."""
+
+import struct
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from dassl.files import regular
+
+from .errors import Failure
+
+
+def open_image(path: str) -> Image.Image:
+    """Pillow's open, of files only: a pipe would be waited for."""
+    return Image.open(regular(path))
+
+
+def read_image(path: str) -> Image.Image:
+    """Reads any image as upright RGB of 8 bits; transparent parts become white.
+
+    Raises Failure naming the file if it is missing or cannot be decoded.
+    """
+    try:
+        with open_image(path) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            image.load()
+            return image if image.mode == "RGB" else _to_rgb(image)
+    except FileNotFoundError as error:
+        line = f"The image {path} does not exist: check DATASET.ROOT and the split file"
+        raise Failure(line) from error
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        lines = str(getattr(error, "strerror", None) or error).splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        raise Failure(f"Cannot read the image {path}: {reason}. Replace or remove it") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow itself makes all above 255 white
+        grey = np.asarray(image).clip(0, 65535) / 257
+        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
