@@ -52,11 +52,12 @@ def method_names(runs: Sequence[Run]) -> dict[Run, str]:
     for run in runs:
         used[run.trainer].add((run.dataset, run.variant))
     variants = {trainer: shared_configs(pairs) for trainer, pairs in used.items()}
-    several = {trainer for trainer, names in variants.items() if len(set(names.values())) > 1}
-    return {
-        run: run.trainer + f" {variants[run.trainer][run.variant]}" * (run.trainer in several)
-        for run in runs
-    }
+    names = {}
+    for run in runs:
+        of_trainer = variants[run.trainer]
+        several = len(set(of_trainer.values())) > 1
+        names[run] = f"{run.trainer} {of_trainer[run.variant]}" if several else run.trainer
+    return names
 
 
 def over(there: int, total: int) -> str:
