@@ -32,11 +32,11 @@ from yacs.config import CfgNode
 from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr, say
 from dassl.engine import TrainerBase, build_trainer
 from dassl.engine.record import commit
+from dassl.results_json import load_results
 from dassl.utils import Failure, UsageError, mix_seed, seeded, set_random_seed, write_json
 from results.curves import CLOUD
 from results.names import name_methods
 from results.records import Result, find_results
-from results.results_json import load_results
 from results.statistics import summarise
 from results.text_table import show_stat
 from train import parse_args as train_args

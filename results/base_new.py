@@ -10,9 +10,8 @@ import numpy as np
 
 from dassl.commands import plain
 
-from . import text_table
-from .layout import BASE2NEW
-from .logs import log, newest_result, seed_of
+from . import layout, text_table
+from .logs import log, newest_result
 from .names import shared_configs
 from .statistics import Stat, base_new_hm, harmonic_mean, over_datasets
 from .text_table import AVERAGE, Cell, Line, Table, csv_number, to_csv
@@ -35,15 +34,20 @@ class Run(NamedTuple):
 def read_tree(root: Path, keyword: str) -> dict[Run, float]:
     """Read every run under root/<dataset>/shots_<n>/<trainer>/<cfg>/seed<N>."""
     values = {}
-    for folder in sorted(root.glob(re.sub(r"{\w+}", "*", BASE2NEW))):
-        if (seed := seed_of(folder)) is None:
+    for folder in sorted(root.glob(re.sub("{.*?}", "*", layout.BASE2NEW))):
+        place = layout.place_of(folder.absolute().as_posix())
+        if not place or not folder.is_dir():
             continue
         # eval_only on the base side too: a zero-shot run has no training that could have ended
         if result := newest_result(folder, keyword, eval_only=True):
-            dataset, shots, trainer, cfg, _ = map(plain, folder.relative_to(root).parts)
-            variant = cfg if shots == "shots_16" else f"{cfg} {shots}"
-            values[Run(dataset, trainer, variant, seed)] = result.metrics[keyword]
+            values[run_at(place)] = result.metrics[keyword]
     return values
+
+
+def run_at(place: layout.Place) -> Run:
+    """The run of a folder of the base-to-new layout."""
+    variant = place.cfg if place.shots == "16" else f"{place.cfg} shots_{place.shots}"
+    return Run(*map(plain, (place.dataset, place.trainer, variant)), int(place.seed))
 
 
 def method_names(runs: Sequence[Run]) -> dict[Run, str]:
@@ -52,12 +56,11 @@ def method_names(runs: Sequence[Run]) -> dict[Run, str]:
     for run in runs:
         used[run.trainer].add((run.dataset, run.variant))
     variants = {trainer: shared_configs(pairs) for trainer, pairs in used.items()}
-    names = {}
-    for run in runs:
-        of_trainer = variants[run.trainer]
-        several = len(set(of_trainer.values())) > 1
-        names[run] = f"{run.trainer} {of_trainer[run.variant]}" if several else run.trainer
-    return names
+    several = {trainer for trainer, names in variants.items() if len(set(names.values())) > 1}
+    return {
+        run: run.trainer + f" {variants[run.trainer][run.variant]}" * (run.trainer in several)
+        for run in runs
+    }
 
 
 def over(there: int, total: int) -> str:

@@ -33,6 +33,7 @@ class Place(NamedTuple):
 
     @property
     def folder(self) -> str:
+        """Its path, with /."""
         return FOLDERS[self.script].format_map(self._asdict())
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dassl.files import RESULTS_FORMAT, regular
-
-from .results_json import load_results
+from dassl.results_json import load_results
 
 TRAINING_ENDS = ("Finish training", "Finished training")  # the second is Dassl 0.5's
 METRIC = re.compile(r"\* (\w+): (\d+(?:\.\d+)?)%")

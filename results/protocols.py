@@ -10,11 +10,12 @@ from .layout import usual_source
 CONFIGS = Path(__file__).parents[1] / "configs" / "datasets"
 TEN = ("caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101", "fgvc_aircraft",
        "sun397", "dtd", "eurosat", "ucf101")  # fmt: skip
+VARIANTS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
 # (protocol, source) -> the usual targets: cross-dataset and domain generalisation
 TARGETS = {
     ("xd", "imagenet"): TEN,
     ("xd", "shapes"): ("shapes_background", "shapes_count"),
-    ("dg", "imagenet"): ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"),
+    ("dg", "imagenet"): VARIANTS,
     ("dg", "shapes"): ("shapes_blur", "shapes_night", "shapes_sketch"),
 }
 
@@ -46,4 +47,4 @@ def transfer_of(target: str) -> tuple[str, str]:
 
     The source of an unusual target is the one that scripts/run.sh takes by default.
     """
-    return transfers().get(target, ("xd", dataset_name(usual_source(target))))
+    return transfers().get(target) or ("xd", dataset_name(usual_source(target)))

@@ -11,16 +11,17 @@ from typing import Any
 
 from dassl.commands import plain
 from dassl.files import RESULTS
+from dassl.results_json import METRICS, load_results, problem
 
-from .layout import place_of
+from . import layout
 from .logs import RECORDED, logs_of, newest_result, seed_of
 from .protocols import dataset_name, transfer_of, transfers
-from .results_json import METRICS, load_results, problem
 from .tested import is_stale
 
 # Nodes of a config: how a model was trained, and those that figures look into.
 SETTINGS = ("TRAINER", "OPTIM")
 SECTIONS = ("TRAINER", "TRAINER.ATPROMPT", "TRAINER.P2C", "TRAINER.P2C.DPD", "OPTIM")
+# of the folders' scripts, and of the records' classes
 SIDES = {"base2new_train": "base", "base2new_test": "new", "base": "base", "new": "new"}
 DIGITS = re.compile(r"(\d+)")
 
@@ -150,7 +151,7 @@ def read_record(folder: Path) -> dict | None:
 
 def find_place(folder: Path, record: dict | None, top: Path) -> dict[str, Any] | None:
     """What was run, by its folders' names, else by its record; None, with a warning, if unknown."""
-    place, recorded = place_by_folder(folder), record and place_by_record(record, top)
+    place, recorded = place_of(folder), record and place_by_record(record, top)
     if place and recorded:
         for key in ("trainer", "dataset", "shots", "seed", "side"):
             if place[key] != recorded[key]:
@@ -164,9 +165,9 @@ def find_place(folder: Path, record: dict | None, top: Path) -> dict[str, Any] |
     return {key: plain(value) if isinstance(value, str) else value for key, value in place.items()}
 
 
-def place_by_folder(folder: Path) -> dict[str, Any] | None:
+def place_of(folder: Path) -> dict[str, Any] | None:
     """What the names of a run's folders say about it."""
-    place = place_of(folder.as_posix())
+    place = layout.place_of(folder.as_posix())
     if not place:
         return None
     dataset, side = dataset_name(place.dataset), SIDES.get(place.script, "all")

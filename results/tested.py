@@ -4,8 +4,7 @@ import hashlib
 from pathlib import Path
 
 from dassl.files import model_to_load
-
-from .results_json import load_results
+from dassl.results_json import load_results
 
 
 def is_stale(folder: Path) -> bool:

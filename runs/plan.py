@@ -63,6 +63,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
+        """Of its log and its checkpoints."""
         return Path(self.place.folder)
 
     def shell(self) -> str:

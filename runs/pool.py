@@ -87,6 +87,7 @@ class Job:
 
     @property
     def seconds(self) -> float:
+        """Since its start."""
         return time.monotonic() - self.start
 
     def read(self) -> bytes:
@@ -114,6 +115,7 @@ class Job:
 
 
 def text_lines(raw: bytes) -> list[str]:
+    """The lines that are not empty; each state of a progress bar is one."""
     lines = raw.decode(errors="replace").replace("\r", "\n").splitlines()
     return [line for line in lines if line.strip()]
 

@@ -18,7 +18,7 @@ from dassl.commands import OneLineParser, command_line, say
 from results import base_new, logs
 from results.protocols import TARGETS, TEN
 from results.statistics import summarise
-from results.text_table import TABLE_FORMATS, csv_number, lay_out, show_stat, to_csv
+from results.text_table import AVERAGE, TABLE_FORMATS, csv_number, lay_out, show_stat, to_csv
 
 from . import plan
 from .plan import PROTOCOLS, SHOTS, Plan, Run
@@ -123,12 +123,9 @@ def base_new_table(runs: Iterable[Run], fmt: str) -> str:
     sides: dict[str, dict[base_new.Run, float]] = {"base": {}, "new": {}}
     for run in runs:
         if (accuracy := run.accuracy()) is not None:
-            place = run.place
-            variant = place.cfg if place.shots == "16" else f"{place.cfg} shots_{place.shots}"
-            key = base_new.Run(place.dataset, place.trainer, variant, run.seed)
-            sides[run.column][key] = accuracy
-    rows = base_new.hm_table(sides["base"], sides["new"])
-    return base_new.render(rows, fmt) if rows else ""
+            sides[run.column][base_new.run_at(run.place)] = accuracy
+    lines = base_new.hm_table(sides["base"], sides["new"])
+    return base_new.render(lines, fmt) if lines else ""
 
 
 def grid(runs: Iterable[Run], targets: Sequence[str]) -> Grid:
@@ -146,7 +143,7 @@ def grid(runs: Iterable[Run], targets: Sequence[str]) -> Grid:
             of_trainer = [row for (_, name), row in rows.items() if name == trainer]
             columns = once(column for row in of_trainer for column in row)
             averages = {c: mean_over([row[c] for row in of_trainer]) for c in columns}
-            rows["Average", trainer] = averages
+            rows[AVERAGE, trainer] = averages
     return rows
 
 

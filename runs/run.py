@@ -92,13 +92,14 @@ def clip_of(dataset: str) -> str:
 
 
 def yamls(folder: str) -> list[str]:
+    """The names of the YAML files in a folder of configs/."""
     return sorted(path.stem for path in (CONFIGS / folder).glob("*.yaml"))
 
 
 def command_of(
     run: Place, opts: Sequence[str], env: Mapping[str, str]
 ) -> tuple[list[str], dict[str, str]]:
-    """Python's arguments for a run, and its environment, of that of scripts/run.sh."""
+    """Python's arguments for a run, and its environment, from that of scripts/run.sh."""
     words = ["train.py", "--root", env.get("DATA") or "data", "--seed", run.seed]
     words += ["--trainer", run.trainer]
     words += ["--dataset-config-file", f"{CONFIGS}/datasets/{run.dataset}.yaml"]
@@ -118,7 +119,7 @@ def command_of(
 
 
 def asked(command: Sequence[str], env: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-    """What a method's script executes in the end, `python -m runs.run …`, and its environment.
+    """What a method's script executes at its end, `python -m runs.run …`, and the environment then.
 
     The script may be a user's own, which sets variables or adds words. Raises Wrong if it fails.
     """
@@ -134,6 +135,7 @@ def asked(command: Sequence[str], env: Mapping[str, str]) -> tuple[list[str], di
 
 
 def main() -> None:
+    """Become the run, or print its folder; leaves with code 2 and a line if it is none."""
     try:
         run, opts = read_words(sys.argv[1:], os.environ)
     except Wrong as error:

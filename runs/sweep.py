@@ -70,9 +70,10 @@ class Sweep:
 
     def plans(self) -> list[Plan]:
         """One for each setting."""
-        return [self.plan(name, what) for name, what in (self.settings or {"": []}).items()]
+        return [self.plan_of(name, what) for name, what in (self.settings or {"": []}).items()]
 
-    def plan(self, setting: str, what: list | str) -> Plan:
+    def plan_of(self, setting: str, what: list | str) -> Plan:
+        """The plan of a setting: of keys and values for train.py, or of a config file."""
         env = {"OUTPUT": os.path.join(self.folder, setting).rstrip("/")}
         opts = []
         if isinstance(what, str):
@@ -83,6 +84,7 @@ class Sweep:
 
     @property
     def folder(self) -> str:
+        """The folder of the results, which the environment can change."""
         return os.environ.get("OUTPUT") or self.output
 
     def runs(self) -> list[Run]:
@@ -204,6 +206,7 @@ def check_config_keys(path: Path, sweep: Sweep) -> None:
 
 
 def ready_sweeps() -> list[str]:
+    """The names of those in configs/sweeps/."""
     return sorted(path.stem for path in SWEEPS.glob("*.yaml"))
 
 
@@ -232,6 +235,7 @@ class Progress(View):
             self.draw(pool)
 
     def draw(self, pool: Pool) -> None:
+        """Show a row for each run under way, in the place of what was shown before."""
         rows = []
         for job in pool.jobs:
             gpu = job.slot.get("CUDA_VISIBLE_DEVICES")
@@ -255,10 +259,12 @@ class Progress(View):
 
 
 def count_done(pool: Pool) -> int:
+    """How many runs are finished or have failed."""
     return len(pool.runs) - len(pool.todo) - len(pool.jobs)
 
 
 def in_words(seconds: float) -> str:
+    """As 1:23:45."""
     return str(timedelta(seconds=round(seconds)))
 
 

@@ -411,7 +411,7 @@ def test_results_stand_on_nothing_that_runs_models(path):
             imported.add(node.module)
     ours = {path.stem for path in REPO.iterdir() if path.suffix == ".py" or path.is_dir()}
     ours = {name for name in imported if name.split(".")[0] in ours | {"torch", "torchvision"}}
-    light = {f"dassl.{name}" for name in ("commands", "files", "plain", "results_json")}
+    light = {f"dassl.{name}" for name in ("commands", "files", "results_json")}
     extra = {"dassl.utils.errors", "train", "trainers.p2c"} if path.stem == "schedule" else set()
     assert ours <= light | extra
 

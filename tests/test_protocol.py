@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from results.layout import place_of
-from results.protocols import TARGETS
+from results.protocols import VARIANTS
 from runs import plan, pool, protocol, starter
 
 from .runs import HANG, wait_for
@@ -105,9 +105,8 @@ def test_the_usual_datasets_methods_and_seeds(capsys):
     assert len(dry("base2new --methods zsclip --seeds 1", capsys)) == 11 * 2
     assert len(dry("few_shot --datasets shapes", capsys)) == 3 * 3 * 5
     assert len(dry("xd --methods p2c --seeds 1", capsys)) == 1 + 10
-    assert [line.split()[3] for line in dry("dg --methods p2c --seeds 1", capsys)[1:]] == list(
-        TARGETS["dg", "imagenet"]
-    )
+    lines = dry("dg --methods p2c --seeds 1", capsys)
+    assert [line.split()[3] for line in lines[1:]] == list(VARIANTS)
 
 
 def test_a_log_says_whether_a_run_is_finished(out, capsys):

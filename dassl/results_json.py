@@ -1,10 +1,13 @@
-"""What is read of results.json, the record that dassl/engine/record.py writes of a run."""
+"""results.json, a run's record for programs: what its readers rely on.
+
+dassl/engine/record.py writes it beside the run's log. Imports no torch.
+"""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from dassl.files import RESULTS, RESULTS_FORMAT, regular
+from .files import RESULTS, RESULTS_FORMAT, regular
 
 METRICS = ("accuracy", "error_rate", "macro_f1")  # in percent
 # The fields that are read, and their kinds.
