@@ -1,4 +1,4 @@
-"""results.json, a run's record for programs: its name, its format, what its readers rely on.
+"""results.json, a run's record for programs: what its readers rely on.
 
 dassl/engine/record.py writes it beside the run's log. Imports no torch.
 """
@@ -7,8 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from .files import RESULTS, regular
-from .files import RESULTS_FORMAT as FORMAT
+from .files import RESULTS, RESULTS_FORMAT, regular
 
 METRICS = ("accuracy", "error_rate", "macro_f1")  # in percent
 # The fields that are read, and their kinds.
@@ -41,8 +40,8 @@ def problem(record: object, sections: Iterable[str] = ()) -> str:
 
     `sections` are the dotted names of config nodes that must be nodes where they are there.
     """
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        return f"it has not format {FORMAT}"
+    if not isinstance(record, dict) or record.get("format") != RESULTS_FORMAT:
+        return f"it has not format {RESULTS_FORMAT}"
     for key, kind in FIELDS.items():
         if not isinstance(record.get(key), kind):
             return f"{key} is missing or of another kind"

@@ -56,11 +56,12 @@ def method_names(runs: Sequence[Run]) -> dict[Run, str]:
     for run in runs:
         used[run.trainer].add((run.dataset, run.variant))
     variants = {trainer: shared_configs(pairs) for trainer, pairs in used.items()}
-    several = {trainer for trainer, names in variants.items() if len(set(names.values())) > 1}
-    return {
-        run: run.trainer + f" {variants[run.trainer][run.variant]}" * (run.trainer in several)
-        for run in runs
-    }
+    names = {}
+    for run in runs:
+        of_trainer = variants[run.trainer]
+        several = len(set(of_trainer.values())) > 1
+        names[run] = f"{run.trainer} {of_trainer[run.variant]}" if several else run.trainer
+    return names
 
 
 def over(there: int, total: int) -> str:
@@ -107,13 +108,14 @@ def hm_line(
     The HM of an average is that of the averages, as in the paper.
     """
     (base, new), per_seed = over_datasets(list(scores.values()))
-    means, spreads = (base, new, harmonic_mean(base, new)), [np.nan] * 3
+    hm, spreads = harmonic_mean(base, new), [np.nan] * 3
     if per_seed is not None:
         stats = base_new_hm(per_seed, ci95)
         spreads = [stat.spread for stat in stats]
-        means = means if block == AVERAGE else [stat.mean for stat in stats]
+        if block != AVERAGE:
+            hm = stats[2].mean
+    stats = map(Stat, map(float, (base, new, hm)), spreads)
     seeds = tuple(map(len, scores.values()))
-    stats = (Stat(float(mean), spread) for mean, spread in zip(means, spreads, strict=True))
     pairs = {
         (dataset, seed): float(harmonic_mean(*pair))
         for dataset, pair_of in scores.items()

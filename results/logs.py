@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from dassl.files import regular
-from dassl.results_json import FORMAT, load_results
+from dassl.files import RESULTS_FORMAT, regular
+from dassl.results_json import load_results
 
 TRAINING_ENDS = ("Finish training", "Finished training")  # the second is Dassl 0.5's
 METRIC = re.compile(r"\* (\w+): (\d+(?:\.\d+)?)%")
@@ -59,7 +59,7 @@ def unrounded(result: LogResult) -> LogResult:
     """Take the metrics from the results.json beside the log, where they are the same but longer."""
     try:
         record = load_results(result.path.parent)
-        if record["format"] != FORMAT:
+        if record["format"] != RESULTS_FORMAT:
             return result
         metrics = dict(result.metrics)
         for name, rounded in result.metrics.items():

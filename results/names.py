@@ -4,10 +4,12 @@ import os
 import re
 from collections.abc import Collection, Hashable, Sequence
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 from dassl.commands import plain
 
-from .records import Result
+if TYPE_CHECKING:  # what is in results.json is not needed to name what is in logs
+    from .records import Result
 
 OWN_CONFIG = re.compile(r"_(imnet|sun397)\b")  # settings for one dataset alone (scripts/run.sh)
 
@@ -24,8 +26,8 @@ def shared_configs(used: Collection[tuple[Hashable, str]]) -> dict[str, str]:
 
 
 def name_methods(
-    results: Sequence[Result], by: Sequence[str] = ("cfg", "shots", "root")
-) -> dict[Result, str]:
+    results: Sequence["Result"], by: Sequence[str] = ("cfg", "shots", "root")
+) -> dict["Result", str]:
     """Name each result's method by its trainer, and variants of a trainer by what tells them apart.
 
     That is the config's name, the shots, the output folder, or as many of these as it takes.

@@ -106,14 +106,15 @@ def draw_attributes(found: Sequence[Result]) -> "Figure | None":
     for label, (_, runs_by_length) in zip(labels, several, strict=True):
         colour, marker = look[label]["color"], look[label]["marker"]
         for n, runs in runs_by_length.items():
-            place, values = lengths.index(n), length_values(runs)
-            spread = np.linspace(-0.15, 0.15, len(values)) if len(values) > 1 else np.zeros(1)
-            at = place + spread
+            values = length_values(runs)
+            if not len(values):
+                continue
+            side_by_side = np.linspace(-0.15, 0.15, len(values)) if len(values) > 1 else np.zeros(1)
+            at = lengths.index(n) + side_by_side
             for ax, column in zip(axes, values.T, strict=True):
-                if len(column):
-                    ax.plot(at, column, marker, color=colour, markersize=4, label=label)
-                    ends = min(at) - 0.1, max(at) + 0.1
-                    ax.hlines(column.mean(), *ends, color=colour, linewidth=1.2)
+                ax.plot(at, column, marker, color=colour, markersize=4, label=label)
+                ends = min(at) - 0.1, max(at) + 0.1
+                ax.hlines(column.mean(), *ends, color=colour, linewidth=1.2)
     if not axes[0].lines:
         return None
     for ax in axes:

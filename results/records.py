@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dassl.commands import plain
-from dassl.results_json import METRICS, RESULTS, load_results, problem
+from dassl.files import RESULTS
+from dassl.results_json import METRICS, load_results, problem
 
 from . import layout
 from .logs import RECORDED, logs_of, newest_result, seed_of

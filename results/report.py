@@ -27,16 +27,6 @@ from .text_table import Table, show_delta
 
 EXAMPLE = """example:
   python -m results.report output/shapes_table4 --out table4.html --baseline baseline"""
-TABLE_CAPTION = (
-    "Accuracy in %: mean ± population std over seeds. Bold: best, underlined: second best of each "
-    "column."
-)
-RUN_HEADERS = ["method", "dataset", "classes", "shots", "seed", "accuracy", "macro F1", "train s",
-               "images/s", "peak MiB", "commit", "finished"]  # fmt: skip
-RUN_CAPTION = (
-    "train s: seconds in epochs. images/s: in the test. peak MiB: of the GPU, else of the process. "
-    "commit: the code's, + if files differed from it."
-)
 
 
 class Notes(logging.Handler):
@@ -47,6 +37,7 @@ class Notes(logging.Handler):
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Keep a warning once."""
         if (line := record.getMessage()) not in self.lines:
             self.lines.append(line)
 
@@ -99,7 +90,7 @@ def pictures(found: Sequence[Result]) -> list[dict[str, str]]:
 
 
 def runs_by_method(found: Sequence[Result], names: Mapping[Result, str]) -> list[list[tuple]]:
-    """(run, its row as RUN_HEADERS has it, its command) of every run, the methods apart."""
+    """(run, its row, its command) of every run, the methods apart."""
     groups = defaultdict(list)
     for r in found:
         record = r.record or {}
@@ -155,15 +146,12 @@ def page(found: Sequence[Result], args: argparse.Namespace, notes: Notes) -> str
     return environment.get_template("report.html.j2").render(
         title=args.title,
         about=f"{about}written {now} by results/report.py.",
-        table_caption=TABLE_CAPTION,
         show_delta=show_delta,
         places=places,
         first_of=lambda runs: min(map(places.get, runs)),
         tables=results(found, args.baseline, args.paper),
         figures=pictures(found),
         runs=runs_by_method(found, names),
-        run_headers=RUN_HEADERS,
-        run_caption=RUN_CAPTION,
         configs=configs(found, names),
         machines=machines(found),
         warnings=notes.lines,  # also what was said while these were made

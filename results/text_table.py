@@ -93,11 +93,12 @@ class Table:
         blocks: dict[str, list[Line]] = {}
         for line in self.lines:
             blocks.setdefault(line.block, []).append(line)
-        places = range(len(self.columns))
-        return [
-            list(zip(lines, zip(*(ranked(lines, j) for j in places), strict=True), strict=True))
-            for lines in blocks.values()
-        ]
+        found = []
+        for lines in blocks.values():
+            columns = [ranked(lines, j) for j in range(len(self.columns))]
+            rows = zip(*columns, strict=True)
+            found.append(list(zip(lines, rows, strict=True)))
+        return found
 
 
 def ranked(lines: Sequence[Line], j: int) -> list[tuple[str, str]]:

@@ -1,5 +1,8 @@
-"""results.figures, inference.cloud and inference.words. Numbers are worked out by hand here, or come
-from scipy, numpy or a model whose parameters are themselves changed."""
+"""results.figures, inference.cloud and inference.words.
+
+Numbers are worked out by hand here, or come from scipy, numpy or a model whose parameters are
+themselves changed.
+"""
 
 import ast
 import json
@@ -28,8 +31,14 @@ from results.schedule import draw_schedule, schedule_config
 from .runs import REPO, run
 from .test_parse import RERUN, block, write
 
-NEW = "epoch [{e}/{n}] batch [{b}/{B}] time 0.071 ({t}) data 0.000 (0.012) loss 1.2031 ({loss}) lr 1.0e-05 eta 0:00:15\n"
-OLD = "epoch [{e}/{n}][{b}/{B}]\ttime 0.071 ({t})\tdata 0.000 (0.012)\teta 0:00:15\tloss 1.2031 ({loss})\tlr 1.0e-05\n"
+NEW = (
+    "epoch [{e}/{n}] batch [{b}/{B}] time 0.071 ({t}) data 0.000 (0.012) "
+    "loss 1.2031 ({loss}) lr 1.0e-05 eta 0:00:15\n"
+)
+OLD = (
+    "epoch [{e}/{n}][{b}/{B}]\ttime 0.071 ({t})\tdata 0.000 (0.012)\teta 0:00:15\t"
+    "loss 1.2031 ({loss})\tlr 1.0e-05\n"
+)
 
 
 def record(
@@ -402,7 +411,7 @@ def test_results_stand_on_nothing_that_runs_models(path):
             imported.add(node.module)
     ours = {path.stem for path in REPO.iterdir() if path.suffix == ".py" or path.is_dir()}
     ours = {name for name in imported if name.split(".")[0] in ours | {"torch", "torchvision"}}
-    light = {f"dassl.{name}" for name in ("commands", "files", "plain", "results_json")}
+    light = {f"dassl.{name}" for name in ("commands", "files", "results_json")}
     extra = {"dassl.utils.errors", "train", "trainers.p2c"} if path.stem == "schedule" else set()
     assert ours <= light | extra
 

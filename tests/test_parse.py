@@ -18,7 +18,10 @@ from results.logs import newest_result, read_log
 from results.statistics import harmonic_mean
 
 SCRIPT = Path(parser.__file__)
-EPOCH = "epoch [1/1] batch [1/1] time 0.071 (0.085) data 0.000 (0.012) loss 1.2 (1.4) lr 1.0000e-05 eta 0:00:00"
+EPOCH = (
+    "epoch [1/1] batch [1/1] time 0.071 (0.085) data 0.000 (0.012) loss 1.2 (1.4) "
+    "lr 1.0000e-05 eta 0:00:00"
+)
 RERUN = "log.txt-2026-01-02-03-04-05"
 
 
