@@ -6,7 +6,6 @@ import yaml
 
 from reference import coop_plain, kgcoop_plain, maple_plain
 from reference.clip_plain import PlainCLIP
-from reference.weights import openai_state_dict
 from tests.runs import REPO, run
 from tests.trainers.files import read, three_classes, train_and_test
 from tests.trainers.methods import (
@@ -51,10 +50,9 @@ def test_equals_the_reference(data, tmp_path, weights, monkeypatch, position, cs
     check(trainer, weights, position)
 
 
-def test_on_vit_b16(tmp_path):
+def test_on_vit_b16(tmp_path, vit_b16):
     """The size in use; few classes."""
-    weights = openai_state_dict("ViT-B/16")
-    check(build("CoOp", tmp_path, tmp_path / "out", weights, *three_classes(tmp_path)), weights)
+    check(build("CoOp", tmp_path, tmp_path / "out", vit_b16, *three_classes(tmp_path)), vit_b16)
 
 
 @pytest.mark.parametrize(("n_ctx", "lines"), [("4", 0), ("16", 1)])
@@ -158,12 +156,11 @@ def test_atp_equals_the_reference(data, tmp_path, weights, monkeypatch, opts, po
     check(trainer, weights, position, ("playfulness", "color") if opts else ("color", "shape"))
 
 
-def test_atp_on_vit_b16(tmp_path):
+def test_atp_on_vit_b16(tmp_path, vit_b16):
     """The size in use; few classes."""
-    weights = openai_state_dict("ViT-B/16")
     check(
-        build("CoOp_ATP", tmp_path, tmp_path / "out", weights, *three_classes(tmp_path)),
-        weights,
+        build("CoOp_ATP", tmp_path, tmp_path / "out", vit_b16, *three_classes(tmp_path)),
+        vit_b16,
         attributes=("color", "shape"),
     )
 

@@ -7,7 +7,6 @@ from dassl.data.datasets import DATASET_REGISTRY
 from datasets.shapes import Shapes
 from reference import coop_plain, kgcoop_plain
 from reference.clip_plain import PlainCLIP
-from reference.weights import openai_state_dict
 from tests.trainers.files import read, three_classes, train_and_test
 from tests.trainers.methods import (
     assert_logits,
@@ -64,12 +63,11 @@ def test_with_attributes(data, tmp_path, weights):
     check(trainer, weights, attributes=("color", "shape"))
 
 
-def test_on_vit_b16(tmp_path):
+def test_on_vit_b16(tmp_path, vit_b16):
     """The size in use, at the published weight; few classes."""
-    weights = openai_state_dict("ViT-B/16")
-    trainer = build("KgCoOp", tmp_path, tmp_path / "out", weights, *three_classes(tmp_path))
+    trainer = build("KgCoOp", tmp_path, tmp_path / "out", vit_b16, *three_classes(tmp_path))
     shake(trainer.model.prompt_learner)
-    check(trainer, weights)
+    check(trainer, vit_b16)
 
 
 def test_starts_at_its_teacher(data, tmp_path, weights):

@@ -5,7 +5,6 @@ import torch
 
 from reference import mma_plain
 from reference.clip_plain import PlainCLIP
-from reference.weights import openai_state_dict
 from tests.trainers.files import read, save, three_classes, train_and_test
 from tests.trainers.methods import (
     assert_gradients,
@@ -66,18 +65,17 @@ def test_words_and_width_of_ones_own(data, tmp_path, weights):
     check(build(NAME, data, tmp_path, weights, *opts), weights, 0.3, "itap of")
 
 
-def test_on_vit_b16(tmp_path):
+def test_on_vit_b16(tmp_path, vit_b16):
     """The size in use, at the published settings.
 
     In double precision: the gradients that the classes give to the last bias of the text tower
         nearly cancel, and in
     single precision 1.1e-5 of what is left is rounding, in the reference as here.
     """
-    weights = openai_state_dict("ViT-B/16")
     opts = options(5, 12, ADAPTER_SCALE=0.001, ADAPTER_DIM=32)
-    trainer = build(NAME, tmp_path, tmp_path / "out", weights, *three_classes(tmp_path), *opts)
+    trainer = build(NAME, tmp_path, tmp_path / "out", vit_b16, *three_classes(tmp_path), *opts)
     trainer.model.double().clip.double()
-    check(trainer, weights, 0.001, tolerance=1e-9)
+    check(trainer, vit_b16, 0.001, tolerance=1e-9)
 
 
 def test_names_and_initial_values(data, tmp_path, weights):

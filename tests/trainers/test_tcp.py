@@ -6,7 +6,6 @@ import torch
 
 from reference import tcp_plain
 from reference.clip_plain import PlainCLIP
-from reference.weights import openai_state_dict
 from tests.trainers.files import read, save, three_classes, train_and_test
 from tests.trainers.methods import (
     UNEVEN,
@@ -47,13 +46,12 @@ def test_equals_the_reference(data, tmp_path, weights, monkeypatch, layer):
     check(trainer, weights, layer)
 
 
-def test_on_vit_b16(tmp_path):
+def test_on_vit_b16(tmp_path, vit_b16):
     """The size in use, at the published layer."""
-    weights = openai_state_dict("ViT-B/16")
     opts = ("TRAINER.TCP.LAYER", "8")
     check(
-        build("TCP", tmp_path, tmp_path / "out", weights, *three_classes(tmp_path), *opts),
-        weights,
+        build("TCP", tmp_path, tmp_path / "out", vit_b16, *three_classes(tmp_path), *opts),
+        vit_b16,
         layer=8,
     )
 
