@@ -36,6 +36,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call() -> None:
+    """What tests start sees one environment in all of them: a Starter has a template for each."""
+    os.environ.pop("PYTEST_CURRENT_TEST", None)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=8, help="how many runs tests/test_kill.py kills")
 

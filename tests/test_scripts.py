@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from parse_test_res import read_log
-from reference.weights import openai_state_dict
+from reference.weights import in_half
 from runs.runner import folder_of
 from runs.starter import Starter
 
@@ -226,7 +226,7 @@ EUROSAT = (
 )  # fmt: skip
 
 
-def test_eurosat_with_vit_b16_as_a_coop_user_types_it(tmp_path, forked):
+def test_eurosat_with_vit_b16_as_a_coop_user_types_it(tmp_path, forked, vit_b16):
     """The real layout and class names, the real architecture and file form; images and weights are
     random."""
     rng = np.random.default_rng(0)
@@ -238,7 +238,7 @@ def test_eurosat_with_vit_b16_as_a_coop_user_types_it(tmp_path, forked):
                 folder / f"{name}_{i}.jpg"
             )
     weights = tmp_path / "ViT-B-16.pt"
-    torch.save(openai_state_dict("ViT-B/16", dtype=torch.float16), weights)
+    torch.save(in_half(vit_b16), weights)
     env = {
         "DATA": str(tmp_path / "data"),
         "OUTPUT": str(tmp_path / "out"),
