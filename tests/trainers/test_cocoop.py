@@ -6,7 +6,7 @@ import torch
 
 from reference import cocoop_plain
 from reference.clip_plain import PlainCLIP
-from tests.trainers.files import read, three_classes, train_and_test
+from tests.trainers.files import three_classes
 from tests.trainers.methods import (
     assert_logits,
     assert_loss,
@@ -130,14 +130,6 @@ def test_upstreams_file_loads(data, tmp_path, weights, method):
         PlainCLIP(weights), state, class_names(trainer), image, ATTRIBUTES[method]
     )
     assert_logits(trainer, image, expected)
-
-
-@METHODS
-def test_a_run_and_its_file(data, tmp_path, capsys, method):
-    few = ("DATASET.NUM_SHOTS", "1", "DATALOADER.TRAIN_X.BATCH_SIZE", "4")
-    train_and_test(method, data, tmp_path, capsys, *few)
-    state = read(tmp_path / "train", "prompt_learner")
-    assert state.keys() == shapes(method).keys()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from datasets.shapes import Shapes
 from reference import coop_plain, kgcoop_plain
 from reference.clip_plain import PlainCLIP
-from tests.trainers.files import read, three_classes, train_and_test
+from tests.trainers.files import three_classes
 from tests.trainers.methods import (
     assert_logits,
     assert_loss,
@@ -94,12 +94,6 @@ def test_upstreams_file_loads(data, tmp_path, weights):
     assert_logits(
         trainer, image, coop_plain.logits(PlainCLIP(weights), state, class_names(trainer), image)
     )
-
-
-def test_a_run_and_its_file(data, tmp_path, capsys):
-    train_and_test("KgCoOp", data, tmp_path, capsys)
-    state = read(tmp_path / "train", "prompt_learner")
-    assert {k: tuple(v.shape) for k, v in state.items()} == {"ctx": (4, 128)}
 
 
 def test_a_setting_that_does_not_fit(data, tmp_path, capsys):

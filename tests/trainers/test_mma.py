@@ -5,7 +5,7 @@ import torch
 
 from reference import mma_plain
 from reference.clip_plain import PlainCLIP
-from tests.trainers.files import read, save, three_classes, train_and_test
+from tests.trainers.files import save, three_classes
 from tests.trainers.methods import (
     assert_gradients,
     assert_logits,
@@ -110,12 +110,6 @@ def test_upstreams_file_loads(data, tmp_path, weights):
         image,
         mma_plain.logits(PlainCLIP(weights), expected, class_names(trainer), image, 0.3),
     )
-
-
-def test_a_run_and_its_file(data, tmp_path, capsys):
-    train_and_test(NAME, data, tmp_path, capsys, *options(2, 4))
-    keys = {f"{part}_adapter.{n}" for n in (2, 3, 4) for part in ("text", "visual", "shared")}
-    assert {".".join(key.split(".")[:2]) for key in read(tmp_path / "train", FOLDER)} == keys
 
 
 @pytest.mark.parametrize(

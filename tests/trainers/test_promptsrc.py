@@ -9,7 +9,7 @@ from reference import promptsrc_plain
 from reference.clip_plain import PlainCLIP
 from reference.maple_plain import as_leaves
 from tests.runs import run
-from tests.trainers.files import read, save, three_classes, train_and_test
+from tests.trainers.files import read, save, three_classes
 from tests.trainers.methods import (
     assert_logits,
     assert_loss,
@@ -128,11 +128,6 @@ def test_upstreams_file_loads(data, tmp_path, weights):
 
 
 EVEN = ("TRAIN.CHECKPOINT_FREQ", "1", *options(GPA_MEAN=2.0, GPA_STD=1.5))
-
-
-def test_a_run_and_its_file(data, tmp_path, capsys):
-    train_and_test("PromptSRC", data, tmp_path, capsys, *EVEN)
-    assert all(p.dtype == torch.float32 for p in read(tmp_path / "train", FOLDER).values())
 
 
 def test_the_last_file_is_the_average_of_the_epochs(data, tmp_path):
