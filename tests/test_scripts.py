@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from reference.weights import openai_state_dict
+from reference.weights import in_half
 from results.layout import FOLDERS, Place, place_of
 from results.logs import read_log
 from runs.plan import find_place
@@ -212,7 +212,7 @@ EUROSAT = ("AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industria
            "PermanentCrop", "Residential", "River", "SeaLake")  # fmt: skip
 
 
-def test_eurosat_with_vit_b16_as_a_coop_user_types_it(tmp_path, forked):
+def test_eurosat_with_vit_b16_as_a_coop_user_types_it(tmp_path, forked, vit_b16):
     """The real layout and class names, the real architecture and file form; images and weights are
     random."""
     rng = np.random.default_rng(0)
@@ -224,7 +224,7 @@ def test_eurosat_with_vit_b16_as_a_coop_user_types_it(tmp_path, forked):
                 folder / f"{name}_{i}.jpg"
             )
     weights = tmp_path / "ViT-B-16.pt"
-    torch.save(openai_state_dict("ViT-B/16", dtype=torch.float16), weights)
+    torch.save(in_half(vit_b16), weights)
     env = {
         "DATA": str(tmp_path / "data"),
         "OUTPUT": str(tmp_path / "out"),

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,6 +83,19 @@ def starter() -> Iterator[Starter]:
     starter.close()
 
 
+@pytest.fixture
+def quick(repo) -> Iterator[None]:
+    """Templates made from here on find an empty torch: the real one takes seconds to import."""
+    (repo / "torch" / "utils").mkdir(parents=True)
+    (repo / "safetensors").mkdir()
+    for module in ("torch/__init__", "torch/utils/__init__", "torch/utils/tensorboard",
+                   "safetensors/__init__", "safetensors/torch"):  # fmt: skip
+        (repo / f"{module}.py").touch()
+    yield
+    shutil.rmtree(repo / "torch")
+    shutil.rmtree(repo / "safetensors")
+
+
 @pytest.fixture(autouse=True)
 def here(repo, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(repo)
@@ -156,7 +170,7 @@ def test_no_two_runs_have_the_same_accidents(starter, tmp_path):
     assert all(one.more[key] != other.more[key] for key in ("pid", "random", "numpy"))
 
 
-def test_what_imports_read_is_each_runs(starter, tmp_path):
+def test_what_imports_read_is_each_runs(starter, tmp_path, quick):
     """The small CLIP's runs have one thread, unless it is said how many."""
     found = [
         Done(starter.start, "", tmp_path, **env)
@@ -208,7 +222,7 @@ def test_a_disk_without_locks_is_no_other_process(tmp_path, monkeypatch):
     os.close(lock)
 
 
-def test_a_template_that_dies_takes_nothing_with_it(tmp_path):
+def test_a_template_that_dies_takes_nothing_with_it(tmp_path, quick):
     starter = Starter()
     running = starter.start(command("wait"), dict(os.environ), 2, 2)
     [(template, _)] = starter.templates.values()
@@ -223,7 +237,7 @@ def test_a_template_that_dies_takes_nothing_with_it(tmp_path):
     starter.close()
 
 
-def test_who_started_it_may_be_killed(tmp_path):
+def test_who_started_it_may_be_killed(tmp_path, quick):
     code = (
         "import os, time; from runs.starter import Starter; starter = Starter(); "
         f"run = starter.start({command('wait')}, dict(os.environ), 2, os.open('{tmp_path}/stderr', os.O_CREAT)); "
@@ -258,7 +272,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_changed_code_is_what_runs(repo, tmp_path):
+def test_changed_code_is_what_runs(repo, tmp_path, quick):
     starter = Starter()
     assert Done(starter.start, "", tmp_path).tell["at import"][1] == "first"
     try:
@@ -271,7 +285,7 @@ def test_changed_code_is_what_runs(repo, tmp_path):
     starter.close()
 
 
-def test_code_changed_while_it_is_imported_is_not_forked(repo, tmp_path):
+def test_code_changed_while_it_is_imported_is_not_forked(repo, tmp_path, quick):
     starter = Starter()
     second = SEEN.replace("first", "second")
     change = (
@@ -287,7 +301,7 @@ def test_code_changed_while_it_is_imported_is_not_forked(repo, tmp_path):
     starter.close()
 
 
-def test_what_cannot_be_imported_is_run_plainly(repo, tmp_path):
+def test_what_cannot_be_imported_is_run_plainly(repo, tmp_path, quick):
     starter = Starter()
     (repo / "seen.py").write_text(
         SEEN + 'if __import__("sys").argv[0] != "train.py": raise ValueError\n'
@@ -313,7 +327,7 @@ def test_a_script_that_finds_something_wrong_says_it_once(starter, tmp_path):
     )
 
 
-def test_a_protocols_runs_are_forked(tmp_path, capsys):
+def test_a_protocols_runs_are_forked(tmp_path, capsys, quick):
     assert (
         protocol.main(
             "few_shot --methods p2c zsclip --datasets shapes --seeds 1 --shots 1 2".split()
