@@ -279,10 +279,12 @@ def test_names_tell_variants_apart_with_as_little_as_it_takes(tmp_path):
         ("s_h_1", "P2C/c"),
         ("usual", "CoOp/a"),
         ("usual", "CoOp/b"),
+        ("usual", "TCP/x"),
+        (".", "TCP/x"),
     ]:
         write(tmp_path, {f"{root}/dtd/{method}_16shots/seed1/log.txt": trained(80.0)})
     names = name_methods(find_results([tmp_path])).values()
-    assert sorted(names) == ["CoOp a", "CoOp b", "P2C s_h_1", "P2C usual"]
+    assert sorted(names) == ["CoOp a", "CoOp b", "P2C s_h_1", "P2C usual", "TCP", "TCP usual"]
 
 
 def test_configs_compared_on_one_dataset_keep_their_names(tmp_path):
