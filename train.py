@@ -59,6 +59,7 @@ OF_TESTS, OF_TRAINING = ("model_dir", "load_epoch"), ("resume", "no_train")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """CoOp's flags, then config keys and values."""
     p = OneLineParser(description=__doc__)
     p.add_argument("--root", help="folder that holds all datasets")
     p.add_argument("--output-dir", help="folder of the log and the checkpoints")
@@ -92,6 +93,7 @@ def check_flags(args: argparse.Namespace) -> None:
 
 
 def as_flag(name: str) -> str:
+    """output_dir -> --output-dir"""
     return f"--{name.replace('_', '-')}"
 
 
@@ -124,7 +126,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
 
 
 def run(args: argparse.Namespace, cfg: CfgNode) -> None:
-    """Seeds, logs, builds the trainer, and trains or tests, in a folder that no other run uses."""
+    """Seeds, logs, builds the trainer, and trains or tests."""
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
@@ -151,6 +153,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """The program's exit code; what a user can cause ends in one line."""
     tolerate_encoding()
     try:
         args = parse_args(argv)

@@ -1,1 +1,1 @@
-"""The training engine: config, data, loop, checkpoints, evaluation. Knows no model or method."""
+"""The training engine: config, data, loop, checkpoints, evaluation. Knows no model."""

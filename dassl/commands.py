@@ -1,4 +1,4 @@
-"""What the programs here share: arguments, one-line errors, their end. Imports no torch."""
+"""How programs here take arguments, report errors and end. Imports no torch."""
 
 import argparse
 import errno
@@ -19,7 +19,7 @@ _UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udf
 
 
 def plain(text: object, keep: str = "") -> str:
-    r"""`str(text)` with control characters as escapes (\n, \x1b), but for those in `keep`."""
+    r"""`str(text)` with control characters, but those in `keep`, as escapes (\n, \x1b)."""
 
     def escaped(found: re.Match) -> str:
         return found[0] if found[0] in keep else repr(found[0])[1:-1]
@@ -36,7 +36,7 @@ class OneLineParser(argparse.ArgumentParser):
     def parse_known_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ):
-        """Also expands a `~` that the shell has left, as in `--out=~/x` or in quotes."""
+        """Also expands a `~` that the shell left, as in `--out=~/x` or in quotes."""
         words = sys.argv[1:] if args is None else args
         return super().parse_known_args([_HOME.sub(self.home, word) for word in words], namespace)
 
@@ -83,7 +83,7 @@ def leave(line: str, code: int) -> NoReturn:
 
 
 def command_line(main: Callable[[], int]) -> NoReturn:
-    """Runs a script's main as a program, which SIGTERM and SIGHUP end as Ctrl-C does."""
+    """Runs a script's main; SIGTERM and SIGHUP end it as Ctrl-C does."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
     for name in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(name) != signal.SIG_IGN:  # as nohup has it

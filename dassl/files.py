@@ -1,4 +1,4 @@
-"""The names of a run's files, and reading files that others have named. Imports nothing slow."""
+"""The names of a run's files, and reading with care. Imports nothing slow."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ def epoch_file(epoch: int) -> str:
 
 
 def resumable(folder: str | os.PathLike) -> list[str]:
-    """The files training can go on from: the one `checkpoint` names, then older ones."""
+    """What training can go on from: the file `checkpoint` names, then older ones."""
     if not os.path.isdir(folder):
         return []
     found = [re.fullmatch(r"model\.pth\.tar-(\d+)", name) for name in os.listdir(folder)]
@@ -36,7 +36,7 @@ def resumable(folder: str | os.PathLike) -> list[str]:
 
 
 def model_to_load(folder: str | os.PathLike) -> str | None:
-    """The file a test loads where no epoch is asked for: the best, else the newest; or None."""
+    """The file a test loads if asked for no epoch: the best, else the newest."""
     if os.path.isfile(os.path.join(folder, BEST)):
         return BEST
     return next(iter(resumable(folder)), None)

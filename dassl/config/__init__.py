@@ -1,4 +1,4 @@
-"""A run's settings: their defaults, how they are read and checked, and the copy a run keeps."""
+"""A run's settings: defaults, reading, checks, and the copy in its folder."""
 
 from .check import allow, check_schedule, check_values
 from .defaults import clean_cfg, get_cfg_default

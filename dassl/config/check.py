@@ -62,7 +62,7 @@ allow('a folder, or "" to keep nothing', lambda v: v.lower() not in ("true", "fa
 
 
 def check_values(cfg: CfgNode) -> None:
-    """Raises UsageError, naming key, value and what it must be, for one that no run can have."""
+    """Raises UsageError, naming the key, for a value that no run can have."""
     for key in all_keys(cfg):
         _check_value(key, get_value(cfg, key))
     padding, largest = cfg.INPUT.CROP_PADDING, min(cfg.INPUT.SIZE)
@@ -99,7 +99,7 @@ def _limit(number: int | float) -> float:
 
 
 def check_schedule(cfg: CfgNode) -> None:
-    """Raises UsageError for an optimizer or schedule that cannot be, or a warm-up without end."""
+    """Raises UsageError for an optimizer or schedule that cannot be."""
     c = cfg.OPTIM
     if c.WARMUP_EPOCH >= c.MAX_EPOCH:
         line = (

@@ -1,4 +1,4 @@
-"""Every config key of the engine with its default. A method adds its own node under TRAINER."""
+"""Every config key of the engine. A method adds its own node under TRAINER."""
 
 from yacs.config import CfgNode as CN
 
@@ -131,7 +131,7 @@ def get_cfg_default() -> CN:
 
 
 def clean_cfg(cfg: CN, trainer: str) -> None:
-    """Drops other trainers' nodes from cfg.TRAINER, so that a log shows only what counts."""
+    """Drops other trainers' nodes from cfg.TRAINER, for a shorter log."""
     for key in list(cfg.TRAINER):
         if key not in ("NAME", trainer.upper()):
             del cfg.TRAINER[key]

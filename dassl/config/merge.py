@@ -1,4 +1,4 @@
-"""Reading values into a config: from YAML files and the command line, with one-line errors."""
+"""Reading YAML files and the command line into a config, with one-line errors."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,7 +63,7 @@ def merge_command_line(
     for how, key, value in words:
         with one_line_errors(cfg, f"{key} {value}"):
             if key not in known and get_value(cfg, key) is None:
-                raise KeyError(f"Non-existent key: {key}")  # yacs does where its section is known
+                raise KeyError(f"Non-existent key: {key}")  # yacs says so in known sections only
             cfg.merge_from_list([key, _typed(cfg, key, value)])
         now = get_value(cfg, key)
         before, how_before = given.setdefault(key, (now, how))
@@ -73,7 +73,7 @@ def merge_command_line(
 
 
 def _typed(cfg: CfgNode, key: str, value: object) -> object:
-    """A command line's value for yacs; a number is text where text is wanted (a folder 2024)."""
+    """A value for yacs: a number is text where the key wants text (a folder 2024)."""
     if reader := _reader(key):
         return reader(value)
     if not isinstance(get_value(cfg, key), str):
@@ -86,7 +86,7 @@ def _reader(key: str) -> Callable[[object], object] | None:
 
 
 def read_file(path: str | Path) -> CfgNode:
-    """A file's values; whatever it is called it is read as YAML (yacs would run Python)."""
+    """A file's values, read as YAML whatever its name (yacs would run a .py)."""
     values = load_yaml(Path(regular(path)).read_text(encoding="utf-8"))
     if not isinstance(values, dict | None):
         raise ValueError("it holds no keys with values")
@@ -106,7 +106,7 @@ def _read_values(node: CfgNode) -> CfgNode:
 
 @contextmanager
 def one_line_errors(cfg: CfgNode, source: str) -> Iterator[None]:
-    """Inside, yacs's merges into cfg raise UsageErrors that say where the values are from."""
+    """Inside, yacs's merges into cfg raise UsageErrors that name the source."""
     try:
         yield
     except Exception as error:  # yacs's and the YAML reader's are of many kinds
@@ -115,7 +115,7 @@ def one_line_errors(cfg: CfgNode, source: str) -> Iterator[None]:
 
 
 def _problem(cfg: CfgNode, source: str, error: Exception) -> str:
-    """An error in words; yacs's own name no nearest key and speak of Python's types."""
+    """An error in words, with the nearest key and not in Python's types."""
     # str() of a KeyError puts its text in quotes
     problem = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
     if mismatch := re.fullmatch(r"Type mismatch .* for config key: (\S+)", problem):

@@ -1,4 +1,4 @@
-"""The config in a run's output folder, and what may differ from it in a later run."""
+"""The config in a run's folder, and what may differ from it in a later run."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +29,7 @@ def record_config(cfg: CfgNode) -> None:
 
 
 def check_output_dir(cfg: CfgNode) -> None:
-    """Raises UsageError, naming the first key, if the output folder has a run of another config."""
+    """Raises UsageError if the output folder has a run of another config."""
     for key, was, now in _differences(cfg, cfg.OUTPUT_DIR):
         if not key.startswith(_FREE):
             line = f"{cfg.OUTPUT_DIR} holds another run ({key} {was}; now {now}): choose another"
@@ -39,7 +39,7 @@ def check_output_dir(cfg: CfgNode) -> None:
 
 
 def check_resume(cfg: CfgNode) -> None:
-    """Raises UsageError, naming the first key, if the run in cfg.RESUME cannot go on with cfg.
+    """Raises UsageError if the run in cfg.RESUME cannot go on with cfg.
 
     More epochs, another rate or batch size and a wider precision are what one resumes for.
     """
@@ -52,13 +52,13 @@ def check_resume(cfg: CfgNode) -> None:
 
 
 def notes_on_training(cfg: CfgNode, model_dir: str) -> list[str]:
-    """A line for each of the method's settings in which cfg differs from the run in model_dir."""
+    """A line for each setting of the method that model_dir's run had otherwise."""
     found = [d for d in _differences(cfg, model_dir) if d[0].startswith(_LEARNED)]
     return [f"Note: trained with {key} {was!r}, tested with {now!r}" for key, was, now in found]
 
 
 def _differences(cfg: CfgNode, folder: str) -> Iterator[tuple[str, object, object]]:
-    """Key, recorded and present value, where cfg differs from a folder's recorded run, if any."""
+    """Key, recorded and present value, where cfg differs from a folder's run."""
     file = Path(folder) / CONFIG
     before = CfgNode()
     if file.exists():

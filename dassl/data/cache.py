@@ -1,4 +1,4 @@
-"""Decoded images in memory: a few-shot training set is read once, not once per epoch."""
+"""Decoded images in memory: a few-shot training set is read only once."""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ CHUNK = 1024  # headers read at once: a large training set ends the reading earl
 
 
 class ImageCache:
-    """`read_image`, which after `fill` decodes no image again that fits into `limit` bytes.
+    """`read_image`, from memory for what `fill` has put into `limit` bytes.
 
     The pixels lie in one tensor. Workers forked after `fill` share it; where workers are spawned,
     torch moves it to shared memory, so they share it too.
@@ -29,7 +29,7 @@ class ImageCache:
         self.where: dict[str, tuple[int, tuple[int, int]]] = {}  # path: first byte, (W, H)
 
     def fill(self, paths: Iterable[str]) -> None:
-        """Decodes as many of the first images as fit, once; raises Failure if one is broken."""
+        """Decodes the first images that fit, once; raises Failure if one is broken."""
         if not self.limit or self.pixels is not None:
             return
         # threads: Pillow decodes outside the interpreter's lock
@@ -56,7 +56,7 @@ class ImageCache:
         return starts
 
     def read(self, path: str) -> Image.Image:
-        """The image, a copy to be changed at will. Raises Failure as `read_image` does."""
+        """A copy of the image; raises Failure as `read_image` does."""
         if path not in self.where:
             return read_image(path)
         start, (width, height) = self.where[path]
@@ -75,7 +75,7 @@ def _decoded_bytes(path: str) -> int:
 
 
 def _decode_into(pixels: np.ndarray, path: str, start: int, end: int) -> tuple[int, int] | None:
-    """Fills pixels[start:end]; returns the image's (W, H), None if its header gave another size."""
+    """Fills pixels[start:end]; gives (W, H), or None if the header was wrong."""
     image = read_image(path)
     if 3 * image.width * image.height != end - start:
         return None

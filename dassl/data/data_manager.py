@@ -1,3 +1,5 @@
+"""From a dataset to batches."""
+
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -23,7 +25,7 @@ Transform = Callable | Sequence[Callable] | None
 
 
 class DatasetWrapper(Dataset):
-    """Reads and transforms a list of Datums' images; those of training stay decoded (CACHE_MB).
+    """Reads and transforms Datums' images; those of training stay decoded (CACHE_MB).
 
     An item is a dict: img (a list of K tensors with DATALOADER.K_TRANSFORMS K > 1), label, domain,
     impath, index; img2, img3 … if `transform` is a list; img0, without augmentation, with
@@ -52,7 +54,7 @@ class DatasetWrapper(Dataset):
         return len(self.data_source)
 
     def __getitem__(self, idx: int) -> dict[str, Any]:
-        """A SeededIndex gives the same random transforms in whatever process it is drawn."""
+        """A SeededIndex gives the same random transforms in any process."""
         seed = getattr(idx, "seed", None)
         with nullcontext() if seed is None else seeded(seed):
             return self._read(int(idx))
@@ -77,7 +79,7 @@ class DatasetWrapper(Dataset):
 
 
 class Loader(DataLoader):
-    """A DataLoader whose workers, started by the first pass, find the images decoded."""
+    """A DataLoader whose workers find the images decoded."""
 
     def __iter__(self) -> Iterator:
         if type(self.dataset) is DatasetWrapper:  # a subclass may read otherwise
@@ -85,7 +87,7 @@ class Loader(DataLoader):
         return super().__iter__()
 
     def close(self) -> None:
-        """Ends the workers; left to the garbage collector, each can take 5 seconds to end."""
+        """Ends the workers; the garbage collector can take 5 seconds for each."""
         self._iterator = None
 
 
@@ -100,7 +102,7 @@ def build_data_loader(
     is_train: bool = True,
     dataset_wrapper: type[Dataset] | None = None,
 ) -> DataLoader:
-    """A loader over Datums; training drops a last batch that is not full, unless the only one.
+    """A loader over Datums; in training without an incomplete last batch.
 
     Raises UsageError if there are no images, or nothing that makes tensors of them.
     """
@@ -120,19 +122,19 @@ def build_data_loader(
         sampler=SeededSampler(sampler) if is_train else sampler,
         num_workers=workers,
         prefetch_factor=max(1, min(4, IN_FLIGHT // (workers * batch_bytes))) if workers else None,
-        # as before Python 3.14: forked workers share the decoded images without any /dev/shm
+        # forked workers share the decoded images without any /dev/shm
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         drop_last=is_train and len(data_source) >= batch_size,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
-        # another wrapper's random numbers would go on in its workers, which a resumed run cannot do
+        # else another wrapper's random numbers would go on, which no resumed run can
         persistent_workers=workers > 0 and is_train and wrapper is DatasetWrapper,
-        # or else the loader draws from the model's generator, as often as there are workers
+        # else the loader draws from the model's generator, for each worker
         generator=torch.Generator(),
     )
 
 
 class DataManager:
-    """The dataset cfg names and its loaders; train_loader_u and val_loader may be None."""
+    """A dataset and its loaders; train_loader_u and val_loader may be None."""
 
     def __init__(
         self,

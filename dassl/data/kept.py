@@ -28,7 +28,7 @@ LENGTH = 8  # bytes
 def kept(
     path: Path, key: Key, make: Callable[[], Iterable[Tensor]], size: int = 0
 ) -> tuple[Tensor | None, bool]:
-    """The tensor of this key, on the CPU and not to be written to, and whether it was there.
+    """The tensor of this key, on the CPU and read-only, and whether it was there.
 
     Else it is made of `make()`'s parts, one below the other, by one run while others wait for it.
     Where it cannot be written, a line says so and the tensor is None. `size`: its bytes, where they
@@ -54,7 +54,7 @@ def kept(
 
 
 def save(path: Path, key: Key, parts: Iterable[Tensor]) -> None:
-    """Writes the parts (n, …) one below the other, or no file at all: raises CannotWrite."""
+    """Writes the parts (n, …) one below the other, or no file: raises CannotWrite."""
     digest, rows = hashlib.sha256(), 0
     with atomic_write(path) as file:
         for part in parts:
@@ -69,7 +69,7 @@ def save(path: Path, key: Key, parts: Iterable[Tensor]) -> None:
 
 
 def load(path: Path, key: Key) -> Tensor | None:
-    """The file's tensor, memory-mapped; None if it is of another key, missing or damaged."""
+    """The file's tensor, memory-mapped; None if of another key, missing or damaged."""
     try:
         with open(regular(path), "rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -100,5 +100,5 @@ def digest(*parts: Any) -> str:
 
 
 def code_of(*files: str | Path) -> str:
-    """A digest of source files, for what would be another thing once the code has changed."""
+    """A digest of source files, for a key of what this code makes."""
     return digest(*(Path(file).read_bytes() for file in files))

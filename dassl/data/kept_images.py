@@ -1,4 +1,4 @@
-"""Test images that all runs share: what they follow from, and kept decoded (TEST_CACHE)."""
+"""Test images that runs share, and kept decoded (DATALOADER.TEST_CACHE)."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +22,7 @@ USUAL = [v2.Resize, v2.CenterCrop, ToTensor]  # and perhaps Normalize
 
 
 def usual_steps(loader: DataLoader) -> list[Callable] | None:
-    """The transforms of a loader that gives the usual test images in order; None of any other."""
+    """A loader's transforms, if it gives the usual test images in order; else None."""
     if type(loader) is not Loader or type(loader.dataset) is not DatasetWrapper:
         return None
     data, transform = loader.dataset, loader.dataset.transform
@@ -35,7 +35,7 @@ def usual_steps(loader: DataLoader) -> list[Callable] | None:
 
 
 def images_key(loader: DataLoader, steps: Iterable[Callable]) -> tuple[Key, str]:
-    """What the loader's images follow from but the files, and a digest that changes with those."""
+    """What the images follow from, and a digest that changes with their files."""
     root = f"{os.path.abspath(data_folder(loader))}/"
     paths = [os.path.abspath(item.impath) for item in loader.dataset.data_source]
     code = [transforms.__file__, images.__file__, *sorted(Path(__file__).parent.glob("*.py"))]
@@ -49,7 +49,7 @@ def images_key(loader: DataLoader, steps: Iterable[Callable]) -> tuple[Key, str]
 
 
 def _state(path: str) -> tuple[int, ...] | None:
-    """Changes with a file, also where it gets its old time back; None if it is not there."""
+    """Changes with a file, even if its time is set back; None if it is missing."""
     try:
         stat = os.stat(path)
     except OSError:
@@ -58,6 +58,7 @@ def _state(path: str) -> tuple[int, ...] | None:
 
 
 def data_folder(loader: DataLoader) -> Path:
+    """The absolute DATASET.ROOT."""
     return Path(loader.dataset.cfg.DATASET.ROOT).expanduser().absolute()
 
 
@@ -69,7 +70,7 @@ def kept_for(
     make: Callable[[], Iterable[Tensor]],
     size: int = 0,
 ) -> tuple[Tensor | None, bool]:
-    """`kept` in a file in `folder`, relative to the data folder; the tensor's size is printed.
+    """`kept` in a file in `folder`, relative to the data folder; prints its size.
 
     key: as `images_key` gives it. The file's name follows from the first part alone, so with a
     changed image it takes the old one's place.
@@ -84,7 +85,7 @@ def kept_for(
 
 
 def batches(loader: DataLoader, rows: Tensor, finish: Callable[[Tensor], Tensor]) -> Iterator[dict]:
-    """The loader's batches with `finish(rows)` of the kept rows (N, …) as images; reads no file."""
+    """The loader's batches with `finish` of kept rows (N, …) as images."""
     about = [
         {"label": x.label, "domain": x.domain, "impath": x.impath, "index": i}
         for i, x in enumerate(loader.dataset.data_source)
@@ -97,7 +98,7 @@ def batches(loader: DataLoader, rows: Tensor, finish: Callable[[Tensor], Tensor]
 def kept_images(
     loader: DataLoader, split: str, device: torch.device
 ) -> tuple[Iterator[dict] | None, bool]:
-    """The loader's batches, on the device, from kept uint8 crops, and whether these were there.
+    """The batches, on the device, from kept uint8 crops; whether these were there.
 
     None, and a line, if its images are not the usual ones or cannot be kept.
     """
@@ -127,5 +128,5 @@ def kept_images(
 
 def to_float(pixels: Tensor) -> Tensor:
     """uint8 to float32 in [0, 1], bit for bit as ToTensor does it on a CPU."""
-    # by a tensor of the device: by a number a GPU multiplies by 1/255, which rounds otherwise
+    # by a tensor: for a number a GPU multiplies by 1/255, which rounds otherwise
     return pixels.float().div_(torch.full((), 255.0, device=pixels.device))

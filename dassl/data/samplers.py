@@ -21,7 +21,7 @@ __all__ = [
 
 
 class SeededIndex(int):
-    """An index with the seed of its item's random transforms; to other datasets just an int."""
+    """An index with the seed of its item's transforms; to other datasets an int."""
 
     def __new__(cls, index: int, seed: int):
         self = super().__new__(cls, index)
@@ -33,7 +33,7 @@ class SeededIndex(int):
 
 
 class SeededSampler(Sampler):
-    """Makes the order of a pass over `sampler`, and its items' transforms, follow from one number.
+    """Makes a pass over `sampler`, and its items' transforms, follow from one number.
 
     That number is the only one taken from torch's generator. So for a seed the batches are the same
     whatever the number of workers, and the model's own random numbers do not depend on the data's.

@@ -9,5 +9,5 @@ __all__ = ["TRAINER_REGISTRY", "SimpleNet", "SimpleTrainer", "TrainerBase", "Tra
 
 
 def __getattr__(name: str) -> Any:
-    """TrainerXU and SimpleNet, which are loaded only for third-party files that import them."""
+    """TrainerXU and SimpleNet, loaded only for third-party files."""
     return trainer.__getattr__(name)

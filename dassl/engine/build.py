@@ -1,3 +1,5 @@
+"""Trainers by name."""
+
 from yacs.config import CfgNode
 
 from dassl.utils import Registry
@@ -8,8 +10,5 @@ TRAINER_REGISTRY = Registry("TRAINER")
 
 
 def build_trainer(cfg: CfgNode) -> TrainerBase:
-    """The trainer cfg.TRAINER.NAME names; raises UsageError if there is none of that name."""
-    trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
-    if cfg.VERBOSE:
-        print(f"Loading trainer: {cfg.TRAINER.NAME}")
-    return trainer(cfg)
+    """The trainer cfg.TRAINER.NAME names; raises UsageError if there is none."""
+    return TRAINER_REGISTRY.build(cfg, cfg.TRAINER.NAME)

@@ -73,7 +73,7 @@ class CapturedStep:
         self.free()
 
     def prove(self, replay: Step, tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """The usual step, and whether the replay from the same random numbers is equal to it."""
+        """The usual step; refuses the replay if it is not equal to it."""
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         before = generator.get_state()
         replayed = self.outcome(replay(*tensors))
@@ -94,7 +94,7 @@ class CapturedStep:
         return found
 
     def capture(self, tensors: tuple[Tensor, ...]) -> Step:
-        """A replay of `compute`. Parameters and the random numbers to come stay what they were."""
+        """A replay of `compute`. Parameters and random numbers stay what they were."""
         static = [t.clone() for t in tensors]
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         before, side = generator.clone_state(), torch.cuda.Stream()
@@ -110,7 +110,7 @@ class CapturedStep:
                 with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
                     result = self.compute(*static)
         except RuntimeError:
-            # Another state: in older PyTorch, one whose capture failed refuses to draw after it.
+            # Another state: older PyTorch's refuses to draw after a failed capture.
             generator.graphsafe_set_state(before)
             raise
         finally:
@@ -130,7 +130,7 @@ class CapturedStep:
 
 
 def near(x: Tensor | None, expected: Tensor | None, tolerance: float) -> bool:
-    """Whether |x - expected| <= tolerance · |expected|, infinite and NaN in the same places."""
+    """|x - expected| <= tolerance · |expected|, infinite and NaN in the same places."""
     if x is None or expected is None:
         return x is expected
     finite = expected.isfinite()

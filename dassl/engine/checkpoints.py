@@ -1,4 +1,4 @@
-"""A trainer's models and their checkpoints: which are saved, loaded, resumed and cleared away."""
+"""A trainer's models: saved, loaded, resumed, and old files cleared away."""
 
 import hashlib
 import os
@@ -33,9 +33,9 @@ Names = str | list[str] | None  # of models; None: all
 
 
 class Checkpoints:
-    """Named models with their optimizers and schedulers; their files are in <folder>/<name>/."""
+    """Named models, optimizers and schedulers; files are in <folder>/<name>/."""
 
-    # Beginnings of the names of buffers that follow from the classes: neither loaded nor asked for.
+    # Beginnings of names: buffers made from the classes, neither loaded nor missed.
     derived_buffers: tuple[str, ...] = ()
 
     def __init__(self):
@@ -53,6 +53,7 @@ class Checkpoints:
         self._models[name], self._optims[name], self._scheds[name] = model, optim, sched
 
     def get_model_names(self, names: Names = None) -> list[str]:
+        """The names given, or all; raises UsageError for one not registered."""
         if names is None:
             return list(self._models)
         for name in tolist_if_not(names):
@@ -62,15 +63,15 @@ class Checkpoints:
     # -- what a trainer may replace
 
     def weights_to_save(self, name: str) -> Mapping[str, Tensor]:
-        """What a checkpoint of model `name` holds, and so what one must hold to be loaded."""
+        """What a checkpoint of model `name` holds, and must hold to be loaded."""
         return self._models[name].state_dict()
 
     def clean_state_dict(self, name: str, state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Drops or renames what a file has beyond `weights_to_save`, as frozen weights."""
+        """Drops what a file has beyond `weights_to_save`, or renames it."""
         return state_dict
 
     def state_to_resume(self) -> dict[str, Any]:
-        """What a resumed run needs beyond models and optimizers: tensors and plain data."""
+        """What else a resumed run needs: tensors and plain data."""
         return {}
 
     def resume_state(self, state: dict[str, Any]) -> None:
@@ -106,7 +107,7 @@ class Checkpoints:
             save_checkpoint(state, folder, is_best=is_best, model_name=model_name)
 
     def resume_model_if_exist(self, directory: str) -> int:
-        """Loads a folder's newest whole checkpoints; returns the epochs done, 0 if it has none."""
+        """Loads a folder's newest whole checkpoints; returns the epochs done."""
         names = self.get_model_names()
         folders = [os.path.join(directory, name) for name in names]
         if not names or not all(resumable(folder) for folder in folders):
@@ -126,7 +127,7 @@ class Checkpoints:
         return checkpoints[0]["epoch"]
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
-        """Loads every model's weights after `epoch` epochs (None: the best ones, else the newest).
+        """Loads the weights after `epoch` epochs (None: the best ones, else the newest).
 
         Raises Failure, naming the path or the first wrong key, if a file is missing, damaged or
         does not fit.
@@ -180,7 +181,7 @@ class Checkpoints:
             self._read_best_result()
 
     def _take_over(self, source: str) -> None:
-        """Copies what was resumed elsewhere, so that the output folder can be resumed by itself."""
+        """Copies what was resumed elsewhere into the output folder."""
         for name in self.get_model_names() if self.cfg.TEST.FINAL_MODEL == "best_val" else ():
             best, folder = os.path.join(source, name, BEST), os.path.join(self.output_dir, name)
             if os.path.isfile(best):
@@ -202,7 +203,7 @@ class Checkpoints:
             raise Failure(f"{line}: remove it to choose anew")
 
     def _remove_rolling(self) -> None:
-        """Keeps the last two checkpoints while training (one may be damaged), then only the last.
+        """Keeps the last two checkpoints in training (one may be damaged), then the last.
 
         Those at multiples of CHECKPOINT_FREQ stay.
         """
@@ -217,7 +218,7 @@ class Checkpoints:
 
 
 def _file_to_load(folder: str, epoch: int | None) -> str:
-    """The file of an epoch, or the best or newest; raises Failure if it is not there."""
+    """The file of an epoch, or the best or newest; raises Failure without one."""
     file = epoch_file(epoch) if epoch is not None else model_to_load(folder) or BEST
     if os.path.isfile(path := os.path.join(folder, file)):
         return file

@@ -26,16 +26,16 @@ from dassl.utils import Failure, read_json, write_json
 from dassl.utils.logger import Logger
 
 if TYPE_CHECKING:
-    from .trainer import SimpleTrainer
+    from .trainer import TrainerBase
 
 PACKAGES = ("torchvision", "numpy", "scikit-learn", "scipy", "Pillow")
 Epoch = dict[str, float | int | None]  # loss (None: none of that name is logged), seconds, images
 
 
 class Recorder:
-    """Told by a trainer what happens, it writes the run's files; without one it only counts."""
+    """Told by a trainer what happens, it writes the run's files."""
 
-    def __init__(self, trainer: "SimpleTrainer | None" = None):
+    def __init__(self, trainer: "TrainerBase"):
         self.trainer = trainer
         self.trained = self.in_training = False
         self.epochs: list[Epoch] = []
@@ -45,25 +45,24 @@ class Recorder:
         commit()  # now, not when the run has ended and somebody has committed more
 
     def training_begins(self, start_epoch: int) -> None:
-        """Takes over the epochs that a resumed run has done; those nothing is known of are None."""
+        """Takes over a resumed run's epochs; those nothing is known of are None."""
         self.trained = self.in_training = True
-        self.epochs = []
-        if start_epoch and self.trainer:
-            self.epochs = read_epochs(self.trainer.cfg.OUTPUT_DIR)[:start_epoch]
+        self.epochs = read_epochs(self.trainer.cfg.OUTPUT_DIR)[:start_epoch]
         unknown: Epoch = {"loss": None, "seconds": None, "images": 0}
         self.epochs += [unknown] * (start_epoch - len(self.epochs))
 
     def epoch_begins(self) -> None:
+        """The epoch's time and counts begin."""
         self.loss, self.images, self.start = None, 0, time.monotonic()
 
     def epoch_ends(self) -> None:
-        """To be called before the epoch's checkpoint is saved: then that has its numbers too."""
+        """To be called before the epoch's checkpoint is saved."""
         seconds = time.monotonic() - self.start
         self.epochs.append({"loss": self.loss, "seconds": seconds, "images": self.images})
-        if self.trainer:
-            write_json(self.epochs, os.path.join(self.trainer.cfg.OUTPUT_DIR, EPOCHS))
+        write_json(self.epochs, os.path.join(self.trainer.cfg.OUTPUT_DIR, EPOCHS))
 
     def training_ends(self) -> None:
+        """What is tested from now on is no validation."""
         self.in_training = False
 
     def tested(
@@ -73,9 +72,9 @@ class Recorder:
 
         Not for a validation during training, and not where there is no output folder, so no log.
         """
-        if self.in_training or not self.trainer or not os.path.isdir(self.trainer.cfg.OUTPUT_DIR):
-            return
         folder = self.trainer.cfg.OUTPUT_DIR
+        if self.in_training or not os.path.isdir(folder):
+            return
         epochs = self.epochs if self.trained else read_epochs(folder)
         known = [e for e in epochs if e["seconds"]]
         train_seconds = sum(e["seconds"] for e in known)
@@ -119,7 +118,7 @@ class Recorder:
         } | self.trainer.about()
 
     def _model(self) -> dict[str, Any] | None:
-        """What an --eval-only run has loaded; its folder is relative, so that both may be moved."""
+        """What an --eval-only run has loaded, from a folder relative to its own."""
         loaded = self.trainer.loaded
         if self.trained or not loaded:
             return None
@@ -135,7 +134,7 @@ def _end() -> dict[str, Any]:
 
 
 def read_epochs(folder: str) -> list[Epoch]:
-    """The epochs in a folder's epochs.json; none if it is missing or damaged: no run needs it."""
+    """The epochs in a folder's epochs.json; none if it is missing or damaged."""
     keys = ("loss", "seconds", "images")
     try:
         epochs = read_json(os.path.join(folder, EPOCHS))
@@ -152,7 +151,7 @@ def _number(value: object) -> float | int | None:
 
 @cache
 def commit() -> dict[str, str | bool | None]:
-    """This code's commit, and whether tracked files differ from it; None where there is no git."""
+    """This code's commit, and whether files differ from it; None without git."""
     command = "git describe --always --dirty --abbrev=40 --exclude=*".split()
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True,

@@ -1,4 +1,4 @@
-"""The training loop, from TrainerBase.train down: a trainer may replace each of its steps."""
+"""The training loop, from TrainerBase.train down; trainers may replace any step."""
 
 import datetime
 import math
@@ -26,7 +26,7 @@ from dassl.utils.meters import AverageMeter, MetricMeter
 from .checkpoints import NOT_FINITE, Checkpoints, Names
 from .record import Recorder, device_name
 
-# What third-party files import from here, loaded only for them: SummaryWriter is slow to import.
+# What third-party files import from here, loaded only for them.
 _THIRD_PARTY = {"SimpleNet": "dassl.thirdparty.modeling", "TrainerXU": "dassl.thirdparty.trainers",
                 "SummaryWriter": "torch.utils.tensorboard"}  # fmt: skip
 
@@ -48,13 +48,13 @@ class TrainerBase(Checkpoints):
     def __init__(self):
         super().__init__()
         self._writer = None
-        self.recorder = Recorder()
+        self.recorder = Recorder(self)
 
     def set_model_mode(self, mode: str = "train", names: Names = None) -> None:
         """train, or eval (also called test)."""
         check_availability(mode, ["train", "eval", "test"], "mode")
-        for name in self.get_model_names(names):
-            self._models[name].train(mode == "train")
+        for model in self._chosen(self._models, names):
+            model.train(mode == "train")
 
     def about(self) -> dict[str, Any]:
         """What results.json is to say of the run besides: names and plain data."""
@@ -91,7 +91,7 @@ class TrainerBase(Checkpoints):
     # -- training
 
     def train(self, start_epoch: int, max_epoch: int) -> None:
-        """The whole training; `before_train` may move `self.start_epoch` to resume."""
+        """The whole training; `before_train` may move `start_epoch` to resume."""
         self.start_epoch, self.max_epoch = start_epoch, max_epoch
         try:
             self.before_train()
@@ -128,19 +128,17 @@ class TrainerBase(Checkpoints):
 
     def model_zero_grad(self, names: Names = None) -> None:
         """Drops the parameters' gradients."""
-        for name in self.get_model_names(names):
-            if self._optims[name] is not None:
-                self._optims[name].zero_grad()
+        for optim in self._chosen(self._optims, names):
+            optim.zero_grad()
 
     def model_backward(self, loss: Tensor) -> None:
-        """Adds the loss's gradients. The loss itself is checked when it is read, for a log line."""
+        """Adds the loss's gradients; the loss is checked when it is logged."""
         loss.backward()
 
     def model_update(self, names: Names = None) -> None:
         """One step of the optimizers."""
-        for name in self.get_model_names(names):
-            if self._optims[name] is not None:
-                self._optims[name].step()
+        for optim in self._chosen(self._optims, names):
+            optim.step()
 
     def model_backward_and_update(self, loss: Tensor, names: Names = None) -> None:
         """One step down the loss."""
@@ -150,9 +148,12 @@ class TrainerBase(Checkpoints):
 
     def update_lr(self, names: Names = None) -> None:
         """One step of the schedulers: to be called after an epoch's last batch."""
-        for name in self.get_model_names(names):
-            if self._scheds[name] is not None:
-                self._scheds[name].step()
+        for sched in self._chosen(self._scheds, names):
+            sched.step()
+
+    def _chosen(self, of: Mapping[str, Any], names: Names) -> list[Any]:
+        names = list(of) if names is None else self.get_model_names(names)
+        return [of[name] for name in names if of[name] is not None]
 
     def detect_anomaly(self, loss: Tensor) -> None:
         """Raises Failure if the loss is NaN or infinite. Waits for the device."""
@@ -166,7 +167,7 @@ class TrainerBase(Checkpoints):
 
 
 class SimpleTrainer(TrainerBase):
-    """Builds data, model and evaluator from a config; does all but the epoch itself."""
+    """Builds data, model and evaluator from a config, saves, tests and logs."""
 
     def __init__(self, cfg: CfgNode):
         super().__init__()
@@ -189,7 +190,6 @@ class SimpleTrainer(TrainerBase):
         self.build_data_loader()
         self.build_model()
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
-        self.recorder = Recorder(self)
         self.evaluator.when_done = self.recorder.tested
         self.best_result = -math.inf
 
@@ -197,7 +197,7 @@ class SimpleTrainer(TrainerBase):
         """For a trainer to refuse a config it cannot work with."""
 
     def build_data_loader(self) -> None:
-        """Sets loaders (train_loader_u and val_loader may be None), num_classes and lab2cname."""
+        """Sets the loaders, num_classes and lab2cname."""
         self.dm = DataManager(self.cfg)
         self.train_loader_x = self.dm.train_loader_x
         self.train_loader_u = self.dm.train_loader_u
@@ -208,7 +208,7 @@ class SimpleTrainer(TrainerBase):
         self.lab2cname = self.dm.lab2cname
 
     def build_model(self) -> None:
-        """Builds and registers the model; here a SimpleNet, for trainers that bring none."""
+        """Builds and registers the model; here a SimpleNet."""
         from dassl.thirdparty.modeling import build_simple_net
 
         build_simple_net(self)
@@ -221,11 +221,11 @@ class SimpleTrainer(TrainerBase):
                 loader.close()
 
     def seed_epoch(self) -> None:
-        """Random numbers follow from seed and epoch, so that a resumed run repeats them."""
+        """Seeds by seed and epoch, so that a resumed run goes on as if never stopped."""
         set_random_seed(mix_seed(self.seed, self.epoch))
 
     def before_train(self) -> None:
-        """Resumes from the output folder, or else from cfg.RESUME, and opens tensorboard."""
+        """Resumes from the output folder or cfg.RESUME, and opens tensorboard."""
         self._resume()
         writer_dir = os.path.join(self.output_dir, "tensorboard")
         mkdir_if_missing(writer_dir)
@@ -335,7 +335,7 @@ class SimpleTrainer(TrainerBase):
         return next(iter(results.values()))
 
     def test_batches(self, loader: DataLoader, split: str) -> Iterator[dict]:
-        """A test's batches: the loader's, or of images kept decoded (DATALOADER.TEST_CACHE)."""
+        """The loader's batches, or the same of kept images (DATALOADER.TEST_CACHE)."""
         batches = None
         if self.cfg.DATALOADER.TEST_CACHE:
             batches, found = kept_images(loader, split, self.device)
@@ -370,7 +370,7 @@ def _progress(iterable: Iterable, what: str, total: int) -> tqdm:
 
 
 def _images(batch: tuple) -> int:
-    """How many images forward_backward is given; batches of another form count as none."""
+    """How many images a step is given; batches of another form count as none."""
     return sum(
         len(part["label"]) for part in batch if isinstance(part, Mapping) and "label" in part
     )

@@ -1,3 +1,5 @@
+"""A test's numbers, from scores and labels."""
+
 import os
 import time
 from collections import OrderedDict
@@ -15,15 +17,12 @@ EVALUATOR_REGISTRY = Registry("EVALUATOR")
 
 
 def build_evaluator(cfg: CfgNode, **kwargs) -> "EvaluatorBase":
-    """The evaluator cfg.TEST.EVALUATOR names; raises UsageError if there is none of that name."""
-    evaluator = EVALUATOR_REGISTRY.get(cfg.TEST.EVALUATOR)
-    if cfg.VERBOSE:
-        print(f"Loading evaluator: {cfg.TEST.EVALUATOR}")
-    return evaluator(cfg, **kwargs)
+    """The evaluator cfg.TEST.EVALUATOR names; raises UsageError if there is none."""
+    return EVALUATOR_REGISTRY.build(cfg, cfg.TEST.EVALUATOR, **kwargs)
 
 
 class EvaluatorBase:
-    """What a test calls: reset(), then process(output, label) per batch, then evaluate()."""
+    """reset(), then process(output, label) per batch, then evaluate()."""
 
     # Told by evaluate() its metrics, {class name: accuracy} and the seconds since reset().
     when_done: Callable[[dict[str, float], dict[str, float], float], None] | None = None
@@ -34,7 +33,7 @@ class EvaluatorBase:
 
 @EVALUATOR_REGISTRY.register()
 class Classification(EvaluatorBase):
-    """Accuracy, macro F1, and on demand accuracy per class and the confusion matrix."""
+    """Accuracy and macro F1; on demand accuracy per class and a confusion matrix."""
 
     def __init__(self, cfg: CfgNode, lab2cname: dict[int, str] | None = None, **kwargs):
         super().__init__(cfg)
@@ -50,7 +49,7 @@ class Classification(EvaluatorBase):
         self._start = time.monotonic()
 
     def process(self, mo: Tensor, gt: Tensor) -> None:
-        """Counts a batch: mo (B, C) scores, gt (B,) labels below C. Waits for no device."""
+        """Counts, without waiting for the device: mo (B, C) scores, gt (B,) labels."""
         classes, pred = mo.shape[1], mo.argmax(dim=1)
         gt = gt.to(pred)
         if self._counts is None:
@@ -113,7 +112,7 @@ class Classification(EvaluatorBase):
         return self._lab2cname[label] if self._lab2cname else str(label)
 
     def _save_confusion(self, kept: np.ndarray) -> None:
-        """Saves (n, n) float64, for the n classes `kept`: each label's share of each prediction."""
+        """Saves (n, n) float64: each kept label's share of each prediction."""
         counts = self._cmat.cpu().view(len(kept), -1)[kept][:, kept].double()
         path = os.path.join(self.cfg.OUTPUT_DIR, "cmat.pt")
         mkdir_if_missing(self.cfg.OUTPUT_DIR)

@@ -12,7 +12,7 @@ AVAI_SCHEDS = ["single_step", "multi_step", "cosine"]
 
 
 class _WarmupScheduler(LRScheduler):
-    """Own rates for `warmup_epoch` epochs, then `successor`'s. The state is plain data."""
+    """Own rates for `warmup_epoch` epochs, then `successor`'s; plain state."""
 
     def __init__(
         self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, last_epoch: int = -1
@@ -22,11 +22,13 @@ class _WarmupScheduler(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
+        """The present epoch's rate of each parameter group."""
         if self.last_epoch < self.warmup_epoch:
             return self.warmup_lr()
         return self.successor.get_last_lr()
 
     def step(self, epoch: int | None = None) -> None:
+        """To be called after each epoch; past the warm-up the successor's step."""
         if self.last_epoch < self.warmup_epoch:
             super().step(epoch)
         else:
@@ -37,7 +39,7 @@ class _WarmupScheduler(LRScheduler):
         return {**super().state_dict(), "successor": self.successor.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises TypeError for a state in which the successor is an object, as upstream's are."""
+        """Raises TypeError if the successor is an object, as in upstream's."""
         state = dict(state_dict)
         successor = state.pop("successor")
         if not isinstance(successor, dict):
@@ -60,7 +62,7 @@ class ConstantWarmupScheduler(_WarmupScheduler):
 
 
 class LinearWarmupScheduler(_WarmupScheduler):
-    """`min_lr` in epoch 0, then base lr * epoch / `warmup_epoch`, then `successor`."""
+    """`min_lr` in epoch 0, then lr * epoch / `warmup_epoch`, then `successor`."""
 
     def __init__(
         self, optimizer, successor, warmup_epoch: int, min_lr: float, last_epoch: int = -1

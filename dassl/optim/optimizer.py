@@ -1,3 +1,5 @@
+"""The optimizer of cfg.OPTIM."""
+
 from collections.abc import Iterable
 
 import torch

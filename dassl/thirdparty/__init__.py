@@ -1,4 +1,4 @@
-"""What only files written for Dassl.pytorch need; nothing of this repository's own uses it.
+"""What only files written for Dassl.pytorch need; nothing else here uses it.
 
 modeling.py: backbones, heads, SimpleNet   trainers.py: TrainerXU
 samplers.py: batches by domain or class    tools.py: accuracy, layers, initial weights, rates

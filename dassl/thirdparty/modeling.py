@@ -1,4 +1,4 @@
-"""Models by name, as Dassl builds them: a backbone, perhaps a head, a linear classifier."""
+"""Models by name: a backbone, perhaps a head, a linear classifier."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -116,7 +116,7 @@ class SimpleNet(nn.Module):
         self.classifier = nn.Linear(self.fdim, num_classes) if num_classes > 0 else None
 
     def forward(self, x: Tensor, return_feature: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W) -> logits (B, num_classes); features (B, fdim) with no classifier."""
+        """(B, 3, H, W) -> logits (B, num_classes), or features (B, fdim)."""
         features = self.backbone(x)
         if self.head is not None:
             features = self.head(features)
@@ -127,7 +127,7 @@ class SimpleNet(nn.Module):
 
 
 def build_simple_net(trainer: "SimpleTrainer") -> None:
-    """Gives a trainer a SimpleNet as its model, registered as `model`, on all GPUs there are."""
+    """Gives a trainer a SimpleNet as its model, on all GPUs there are."""
     cfg = trainer.cfg
     net = SimpleNet(cfg, cfg.MODEL, trainer.num_classes)
     if cfg.MODEL.INIT_WEIGHTS:

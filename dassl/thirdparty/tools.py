@@ -21,7 +21,7 @@ def compute_accuracy(
 
 
 def count_num_param(model: nn.Module | list | None = None, params: list | None = None) -> int:
-    """Number of parameters of a model, or of a list of parameters or optimizer groups."""
+    """Number of parameters of a model, or of parameters or optimizer groups."""
     params = model.parameters() if params is None else params
     groups = [p["params"] if isinstance(p, dict) else [p] for p in params]
     return sum(p.numel() for group in groups for p in group)
@@ -34,7 +34,7 @@ def open_all_layers(model: nn.Module) -> None:
 
 
 def open_specified_layers(model: nn.Module, open_layers: str | list[str]) -> None:
-    """Train mode and gradients for the named children only; raises KeyError for an unknown one."""
+    """Train mode and gradients for the named children only; raises KeyError."""
     model = model.module if isinstance(model, nn.DataParallel) else model
     children = dict(model.named_children())
     opened = [open_layers] if isinstance(open_layers, str) else open_layers
@@ -55,7 +55,7 @@ def adjust_learning_rate(
     optimizer: Optimizer, base_lr: float, epoch: int, stepsize: int = 20, gamma: float = 0.1,
     linear_decay: bool = False, final_lr: float = 0, max_epoch: int = 100,
 ) -> None:  # fmt: skip
-    """Sets an epoch's rate: times `gamma` every `stepsize` epochs, or linearly to `final_lr`."""
+    """Sets an epoch's rate: in steps by `gamma`, or linearly to `final_lr`."""
     if linear_decay:
         lr = base_lr + epoch / max_epoch * (final_lr - base_lr)
     else:

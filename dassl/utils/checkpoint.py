@@ -1,4 +1,4 @@
-"""Checkpoint files: either whole or not there, and read without running anything they hold."""
+"""Checkpoint files: whole or not there, and read without running their content."""
 
 import os
 import pickle
@@ -51,7 +51,7 @@ _LIKE_PARAMETERS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "square_avg")
 def save_checkpoint(
     state: dict, save_dir: str, is_best: bool = False, model_name: str = ""
 ) -> None:
-    """Writes `state` as model.pth.tar-<epoch>, and that name into the text file `checkpoint`.
+    """Writes `state` as model.pth.tar-<epoch>, and that name into `checkpoint`.
 
     With `is_best` also as model-best.pth.tar; with `model_name` only under that name. Raises
     Failure if it cannot be written; what was there before is then intact.
@@ -69,7 +69,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(fpath: str) -> dict[str, Any]:
-    """Reads a checkpoint to the CPU: only tensors and plain data are taken in, nothing is run.
+    """Reads tensors and plain data to the CPU; nothing in the file is run.
 
     Raises DamagedFile (a Failure) if it is truncated or altered, Failure if it is missing, holds
     something else or names any other class.
@@ -106,7 +106,7 @@ def weights_of(checkpoint: dict, source: str) -> Mapping[str, Any]:
 
 
 def newest_whole(folders: list[str]) -> list[dict]:
-    """The checkpoints of the newest epoch that is whole in every folder, in the folders' order.
+    """The checkpoints of the newest epoch that is whole in every folder.
 
     Says which damaged files it passes over; raises Failure if no epoch is left.
     """
@@ -130,7 +130,7 @@ def newest_whole(folders: list[str]) -> list[dict]:
 def load_weights(
     model: nn.Module, state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str
 ) -> None:
-    """Loads `state_dict`, cast to the model's dtypes, if it has `expected`'s keys and shapes.
+    """Loads `state_dict`, cast to the model's dtypes, if it is as `expected`.
 
     Raises Failure naming the first key that is wrong and both shapes; the model is then unchanged.
     """
@@ -163,7 +163,7 @@ def _misfit(key: str, state_dict: Mapping[str, Tensor], expected: Mapping[str, T
 
 
 def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
-    """Loads a file's weights whose name and shape fit the model; raises Failure if none does."""
+    """Loads a file's weights that fit by name and shape; raises Failure if none do."""
     checkpoint = load_checkpoint(weight_path)
     weights = weights_of({"state_dict": checkpoint} | checkpoint, weight_path)
     weights = {k.removeprefix("module."): v for k, v in weights.items()}
@@ -206,7 +206,7 @@ def load_optim(checkpoint: dict, optimizer: Any, scheduler: Any, source: str) ->
 
 
 def _load_scheduler(scheduler: Any, state: dict) -> bool:
-    """Steps the scheduler as often as the saved one was; returns whether it sets the rates."""
+    """Steps as often as the saved one was; returns whether it sets the rates."""
     told = isinstance(scheduler, lr_scheduler.ReduceLROnPlateau)  # of losses, which are gone
     if told or not isinstance(scheduler, lr_scheduler.LRScheduler):
         scheduler.load_state_dict(state)
@@ -219,7 +219,7 @@ def _load_scheduler(scheduler: Any, state: dict) -> bool:
 
 
 def _steps(state: dict) -> int:
-    """How often a scheduler had been stepped; a warm-up hands its steps on to its successor."""
+    """How often a scheduler had been stepped; a warm-up's successor too."""
     if not isinstance(state, dict):
         raise TypeError("no plain state of a scheduler")
     steps = state["_step_count"] - 1 + (_steps(state["successor"]) if "successor" in state else 0)
@@ -229,7 +229,7 @@ def _steps(state: dict) -> int:
 
 
 def _load_optimizer(optimizer: Optimizer, state: dict, kept: set[str]) -> None:
-    """Loads what was gathered, and the settings in `kept`; all others are the optimizer's own."""
+    """Loads what was gathered; of the settings, only those in `kept`."""
     for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
         if _kind(saved) != _kind(own):
             raise ValueError("another optimizer's")
@@ -249,7 +249,7 @@ def _kind(group: dict) -> list:
 def resume_from_checkpoint(
     fdir: str, model: nn.Module, optimizer: Any = None, scheduler: Any = None
 ) -> int:
-    """Loads the newest whole checkpoint in a folder; returns the epochs it has behind it."""
+    """Loads a folder's newest whole checkpoint; returns the epochs done."""
     [checkpoint] = newest_whole([fdir])
     load_weights(model, weights_of(checkpoint, fdir), model.state_dict(), fdir)
     load_optim(checkpoint, optimizer, scheduler, fdir)

@@ -11,7 +11,7 @@ class Failure(Exception):
     exit_code = 1
 
     def __init__(self, line: str):
-        # A DataLoader worker's exception has its whole traceback as its text, our line last.
+        # A DataLoader worker's exception has a traceback as its text, our line last.
         if line.startswith("Caught "):
             line = line.strip().splitlines()[-1].split(": ", 1)[-1]
         super().__init__(line)
@@ -40,7 +40,7 @@ WORKER_KILLED = (
 
 
 def known(error: Exception) -> str:
-    """One line for a library's error that a user can do something about; "" for any other."""
+    """One line for a library's error that a user can do something about, else ""."""
     text = str(error)
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in text:
         return MEMORY_FULL

@@ -49,7 +49,7 @@ def locked(target: Path) -> Iterator[None]:
 
 @contextmanager
 def sole_run(folder: str) -> Iterator[None]:
-    """Holds the lock of a run's folder, made if need be, until the end, also where it is killed.
+    """Holds the lock of a run's folder, made if need be, until the run's end.
 
     Whoever started the process may hold it, and hands it over by leaving its file open
     (runs/pool.py). Raises Failure if another run holds it or the folder cannot be written to.
@@ -82,7 +82,7 @@ def _take(lock: int, path: str) -> None:
 
 
 def _handed_over(lock: int) -> bool:
-    """Whether this process has the same file open once more, as whoever started it left it."""
+    """Whether this process was started with the same file open, locked."""
     there = os.fstat(lock)
     for fd in map(int, os.listdir("/dev/fd")):
         with suppress(OSError):  # the folder's own is closed by now

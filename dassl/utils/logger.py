@@ -1,3 +1,5 @@
+"""The log: what is printed, in a file too."""
+
 import os
 import sys
 import time
@@ -23,7 +25,7 @@ class Logger:
             raise Failure(line) from error
 
     def write(self, text: str) -> int:
-        """Raises Failure if the file cannot be written; from then on only the console is."""
+        """Raises Failure if the file cannot be written; then only the console is."""
         self.keep(text)
         return self.console.write(text)
 
@@ -39,6 +41,7 @@ class Logger:
             raise Failure(f"{line}, then run the same command again to go on") from error
 
     def flush(self) -> None:
+        """Of both file and console."""
         self.file.flush()
         self.console.flush()
 
@@ -47,7 +50,7 @@ class Logger:
 
 
 def setup_logger(output: str | None = None) -> None:
-    """From now on what is printed also goes to `output`/log.txt, or to `output` if it is a *.txt.
+    """From now on prints also go to `output`/log.txt, or to `output` if it is a *.txt.
 
     An existing log is kept: the new one is then called log.txt-<date>.
     """
@@ -60,7 +63,7 @@ def setup_logger(output: str | None = None) -> None:
 
 
 def tolerate_encoding() -> None:
-    """From now on a print shows a ? for what stdout's encoding lacks, and raises no error."""
+    """From now on a print shows a ? for what stdout's encoding lacks."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
 

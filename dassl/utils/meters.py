@@ -1,3 +1,5 @@
+"""Averages of what a training step returns."""
+
 from collections import defaultdict
 
 from torch import Tensor
@@ -10,31 +12,26 @@ class AverageMeter:
         self.reset()
 
     def reset(self) -> None:
+        """Forgets all values."""
         self._val = self._sum = 0.0
         self.count = 0
 
     def update(self, val: float | Tensor, n: int = 1) -> None:
+        """Takes a number or 0-dim tensor that stands for n."""
         if isinstance(val, Tensor):
             val = val.detach().float()  # a half sum would overflow
         self._val = val
         self._sum = self._sum + val * n
         self.count += n
 
-    @property
-    def val(self) -> float:
-        return float(self._val)
-
-    @property
-    def sum(self) -> float:
-        return float(self._sum)
-
-    @property
-    def avg(self) -> float:
-        return self.sum / max(self.count, 1)
+    # read here, which waits for the device
+    val = property(lambda self: float(self._val))
+    sum = property(lambda self: float(self._sum))
+    avg = property(lambda self: self.sum / max(self.count, 1))
 
 
 class MetricMeter:
-    """AverageMeters by name; `str()` reads them: "loss 1.2031 (1.4417) acc 50.0000 (43.7500)"."""
+    """AverageMeters by name; `str()` reads them: "loss 1.2031 (1.4417) acc …"."""
 
     def __init__(self, delimiter: str = " "):
         self.meters: dict[str, AverageMeter] = defaultdict(AverageMeter)

@@ -1,12 +1,16 @@
+"""Classes by name: trainers, datasets, evaluators."""
+
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Any
+
+from yacs.config import CfgNode
 
 from .errors import UsageError
 
 
 def check_availability(requested: str, available: Iterable[str], what: str = "name") -> None:
-    """Raises UsageError, naming the nearest and all others, unless `requested` is available."""
+    """Raises UsageError, naming the nearest, unless `requested` is available."""
     available = sorted(available)
     if requested in available:
         return
@@ -18,14 +22,14 @@ def check_availability(requested: str, available: Iterable[str], what: str = "na
 
 
 class Registry:
-    """Named classes or functions, filled with the decorator `@REGISTRY.register()`."""
+    """Named classes or functions, filled by `@REGISTRY.register()`."""
 
     def __init__(self, name: str):
         self._name = name
         self._objects: dict[str, Any] = {}
 
     def register(self, obj: Any = None, force: bool = False) -> Callable | None:
-        """Registers under `__name__`. Raises KeyError if the name is taken, unless `force`."""
+        """Registers under `__name__`; raises KeyError if taken, unless `force`."""
 
         def add(obj: Any) -> Any:
             if obj.__name__ in self._objects and not force:
@@ -35,10 +39,18 @@ class Registry:
 
         return add if obj is None else add(obj)
 
+    def build(self, cfg: CfgNode, name: str, **kwargs) -> Any:
+        """What is registered as `name`, called with cfg; raises UsageError."""
+        build = self.get(name)
+        if cfg.VERBOSE:
+            print(f"Loading {self._name.lower()}: {name}")
+        return build(cfg, **kwargs)
+
     def get(self, name: str) -> Any:
         """The object registered as `name`; raises UsageError naming the nearest name."""
         check_availability(name, self._objects, self._name.lower())
         return self._objects[name]
 
     def registered_names(self) -> list[str]:
+        """All names, in the order in which they were registered."""
         return list(self._objects)

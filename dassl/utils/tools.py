@@ -22,6 +22,7 @@ from .errors import CannotWrite, Failure, UsageError
 
 
 def tolist_if_not(x: Any) -> list:
+    """x itself if it is a list, else [x]."""
     return x if isinstance(x, list) else [x]
 
 
@@ -73,7 +74,7 @@ def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
 
 @contextmanager
 def atomic_write(path: str, mode: str = "wb") -> Iterator[IO]:
-    """Opens a temporary file that becomes `path` when the block ends well, so `path` is whole.
+    """Opens a temporary file that becomes `path` when the block ends well.
 
     Raises CannotWrite if the disk is full or the folder cannot be written; no temporary file is
     left.
@@ -89,7 +90,7 @@ def atomic_write(path: str, mode: str = "wb") -> Iterator[IO]:
     except BaseException as error:  # Ctrl-C too leaves no half file
         if os.path.exists(tmp):
             os.remove(tmp)
-        # torch.save's own complaint about a file that could not be written hides the system's
+        # torch.save's own error hides the system's
         cause = error.__context__ if isinstance(error, RuntimeError) else error
         if isinstance(cause, OSError):
             hint = "Free some space or choose another folder; what was there before is unchanged"
@@ -133,13 +134,13 @@ def set_random_seed(seed: int) -> None:
 
 
 def mix_seed(*parts: int) -> int:
-    """One seed out of several non-negative numbers; unlike their sum, neighbours share nothing."""
+    """One seed out of several numbers; unlike sums, neighbours share nothing."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, the CPU's random numbers follow from `seed`; outside they go on as if untouched."""
+    """Inside, the CPU's random numbers follow from `seed`; outside they go on."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -153,7 +154,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def cpu_cores() -> int:
-    """Cores this process may use: under taskset or a batch system fewer than the machine has."""
+    """Cores this process may use, under a batch system not all there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

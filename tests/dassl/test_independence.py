@@ -10,7 +10,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 FILES = sorted((REPO / "dassl").rglob("*.py"))
-ABOVE = "clip trainers datasets runs results inference bench scripts reference train parse_test_res".split()
+ABOVE = "clip trainers datasets runs results inference bench scripts reference train".split()
 # What only prompt learners and this repository's scripts speak of; `.clip(` is NumPy's.
 WORDS = re.compile(
     r"a photo|ctx|prompt|(?-i:\bSHOTS\b)|(?<!\.)\bclip\b(?!=)|token_(pre|suf)fix", re.I

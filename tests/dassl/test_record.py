@@ -182,11 +182,14 @@ def test_resumed_from_another_folder(make, interrupted, tmp_path):
     assert len(read(elsewhere)["loss"]) == 5
 
 
+DAMAGED = ["[{", "null", "[" * 99999, "[1]", '[{"loss": 1}]', '{"loss": 1}', "7",
+           '[{"loss": 1, "seconds": "long", "images": 2}]']  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "damage",
-    [os.remove, *((lambda path, text=text: Path(path).write_text(text)) for text in ("[{", "null", "[" * 99999, "[1]",
-     '[{"loss": 1}]', '[{"loss": 1, "seconds": "long", "images": 2}]', '{"loss": 1}', "7"))],
-)  # fmt: skip
+    [os.remove, *((lambda path, text=text: Path(path).write_text(text)) for text in DAMAGED)],
+)
 def test_epochs_of_which_nothing_is_known(make, interrupted, damage):
     trainer, _ = interrupted
     damage(f"{trainer.output_dir}/epochs.json")

@@ -331,7 +331,8 @@ def test_the_best_result_is_known_after_resuming(make, tmp_path):
 
 
 LINE = (
-    r"epoch \[{}/5\] batch \[{}/4\] time \d+\.\d{{3}} \(\d+\.\d{{3}}\) data \d+\.\d{{3}} \(\d+\.\d{{3}}\) "
+    r"epoch \[{}/5\] batch \[{}/4\] time \d+\.\d{{3}} \(\d+\.\d{{3}}\) "
+    r"data \d+\.\d{{3}} \(\d+\.\d{{3}}\) "
     r"loss \d+\.\d{{4}} \(\d+\.\d{{4}}\) lr {} eta \d+:\d\d:\d\d"
 )
 

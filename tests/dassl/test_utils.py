@@ -124,8 +124,8 @@ def test_home_folders(monkeypatch, tmp_path):
     ]  # fmt: skip
     for path, told in (
         (
-            "~nosuchuser/x",
-            "~nosuchuser/x: there is no user nosuchuser; a folder that is called so is ./~nosuchuser",
+            "~nobody2/x",
+            "~nobody2/x: there is no user nobody2; a folder that is called so is ./~nobody2",
         ),
         (f"{tmp_path}/{'é' * 128}", "… is no path: File name too long"),
         ("a\0b", "'a\\x00b' is no path: "),
@@ -137,7 +137,8 @@ def test_home_folders(monkeypatch, tmp_path):
 
 
 def test_failure_of_a_loader_worker_is_one_line_again():
-    text = "Caught Failure in DataLoader worker process 0.\nTraceback:\n  x\ndassl.utils.errors.Failure: a: b\n"
+    text = "Caught Failure in DataLoader worker process 0.\nTraceback:\n  x\n"
+    text += "dassl.utils.errors.Failure: a: b\n"
     assert str(Failure(text)) == "a: b"
 
 

@@ -381,24 +381,31 @@ dassl.data: DataManager DatasetWrapper
 dassl.data.data_manager: build_data_loader build_transform
 dassl.data.datasets: DATASET_REGISTRY Datum DatasetBase build_dataset
 dassl.data.datasets.base_dataset: Datum
-dassl.data.samplers: RandomSampler SequentialSampler RandomDomainSampler SeqDomainSampler RandomClassSampler
+dassl.data.samplers: RandomSampler SequentialSampler RandomDomainSampler SeqDomainSampler
+dassl.data.samplers: RandomClassSampler
 dassl.data.transforms: build_transform INTERPOLATION_MODES
 dassl.engine: TRAINER_REGISTRY TrainerX TrainerXU SimpleTrainer TrainerBase build_trainer
 dassl.engine.trainer: SimpleNet SummaryWriter
 dassl.evaluation: EVALUATOR_REGISTRY build_evaluator EvaluatorBase Classification
 dassl.metrics: compute_accuracy
 dassl.modeling: build_backbone build_head build_network
-dassl.data.transforms.transforms: Random2DTranslation InstanceNormalization Cutout GaussianNoise AVAI_CHOICES
+dassl.data.transforms.transforms: Random2DTranslation InstanceNormalization Cutout GaussianNoise
+dassl.data.transforms.transforms: AVAI_CHOICES
 dassl.optim: build_optimizer build_lr_scheduler
 dassl.optim.optimizer: AVAI_OPTIMS
 dassl.optim.lr_scheduler: AVAI_SCHEDS ConstantWarmupScheduler LinearWarmupScheduler
 dassl.optim.radam: RAdam
-dassl.utils: mkdir_if_missing listdir_nohidden load_pretrained_weights load_checkpoint save_checkpoint
-dassl.utils: resume_from_checkpoint setup_logger set_random_seed collect_env_info count_num_param read_json write_json
-dassl.utils: check_isfile read_image Registry check_availability MetricMeter AverageMeter tolist_if_not
+dassl.utils: mkdir_if_missing listdir_nohidden load_pretrained_weights load_checkpoint
+dassl.utils: save_checkpoint
+dassl.utils: resume_from_checkpoint setup_logger set_random_seed collect_env_info count_num_param
+dassl.utils: read_json write_json
+dassl.utils: check_isfile read_image Registry check_availability MetricMeter AverageMeter
+dassl.utils: tolist_if_not
 dassl.utils: open_specified_layers init_network_weights open_all_layers Logger download_url
-dassl.utils.torchtools: save_checkpoint load_checkpoint resume_from_checkpoint open_all_layers open_specified_layers
-dassl.utils.torchtools: count_num_param load_pretrained_weights init_network_weights set_bn_to_eval adjust_learning_rate
+dassl.utils.torchtools: save_checkpoint load_checkpoint resume_from_checkpoint open_all_layers
+dassl.utils.torchtools: open_specified_layers
+dassl.utils.torchtools: count_num_param load_pretrained_weights init_network_weights set_bn_to_eval
+dassl.utils.torchtools: adjust_learning_rate
 """
 
 
@@ -413,7 +420,8 @@ def test_names_that_are_imported(line):
 
 def test_the_models_attributes():
     model = clip.build_model(openai_state_dict("tiny"))
-    names = "dtype visual transformer token_embedding positional_embedding ln_final text_projection logit_scale"
+    names = "dtype visual transformer token_embedding positional_embedding ln_final"
+    names += " text_projection logit_scale"
     assert all(hasattr(model, name) for name in (*names.split(), "encode_image", "encode_text"))
     assert (model.visual.input_resolution, model.visual.output_dim, model.dtype) == (
         32,

@@ -1,3 +1,5 @@
+"""What a dataset is: lists of images with labels and class names."""
+
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -42,7 +44,7 @@ class DatasetBase:
         val: list[Datum] | None = None,
         test: list[Datum] | None = None,
     ):
-        """Raises Failure if labels and class names do not agree within or between the splits."""
+        """Raises Failure if labels and class names do not agree in all splits."""
         if not train_x:
             name = type(self).__name__
             raise Failure(f"{name} has no training images: check DATASET.ROOT and the split file")
@@ -54,10 +56,11 @@ class DatasetBase:
 
     @staticmethod
     def get_num_classes(data_source: Iterable[Datum]) -> int:
+        """The largest label and one."""
         return max(item.label for item in data_source) + 1
 
     def get_lab2cname(self, data_source: Iterable[Datum]) -> tuple[dict[int, str], list[str]]:
-        """({label: name}, names by label); raises Failure if a label has two names or none."""
+        """({label: name}, names); raises Failure if a label has two names or none."""
         lab2cname: dict[int, str] = {}
         for item in data_source:
             lab2cname.setdefault(item.label, item.classname)
@@ -119,7 +122,7 @@ def _grouped(items: Iterable[Datum], key: Callable[[Datum], int]) -> dict[int, l
 def _few_shots(data_source: list[Datum], num_shots: int, repeat: bool) -> list[Datum]:
     picked = []
     for items in DatasetBase.split_dataset_by_label(data_source).values():
-        # random.sample on the items as listed: upstream's picks for a seed depend on both
+        # in the order listed, by random.sample: these decide a seed's picks
         if len(items) >= num_shots:
             items = random.sample(items, num_shots)
         elif repeat:

@@ -1,3 +1,5 @@
+"""Datasets by name."""
+
 from yacs.config import CfgNode
 
 from dassl.utils import Registry
@@ -8,8 +10,5 @@ DATASET_REGISTRY = Registry("DATASET")
 
 
 def build_dataset(cfg: CfgNode) -> DatasetBase:
-    """The dataset cfg.DATASET.NAME names; raises UsageError if there is none of that name."""
-    dataset = DATASET_REGISTRY.get(cfg.DATASET.NAME)
-    if cfg.VERBOSE:
-        print(f"Loading dataset: {cfg.DATASET.NAME}")
-    return dataset(cfg)
+    """The dataset cfg.DATASET.NAME names; raises UsageError if there is none."""
+    return DATASET_REGISTRY.build(cfg, cfg.DATASET.NAME)

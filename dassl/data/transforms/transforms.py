@@ -1,4 +1,4 @@
-"""From a PIL image to the model's input, by the names a config lists in INPUT.TRANSFORMS."""
+"""From a PIL image to the model's input, by the names in INPUT.TRANSFORMS."""
 
 from collections.abc import Callable, Sequence
 
@@ -29,7 +29,7 @@ class InstanceNormalization:
 
 
 class Cutout:
-    """Zeroes squares around random pixels of a (C, H, W) image; at the border they are cut off."""
+    """Zeroes squares around random pixels of a (C, H, W) image."""
 
     def __init__(self, n_holes: int = 1, length: int = 16):
         self.n_holes = n_holes
@@ -52,7 +52,7 @@ class GaussianNoise(v2.RandomApply):
 
 
 class Random2DTranslation(v2.RandomChoice):
-    """Resizes a PIL image to (height, width); with probability p to 9/8 of it, cropped anywhere."""
+    """Resizes to (height, width); with probability p to 9/8 of it, cropped anywhere."""
 
     def __init__(
         self, height: int, width: int, p: float = 0.5,
@@ -113,7 +113,7 @@ def build_transform(
     else:
         steps = [v2.Resize(max(cfg.INPUT.SIZE), interpolation), v2.CenterCrop(cfg.INPUT.SIZE)]
         wanted = set(choices) & {"normalize", "instance_norm"}
-    # not v2.ToDtype: it multiplies by 1/255, whose rounding differs from upstream's division
+    # not v2.ToDtype: it multiplies by 1/255, which rounds otherwise
     steps.append(ToTensor())
     steps += [make(cfg.INPUT) for name, make in _ON_TENSOR.items() if name in wanted]
     if cfg.VERBOSE:
