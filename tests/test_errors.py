@@ -392,14 +392,16 @@ def test_a_second_run_in_the_same_folder(data, tmp_path, capsys):
 
     process = multiprocessing.get_context("fork").Process(target=first)
     process.start()
-    begun.wait()
-    before = sorted(tmp_path.rglob("*"))
-    assert run("P2C", data, tmp_path, *EPOCHS) == 1
-    line = the_line(capsys)
-    assert f"Another run is at work in {tmp_path} (it holds {tmp_path}/.lock)" in line
-    assert sorted(tmp_path.rglob("*")) == before
-    process.kill()
-    process.join()
+    try:
+        begun.wait()
+        before = sorted(tmp_path.rglob("*"))
+        assert run("P2C", data, tmp_path, *EPOCHS) == 1
+        line = the_line(capsys)
+        assert f"Another run is at work in {tmp_path} (it holds {tmp_path}/.lock)" in line
+        assert sorted(tmp_path.rglob("*")) == before
+    finally:
+        process.kill()
+        process.join()
     assert run("P2C", data, tmp_path, *EPOCHS) == 0
 
 

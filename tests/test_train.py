@@ -192,6 +192,16 @@ def test_zero_shot_is_the_reference_with_one_template(data, tmp_path):
     assert ours == pytest.approx(100 * right / total, abs=0.05)
 
 
+def test_each_epoch_draws_its_batches_anew(data, tmp_path):
+    built, seen = build_trainer(small_cfg("P2C", data, tmp_path)), []
+    forward_backward = built.forward_backward
+    built.forward_backward = lambda batch: seen.append(batch) or forward_backward(batch)
+    built.train()
+    labels = [[batch["label"].tolist() for batch in seen[i : i + 4]] for i in (0, 4, 8)]
+    assert len(seen) == 12 and labels[0] != labels[1] != labels[2] != labels[0]
+    assert all(sorted(sum(epoch, [])) == list(range(16)) for epoch in labels)
+
+
 @pytest.mark.parametrize("trainer", ["P2C", "CoOp"])
 def test_a_run_can_start_from_another_ones_weights(trainer, data, tmp_path):
     first = build_trainer(small_cfg(trainer, data, tmp_path))
