@@ -30,9 +30,11 @@ from dassl.commands import OneLineParser, command_line, existing_folder, leave, 
 from dassl.engine import TrainerBase
 from dassl.engine.record import commit
 from dassl.utils import Failure, UsageError, mix_seed, seeded, write_json
-from parse_test_res import show_stat, summarise
-from results.figures import CLOUD
-from results.records import Result, find_results, name_methods
+from results.curves import CLOUD
+from results.names import name_methods
+from results.records import Result, find_results
+from results.statistics import summarise
+from results.text_table import show_stat
 from trainers.base import PromptedCLIP, PromptTrainer
 from trainers.context import ContextLearner
 from trainers.p2c import MixtureNoise

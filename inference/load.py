@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import json
 import os
 import shlex
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from dassl.engine import TrainerBase, build_trainer
-from dassl.files import regular
+from dassl.results_json import load_results
 from dassl.utils import Failure, set_random_seed
 from train import parse_args, setup_cfg
 
@@ -68,7 +67,7 @@ def tested_model(folder: Path, names: Sequence[str]) -> tuple[str, int | None]:
     flags.add_argument("--model-dir")
     flags.add_argument("--load-epoch", type=int)
     try:
-        record = json.loads(regular(folder / "results.json").read_text(encoding="utf-8"))
+        record = load_results(folder)
         given = flags.parse_known_args(shlex.split(record["command"]))[0]
         # Relative to the run's folder it holds also after the whole output was moved.
         relative = os.path.relpath(given.model_dir, record["config"]["OUTPUT_DIR"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,10 +99,8 @@ def openai_state_dict(
 
     weights["logit_scale"] = torch.tensor(4.0)  # exp(4) = 54.6; OpenAI's trained models have 100
 
-    if dtype == torch.float16:
-        weights = {key: w.half() if _openai_keeps_in_half(key) else w for key, w in weights.items()}
-    else:
-        weights = {key: w.to(dtype) for key, w in weights.items()}
+    cast = {key: w.to(dtype) for key, w in weights.items()}
+    weights = in_half(weights) if dtype == torch.float16 else cast
 
     weights["input_resolution"] = torch.tensor(a.image_size)
     weights["context_length"] = torch.tensor(CONTEXT_LENGTH)
@@ -109,9 +108,14 @@ def openai_state_dict(
     return weights
 
 
-def _openai_keeps_in_half(key: str) -> bool:
-    in_block = ".attn." in key or ".mlp." in key
-    return in_block or key in ("visual.conv1.weight", "visual.proj", "text_projection")
+def in_half(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A ViT's weights in the types of OpenAI's archives: its matrix products in half."""
+
+    def is_half(key: str) -> bool:
+        in_block = ".attn." in key or ".mlp." in key
+        return in_block or key in ("visual.conv1.weight", "visual.proj", "text_projection")
+
+    return {key: w.half() if is_half(key) else w for key, w in weights.items()}
 
 
 def save_torchscript(state_dict: dict[str, Tensor], path: str | Path) -> None:

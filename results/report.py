@@ -1,62 +1,32 @@
-"""One HTML page about runs: tables, figures, each run's command, configs, versions: python -m
-results.report FOLDER …
+"""One HTML page about runs: python -m results.report FOLDER …
 
-The page is one file that needs nothing else: it opens offline, on a phone, and prints.
+It has tables, figures, each run's command, configs and versions. It is one file that needs nothing
+else: it opens offline, on a phone, and prints. How it looks is in report.html.j2.
 """
 
 import argparse
 import base64
 import io
-import json
 import logging
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from html import escape
 from pathlib import Path
 
 import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr
-from parse_test_res import show_stat
 
-from . import figures, tables
-from .records import Result, find_results, name_methods
+from . import plots, tables
+from .names import name_methods
+from .paper import with_paper
+from .records import Result, find_results, setting_of
+from .table_kinds import KINDS, make_table
+from .text_table import Table, show_delta
 
-EXAMPLE = "example:\n  python -m results.report output/shapes_table4 --out table4.html --baseline baseline"
-# No address may be asked for anything: what the page shows is in it.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-STYLE = """
-:root { color-scheme: light dark; --line: #8886; --soft: #8882; --link: #06c; }
-@media (prefers-color-scheme: dark) { :root { --link: #6bf; } }
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 75rem; margin: 0 auto; padding: 1rem; }
-h1, h2, h3 { line-height: 1.2; }
-h2 { border-bottom: 1px solid var(--line); padding-bottom: .2rem; margin-top: 2.5rem; }
-a { color: var(--link); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; caption-side: bottom; padding-top: .4rem; min-width: 16rem; max-width: calc(100vw - 2rem); }
-th, td { padding: .25rem .6rem; text-align: left; vertical-align: top; white-space: nowrap; }
-thead th { border-bottom: 2px solid var(--line); }
-tbody + tbody { border-top: 1px solid var(--line); }
-tr.paper { font-style: italic; }
-tr:target { background: var(--soft); outline: 2px solid var(--link); }
-.best { font-weight: bold; }
-.second { text-decoration: underline; }
-figure { margin: 1.5rem 0; }
-figure img { max-width: 100%; height: auto; background: #fff; border-radius: .3rem; }
-pre, td code { font-size: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
-tr.command td { white-space: normal; padding: 0 .6rem .6rem 2rem; }
-details { margin: .5rem 0; }
-@media print {
-  body { max-width: none; padding: 0; }
-  .scroll { overflow: visible; }
-  table { font-size: .65rem; }
-  th, td { white-space: normal; padding: .1rem .3rem; }
-  tr, figure { break-inside: avoid; }
-  td code, pre { font-size: .6rem; }
-  details::details-content { content-visibility: visible; block-size: auto; }
-}
-"""
+EXAMPLE = """example:
+  python -m results.report output/shapes_table4 --out table4.html --baseline baseline"""
 
 
 class Notes(logging.Handler):
@@ -67,196 +37,96 @@ class Notes(logging.Handler):
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Keep a warning once."""
         if (line := record.getMessage()) not in self.lines:
             self.lines.append(line)
 
 
-def tag(name: str, content: str, **attributes: str) -> str:
-    """An element around content that is HTML already; attribute values are escaped, class_ stands
-    for class."""
-    words = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
-        for key, value in attributes.items()
-        if value
-    )
-    return f"<{name}{words}>{content}</{name}>"
-
-
-def html_table(headers: Sequence[str], bodies: Sequence[str], caption: str) -> str:
-    """A table that scrolls by itself where it is wider than the page. `bodies` are HTML rows,
-    `caption` is text."""
-    head = tag("tr", "".join(tag("th", escape(h), scope="col") for h in headers))
-    rows = "".join(tag("tbody", body) for body in bodies)
-    table = tag("table", tag("caption", escape(caption)) + tag("thead", head) + rows)
-    return (
-        tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="table") + "\n"
-    )
-
-
-# -- parts of the page
-
-
-def results_table(table: tables.Table, baseline: str | None, ids: Mapping[Result, str]) -> str:
-    """A table of results.tables with a link to the runs of each line."""
-    compared = tables.deltas(table, baseline) if baseline else {}
-    blocks: dict[str, list[int]] = {}
-    for i, line in enumerate(table.lines):
-        blocks.setdefault(line.block, []).append(i)
-    named = list(blocks) != [""]
-    bodies = []
-    for name, places in blocks.items():
-        lines = [table.lines[i] for i in places]
-        marks = [tables.rank(lines, column) for column in range(len(table.columns))]
-        body = ""
-        for k, (i, line) in enumerate(zip(places, lines, strict=True)):
-            row = tag("td", escape(name)) * named + tag(
-                "th", escape(line.method + line.note), scope="row"
-            )
-            for mark, cell in zip(marks, line.cells, strict=True):
-                look = {tables.BEST: " best", tables.SECOND: " second"}.get(mark.get(k), "")
-                row += tag(
-                    "td",
-                    tag("span", escape(show_stat(cell.stat)), class_=look.strip()) if cell else "–",
-                    class_="n",
-                )
-            row += tag("td", escape(tables.show_seeds(line)))
-            if baseline:
-                row += tag("td", escape(tables.show_delta(compared.get(i))))
-            first = ids[min(line.runs, key=lambda r: int(ids[r][1:]))] if line.runs else ""
-            row += tag("td", tag("a", f"{len(line.runs)}", href=f"#{first}") if first else "")
-            body += tag("tr", row, class_="paper" if line.paper else "")
-        bodies.append(body)
-    headers = ["dataset"] * named + ["method", *table.columns, "seeds"]
-    headers += [f"Δ {table.compared} to {baseline}"] * bool(baseline) + ["runs"]
-    caption = "Accuracy in %: mean ± population std over seeds. Bold: best, underlined: second best of each column. "
-    caption += " ".join(table.caption)
-    if baseline:
-        caption += f" {table.explain(baseline)}"
-    return html_table(headers, bodies, caption)
+# -- the page's sections, as report.html.j2 takes them
 
 
 def results(
-    found: Sequence[Result], ids: Mapping[Result, str], baseline: str | None, paper: bool
-) -> str:
-    """All tables there is something for. Leaves with one line if no table has the baseline."""
-    parts, problems = "", []
-    for kind, text in tables.KINDS.items():
-        table = tables.make_table(kind, found)
-        if table is None or (
-            kind == "ablation" and len({li.trainer for li in table.lines}) == len(table.lines)
-        ):
+    found: Sequence[Result], baseline: str | None, paper: bool
+) -> list[tuple[str, str, Table]]:
+    """(kind, title, table) of all there is something for; leaves if no table has the baseline."""
+    made, problems = [], []
+    for kind, text in KINDS.items():
+        table = make_table(kind, found)
+        if table is None:
             continue
-        against = table.lines[0].method if kind == "ablation" else None
+        against = None
+        if kind == "ablation":
+            if len({line.trainer for line in table.lines}) == len(table.lines):
+                continue  # each line is of another trainer
+            against = table.lines[0].method
         if baseline:
             try:
                 against, problem = tables.find_baseline(table, baseline), ""
             except LookupError as error:
                 against, problem = None, error.args[0]
             problems.append(problem)
-        parts += tag("h3", escape(text[0].upper() + text[1:]), id=kind)
-        parts += results_table(tables.with_paper(table, kind) if paper else table, against, ids)
+        table = with_paper(table, kind) if paper else table
+        table = table.against(against) if against else table
+        made.append((kind, text[0].upper() + text[1:], table))
     if problems and all(problems):
         leave(problems[0], 2)
-    return parts
+    return made
 
 
-def pictures(found: Sequence[Result]) -> str:
-    """All figures there is something for, as SVG in the page."""
+def pictures(found: Sequence[Result]) -> list[dict[str, str]]:
+    """All figures there is something for, as SVG in base64."""
     import matplotlib  # slow, and not needed for what is said before
 
-    parts = ""
-    for kind, about in figures.KINDS.items():
-        if figure := figures.draw(kind, found):
+    made = []
+    for kind, about in plots.KINDS.items():
+        if figure := plots.draw(kind, found):
             out = io.BytesIO()
-            with matplotlib.rc_context(figures.STYLE):
+            with matplotlib.rc_context(plots.STYLE):
                 figure.savefig(out, format="svg", metadata={"Date": None})
-            source = "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode()
-            image = f'<img src="{source}" alt="{escape(figures.describe(figure, about.text))}">'
-            parts += (
-                tag("figure", image + tag("figcaption", escape(about.text)), id=f"figure-{kind}")
-                + "\n"
-            )
-    return parts
+            svg = base64.b64encode(out.getvalue()).decode()
+            described = plots.describe(figure, about.text)
+            made.append({"kind": kind, "text": about.text, "svg": svg, "described": described})
+    return made
 
 
-def runs_table(
-    found: Sequence[Result], names: Mapping[Result, str], ids: Mapping[Result, str]
-) -> str:
-    """Every run with its numbers and its command."""
-    headers = ["method", "dataset", "classes", "shots", "seed", "accuracy", "macro F1", "train s", "images/s",
-               "peak MiB", "commit", "finished"]  # fmt: skip
-    bodies = []
-    for method in dict.fromkeys(names[r] for r in found):
-        body = ""
-        for r in (r for r in found if names[r] == method):
-            x = r.record or {}
-            memory = x.get("peak_memory_mb", {})
-            numbers = [
-                r.shots,
-                r.seed,
-                number(r.metrics.get("accuracy")),
-                number(r.metrics.get("macro_f1")),
-            ]
-            numbers += [
-                number(x.get("train_seconds")),
-                number(x.get("images_per_second", {}).get("test"), 0),
-            ]
-            numbers += [number(memory.get("gpu") or memory.get("process"), 0)]
-            sha = (x.get("commit") or "–")[:10] + "+" * bool(x.get("dirty"))
-            row = (
-                tag("th", escape(method), scope="row")
-                + tag("td", escape(r.dataset))
-                + tag("td", r.side)
-            )
-            row += "".join(tag("td", escape(str(n))) for n in numbers)
-            row += tag("td", escape(sha)) + tag("td", escape(x.get("finished", "–")))
-            body += tag("tr", row, id=ids[r])
-            command = escape(x.get("command") or f"no results.json in {r.folder}")
-            body += tag(
-                "tr", tag("td", tag("code", command), colspan=str(len(headers))), class_="command"
-            )
-        bodies.append(body)
-    caption = "train s: seconds in epochs. images/s: in the test. peak MiB: of the GPU, else of the process. "
-    return html_table(headers, bodies, caption + "commit: the code's, + if files differed from it.")
+def runs_by_method(found: Sequence[Result], names: Mapping[Result, str]) -> list[list[tuple]]:
+    """(run, its row, its command) of every run, the methods apart."""
+    groups = defaultdict(list)
+    for r in found:
+        record = r.record or {}
+        memory = record.get("peak_memory_mb", {})
+        row = [names[r], r.dataset, r.side, r.shots, r.seed]
+        row += [number(r.metrics.get("accuracy")), number(r.metrics.get("macro_f1"))]
+        row.append(number(record.get("train_seconds")))
+        row.append(number(record.get("images_per_second", {}).get("test"), 0))
+        row.append(number(memory.get("gpu") or memory.get("process"), 0))
+        row.append((record.get("commit") or "–")[:10] + "+" * bool(record.get("dirty")))
+        row.append(record.get("finished", "–"))
+        command = record.get("command") or f"no results.json in {r.folder}"
+        groups[names[r]].append((r, row, command))
+    return list(groups.values())
 
 
 def number(x: float | None, digits: int = 1) -> str:
+    """A number with so many digits behind the point; – if it is not known."""
     return "–" if x is None else f"{x:.{digits}f}"
 
 
-def configs(found: Sequence[Result], names: Mapping[Result, str]) -> str:
-    """The configs that differ in more than dataset, seed and folders, as YAML."""
-    different: dict[str, list[str]] = {}
+def configs(found: Sequence[Result], names: Mapping[Result, str]) -> list[tuple[str, str]]:
+    """(whose, as YAML) of the configs that differ in more than dataset, seed and folders."""
+    methods: dict[str, list[str]] = defaultdict(list)
     for r in (r for r in found if r.record):
-        config = json.loads(json.dumps(r.record["config"]))
-        for key in ("OUTPUT_DIR", "SEED", "RESUME", "DATASET"):
-            config.pop(key, None)
-        different.setdefault(yaml.safe_dump(config), []).append(names[r])
-    parts = ""
-    for text, methods in different.items():
-        title = f"{', '.join(dict.fromkeys(methods))} ({len(methods)} runs)"
-        parts += tag("details", tag("summary", escape(title)) + tag("pre", escape(text))) + "\n"
-    return parts
+        methods[yaml.safe_dump(setting_of(r.record))].append(names[r])
+    return [(f"{', '.join(dict.fromkeys(m))} ({len(m)} runs)", text) for text, m in methods.items()]
 
 
-def machines(found: Sequence[Result]) -> str:
-    """What the runs ran on and with, a row for each combination."""
-    counts: dict[tuple[str, str, str], int] = {}
-    for r in (r for r in found if r.record):
-        packages = ", ".join(f"{name} {v}" for name, v in r.record.get("versions", {}).items())
-        key = r.record.get("device", "–"), r.record.get("machine", "–"), packages
-        counts[key] = counts.get(key, 0) + 1
-    if not counts:
-        return ""
-    rows = "".join(
-        tag("tr", "".join(tag("td", escape(str(x))) for x in (*key, n)))
-        for key, n in counts.items()
-    )
-    return html_table(
-        ["device", "machine", "versions", "runs"],
-        [rows],
-        "Device and versions as recorded by the runs.",
-    )
+def machines(found: Sequence[Result]) -> list[tuple]:
+    """What the runs ran on and with, and how many of them, for each combination."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for record in (r.record for r in found if r.record):
+        packages = ", ".join(f"{name} {v}" for name, v in record.get("versions", {}).items())
+        counts[record["device"], record.get("machine", "–"), packages] += 1
+    return [(*key, n) for key, n in counts.items()]
 
 
 def page(found: Sequence[Result], args: argparse.Namespace, notes: Notes) -> str:
@@ -264,45 +134,28 @@ def page(found: Sequence[Result], args: argparse.Namespace, notes: Notes) -> str
     names = name_methods(found)
     order = {"base": 0, "new": 1, "all": 2}
     found = sorted(found, key=lambda r: (names[r], r.dataset, r.shots, order[r.side], r.seed))
-    ids = {r: f"r{i}" for i, r in enumerate(found, start=1)}
-    parts = {
-        "Results": results(found, ids, args.baseline, args.paper),
-        "Figures": pictures(found),
-        "Runs": runs_table(found, names, ids),
-        "Configs": configs(found, names),
-        "Machines and versions": machines(found),
-    }
-    if notes.lines:
-        parts = {
-            "Warnings": tag("ul", "".join(tag("li", escape(line)) for line in notes.lines)),
-            **parts,
-        }
-    parts = {title: content for title, content in parts.items() if content}
-    anchors = {title: title.split()[0].lower() for title in parts}
-    links = " · ".join(tag("a", title, href=f"#{anchors[title]}") for title in parts)
+    places = {r: i for i, r in enumerate(found, start=1)}
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     folders = ", ".join(str(folder) for folder in args.folders)
-    head = f"{len(found)} runs in {folders}; {len(set(names.values()))} methods; written {now} by results/report.py."
-    body = (
-        tag("h1", escape(args.title))
-        + tag("p", escape(head))
-        + tag("nav", links, aria_label="sections")
+    about = f"{len(found)} runs in {folders}; {len(set(names.values()))} methods; "
+    # autoescape: names in logs and records are others'
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template("report.html.j2").render(
+        title=args.title,
+        about=f"{about}written {now} by results/report.py.",
+        show_delta=show_delta,
+        places=places,
+        first_of=lambda runs: min(map(places.get, runs)),
+        tables=results(found, args.baseline, args.paper),
+        figures=pictures(found),
+        runs=runs_by_method(found, names),
+        configs=configs(found, names),
+        machines=machines(found),
+        warnings=notes.lines,  # also what was said while these were made
     )
-    for title, content in parts.items():
-        body += "\n" + tag("section", tag("h2", title, id=anchors[title]) + "\n" + content)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>{escape(args.title)}</title>
-<style>{STYLE}</style>
-</head>
-<body><main>{body}</main></body>
-</html>
-"""
 
 
 # -- the command
@@ -312,16 +165,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; leaves with code 2 and one line if it makes no sense."""
     parser = OneLineParser("python -m results.report", description=__doc__, epilog=EXAMPLE)
     add = parser.add_argument
-    add(
-        "folders",
-        nargs="+",
-        type=existing_folder,
-        metavar="FOLDER",
-        help="runs are looked for in and below these",
-    )
-    add(
-        "--out", type=Path, default=Path("report.html"), metavar="FILE", help="default: %(default)s"
-    )
+    add("folders", nargs="+", type=existing_folder, metavar="FOLDER",
+        help="runs are looked for in and below these")  # fmt: skip
+    add("--out", type=Path, default=Path("report.html"), metavar="FILE",
+        help="default: %(default)s")  # fmt: skip
     add("--title", default="Points to Clouds: results", help="default: %(default)s")
     add("--baseline", metavar="METHOD", help="show differences to it")
     add("--paper", action="store_true", help="also show the paper's numbers where they are known")
@@ -343,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger().removeHandler(notes)
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text, encoding="utf-8")
+        args.out.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         leave(f"cannot write {args.out}: {error.strerror or error}", 1)
     print(args.out)

@@ -7,34 +7,36 @@ other settings need another OUTPUT.
 """
 
 import argparse
-import csv
-import io
 import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from tabulate import tabulate
 
-import parse_test_res as results
 from dassl.commands import OneLineParser, command_line, say
+from results import base_new, logs
+from results.protocols import TARGETS, TEN
+from results.statistics import summarise
+from results.text_table import AVERAGE, TABLE_FORMATS, csv_number, lay_out, show_stat, to_csv
 
-from . import runner
-from .runner import PROTOCOLS, SHOTS, TEN, Plan, Pool, Run
+from . import plan
+from .plan import PROTOCOLS, SHOTS, Plan, Run
+from .pool import Pool, View, report
 
 METHODS = ("p2c", "maple", "zsclip")
 EXAMPLES = """examples:
   bash scripts/protocol.sh base2new --methods p2c maple zsclip --datasets shapes --seeds 1 2 3
-  bash scripts/protocol.sh xd --datasets shapes                        from shapes to its usual targets
-  bash scripts/protocol.sh xd --datasets imagenet dtd eurosat          from imagenet to these two
-  OUTPUT=output/short bash scripts/protocol.sh few_shot --datasets dtd --shots 1 4 -- OPTIM.MAX_EPOCH 20
+  bash scripts/protocol.sh xd --datasets shapes                 from shapes to its usual targets
+  bash scripts/protocol.sh xd --datasets imagenet dtd eurosat   from imagenet to these two
+  OUTPUT=output/short bash scripts/protocol.sh few_shot --datasets dtd -- OPTIM.MAX_EPOCH 20
 """
 
 Values = dict[int, float]  # seed -> accuracy
+Grid = dict[tuple[str, str], dict[str, Values]]  # (dataset trained on, trainer) -> column -> values
 
 
-class OneByOne(runner.View):
+class OneByOne(View):
     """A line for each run that begins, and what it writes to stderr, bars and all."""
 
     def __init__(self):
@@ -52,139 +54,52 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; leaves with code 2 and one line if it makes no sense."""
     argv = list(sys.argv[1:] if argv is None else argv)
     cut = argv.index("--") if "--" in argv else len(argv)
-    methods, known = runner.methods(), runner.datasets()
+    methods, known = plan.methods(), plan.datasets()
     parser = OneLineParser("bash scripts/protocol.sh", description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("protocol", choices=PROTOCOLS, metavar="PROTOCOL", help=" | ".join(PROTOCOLS))
     add("--methods", nargs="+", type=str.lower, choices=methods, default=METHODS, metavar="M",
         help=f"default: {' '.join(METHODS)}; of {' '.join(methods)}")  # fmt: skip
     add("--datasets", nargs="+", choices=known, metavar="D",
-        help="base2new, few_shot: default the eleven; xd, dg: the source (default imagenet), then targets (default "
-        f"the usual ones); of {' '.join(known)}")  # fmt: skip
+        help="base2new, few_shot: default the eleven; xd, dg: the source (default imagenet), "
+        f"then targets (default the usual ones); of {' '.join(known)}")  # fmt: skip
     add("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="N", help="default: 1 2 3")
-    add(
-        "--shots",
-        nargs="+",
-        type=int,
-        default=SHOTS,
-        metavar="K",
-        help="few_shot: default 1 2 4 8 16",
-    )
-    add("--format", default="text", choices=(*results.TABLE_FORMATS, "csv"), help="of the table")
+    add("--shots", nargs="+", type=int, default=SHOTS, metavar="K",
+        help="few_shot: default 1 2 4 8 16")  # fmt: skip
+    add("--format", default="text", choices=(*TABLE_FORMATS, "csv"), help="of the table")
     add("--dry-run", action="store_true", help="print the commands that are still to be run")
     args = parser.parse_args(argv[:cut])
     args.opts = argv[cut + 1 :]
-    for name in ("methods", "seeds", "shots"):
-        setattr(args, name, list(dict.fromkeys(getattr(args, name))))
+    args.methods, args.seeds, args.shots = map(once, (args.methods, args.seeds, args.shots))
     if min(args.seeds) < 0 or min(args.shots) < 1:
         parser.error("--seeds are 0 or more, --shots 1 or more")
-    if given := set(args.opts) & set(runner.GIVEN):
+    if given := set(args.opts) & set(plan.GIVEN):
         parser.error(f"{min(given)} is no setting: each run has its own")
     if args.opts and "OUTPUT" not in os.environ:
-        parser.error(
-            "settings after -- give other results: set OUTPUT to a folder of their own, as OUTPUT=output/other"
-        )
+        line = "settings after -- give other results: set OUTPUT to a folder of their own"
+        parser.error(f"{line}, as OUTPUT=output/other")
     set_datasets(args, parser)
     return args
+
+
+def once(values: Iterable) -> list:
+    """Each value where it is first."""
+    return list(dict.fromkeys(values))
 
 
 def set_datasets(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """`args.datasets` to train on and `args.targets` to test on."""
     args.targets = []
     if args.protocol not in ("xd", "dg"):
-        args.datasets = list(dict.fromkeys(args.datasets or ("imagenet", *TEN)))
+        args.datasets = once(args.datasets or ("imagenet", *TEN))
         return
-    source, *targets = dict.fromkeys(args.datasets or ["imagenet"])
-    args.datasets, args.targets = [source], targets or runner.TARGETS.get((args.protocol, source))
+    source, *targets = once(args.datasets or ["imagenet"])
+    args.datasets, args.targets = [source], targets or TARGETS.get((args.protocol, source))
     if not args.targets:
         parser.error(f"{source} has no usual targets: give --datasets {source} TARGET …")
 
 
-def mean_over(cells: Iterable[Values]) -> Values:
-    """Each seed's mean, of the seeds that all cells have."""
-    cells = list(cells)
-    seeds = sorted(set.intersection(*map(set, cells))) if cells else []
-    return {seed: float(np.mean([cell[seed] for cell in cells])) for seed in seeds}
-
-
-def base_new_table(runs: Iterable[Run], fmt: str) -> str:
-    """As parse_test_res --hm, of these runs."""
-    sides: dict[str, dict[results.Run, float]] = {"base": {}, "new": {}}
-    for run in runs:
-        if (accuracy := run.accuracy()) is not None:
-            dataset, shots, trainer, cfg, _ = run.folder.parts[-5:]
-            variant = cfg if shots == "shots_16" else f"{cfg} {shots}"
-            sides[run.column][results.Run(dataset, trainer, variant, run.seed)] = accuracy
-    rows = results.hm_table(sides["base"], sides["new"])
-    return results.render(rows, fmt) if rows else ""
-
-
-def grid(runs: Iterable[Run], targets: Sequence[str]) -> dict[tuple[str, str], dict[str, Values]]:
-    """{(dataset trained on, trainer): {column: values}}, with averages over targets, or over
-    datasets."""
-    rows: dict[tuple[str, str], dict[str, Values]] = defaultdict(lambda: defaultdict(dict))
-    for run in runs:
-        row = rows[run.dataset, run.trainer]
-        if (accuracy := run.accuracy()) is not None:
-            row[run.column][run.seed] = accuracy
-    if targets:
-        for row in rows.values():
-            row["average"] = mean_over([row[target] for target in targets])
-    elif len({dataset for dataset, _ in rows}) > 1:
-        for trainer in dict.fromkeys(trainer for _, trainer in rows):
-            of_trainer = [row for (_, name), row in rows.items() if name == trainer]
-            columns = dict.fromkeys(column for row in of_trainer for column in row)
-            rows["Average", trainer] = {
-                c: mean_over([row[c] for row in of_trainer]) for c in columns
-            }
-    return rows
-
-
-def grid_table(
-    rows: dict[tuple[str, str], dict[str, Values]], columns: Sequence[str], caption: str, fmt: str
-) -> str:
-    """Lay out a grid in parse_test_res' formats; its first columns are dataset and method."""
-    if fmt == "csv":
-        out = io.StringIO()
-        write = csv.writer(out, lineterminator="\n").writerow
-        write(
-            [
-                "dataset",
-                "method",
-                *(f"{c}_{part}" for c in columns for part in ("mean", "std", "seeds")),
-            ]
-        )
-        for key, row in rows.items():
-            cells = [row.get(c) for c in columns]
-            stats = [
-                (*results.summarise(list(v.values())), len(v)) if v else (np.nan, np.nan, 0)
-                for v in cells
-            ]
-            numbers = (
-                "" if np.isnan(x) else f"{x:.4f}" if isinstance(x, float) else x
-                for stat in stats
-                for x in stat
-            )
-            write([*key, *numbers])
-        return out.getvalue().rstrip("\n")
-    most = max(len(v) for row in rows.values() for v in row.values())
-    lines = [[*key, *(cell(row.get(c), most) for c in columns)] for key, row in rows.items()]
-    table = tabulate(
-        lines, ["dataset", "method", *columns], results.TABLE_FORMATS[fmt], disable_numparse=True
-    )
-    if fmt == "latex":
-        return f"% {caption}\n" + table.replace("±", r"$\pm$").replace("–", "--")
-    return f"{table}\n\n{caption}"
-
-
-def cell(values: Values | None, most: int) -> str:
-    """Mean and spread, and of how many seeds if others have more."""
-    if not values:
-        return "–"
-    stat = results.summarise(list(values.values()))
-    return results.show_stat(stat) + (
-        f" ({len(values)} of {most} seeds)" if len(values) < most else ""
-    )
+# -- the tables
 
 
 def table(args: argparse.Namespace, runs: Sequence[Run]) -> str:
@@ -192,35 +107,95 @@ def table(args: argparse.Namespace, runs: Sequence[Run]) -> str:
     if args.protocol == "base2new":
         return base_new_table(runs, args.format)
     rows = grid(runs, args.targets)
-    if not any(v for row in rows.values() for v in row.values()):
+    if not any(values for row in rows.values() for values in row.values()):
         return ""
-    caption = f"accuracy in %: mean ± population std over seeds ({' '.join(map(str, args.seeds))})"
-    if args.protocol == "few_shot":
-        return grid_table(
-            rows, [str(n) for n in args.shots], f"{caption}; columns are shots.", args.format
-        )
     columns = [*args.datasets, *args.targets, "average"]
-    return grid_table(
-        rows, columns, f"{caption}; average: over the targets, per seed.", args.format
-    )
+    note = "average: over the targets, per seed."
+    if args.protocol == "few_shot":
+        columns, note = [str(n) for n in args.shots], "columns are shots."
+    seeds = " ".join(map(str, args.seeds))
+    caption = f"accuracy in %: mean ± population std over seeds ({seeds}); {note}"
+    return grid_table(rows, columns, caption, args.format)
+
+
+def base_new_table(runs: Iterable[Run], fmt: str) -> str:
+    """As parse_test_res --hm, of these runs."""
+    sides: dict[str, dict[base_new.Run, float]] = {"base": {}, "new": {}}
+    for run in runs:
+        if (accuracy := run.accuracy()) is not None:
+            sides[run.column][base_new.run_at(run.place)] = accuracy
+    lines = base_new.hm_table(sides["base"], sides["new"])
+    return base_new.render(lines, fmt) if lines else ""
+
+
+def grid(runs: Iterable[Run], targets: Sequence[str]) -> Grid:
+    """The accuracies, with averages over targets, or over datasets."""
+    rows: Grid = defaultdict(lambda: defaultdict(dict))
+    for run in runs:
+        row = rows[run.dataset, run.place.trainer]
+        if (accuracy := run.accuracy()) is not None:
+            row[run.column][run.seed] = accuracy
+    if targets:
+        for row in rows.values():
+            row["average"] = mean_over([row[target] for target in targets])
+    elif len({dataset for dataset, _ in rows}) > 1:
+        for trainer in once(trainer for _, trainer in rows):
+            of_trainer = [row for (_, name), row in rows.items() if name == trainer]
+            columns = once(column for row in of_trainer for column in row)
+            averages = {c: mean_over([row[c] for row in of_trainer]) for c in columns}
+            rows[AVERAGE, trainer] = averages
+    return rows
+
+
+def mean_over(cells: Sequence[Values]) -> Values:
+    """Each seed's mean, of the seeds that all cells have."""
+    seeds = sorted(set.intersection(*map(set, cells))) if cells else []
+    return {seed: float(np.mean([cell[seed] for cell in cells])) for seed in seeds}
+
+
+def grid_table(rows: Grid, columns: Sequence[str], caption: str, fmt: str) -> str:
+    """Lay out a grid in parse_test_res' formats; its first columns are dataset and method."""
+    if fmt == "csv":
+        parts = [f"{c}_{part}" for c in columns for part in ("mean", "std", "seeds")]
+        lines = [["dataset", "method", *parts]]
+        for key, row in rows.items():
+            lines.append([*key, *(n for c in columns for n in csv_cell(row.get(c)))])
+        return to_csv(lines)
+    most = max(len(values) for row in rows.values() for values in row.values())
+    lines = [[*key, *(cell(row.get(c), most) for c in columns)] for key, row in rows.items()]
+    return lay_out(["dataset", "method", *columns], [lines], [caption], fmt)
+
+
+def csv_cell(values: Values | None) -> list[str]:
+    """Mean, spread and number of seeds."""
+    if not values:
+        return ["", "", "0"]
+    stat = summarise(list(values.values()))
+    return [*map(csv_number, stat), str(len(values))]
+
+
+def cell(values: Values | None, most: int) -> str:
+    """Mean and spread, and of how many seeds if others have more."""
+    if not values:
+        return "–"
+    note = f" ({len(values)} of {most} seeds)" if len(values) < most else ""
+    return show_stat(summarise(list(values.values()))) + note
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 or 1 (a run failed); leaves with 2 for wrong arguments."""
     args = parse_args(argv)
-    results.log.setLevel("CRITICAL")  # what is not finished is run, and what failed is reported
-    plan = Plan(args.protocol, args.targets, args.shots, args.opts)
-    combinations = [(m, d, s) for s in args.seeds for d in args.datasets for m in args.methods]
-    runs = [run for combination in combinations for run in plan.runs(*combination)]
+    logs.log.setLevel("CRITICAL")  # what is not finished is run, and what failed is reported
+    plans = [Plan(args.protocol, args.targets, args.shots, args.opts)]
+    runs = plan.all_runs(plans, args.methods, args.datasets, args.seeds)
     if args.dry_run:
-        for run in runner.unfinished(runs):
-            print(run.shell())
+        plan.print_unfinished(runs)
         return 0
     failed = Pool(runs, [{}], OneByOne()).run()
     if text := table(args, runs):
         print(f"\n{text}")
     if failed:
-        runner.report(failed, len(runs))
+        report(failed, len(runs))
     return 1 if failed else 0
 
 

@@ -1,9 +1,9 @@
-"""Starting runs without importing PyTorch for each: they are forked from a process that has
-imported what runs import.
+"""Starting runs without importing PyTorch for each.
 
-A run forked so is what its plain command is, `bash scripts/<method>/<script>.sh …`: scripts/run.sh
-says what that would execute, and with which environment. Its parent is the one who starts it. Where
-forking is not possible the plain command is run.
+They are forked from a process, the template, that has imported what runs import. A run forked so is
+what its plain command is, `bash scripts/<method>/<script>.sh …`: same arguments, environment and
+open files, and a child of the one who starts it. Where forking is not possible the plain command is
+run.
 """
 
 import ctypes
@@ -16,13 +16,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from subprocess import DEVNULL, Popen
+
+from .run import Wrong, asked, command_of, read_words
 
 # What differs from run to run and is read by no import; runs that differ in more are not forked
-# from one process.
+# from one template.
 PER_RUN = {"CFG", "CUDA_VISIBLE_DEVICES", "LOADEP", "OUTPUT", "SHOTS", "SOURCE"}
 REQUEST = 2**20  # bytes, at most; one message each, in both directions
 PAUSE = 0.05  # seconds between looks at a process that is waited for
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of linux/prctl.h
+Template = tuple[Popen, socket.socket]
 
 
 class Forked:
@@ -58,19 +63,15 @@ class Forked:
 
 
 class Starter:
-    """Starts runs. Has a template, the process they are forked from, for each Python and
-    environment of them."""
+    """Starts runs. Has a template for each Python and environment of them."""
 
     def __init__(self):
-        self.templates: dict[
-            tuple, tuple[subprocess.Popen, socket.socket] | None
-        ] = {}  # None: there can be none
+        self.templates: dict[tuple, Template | None] = {}  # None: there can be none
 
     def start(
         self, command: Sequence[str], env: Mapping[str, str], stderr: int, lock: int
-    ) -> "Forked | subprocess.Popen[bytes]":
-        """The run of a plain command, which gets the two file descriptors; its stdin and stdout are
-        empty.
+    ) -> Forked | Popen:
+        """The run of a plain command, which gets the two files; its stdin and stdout are empty.
 
         Raises OSError if it cannot be started.
         """
@@ -78,31 +79,29 @@ class Starter:
             forked := self.fork(*executed, stderr, lock)
         ):
             return forked
-        quiet = subprocess.DEVNULL
-        return subprocess.Popen(
-            command, env=env, stdin=quiet, stdout=quiet, stderr=stderr, pass_fds=[lock]
+        return Popen(
+            command, env=env, stdin=DEVNULL, stdout=DEVNULL, stderr=stderr, pass_fds=[lock]
         )
 
-    def fork(self, argv: list[str], env: dict[str, str], stderr: int, lock: int) -> Forked | None:
-        key = argv[0], *sorted((name, value) for name, value in env.items() if name not in PER_RUN)
+    def fork(
+        self, python: str, argv: list[str], env: dict[str, str], stderr: int, lock: int
+    ) -> Forked | None:
+        """The run of `python *argv`; None where it cannot be forked."""
+        key = python, *sorted((name, value) for name, value in env.items() if name not in PER_RUN)
         if key not in self.templates:
-            self.templates[key] = open_template(argv[0], env, stderr)
+            self.templates[key] = open_template(python, env, stderr)
         if not self.templates[key]:
             return None
         _, channel = self.templates[key]
         # From the request on there is a run, which a signal must not make us forget.
-        before = signal.pthread_sigmask(
-            signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-        )
+        polite = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, polite)
         try:
-            socket.send_fds(channel, [json.dumps([argv[1:], env]).encode()], [stderr, lock])
+            socket.send_fds(channel, [json.dumps([argv, env]).encode()], [stderr, lock])
             forked = Forked(int(channel.recv(REQUEST)))
             channel.recv(REQUEST)  # now it is our child
             return forked
-        except (
-            OSError,
-            ValueError,
-        ):  # the request is too long for a message, or the template has ended
+        except (OSError, ValueError):  # too long for a message, or the template has ended
             end(*self.templates.pop(key))
             return None
         finally:
@@ -115,7 +114,7 @@ class Starter:
                 end(*template)
 
 
-def end(template: subprocess.Popen, channel: socket.socket) -> None:
+def end(template: Popen, channel: socket.socket) -> None:
     channel.close()
     template.kill()
     template.wait()
@@ -123,33 +122,25 @@ def end(template: subprocess.Popen, channel: socket.socket) -> None:
 
 def what_is_executed(
     command: Sequence[str], env: Mapping[str, str]
-) -> tuple[list[str], dict[str, str]] | None:
-    """Argument list and environment, as the command's script says; None if it does not, or finds
-    something wrong."""
-    asked = subprocess.run(
-        command, env={**env, "SHOW_DIR": "command"}, capture_output=True, stdin=subprocess.DEVNULL
-    )
-    number, *words = os.fsdecode(asked.stdout).split("\0")[:-1] or [""]
-    if asked.returncode or not number:
-        return None
-    return words[: int(number)], dict(word.split("=", 1) for word in words[int(number) :])
+) -> tuple[str, list[str], dict[str, str]] | None:
+    """Python, its arguments and its environment of a plain command; None if something is wrong."""
+    with suppress(Wrong):  # which the plain command will say
+        (python, _, _, *words), env = asked(command, env)
+        return python, *command_of(*read_words(words, env), env)
 
 
-def open_template(
-    python: str, env: Mapping[str, str], stderr: int
-) -> tuple[subprocess.Popen, socket.socket] | None:
-    """A process that has imported what runs import, and the channel of requests to it; None where
-    there can be none.
+def open_template(python: str, env: Mapping[str, str], stderr: int) -> Template | None:
+    """A process that has imported what runs import, and the channel of requests to it.
 
-    `stderr` is the imports'. What the process forks is our child.
+    `stderr` is the imports'. What the process forks is our child. None where there can be none.
     """
     if sys.platform != "linux" or ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0):
         return None
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command, quiet = [python, "-m", "runs.starter", str(its.fileno())], subprocess.DEVNULL
+    command, files = [python, "-m", "runs.starter", str(its.fileno())], [its.fileno()]
     with its:
-        process = subprocess.Popen(
-            command, env=env, stdin=quiet, stdout=quiet, stderr=stderr, pass_fds=[its.fileno()]
+        process = Popen(
+            command, env=env, stdin=DEVNULL, stdout=DEVNULL, stderr=stderr, pass_fds=files
         )
     if ours.recv(REQUEST):
         return process, ours
@@ -157,9 +148,25 @@ def open_template(
     return None
 
 
+# -- in the template
+
+
+def main() -> None:
+    began = time.time_ns()
+    import safetensors.torch  # noqa: F401
+    import torch.utils.tensorboard  # noqa: F401
+
+    import train  # noqa: F401
+
+    # The rest is as of `python train.py …`: this is its end, and what it raises is shown, by the
+    # interpreter itself.
+    if argv := next_run(socket.socket(fileno=int(sys.argv[1])), began):
+        sys.argv = argv
+        runpy.run_path(argv[0], run_name="__main__")
+
+
 def next_run(channel: socket.socket, since: int) -> list[str] | None:
-    """In the template: fork a run for each request. Returns in the run, with its arguments, and
-    None at the end.
+    """Fork a run for each request. Returns in the run, with its arguments, and None at the end.
 
     `since`: when the imports began, in ns. What was changed meanwhile may have been read before.
     """
@@ -175,16 +182,8 @@ def next_run(channel: socket.socket, since: int) -> list[str] | None:
         request, files, *_ = socket.recv_fds(channel, REQUEST, 2)
         if not request or modified_at() != sources:
             return None
-        if not (middle := os.fork()):
-            middle = os.getpid()
-            if run := os.fork():
-                channel.send(str(run).encode())
-                os._exit(0)  # which makes the run a child of who asked for it
-            while os.getppid() == middle:
-                time.sleep(0.001)
+        if fork_child_of_asker(channel):
             break
-        os.waitpid(middle, 0)
-        channel.send(b"started")
         for file in files:
             os.close(file)
     channel.close()
@@ -199,30 +198,27 @@ def next_run(channel: socket.socket, since: int) -> list[str] | None:
     return argv
 
 
+def fork_child_of_asker(channel: socket.socket) -> bool:
+    """Fork a run whose parent is who asked for it, as the process between ends. True in the run."""
+    if between := os.fork():
+        os.waitpid(between, 0)
+        channel.send(b"started")
+        return False
+    between = os.getpid()
+    if run := os.fork():
+        channel.send(str(run).encode())
+        os._exit(0)
+    while os.getppid() == between:
+        time.sleep(0.001)
+    return True
+
+
 def modified_at() -> dict[str, int]:
-    """When our own files that are imported were changed last: a run is of what is there when it
-    starts."""
+    """When the imported files of ours were changed last: a run is of what is there as it starts."""
     here = os.getcwd() + os.sep
     files = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
-    return {
-        file: os.stat(file).st_mtime_ns
-        for file in files
-        if file.startswith(here) and os.path.exists(file)
-    }
-
-
-def main() -> None:
-    began = time.time_ns()
-    import safetensors.torch  # noqa: F401
-    import torch.utils.tensorboard  # noqa: F401
-
-    import train  # noqa: F401
-
-    # The rest is as of `python train.py …`: this is its end, and what it raises is shown, by the
-    # interpreter itself.
-    if argv := next_run(socket.socket(fileno=int(sys.argv[1])), began):
-        sys.argv = argv
-        runpy.run_path(argv[0], run_name="__main__")
+    ours = [file for file in files if file.startswith(here) and os.path.exists(file)]
+    return {file: os.stat(file).st_mtime_ns for file in ours}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""A sweep: methods × datasets × seeds × settings of a YAML file, several runs at once, one on each
-GPU or CPU slot.
+"""A sweep: methods × datasets × seeds × settings of a YAML file, one run on each GPU or CPU slot.
 
 Every run is a plain `bash scripts/<method>/<script>.sh` (see --dry-run) and takes DATA, SHOTS and
 VENV from the environment. Finished runs are not repeated and half trained ones go on from their
@@ -14,8 +13,10 @@ A file's keys are
   seeds      numbers
   targets    xd, dg: datasets to test on; default the usual ones
   shots      few_shot: numbers; default 1 2 4 8 16
-  settings   name: [KEY, VALUE, …] for train.py, or name: a config file's name in configs/trainers/<Trainer>/
-  output     folder of the results; default output/<the file's name>. Each setting has a folder of its own name in it
+  settings   name: [KEY, VALUE, …] for train.py, or
+             name: a config file's name in configs/trainers/<Trainer>/
+  output     folder of the results; default output/<the file's name>
+Each setting has a folder of its own name in the output folder.
 """
 
 import argparse
@@ -26,25 +27,24 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from difflib import get_close_matches
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import yaml
 from tabulate import tabulate
 
-import parse_test_res as results
 from dassl.commands import OneLineParser, command_line, leave, say
 from dassl.files import load_yaml, regular
-from results import tables
+from results import logs, tables
+from results.protocols import TARGETS
 
-from . import runner
-from .runner import Job, Plan, Pool, Run
+from . import plan
+from .plan import Plan, Run
+from .pool import Pool, View, report
 
 SWEEPS = Path("configs/sweeps")
 LISTS = ("methods", "datasets", "seeds", "targets", "shots")
@@ -64,34 +64,39 @@ class Sweep:
     datasets: list[str]
     seeds: list[int]
     targets: list[str] = field(default_factory=list)
-    shots: list[int] = field(default_factory=lambda: list(runner.SHOTS))
+    shots: list[int] = field(default_factory=lambda: list(plan.SHOTS))
     settings: dict[str, list | str] = field(default_factory=dict)
     output: str = ""
 
-    def runs(self) -> list[Run]:
-        """All of them, the first seed's first."""
-        with (
-            ThreadPoolExecutor() as pool
-        ):  # the scripts are asked for their folders, once for all seeds: side by side
-            first = product(self.plans(), self.methods, self.datasets, self.seeds[:1])
-            list(pool.map(lambda of: of[0].runs(*of[1:]), first))
-        combinations = product(self.seeds, self.plans(), self.datasets, self.methods)
-        return [
-            run
-            for seed, plan, dataset, method in combinations
-            for run in plan.runs(method, dataset, seed)
-        ]
-
     def plans(self) -> list[Plan]:
         """One for each setting."""
-        return [self.plan(name, what) for name, what in self.settings.items()] or [
-            self.plan("", [])
-        ]
+        return [self.plan_of(name, what) for name, what in (self.settings or {"": []}).items()]
+
+    def plan_of(self, setting: str, what: list | str) -> Plan:
+        """The plan of a setting: of keys and values for train.py, or of a config file."""
+        env = {"OUTPUT": os.path.join(self.folder, setting).rstrip("/")}
+        opts = []
+        if isinstance(what, str):
+            env["CFG"] = what
+        else:
+            opts = [str(word) for word in what]
+        return Plan(self.protocol, self.targets, self.shots, opts, env, setting)
+
+    @property
+    def folder(self) -> str:
+        """The folder of the results, which the environment can change."""
+        return os.environ.get("OUTPUT") or self.output
+
+    def runs(self) -> list[Run]:
+        """All of them, the first seed's first."""
+        return plan.all_runs(self.plans(), self.methods, self.datasets, self.seeds)
 
     def table(self, runs: Iterable[Run]) -> list[str]:
-        """What results.tables is to be asked for, of what has a result. An ablation's baseline is
-        the first setting."""
-        words = [self.protocol, os.environ.get("OUTPUT") or self.output]
+        """What results.tables is to be asked for, of what has a result.
+
+        An ablation's baseline is the first setting.
+        """
+        words = [self.protocol, self.folder]
         if len(self.settings) > 1 and len(self.methods) == 1 and self.protocol == "base2new":
             words[0] = "ablation"
             name, what = next(iter(self.settings.items()))
@@ -100,29 +105,18 @@ class Sweep:
                 words += ["--baseline", what if isinstance(what, str) else name]
         return [*words, "--cost"]
 
-    def plan(self, setting: str, what: list | str) -> Plan:
-        env = {"OUTPUT": os.path.join(os.environ.get("OUTPUT") or self.output, setting).rstrip("/")}
-        if isinstance(what, str):
-            return Plan(self.protocol, self.targets, self.shots, (), env | {"CFG": what}, setting)
-        return Plan(self.protocol, self.targets, self.shots, list(map(str, what)), env, setting)
+
+# -- reading its file
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Read a sweep's file; leaves with code 2 and one line, naming the file and the key, if it
-    makes no sense."""
+    """Read a sweep's file; leaves with code 2 and one line, naming the key, if it is wrong."""
     try:
         given = load_yaml(regular(path).read_text(encoding="utf-8"))
     except OSError as error:
         leave(f"{path}: {error.strerror}; ready sweeps are {', '.join(ready_sweeps())}", 2)
     except (ValueError, yaml.YAMLError) as error:
         leave(f"{path}: {' '.join(str(error).split())}", 2)
-    if path.parent == SWEEPS and isinstance(
-        given, dict
-    ):  # a method may have been removed, with its files
-        wanted, there = given.get("methods") or [], runner.methods()
-        if gone := [method for method in wanted if method not in there]:
-            say(f"{path}: without {', '.join(gone)}, which this repository does not have")
-            given["methods"] = [method for method in wanted if method in there]
     for key, problem in problems(given):
         leave(f"{path}: {key}: {problem}", 2)
     for key in (key for key in LISTS if key in given):
@@ -131,8 +125,7 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def problems(given: Any) -> Iterator[tuple[str, str]]:
-    """What is wrong with a sweep's file, key by key. Later ones are only to be asked for if there
-    is no earlier one."""
+    """What is wrong with a sweep's file, by key; the next may be asked for if there is none yet."""
     keys = [field.name for field in fields(Sweep)]
     if not isinstance(given, dict):
         yield "nothing in it", f"it needs the keys {', '.join(keys)}"
@@ -140,23 +133,23 @@ def problems(given: Any) -> Iterator[tuple[str, str]]:
     for key in ("protocol", "methods", "datasets", "seeds"):
         if key not in given:
             yield key, "is missing"
-    for key in (key for key in LISTS if key in given):
-        if not isinstance(given[key], list) or not given[key]:
+    for key in LISTS:
+        if key in given and (not isinstance(given[key], list) or not given[key]):
             yield key, "must be a list of at least one value"
-    yield from unknown("protocol", [given["protocol"]], runner.PROTOCOLS)
-    yield from unknown("methods", given["methods"], runner.methods())
+    protocol, of_others = given["protocol"], given["protocol"] in ("xd", "dg")
+    yield from unknown("protocol", [protocol], plan.PROTOCOLS)
+    yield from unknown("methods", given["methods"], plan.methods())
     for key in ("datasets", "targets"):
-        yield from unknown(key, given.get(key, []), runner.datasets())
+        yield from unknown(key, given.get(key, []), plan.datasets())
     for key, least in (("seeds", 0), ("shots", 1)):
-        if not all(type(v) is int and v >= least for v in given.get(key, [])):
+        if not all(type(value) is int and value >= least for value in given.get(key, [])):
             yield key, f"must be whole numbers, {least} or more"
-    for key, where in (("shots", ("few_shot",)), ("targets", ("xd", "dg"))):
-        if key in given and given["protocol"] not in where:
-            yield key, f"goes with {' and '.join(where)}"
-    for source in (
-        given["datasets"] if given["protocol"] in ("xd", "dg") and "targets" not in given else ()
-    ):
-        if (given["protocol"], source) not in runner.TARGETS:
+    if "shots" in given and protocol != "few_shot":
+        yield "shots", "goes with few_shot"
+    if "targets" in given and not of_others:
+        yield "targets", "goes with xd and dg"
+    for source in given["datasets"] if of_others and "targets" not in given else ():
+        if (protocol, source) not in TARGETS:
             yield "targets", f"{source} has no usual ones"
     if not isinstance(given.get("output", ""), str):
         yield "output", "must be a folder"
@@ -164,28 +157,28 @@ def problems(given: Any) -> Iterator[tuple[str, str]]:
 
 
 def settings_problems(settings: Any) -> Iterator[tuple[str, str]]:
+    """The same of the key `settings`."""
     if not isinstance(settings, dict) or not settings:
-        yield (
-            "settings",
-            "must be one or more `name: [KEY, VALUE, …]` or `name: a config file's name`",
-        )
+        forms = "`name: [KEY, VALUE, …]` or `name: a config file's name`"
+        yield "settings", f"must be one or more {forms}"
     for name, what in settings.items():
         key = f"settings: {name}"
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name):
-            yield (
-                key,
-                "the name is to be a folder's, of letters, digits and _ . + - (in quotes if it is a number)",
-            )
-        if not isinstance(what, list) and not (isinstance(what, str) and what):
+            signs = "of letters, digits and _ . + - (in quotes if it is a number)"
+            yield key, f"the name is to be a folder's, {signs}"
+        if isinstance(what, str) and what:
+            continue
+        if not isinstance(what, list):
             yield key, "must be [KEY, VALUE, …] or a config file's name"
-        if isinstance(what, list) and len(what) % 2:
+        if len(what) % 2:
             yield key, f"keys and values come in pairs, but {what[-1]} has no value"
-        for word in what if isinstance(what, list) else ():
-            if word in runner.GIVEN:
+        for word in what:
+            if word in plan.GIVEN:
                 yield key, f"{word} is no setting: each run has its own"
 
 
 def unknown(key: str, values: Iterable, known: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The problems of values that are none of the known ones."""
     for value in values:
         if value not in known:
             near = get_close_matches(str(value), known, n=1)
@@ -203,20 +196,24 @@ def check_config_keys(path: Path, sweep: Sweep) -> None:
     cfg = get_cfg_default()
     datasets.add_config(cfg)
     trainers.add_configs(cfg)
-    for plan in sweep.plans():
-        of_setting = cfg.clone()
+    for of_setting in sweep.plans():
+        merged = cfg.clone()
         try:
-            merge_command_line(of_setting, (), plan.opts)
-            check_values(of_setting)
+            merge_command_line(merged, (), of_setting.opts)
+            check_values(merged)
         except UsageError as error:
-            leave(f"{path}: settings: {plan.setting}: {error}", 2)
+            leave(f"{path}: settings: {of_setting.setting}: {error}", 2)
 
 
 def ready_sweeps() -> list[str]:
+    """The names of those in configs/sweeps/."""
     return sorted(path.stem for path in SWEEPS.glob("*.yaml"))
 
 
-class Progress(runner.View):
+# -- what is shown
+
+
+class Progress(View):
     """A line for each run that has ended, and on a terminal a table of those under way."""
 
     def __init__(self):
@@ -238,13 +235,14 @@ class Progress(runner.View):
             self.draw(pool)
 
     def draw(self, pool: Pool) -> None:
-        rows = [
-            [place(job), str(job.run), epoch_of(job.run), in_words(job.seconds)]
-            for job in pool.jobs
-        ]
-        head = (
-            f"{count_done(pool)} of {len(pool.runs)} done, {len(pool.failed)} failed{pool.left()}"
-        )
+        """Show a row for each run under way, in the place of what was shown before."""
+        rows = []
+        for job in pool.jobs:
+            gpu = job.slot.get("CUDA_VISIBLE_DEVICES")
+            where = f"GPU {gpu}" if gpu else "CPU"
+            rows.append([where, job.run, epoch_of(job.run), in_words(job.seconds)])
+        done, failed = count_done(pool), len(pool.failed)
+        head = f"{done} of {len(pool.runs)} done, {failed} failed{pool.left()}"
         lines = [head, *tabulate(rows, tablefmt="plain", disable_numparse=True).splitlines()]
         width, height = shutil.get_terminal_size()
         lines = [line[: width - 1] for line in lines[: height - 1]]
@@ -261,32 +259,28 @@ class Progress(runner.View):
 
 
 def count_done(pool: Pool) -> int:
+    """How many runs are finished or have failed."""
     return len(pool.runs) - len(pool.todo) - len(pool.jobs)
 
 
 def in_words(seconds: float) -> str:
+    """As 1:23:45."""
     return str(timedelta(seconds=round(seconds)))
-
-
-def place(job: Job) -> str:
-    gpu = job.slot.get("CUDA_VISIBLE_DEVICES")
-    return f"GPU {gpu}" if gpu else "CPU"
 
 
 def epoch_of(run: Run) -> str:
     """The last epoch that its log names."""
     logs = sorted(run.folder.glob("log.txt*"))
-    found = (
-        re.findall(r"^epoch \[\d+/\d+\]", logs[-1].read_text(errors="replace"), re.M)
-        if logs
-        else []
-    )
+    text = logs[-1].read_text(errors="replace") if logs else ""
+    found = re.findall(r"^epoch \[\d+/\d+\]", text, re.M)
     return found[-1] if found else ""
 
 
+# -- the command
+
+
 def slots(asked: int | None) -> list[dict[str, str]]:
-    """The environment of each slot: a GPU each, or an equal share of the CPU cores. `asked` sets
-    their number."""
+    """The environments of `asked` slots: a GPU each, or an equal share of the CPU cores."""
     import torch  # slow, and not needed for what is printed before
 
     count = torch.cuda.device_count()
@@ -304,12 +298,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = OneLineParser("bash scripts/sweep.sh", description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("file", metavar="FILE", help=f"YAML, or one of {' '.join(ready_sweeps())}")
-    add(
-        "--slots",
-        type=int,
-        metavar="N",
-        help="runs at once; default one per GPU, without any one per CPU core",
-    )
+    add("--slots", type=int, metavar="N",
+        help="runs at once; default one per GPU, without any one per CPU core")  # fmt: skip
     add("--dry-run", action="store_true", help="print the commands that are still to be run")
     args = parser.parse_args(argv)
     ready = SWEEPS / f"{args.file}.yaml"
@@ -322,18 +312,17 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """0 or 1 (a run failed); leaves with 2 for wrong arguments or a wrong file."""
     args = parse_args(argv)
-    results.log.setLevel("CRITICAL")  # what is not finished is run, and what failed is reported
+    logs.log.setLevel("CRITICAL")  # what is not finished is run, and what failed is reported
     sweep = read_sweep(args.file)
     runs = sweep.runs()
     if sweep.settings:
         check_config_keys(args.file, sweep)
     if args.dry_run:
-        for run in runner.unfinished(runs):
-            print(run.shell())
+        plan.print_unfinished(runs)
         return 0
     failed = Pool(runs, slots(args.slots), Progress()).run()
     if failed:
-        runner.report(failed, len(runs))
+        report(failed, len(runs))
     if len(failed) < len(runs):
         words = sweep.table(runs)
         print(f"\npython -m results.tables {shlex.join(words)}\n", flush=True)

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Make the Python environment if need be: $VENV, else .venv, with the exact versions of requirements.txt.
-# An environment (the active one if there is no .venv) that has a supported version of everything is used as it is.
+# Make the Python environment if need be: $VENV, else .venv, with the exact versions of
+# requirements.txt. An environment (the active one if there is no .venv) that has a supported version
+# of everything is used as it is.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
-stamp=$venv/requirements.sha256 # written by this script alone, so it tells whose environment this is
+stamp=$venv/requirements.sha256 # written by this script alone: it tells whose environment this is
 wanted=$(sha256sum requirements.txt | cut -c1-64)
 if [ -e "$stamp" ]; then
   [ "$(cat "$stamp")" = "$wanted" ] && exit 0

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# P2C, MaPLe and zero-shot CLIP through the base-to-new protocol on the bundled benchmark and the bundled small CLIP.
-# Makes the environment on first use. Finished runs are not repeated: remove output/quickstart (OUTPUT) to begin anew.
+# P2C, MaPLe and zero-shot CLIP through the base-to-new protocol on the bundled benchmark and the
+# bundled small CLIP. Makes the environment on first use. Finished runs are not repeated: remove
+# output/quickstart (OUTPUT) to begin anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/make_env.sh

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The runs of a sweep, several at once: scripts/sweep.sh FILE; ready ones are in configs/sweeps/; --help says all.
+# The runs of a sweep, several at once: scripts/sweep.sh FILE; --help says all. Ready ones are in
+# configs/sweeps/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$(bash scripts/python.sh ready)

@@ -1,3 +1,5 @@
+import fcntl
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -12,17 +14,32 @@ from reference.weights import openai_state_dict
 
 from .runs import run
 
-# Tensors and tolerances of the tests are a CPU's: they, and what they start, see no GPU. tests/gpu
-# sees what there is. (The tests' own processes, side by side, inherit what the first of them has
-# seen.)
+# The tests' tensors and tolerances are a CPU's: they, and what they start, see no GPU; tests/gpu
+# sees what there is. (The tests' own processes, side by side, inherit what the first has seen.)
 VISIBLE = os.environ.setdefault("GPU_TESTS_SEE", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
 is_available = torch.cuda.is_available
 os.environ["CUDA_VISIBLE_DEVICES"], torch.cuda.is_available = "", lambda: False
 
 
+# Files that take longest, first of all: at the end no process is left alone with one of them.
+LONG = ["test_kill", "test_scripts", "test_bench", "test_starter", "test_thirdparty"]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Those for a GPU come last: where CUDA has begun, a forked process cannot use it."""
-    items.sort(key=lambda item: "gpu" in item.path.parts)
+    items.sort(key=lambda item: ("gpu" in item.path.parts, item.path.stem not in LONG))
+
+
+def pytest_collection_finish() -> None:
+    """All is imported: from here on, Python looks for garbage only in what the tests make."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call() -> None:
+    """What tests start sees one environment in all of them: a Starter has a template for each."""
+    os.environ.pop("PYTEST_CURRENT_TEST", None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,10 +57,9 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def loud_logs() -> Iterator[None]:
-    """Whoever silences a log does so for a program's life: here programs come one after the
-    other."""
+    """Who silences a log does so for a program's life; here the next program is heard again."""
     yield
-    for name in ("parse_test_res", "records", "tables"):
+    for name in ("results.logs",):
         logging.getLogger(name).setLevel(logging.NOTSET)
 
 
@@ -51,6 +67,24 @@ def loud_logs() -> Iterator[None]:
 def weights() -> dict[str, torch.Tensor]:
     """A tiny CLIP's random weights in OpenAI's layout."""
     return openai_state_dict("tiny")
+
+
+@pytest.fixture(scope="session")
+def vit_b16(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, torch.Tensor]]:
+    """ViT-B/16's random weights in OpenAI's layout: one file, mapped into all processes."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all processes
+    file = folder / "vit_b16.pt"
+    with open(folder / "vit_b16.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.exists():
+            torch.save(openai_state_dict("ViT-B/16"), file)
+        weights = torch.load(file, mmap=True, weights_only=True)
+    yield weights
+    file.unlink(
+        missing_ok=True
+    )  # 600 MB, in folders that pytest keeps; who has it mapped, keeps it
 
 
 @pytest.fixture

@@ -1,5 +1,4 @@
-"""A program's main in a forked process: torch is imported already, and what it does to itself is
-lost with it."""
+"""A program's main in a forked process: torch is imported, and what it does to itself is lost."""
 
 import logging
 import os
@@ -7,7 +6,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,12 +25,10 @@ class Done(NamedTuple):
 
 
 def start(main: Callable[[], int | None], folder: Path, encoding: str = "utf-8") -> int:
-    """Starts `main` in a process whose output goes to the files stdout and stderr of a folder;
-    returns its id."""
+    """The id of a process that does `main` and writes to `stdout` and `stderr` in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    signal.pthread_sigmask(
-        signal.SIG_BLOCK, [signal.SIGINT]
-    )  # no Ctrl-C may bring the child back into pytest
+    # No Ctrl-C may bring the child back into pytest.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     if pid := os.fork():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         return pid
@@ -60,7 +57,8 @@ def program(main: Callable[[], int | None], folder: Path, encoding: str) -> int:
 def as_a_program(folder: Path, encoding: str) -> None:
     """Undoes what pytest does to streams, logs, warnings and signals."""
     for fd, name in (1, "stdout"), (2, "stderr"):
-        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
+        with open(folder / name, "wb") as file:
+            os.dup2(file.fileno(), fd)
     sys.stdout = open(1, "w", buffering=1, encoding=encoding, closefd=False)  # noqa: SIM115
     errors = "backslashreplace"
     sys.stderr = open(2, "w", buffering=1, encoding=encoding, errors=errors, closefd=False)  # noqa: SIM115
@@ -77,15 +75,32 @@ def as_a_program(folder: Path, encoding: str) -> None:
 
 def wait(pid: int, folder: Path) -> Done:
     """Waits for the end of a process that `start` has started."""
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return Done(
-        code,
-        *(
-            (folder / name).read_text(encoding="utf-8", errors="replace")
-            for name in ("stdout", "stderr")
-        ),
-    )
+    return done(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), folder)
+
+
+def done(code: int, folder: Path) -> Done:
+    files = (folder / "stdout", folder / "stderr")
+    return Done(code, *(file.read_text(encoding="utf-8", errors="replace") for file in files))
 
 
 def forked(main: Callable[[], int | None], folder: Path, encoding: str = "utf-8") -> Done:
+    """How `main` ends in a process of its own."""
     return wait(start(main, folder, encoding), folder)
+
+
+def in_turn(mains: Sequence[Callable[[], int | None]], folder: Path) -> list[Done]:
+    """How programs end that do next to nothing, one after the other in one process."""
+    folders = [folder / f"{i}" for i in range(len(mains))]
+
+    def all_of_them() -> None:
+        for main, out in zip(mains, folders, strict=True):
+            out.mkdir()
+            try:
+                code = program(main, out, "utf-8")
+            except BaseException:
+                traceback.print_exc()
+                code = CRASHED
+            (out / "code").write_text(f"{code}")
+
+    forked(all_of_them, folder)
+    return [done(int((out / "code").read_text()), out) for out in folders]

@@ -1,7 +1,8 @@
 """Wrong values, words, files and archives: each ends in one clear line, the right exit code, and
 costs nothing saved.
 
-A line for each case. Every case runs in a process of its own, forked from this one.
+A line for each case. Cases run in processes of their own, forked from this one; but those of config
+values, which end before a run begins, in one.
 """
 
 import hashlib
@@ -24,8 +25,8 @@ from clip.weights import BUNDLED
 from datasets import doctor, prepare
 from inference import cloud, words
 from results import figures, report, tables
-from runs import protocol, runner, sweep
-from tests.forked import Done, forked
+from runs import plan, protocol, sweep
+from tests.forked import Done, forked, in_turn
 from tests.runs import REPO, arguments, run
 
 PROGRAMS = {
@@ -70,7 +71,7 @@ def saved(data, tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def in_the_repository(monkeypatch) -> Iterator[None]:
     monkeypatch.chdir(REPO)
-    for name in (*runner.ENVIRONMENT, "SHOW_DIR", "DATA_MIRROR"):
+    for name in (*plan.ENVIRONMENT, "SHOW_DIR", "DATA_MIRROR"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -88,7 +89,8 @@ P2C | OPTIM.LR 1e40 | OPTIM.LR 1e+40: must be below 2^63, with a point or an exp
 P2C | OPTIM.LR 1e999 | OPTIM.LR inf: must be below
 P2C | OPTIM.LR None | OPTIM.LR None: must be 0 or more
 P2C | OPTIM.LR (0.1,) | must be a number
-P2C | OPTIM 3 | OPTIM 3: is a section, which has no value of its own: give one of its keys, as OPTIM.NAME
+P2C | OPTIM 3 | \
+OPTIM 3: is a section, which has no value of its own: give one of its keys, as OPTIM.NAME
 P2C | TRAINER.P2C.DPD 0.1 | give one of its keys, as TRAINER.P2C.DPD.ENABLED
 P2C | OPTIM.NAME sdg | did you mean sgd?
 P2C | OPTIM.NAME None | Unknown optimizer "None"
@@ -103,8 +105,10 @@ P2C | MODEL.INIT_WEIGHTS ~nosuchuser/x | there is no user nosuchuser
 P2C | OPTIM.MOMENTUM -1.0 | must be 0 or more
 P2C | OPTIM.WEIGHT_DECAY -1.0 | must be 0 or more
 P2C | OPTIM.WEIGHT_DECAY 1e39 | must be below
-P2C | OPTIM.SGD_NESTEROV True OPTIM.MOMENTUM 0.0 | needs OPTIM.MOMENTUM above 0 and OPTIM.SGD_DAMPNING 0
-P2C | OPTIM.SGD_NESTEROV True OPTIM.SGD_DAMPNING 1 | needs OPTIM.MOMENTUM above 0 and OPTIM.SGD_DAMPNING 0
+P2C | OPTIM.SGD_NESTEROV True OPTIM.MOMENTUM 0.0 | \
+needs OPTIM.MOMENTUM above 0 and OPTIM.SGD_DAMPNING 0
+P2C | OPTIM.SGD_NESTEROV True OPTIM.SGD_DAMPNING 1 | \
+needs OPTIM.MOMENTUM above 0 and OPTIM.SGD_DAMPNING 0
 P2C | OPTIM.SGD_NESTEROV maybe | must be True or False
 P2C | OPTIM.ADAM_BETA1 1.0 | must be 0 or more and below 1
 P2C | OPTIM.ADAM_BETA2 -0.5 | must be 0 or more and below 1
@@ -132,7 +136,8 @@ CoCoOp | DATALOADER.K_TRANSFORMS 2 | CoCoOp takes one copy of each image
 KgCoOp | DATALOADER.K_TRANSFORMS 2 | KgCoOp takes one copy of each image
 PromptSRC | DATALOADER.K_TRANSFORMS 2 | PromptSRC takes one copy of each image
 MultiModalAdapter | DATALOADER.K_TRANSFORMS 2 | MultiModalAdapter takes one copy of each image
-P2C | INPUT.NO_TRANSFORM True | INPUT.NO_TRANSFORM True: there is no batch of images that are no tensors
+P2C | INPUT.NO_TRANSFORM True | \
+INPUT.NO_TRANSFORM True: there is no batch of images that are no tensors
 ZeroshotCLIP | INPUT.NO_TRANSFORM True | INPUT.NO_TRANSFORM True: there is no batch
 P2C | DATALOADER.TRAIN_X.BATCH_SIZE 0 | must be 1 or more
 P2C | DATALOADER.TRAIN_X.BATCH_SIZE 1000000000000000000000000000000 | must be below 2^63
@@ -166,7 +171,8 @@ P2C | INPUT.INTERPOLATION cubic | did you mean bicubic?
 P2C | INPUT.TRANSFORMS ('flip',) | Unknown transform "flip"
 P2C | INPUT.TRANSFORMS (5,) | Unknown transform "5"
 P2C | INPUT.TRANSFORMS 'normalize' | must be a list
-P2C | INPUT.CROP_PADDING 100000 | INPUT.CROP_PADDING 100000: must be from 0 to what INPUT.SIZE has, 32
+P2C | INPUT.CROP_PADDING 100000 | \
+INPUT.CROP_PADDING 100000: must be from 0 to what INPUT.SIZE has, 32
 P2C | INPUT.CROP_PADDING -1 | must be from 0 to
 P2C | INPUT.RRCROP_SCALE (1,.5) | two numbers above 0 and at most 1, the smaller one first
 P2C | INPUT.RRCROP_SCALE (2.0,3.0) | two numbers above 0
@@ -239,7 +245,8 @@ P2C | NOSUCHKEY 1 | there is no config key NOSUCHKEY
 P2C | OPTIM.LR.X 1 | there is no config key OPTIM.LR.X; did you mean OPTIM.LR?
 P2C | OPTIM. 1 | there is no config key OPTIM.; did you mean OPTIM.LR?
 P2C | ... 1 | there is no config key ...
-P2C | SEED 111111111111111111111111111111111111111111111111111111111111111111111 | must be below 2^63
+P2C | SEED 111111111111111111111111111111111111111111111111111111111111111111111 | \
+must be below 2^63
 P2C | INPUT.SIZE (((((((((((((((((( | must be a list
 P2C | TRAINER.P2C | config keys and values come in pairs
 P2C | OPTIM.LR 0.1 OPTIM.LR 0.2 | OPTIM.LR is given twice, as 0.1 and as 0.2
@@ -247,16 +254,27 @@ P2C | OPTIM.LR 0.1 --seed 3 | flags come before KEY VALUE pairs: move --seed
 """
 
 
-@pytest.mark.parametrize("case", VALUES.strip().splitlines())
-def test_values(case, data, tmp_path):
-    trainer, opts, line = case.split(" | ")
-    opts = opts.split()
-    usual = [
-        w for k, v in zip(USUAL[::2], USUAL[1::2], strict=True) if k not in opts for w in (k, v)
-    ]
-    out = tmp_path / "out"
-    done = forked(lambda: train.main(arguments(trainer, data, out, *usual, *opts)), tmp_path)
-    assert_one_line(done, 2, line)
+VALUES = VALUES.strip().splitlines()
+
+
+@pytest.fixture(scope="module")
+def values(data, tmp_path_factory) -> dict[str, tuple[Done, Path]]:
+    """How the run of each case ends, and its output folder."""
+    folder = tmp_path_factory.mktemp("values")
+    mains, outs = [], []
+    for i, case in enumerate(VALUES):
+        trainer, opts, _ = case.split(" | ")
+        opts = opts.split()
+        usual = [w for i in (0, 2) if USUAL[i] not in opts for w in USUAL[i : i + 2]]
+        outs.append(folder / f"{i}" / "out")
+        mains.append(partial(train.main, arguments(trainer, data, outs[i], *usual, *opts)))
+    return dict(zip(VALUES, zip(in_turn(mains, folder), outs, strict=True), strict=True))
+
+
+@pytest.mark.parametrize("case", VALUES)
+def test_values(case, values):
+    done, out = values[case]
+    assert_one_line(done, 2, case.split(" | ")[2])
     assert not (out / "config.yaml").exists()  # a run that never began claims no folder
 
 
@@ -266,18 +284,21 @@ def test_values(case, data, tmp_path):
 WORDS = """
 train | --sede 1 | 2 | unrecognized arguments
 train | --seed one | 2 | argument --seed: invalid int value: 'one'
-train | --seed 18446744073709551616 --trainer P2C DATASET.NAME Shapes | 2 | SEED 18446744073709551616: must be
+train | --seed 18446744073709551616 --trainer P2C DATASET.NAME Shapes | 2 | \
+SEED 18446744073709551616: must be
 train | --config-file /nowhere.yaml | 2 | no config file /nowhere.yaml
 train | --config-file {tmp} | 2 | no config file
 train | --config-file {pipe} | 2 | no config file
-train | {usual} MODEL.INIT_WEIGHTS {pipe} | 1 | It is a pipe or device
+train | {usual} MODEL.INIT_WEIGHTS {pipe} OUTPUT_DIR {tmp}/out | 1 | It is a pipe or device
 train | --load-epoch 2 {usual} | 2 | --load-epoch has no effect without --eval-only
 train | --resume {tmp} --output-dir {tmp}/out {usual} | 1 | There is nothing to resume in
 train | --output-dir {long} {usual} | 2 | File name too long
 train | --trainer P2C | 2 | give --trainer and --dataset-config-file
-train | --trainer P2D --root {data} DATASET.NAME Shapes | 2 | Unknown trainer "P2D": did you mean P2C?
+train | --trainer P2D --root {data} --output-dir {tmp}/out DATASET.NAME Shapes | 2 | \
+Unknown trainer "P2D": did you mean P2C?
 train | --trainer --root {data} | 2 | expected one argument
-train | --trainer P2C --seed 1 DATASET.NAME Shapes SEED 2 | 2 | SEED is given twice, by --seed and as 2
+train | --trainer P2C --seed 1 DATASET.NAME Shapes SEED 2 | 2 | \
+SEED is given twice, by --seed and as 2
 parse | {tmp}/nowhere | 2 | no such folder
 parse | {tmp} | 1 | no result in
 parse | {tmp} --hm --format html | 2 | argument --format: invalid choice
@@ -771,14 +792,15 @@ def test_data(name, data, tmp_path):
     shutil.copytree(data, root)
     damage(root / "shapes")
     flags = ("--no-train",) if "split" in name else ()
-    words = arguments("ZeroshotCLIP", root, tmp_path / "out", *USUAL, flags=flags)
+    opts = (*USUAL, "DATASET.NUM_SHOTS", "2")
+    words = arguments("ZeroshotCLIP", root, tmp_path / "out", *opts, flags=flags)
     main = partial(train.main, words)
     assert_harmless(main, root, [root], tmp_path, 1, line)
 
 
 def test_there_are_150_cases():
     tables = (
-        VALUES.strip().splitlines(),
+        VALUES,
         WORDS.strip().splitlines(),
         CHECKPOINTS,
         MODELS,

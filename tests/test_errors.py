@@ -24,7 +24,7 @@ import torch
 
 import train
 from dassl.utils import checkpoint, tools
-from parse_test_res import newest_result, read_log
+from results.logs import newest_result, read_log
 from tests.forked import forked
 from tests.runs import HANG, REPO, arguments, run, wait_for
 from trainers.base import PromptTrainer
@@ -132,10 +132,12 @@ def test_a_value_that_no_run_can_have(key, values, allowed, data, tmp_path, caps
 
 
 def test_the_least_values_that_a_run_can_have(data, tmp_path):
-    least = {"DATALOADER.TRAIN_X.BATCH_SIZE": "1", "DATALOADER.TEST.BATCH_SIZE": "1", "TRAIN.PRINT_FREQ": "1",
-             "DATASET.NUM_SHOTS": "1", "DATALOADER.NUM_WORKERS": "0", "DATALOADER.CACHE_MB": "0", "OPTIM.LR": "0.0",
-             "OPTIM.MOMENTUM": "0.0", "OPTIM.WEIGHT_DECAY": "0.0", "OPTIM.MAX_EPOCH": "2"}  # fmt: skip
-    assert run("CoOp", data, tmp_path, *(word for pair in least.items() for word in pair)) == 0
+    least = """
+        DATALOADER.TRAIN_X.BATCH_SIZE 1 DATALOADER.TEST.BATCH_SIZE 1 DATALOADER.NUM_WORKERS 0
+        DATALOADER.CACHE_MB 0 DATASET.NUM_SHOTS 1 TRAIN.PRINT_FREQ 1 OPTIM.MAX_EPOCH 2
+        OPTIM.LR 0.0 OPTIM.MOMENTUM 0.0 OPTIM.WEIGHT_DECAY 0.0
+    """
+    assert run("CoOp", data, tmp_path, *least.split()) == 0
 
 
 @pytest.mark.parametrize("trainer", ["CoOp_ATP", "CoCoOp_ATP", "MaPLe_ATP", "P2C"])
@@ -315,8 +317,8 @@ def test_a_damaged_record_of_the_config(content, data, tmp_path, capsys):
         (("SEED", "2"), "cannot be continued with another SEED (1; now 2)"),
         (("OPTIM.NAME", "adam"), "cannot be continued with another OPTIM.NAME (sgd; now adam)"),
         (
-            ("DATASET.NUM_SHOTS", "1"),
-            "cannot be continued with another DATASET.NUM_SHOTS (2; now 1)",
+            ("DATASET.NUM_SHOTS", "2"),
+            "cannot be continued with another DATASET.NUM_SHOTS (1; now 2)",
         ),
     ],
 )
@@ -330,7 +332,7 @@ def test_more_epochs_at_another_rate_in_another_folder(data, trained, tmp_path):
     opts = ("OPTIM.MAX_EPOCH", "3", "OPTIM.LR", "0.01", "TRAINER.P2C.PREC", "fp32")
     assert run("P2C", data, tmp_path, *opts, flags=flags) == 0
     log = (tmp_path / "log.txt").read_text()
-    assert re.findall(r"\[(\d/\d)\] batch \[2/8\] .* lr (\S+) eta", log) == [
+    assert re.findall(r"\[(\d/\d)\] batch \[2/4\] .* lr (\S+) eta", log) == [
         ("3/3", "7.5000e-03")
     ]  # .01 (1 + cos 60°)/2
     assert (
@@ -390,19 +392,21 @@ def test_a_second_run_in_the_same_folder(data, tmp_path, capsys):
 
     process = multiprocessing.get_context("fork").Process(target=first)
     process.start()
-    begun.wait()
-    before = sorted(tmp_path.rglob("*"))
-    assert run("P2C", data, tmp_path, *EPOCHS) == 1
-    line = the_line(capsys)
-    assert f"Another run is at work in {tmp_path} (it holds {tmp_path}/.lock)" in line
-    assert sorted(tmp_path.rglob("*")) == before
-    process.kill()
-    process.join()
+    try:
+        begun.wait()
+        before = sorted(tmp_path.rglob("*"))
+        assert run("P2C", data, tmp_path, *EPOCHS) == 1
+        line = the_line(capsys)
+        assert f"Another run is at work in {tmp_path} (it holds {tmp_path}/.lock)" in line
+        assert sorted(tmp_path.rglob("*")) == before
+    finally:
+        process.kill()
+        process.join()
     assert run("P2C", data, tmp_path, *EPOCHS) == 0
 
 
 def test_a_lock_handed_over_is_held_already(data, tmp_path):
-    """As runs/runner.py does it: the run has its file open."""
+    """As runs/pool.py does it: the run has its file open."""
     lock = os.open(tmp_path / ".lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
     os.write(lock, b"its command")
@@ -494,7 +498,7 @@ def test_no_space_to_draw_the_bundled_benchmark(tmp_path, capsys, monkeypatch):
     assert f"Cannot draw Shapes into {tmp_path}/data/shapes/images: No space left on device" in line
 
 
-@pytest.mark.parametrize("module", ["dassl/utils/lock.py", "runs/runner.py"])
+@pytest.mark.parametrize("module", ["dassl/utils/lock.py", "runs/pool.py"])
 def test_other_systems_are_one_line(module, monkeypatch):
     """Without fcntl, as on Windows."""
     monkeypatch.setitem(sys.modules, "fcntl", None)

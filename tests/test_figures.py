@@ -1,5 +1,6 @@
 """results.figures. Numbers are worked out by hand here, or come from scipy or numpy."""
 
+import ast
 import json
 import shutil
 import subprocess
@@ -11,13 +12,24 @@ from scipy import integrate
 from scipy import stats as st
 
 from results import figures
-from results.records import dataset_name, find_results
+from results.curves import curves_of_logs
+from results.panels import TRAINERS, styles
+from results.plots import KINDS, describe, draw
+from results.protocols import dataset_name
+from results.records import find_results
+from results.schedule import draw_schedule, schedule_config
 
 from .runs import REPO
 from .test_parse import RERUN, block, write
 
-NEW = "epoch [{e}/{n}] batch [{b}/{B}] time 0.071 ({t}) data 0.000 (0.012) loss 1.2031 ({loss}) lr 1.0e-05 eta 0:00:15\n"
-OLD = "epoch [{e}/{n}][{b}/{B}]\ttime 0.071 ({t})\tdata 0.000 (0.012)\teta 0:00:15\tloss 1.2031 ({loss})\tlr 1.0e-05\n"
+NEW = (
+    "epoch [{e}/{n}] batch [{b}/{B}] time 0.071 ({t}) data 0.000 (0.012) "
+    "loss 1.2031 ({loss}) lr 1.0e-05 eta 0:00:15\n"
+)
+OLD = (
+    "epoch [{e}/{n}][{b}/{B}]\ttime 0.071 ({t})\tdata 0.000 (0.012)\teta 0:00:15\t"
+    "loss 1.2031 ({loss})\tlr 1.0e-05\n"
+)
 
 
 def record(
@@ -114,8 +126,8 @@ def test_losses_from_a_record_and_from_logs_of_both_forms(tmp_path):
             form.format(e=2, n=2, b=40, B=50, t=0.3, loss="1.5") + f"Finish training\n{block(50.0)}"
         )
         write(tmp_path, {f"{folder}/log.txt": text})
-        assert figures.curves_of_logs(tmp_path / folder) == ([3.5, 1.5], pytest.approx([20, 15]))
-    assert figures.curves_of_logs(write(tmp_path / "test", {"log.txt": block(50.0)})) is None
+        assert curves_of_logs(tmp_path / folder) == ([3.5, 1.5], pytest.approx([20, 15]))
+    assert curves_of_logs(write(tmp_path / "test", {"log.txt": block(50.0)})) is None
 
 
 def log_of(*epochs, finished=True):
@@ -150,7 +162,7 @@ def log_of(*epochs, finished=True):
     ],
 )
 def test_the_log_that_counts_and_those_it_went_on_from(older, newer, expected, tmp_path):
-    curves = figures.curves_of_logs(write(tmp_path, {"log.txt": older, RERUN: newer}))
+    curves = curves_of_logs(write(tmp_path, {"log.txt": older, RERUN: newer}))
     assert (
         curves is None
         if expected is None
@@ -162,14 +174,14 @@ def test_a_run_resumed_twice_with_a_failed_rerun_in_between(tmp_path):
     logs = log_of((1, 9.0), (2, 8.0), finished=False), log_of((2, 7.0), (3, 6.0), finished=False)
     logs += log_of((1, 1.0), finished=False), log_of((4, 5.0))
     write(tmp_path, {f"log.txt-2026-01-0{i}": text for i, text in enumerate(logs)})
-    assert figures.curves_of_logs(tmp_path).loss == [9, 7, 6, 5]
+    assert curves_of_logs(tmp_path).loss == [9, 7, 6, 5]
 
 
 def test_a_log_that_cannot_be_read_is_warned_of(tmp_path, caplog):
     """A folder of its name, as root may read any file."""
     write(tmp_path, {RERUN: log_of((2, 2.0))})
     (tmp_path / "log.txt").mkdir()
-    assert np.array_equal(figures.curves_of_logs(tmp_path).loss, [np.nan, 2], equal_nan=True)
+    assert np.array_equal(curves_of_logs(tmp_path).loss, [np.nan, 2], equal_nan=True)
     assert [r.getMessage() for r in caplog.records] == [
         f"cannot read [Errno 21] Is a directory: '{tmp_path}/log.txt'"
     ]
@@ -178,7 +190,7 @@ def test_a_log_that_cannot_be_read_is_warned_of(tmp_path, caplog):
 def test_the_loss_figure(runs):
     """Its lines are the means over seeds and its band their population std: (3, 5) and (1, 2) for
     P2C."""
-    figure = figures.draw("loss", find_results([runs]))
+    figure = draw("loss", find_results([runs]))
     assert [ax.get_title() for ax in figure.axes] == ["DescribableTextures"]
     assert lines(figure) == {"P2C": ([1, 2], [4.0, 1.5]), "MaPLe": ([1, 2], [2.0, 1.0])}
     band = figure.axes[0].collections[0].get_paths()[0].vertices
@@ -191,29 +203,29 @@ def test_losses_and_times_are_of_one_number_of_shots(tmp_path):
         write(tmp_path, {f"dtd/P2C/c_{shots}shots/seed1/log.txt": log_of((1, 3.0 * shots))})
     write(tmp_path, {"dtd/ZeroshotCLIP/c_32shots/seed1/log.txt": block(50.0)})
     for kind in ("loss", "time"):
-        figure = figures.draw(kind, find_results([tmp_path]))
+        figure = draw(kind, find_results([tmp_path]))
         assert [text.get_text() for text in figure.legends[0].get_texts()] == ["P2C"]
         assert figure.legends[0].get_title().get_text().startswith("16 shots; ")
-    assert lines(figures.draw("loss", find_results([tmp_path]))) == {"P2C": ([1], [48])}
+    assert lines(draw("loss", find_results([tmp_path]))) == {"P2C": ([1], [48])}
 
 
 def test_losses_that_are_not_known_leave_a_gap(tmp_path):
     put(tmp_path, "P2C", 1, 80.0, loss=[None, 2.0, 1.0])
     put(tmp_path, "P2C", 2, 80.0, loss=[None, 4.0])
-    assert lines(figures.draw("loss", find_results([tmp_path])))["P2C"] == ([2, 3], [3.0, 1.0])
+    assert lines(draw("loss", find_results([tmp_path])))["P2C"] == ([2, 3], [3.0, 1.0])
 
 
 def test_the_time_figure(runs, caplog):
-    figure = figures.draw("time", find_results([runs]))
+    figure = draw("time", find_results([runs]))
     assert sorted(bar.get_height() for bar in figure.axes[0].patches) == [1, 3]  # (4 + 2) / 2 s
     assert not caplog.records
     put(runs, "MaPLe", 3, 70.0, device="a GPU")
-    figures.draw("time", find_results([runs]))
+    draw("time", find_results([runs]))
     assert "different devices: a CPU; a GPU" in caplog.text
 
 
 def test_the_f1_figure(runs):
-    figure = figures.draw("f1", find_results([runs]))
+    figure = draw("f1", find_results([runs]))
     for panel, less in ((0, 0), (1, 1)):
         assert {k: y for k, (_, y) in lines(figure, panel).items()} == {
             "P2C": [85 - less],
@@ -235,7 +247,7 @@ def test_the_attributes_figure(tmp_path, caplog):
         put_pair(n, seed, "dtd", base, new)
         put_pair(n, seed, "eurosat", 40.0, 20.0)  # HM 26.67
     put_pair(4, 9, "dtd", 99.0, 99.0)
-    figure = figures.draw("attributes", find_results([tmp_path]))
+    figure = draw("attributes", find_results([tmp_path]))
     drawn = [[line.get_ydata().tolist() for line in ax.get_lines()] for ax in figure.axes]
     assert drawn[0] == [[60, 65], [45]] and drawn[1] == [[40, 40], [35]]
     hms = [(9600 / 140 + 1600 / 60) / 2, (10800 / 150 + 1600 / 60) / 2, (50 + 1600 / 60) / 2]
@@ -243,9 +255,9 @@ def test_the_attributes_figure(tmp_path, caplog):
     assert "seed 9 has not all results" in caplog.text
     shutil.rmtree(tmp_path / "any_2/base2new/test_new")
     shutil.rmtree(tmp_path / "any_4/base2new/test_new")
-    assert figures.draw("attributes", find_results([tmp_path])) is None
+    assert draw("attributes", find_results([tmp_path])) is None
     shutil.rmtree(tmp_path / "any_4")
-    assert figures.draw("attributes", find_results([tmp_path])) is None
+    assert draw("attributes", find_results([tmp_path])) is None
 
 
 def test_runs_of_attributes_without_a_record_are_in_no_attributes_figure(tmp_path):
@@ -253,7 +265,7 @@ def test_runs_of_attributes_without_a_record_are_in_no_attributes_figure(tmp_pat
     write(tmp_path, {"base2new/train_base/dtd/shots_16/CoOp_ATP/c/seed1/log.txt": block(50.0)})
     put(tmp_path, "MaPLe_ATP", 1, 80.0, config={})
     found = find_results([tmp_path])
-    assert len(found) == 2 and figures.draw("attributes", found) is None
+    assert len(found) == 2 and draw("attributes", found) is None
 
 
 def test_the_shots_figure(tmp_path):
@@ -264,7 +276,7 @@ def test_the_shots_figure(tmp_path):
         for shots in (1, 4, 16)
         for seed in (1, 3)
     }
-    figure = figures.draw("shots", find_results([write(tmp_path, files)]))
+    figure = draw("shots", find_results([write(tmp_path, files)]))
     assert [ax.get_title() for ax in figure.axes] == ["DescribableTextures", "EuroSAT"]
     assert lines(figure, 1) == dict.fromkeys(("P2C", "CoOp"), ([1, 4, 16], [55, 58, 70]))
 
@@ -281,7 +293,7 @@ def test_the_cloud_figure_pools_seeds_and_draws(runs):
             json.dumps(about)
         )
     (runs / "base2new/train_base/dtd/shots_16/MaPLe/c/seed1/cloud.json").write_text("{")
-    figure = figures.draw("cloud", find_results([runs]))
+    figure = draw("cloud", find_results([runs]))
     assert lines(figure)["P2C"] == ([0, 0.1], [85, 70])
     assert lines(figure)["P2C's σ_max in training"][0] == [0.015, 0.015]
     assert [ax.get_title() for ax in figure.axes] == ["DescribableTextures, base classes"]
@@ -291,12 +303,12 @@ def test_the_cloud_figure_pools_seeds_and_draws(runs):
 
 
 def test_methods_look_the_same_in_all_figures_and_like_no_other():
-    trainers = dict(zip(figures.TRAINERS, figures.TRAINERS, strict=True))
-    alone = figures.styles({"P2C": "P2C", "CoOp": "CoOp"})
-    among = figures.styles(trainers | {f"P2C {i}": "P2C" for i in range(20)} | {"Mine": "Mine"})
+    trainers = dict(zip(TRAINERS, TRAINERS, strict=True))
+    alone = styles({"P2C": "P2C", "CoOp": "CoOp"})
+    among = styles(trainers | {f"P2C {i}": "P2C" for i in range(20)} | {"Mine": "Mine"})
     assert {m: alone[m] for m in alone} == {m: among[m] for m in alone}
     assert len({tuple(style.values()) for style in among.values()}) == len(among) == 35
-    variants = figures.styles({f"P2C {i}": "P2C" for i in range(6)} | {"MaPLe": "MaPLe"})
+    variants = styles({f"P2C {i}": "P2C" for i in range(6)} | {"MaPLe": "MaPLe"})
     assert variants["MaPLe"] == among["MaPLe"] and len({s["color"] for s in variants.values()}) == 7
 
 
@@ -324,8 +336,8 @@ def many(root, methods, datasets=("dtd",), shots=(16,)):
 def test_nothing_is_cut_and_panels_keep_their_size(kind, methods, datasets, settings, tmp_path):
     """All texts are within the figure, none lies on another; warnings of the layout are errors."""
     names = [f"dataset {i}" for i in range(datasets - 1)] + ["a long name of a dataset"]
-    found = many(tmp_path, figures.TRAINERS[:methods], names, range(settings))
-    figure = figures.draw(kind, found)
+    found = many(tmp_path, TRAINERS[:methods], names, range(settings))
+    figure = draw(kind, found)
     figure.draw_without_rendering()
     [key] = figure.legends
     assert len(key.get_texts()) == methods * settings
@@ -355,22 +367,44 @@ def test_nothing_is_cut_and_panels_keep_their_size(kind, methods, datasets, sett
 
 def test_names_with_signs_of_mathematics(tmp_path):
     for kind in ("loss", "time", "f1"):
-        figure = figures.draw(kind, many(tmp_path, ["P2C", r"b$\y$"], [r"a$\x$", "c"]))
+        figure = draw(kind, many(tmp_path, ["P2C", r"b$\y$"], [r"a$\x$", "c"]))
         figure.draw_without_rendering()
         assert r"b$\y$" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_figures_have_labels_and_a_description(runs):
     for kind in ("loss", "time", "f1"):
-        figure = figures.draw(kind, find_results([runs]))
+        figure = draw(kind, find_results([runs]))
         assert figure.axes[0].get_ylabel() and figure.legends[0].get_title().get_text()
-        described = figures.describe(figure, figures.KINDS[kind].text)
-        assert described.startswith(figures.KINDS[kind].text) and "P2C, MaPLe" in described
+        described = describe(figure, KINDS[kind].text)
+        assert described.startswith(KINDS[kind].text) and "P2C, MaPLe" in described
 
 
-def test_matplotlib_is_imported_only_when_used():
-    code = "import sys, results.figures, results.report; sys.exit('matplotlib' in sys.modules or 'torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == 0
+MODULES = sorted((REPO / "results").glob("*.py"))
+SLOW = {"torch", "matplotlib", "scipy", "sklearn"}
+
+
+def test_what_is_slow_is_imported_only_when_used():
+    names = [f"results.{path.stem}" for path in MODULES] + ["parse_test_res"]
+    code = f"import sys, {', '.join(names)}; print(*({SLOW} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_results_stand_on_nothing_that_runs_models(path):
+    """Also not inside functions; but for the schedule, which asks trainers/p2c.py for its noise."""
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            imported.add(node.module)
+    ours = {path.stem for path in REPO.iterdir() if path.suffix == ".py" or path.is_dir()}
+    ours = {name for name in imported if name.split(".")[0] in ours | {"torch", "torchvision"}}
+    light = {f"dassl.{name}" for name in ("commands", "files", "results_json")}
+    extra = {"dassl.utils.errors", "train", "trainers.p2c"} if path.stem == "schedule" else set()
+    assert ours <= light | extra
 
 
 # schedule
@@ -384,7 +418,7 @@ def test_the_schedule_figure():
     )
     mixture = ["TRAINER.P2C.DPD.GMM_MEANS", "(0.0,4.0)", "TRAINER.P2C.DPD.GMM_STDS", "(1.0,2.0)"]
     mixture += ["TRAINER.P2C.DPD.GMM_WEIGHTS", "(3.0,1.0)"]
-    figure = figures.draw_schedule(figures.schedule_config([*pairs, *mixture]))
+    figure = draw_schedule(schedule_config([*pairs, *mixture]))
     left, right = figure.axes
     assert left.get_lines()[1].get_ydata() == pytest.approx([0.02, 0.015, 0.01, 0.005])
     density = next(line for line in right.get_lines() if line.get_label() == "mixture")

@@ -27,7 +27,7 @@ import train
 from dassl.engine.record import Recorder
 from dassl.utils import checkpoint
 from tests.forked import forked, start, wait
-from tests.runs import HANG, REPO, arguments
+from tests.runs import HANG, REPO, arguments, wait_for
 from trainers.base import PromptTrainer
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -83,6 +83,11 @@ def assert_ended_by(done, kind: signal.Signals) -> None:
         assert done.err.startswith("stopped; run the same command again"), done.err
 
 
+def said(hits: Counter) -> str:
+    kinds = ", ".join(f"{n} {kind}" for kind, n in hits.items())
+    return f"{hits.total()} kills ({kinds}), all ended equal"
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_killed_at_random(name, undisturbed, kills, data, tmp_path):
     expected, seconds = undisturbed(name)
@@ -103,9 +108,7 @@ def test_killed_at_random(name, undisturbed, kills, data, tmp_path):
         done = forked(command(name, data, out), tmp_path)
         assert done.code == 0 and done.err == "", done
         assert state(out) == expected, f"seed {seed}"
-    print(
-        f"{name}: {hits.total()} kills ({', '.join(f'{n} {kind}' for kind, n in hits.items())}), all ended equal"
-    )
+    print(f"{name}: {said(hits)}")
 
 
 # -- at chosen moments: the process sends the signal to itself
@@ -194,13 +197,26 @@ def sweep(data: Path, folder: Path) -> subprocess.Popen:
     )
 
 
+# What shows that a sweep's training has begun, has saved a model, and that its test has begun.
+SEEN = ("train_base/**/log.txt", "train_base/**/model.pth.tar-*", "test_new/**/log.txt")
+
+
 def test_a_killed_sweep(kills, data, tmp_path):
-    """Alone, so that its run goes on, or with all that it has started."""
+    """Alone, so that its run goes on, or with all that it has started.
+
+    A moment after something of it is seen, when it is at work for certain; many kills come at any
+    time.
+    """
     rng, hits, seconds = random.Random(), Counter(), 20.0
     while hits.total() < (kills if kills > 10 else 1):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         process, kind = sweep(data, tmp_path), rng.choice(SIGNALS)
-        time.sleep(rng.uniform(0, seconds))
+        if kills > 10:
+            time.sleep(rng.uniform(0, seconds))
+        else:
+            pattern = rng.choice(SEEN)
+            wait_for(lambda: list((tmp_path / "out").rglob(pattern)))  # noqa: B023
+            time.sleep(rng.uniform(0, 0.2))
         with suppress(ProcessLookupError):  # it may have ended
             rng.choice((os.kill, os.killpg))(process.pid, kind)
         hits[kind.name] += process.wait(HANG) != 0
@@ -209,9 +225,7 @@ def test_a_killed_sweep(kills, data, tmp_path):
         seconds = max(seconds, time.monotonic() - begin)
         assert "Traceback" not in (tmp_path / "stderr").read_text()
         assert_as_alone(tmp_path / "out", tmp_path / "alone")
-    print(
-        f"\na sweep: {hits.total()} kills ({', '.join(f'{n} {kind}' for kind, n in hits.items())}), all ended equal"
-    )
+    print(f"\na sweep: {said(hits)}")
 
 
 def assert_as_alone(out: Path, alone: Path) -> None:

@@ -13,9 +13,15 @@ from pathlib import Path
 import pytest
 
 import parse_test_res as parser
+from dassl.commands import OneLineParser
+from results.logs import newest_result, read_log
+from results.statistics import harmonic_mean
 
 SCRIPT = Path(parser.__file__)
-EPOCH = "epoch [1/1] batch [1/1] time 0.071 (0.085) data 0.000 (0.012) loss 1.2 (1.4) lr 1.0000e-05 eta 0:00:00"
+EPOCH = (
+    "epoch [1/1] batch [1/1] time 0.071 (0.085) data 0.000 (0.012) loss 1.2 (1.4) "
+    "lr 1.0000e-05 eta 0:00:00"
+)
 RERUN = "log.txt-2026-01-02-03-04-05"
 
 
@@ -91,7 +97,7 @@ def numbers(row, names="base_mean base_std new_mean new_std hm_mean hm_std"):
 
 @pytest.mark.parametrize("text, accuracy", [(trained(85.2), 85.2), (trained_05(85.25), 85.25)])
 def test_both_log_forms(tmp_path, text, accuracy):
-    result = parser.read_log(write(tmp_path, {"log.txt": text}) / "log.txt")
+    result = read_log(write(tmp_path, {"log.txt": text}) / "log.txt")
     assert result.metrics["accuracy"] == accuracy and result.trained
 
 
@@ -107,7 +113,7 @@ def test_both_log_forms(tmp_path, text, accuracy):
     ],
 )
 def test_unfinished_log_has_no_result(tmp_path, text):
-    assert parser.read_log(write(tmp_path, {"log.txt": text}) / "log.txt") is None
+    assert read_log(write(tmp_path, {"log.txt": text}) / "log.txt") is None
 
 
 @pytest.mark.parametrize("value", ["250.0", "100.1", "-5.0", "nan", "1e5"])
@@ -126,7 +132,7 @@ def test_log_with_progress_bars_and_broken_bytes(tmp_path):
     path.write_bytes(
         b"\xff 50%|#####\r" + trained(85.2).replace("\n", "\r\n").encode() + b"\xe2\x96"
     )
-    assert parser.read_log(path).metrics == {"accuracy": 85.2, "error": 1.0, "macro_f1": 50.0}
+    assert read_log(path).metrics == {"accuracy": 85.2, "error": 1.0, "macro_f1": 50.0}
 
 
 def test_a_record_has_more_digits_than_its_log(tmp_path):
@@ -142,8 +148,8 @@ def test_a_record_has_more_digits_than_its_log(tmp_path):
             "seed1/results.json": json.dumps({"format": 1, "metrics": metrics}),
         },
     )
-    assert parser.newest_result(tmp_path / "seed1", "accuracy", False).metrics["accuracy"] == 85.25
-    assert parser.newest_result(tmp_path / "seed1", "accuracy", False).metrics["macro_f1"] == 50.0
+    assert newest_result(tmp_path / "seed1", "accuracy", False).metrics["accuracy"] == 85.25
+    assert newest_result(tmp_path / "seed1", "accuracy", False).metrics["macro_f1"] == 50.0
     other = json.dumps({"format": 2, "metrics": metrics})
     for text in (
         "{",
@@ -153,9 +159,7 @@ def test_a_record_has_more_digits_than_its_log(tmp_path):
         '{"format": 1, "metrics": {"accuracy": "85.25"}}',
     ):
         write(tmp_path, {"seed1/results.json": text})
-        assert (
-            parser.newest_result(tmp_path / "seed1", "accuracy", False).metrics["accuracy"] == 85.2
-        )
+        assert newest_result(tmp_path / "seed1", "accuracy", False).metrics["accuracy"] == 85.2
 
 
 # seeds of one experiment
@@ -364,7 +368,7 @@ def test_hm_settings_for_one_dataset_are_the_same_method(tmp_path):
 
 
 def test_hm_of_zeros():
-    assert parser.harmonic_mean(0.0, 0.0) == 0
+    assert harmonic_mean(0.0, 0.0) == 0
 
 
 # formats
@@ -454,7 +458,7 @@ def test_wrong_arguments(tmp_path):
 
 def test_the_home_folder(monkeypatch, capsys):
     monkeypatch.setenv("HOME", "/home/me")
-    flags = parser.OneLineParser("x")
+    flags = OneLineParser("x")
     flags.add_argument("--out")
     flags.add_argument("words", nargs="*")
     args = flags.parse_args(["--out=~/a b", "~", "~/x", "a~/b", "a/~", "--", "~{}", "x=~/y"])

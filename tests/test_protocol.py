@@ -13,13 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from runs import protocol, runner, starter
+from results.layout import place_of
+from results.protocols import VARIANTS
+from runs import plan, pool, protocol, starter
 
 from .runs import HANG, wait_for
 from .test_parse import EPOCH, block, trained
 
 REPO = Path(__file__).resolve().parents[1]
-JOB = runner.Job
+JOB = pool.Job
 P2C, MAPLE, ZERO = (
     "P2C/vit_tiny_ep5_batch4",
     "MaPLe/vit_tiny_c2_ep5_batch4_2ctx",
@@ -31,7 +33,7 @@ P2C, MAPLE, ZERO = (
 def out(tmp_path, monkeypatch) -> Path:
     """The output folder of the runs, which are asked for as from the repository's folder."""
     monkeypatch.chdir(REPO)
-    for name in (*runner.ENVIRONMENT, "SHOW_DIR"):
+    for name in (*plan.ENVIRONMENT, "SHOW_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OUTPUT", str(tmp_path))
     return tmp_path
@@ -54,25 +56,25 @@ def dry(words: str, capsys) -> list[str]:
     return [line.removeprefix(usual) for line in lines]
 
 
-def instead(monkeypatch: pytest.MonkeyPatch, script: Callable[[runner.Run], str]) -> list[str]:
+def instead(monkeypatch: pytest.MonkeyPatch, script: Callable[[plan.Run], str]) -> list[str]:
     """Runs do this, in bash, in place of their commands; returns their names as they start."""
     started = []
 
     class Job(JOB):
-        def __init__(self, how: starter.Starter, run: runner.Run, *rest):
+        def __init__(self, how: starter.Starter, run: plan.Run, *rest):
             started.append(str(run))
             real, run.command = run.command, ["bash", "-c", script(run)]
             super().__init__(how, run, *rest)
             run.command = real
 
-    monkeypatch.setattr(runner, "Job", Job)
+    monkeypatch.setattr(pool, "Job", Job)
     monkeypatch.setattr(
         starter, "what_is_executed", lambda *_: None
     )  # bash is not asked, which would do them
     return started
 
 
-def no_luck(run: runner.Run) -> str:
+def no_luck(run: plan.Run) -> str:
     return "echo a line before >&2; echo error: no luck >&2; exit 1"
 
 
@@ -103,9 +105,8 @@ def test_the_usual_datasets_methods_and_seeds(capsys):
     assert len(dry("base2new --methods zsclip --seeds 1", capsys)) == 11 * 2
     assert len(dry("few_shot --datasets shapes", capsys)) == 3 * 3 * 5
     assert len(dry("xd --methods p2c --seeds 1", capsys)) == 1 + 10
-    assert [line.split()[3] for line in dry("dg --methods p2c --seeds 1", capsys)[1:]] == list(
-        runner.VARIANTS
-    )
+    lines = dry("dg --methods p2c --seeds 1", capsys)
+    assert [line.split()[3] for line in lines[1:]] == list(VARIANTS)
 
 
 def test_a_log_says_whether_a_run_is_finished(out, capsys):
@@ -255,17 +256,18 @@ def test_a_failing_run_stops_nothing_else(out, capsys, monkeypatch):
 
 
 def test_the_time_left(out):
+    place = place_of(f"{out}/shapes/{P2C}_16shots/seed1")
     train, train_too, test = (
-        runner.Run("p2c", "shapes", 1, part, "", [], {}, out) for part in ("train", "train", "test")
+        plan.Run("p2c", "shapes", 1, part, "", [], {}, place) for part in ("train", "train", "test")
     )
-    pool = runner.Pool([train, train_too, test], [{}], runner.View())
-    assert pool.left() == ""
-    pool.took["p2c", "train"] += [10.0, 20.0]
-    assert pool.left() == " (about 0:00:45 left)"
-    pool.took["p2c", "test"] += [3.0]
-    assert pool.left() == " (about 0:00:33 left)"
-    pool.slots = [{}, {}, {}]
-    assert pool.left() == " (about 0:00:11 left)"
+    of_three = pool.Pool([train, train_too, test], [{}], pool.View())
+    assert of_three.left() == ""
+    of_three.took["p2c", "train"] += [10.0, 20.0]
+    assert of_three.left() == " (about 0:00:45 left)"
+    of_three.took["p2c", "test"] += [3.0]
+    assert of_three.left() == " (about 0:00:33 left)"
+    of_three.slots = [{}, {}, {}]
+    assert of_three.left() == " (about 0:00:11 left)"
 
 
 @pytest.mark.parametrize(

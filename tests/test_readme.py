@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import parse_test_res
 from clip.weights import BUNDLED, read_state_dict
 from dassl.data import DataManager
 from reference.clip_plain import PlainCLIP
+from results.logs import newest_result
 from tests.runs import REPO, SMALL
 from train import parse_args, setup_cfg
 
@@ -87,7 +87,7 @@ def test_the_example_method_runs_and_its_result_is_the_references(checkout, data
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
     [folder] = (checkout / "output").glob("base2new/train_base/shapes/shots_2/VPT/*/seed1")
-    result = parse_test_res.newest_result(folder, "accuracy", eval_only=True)
+    result = newest_result(folder, "accuracy", eval_only=True)
     saved = torch.load(folder / "prompt_learner" / "model.pth.tar-3", weights_only=True)[
         "state_dict"
     ]

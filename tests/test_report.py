@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from results import report
-from runs.runner import TEN
+from results.protocols import TEN
 
 from .test_figures import put, record
 from .test_parse import write
@@ -192,6 +192,18 @@ def test_it_is_a_well_formed_page_for_phone_and_print(runs, capsys):
     levels = [int(name[1]) for name in names if name in ("h1", "h2", "h3")]
     assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
     assert "A & B <i>" in page.text and not page.all("i")
+
+
+def test_names_of_others_are_text(tmp_path, capsys):
+    """Of a method, and in a warning; a byte that is no UTF-8 is shown as its escape."""
+    name = "<script>alert('&amp;')"
+    put(tmp_path, name, 1, 80.0)
+    put(tmp_path, name, 1, 60.0, "new")
+    (tmp_path / "<i>caf\udce9" / "seed1").mkdir(parents=True)
+    text, page = make(tmp_path)
+    assert not page.all("script") and not page.all("i")
+    assert any(row[1:5] == [name, "80.0", "60.0", "68.6"] for row in page.tables[0]["rows"])
+    assert r"<i>caf\udce9/seed1: empty folder" in page.text
 
 
 def test_configs_that_differ_are_shown_once_each(runs, capsys):

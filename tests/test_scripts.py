@@ -15,9 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from parse_test_res import read_log
-from reference.weights import openai_state_dict
-from runs.runner import folder_of
+from reference.weights import in_half
+from results.layout import FOLDERS, Place, place_of
+from results.logs import read_log
+from runs.plan import find_place
+from runs.run import command_of, read_words
 from runs.starter import Starter
 
 REPO = Path(__file__).resolve().parents[1]
@@ -33,18 +35,20 @@ def bash(script: str, *args: str, **env: str) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def forked() -> Iterator[Callable[..., None]]:
-    """As `bash`, for runs that end well; tests/test_starter.py shows that these are the plain
-    ones."""
+def forked() -> Iterator[Callable[..., str]]:
+    """As `bash`, but forked, which test_starter.py shows to be the same; returns what stderr had."""
     starter = Starter()
 
-    def run(script: str, *args: str, **env: str) -> None:
+    def run(script: str, *args: str, code: int = 0, **env: str) -> str:
         environment = os.environ | {"VENV": sys.prefix, "OMP_NUM_THREADS": "1"} | env
         with contextlib.chdir(REPO), tempfile.TemporaryFile() as stderr:
             command = ["bash", f"scripts/{script}.sh", *args]
-            code = starter.start(command, environment, stderr.fileno(), stderr.fileno()).wait(300)
+            process = starter.start(command, environment, stderr.fileno(), stderr.fileno())
+            ended = process.wait(300)
             stderr.seek(0)
-            assert code == 0, stderr.read().decode()[-2000:]
+            text = stderr.read().decode()
+        assert ended == code, text[-2000:]
+        return text
 
     yield run
     starter.close()
@@ -101,132 +105,114 @@ def test_cross_dataset_and_few_shot(data, tmp_path, forked):
     ).is_file()
 
 
-@pytest.mark.parametrize(
-    ("script", "args", "env", "line"),
-    [
-        (
-            "p2c/base2new_train",
-            (),
-            {},
-            "usage: bash scripts/<method>/base2new_train.sh DATASET SEED",
-        ),
-        (
-            "p2c/base2new_train",
-            ("eurosatt", "1"),
-            {},
-            "error: no dataset eurosatt; there are: caltech101 ",
-        ),
-        (
-            "p2c/base2new_train",
-            ("shapes", "one"),
-            {},
-            "error: SEED is to be a whole number, not one",
-        ),
-        ("p2c/few_shot", ("shapes", "4"), {}, "few_shot.sh DATASET SHOTS SEED"),
-        (
-            "p2c/few_shot",
-            ("shapes", "some", "1"),
-            {},
-            "error: SHOTS is to be a whole number, 1 or more, not some",
-        ),
-        (
-            "p2c/base2new_train",
-            ("shapes", "1"),
-            {"CFG": "vit"},
-            "no config configs/trainers/P2C/vit.yaml; CFG names one",
-        ),
-    ],
-)
-def test_wrong_usage(script, args, env, line):
-    done = bash(script, *args, **env)
-    assert (
-        done.returncode == 2
-        and line in done.stderr
-        and done.stdout == ""
-        and done.stderr.count("\n") == 1
-    )
+WRONG = """
+p2c/base2new_train | | usage: bash scripts/<method>/base2new_train.sh DATASET SEED
+p2c/base2new_train eurosatt 1 | | error: no dataset eurosatt; there are: caltech101 dtd
+p2c/base2new_train shapes one | | error: SEED is to be a whole number, not one
+p2c/few_shot shapes 4 | | few_shot.sh DATASET SHOTS SEED
+p2c/few_shot shapes some 1 | | error: SHOTS is to be a whole number, 1 or more, not some
+p2c/base2new_train shapes 1 | SHOTS=0 | error: SHOTS is to be a whole number, 1 or more, not 0
+p2c/base2new_train shapes 1 | CFG=vit | no config configs/trainers/P2C/vit.yaml; CFG names one
+run base2new_train NoMethod dtd 1 | | error: no folder configs/trainers/NoMethod with settings
+run base2knew P2C dtd 1 | | error: unknown protocol base2knew
+"""
+
+
+@pytest.mark.parametrize("case", WRONG.strip().splitlines())
+def test_wrong_usage(case):
+    words, env, line = map(str.strip, case.split(" |"))
+    done = bash(*words.split(), **dict(pair.split("=") for pair in env.split()))
+    assert done.returncode == 2 and line in done.stderr and done.stdout == ""
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_is_executed(monkeypatch):
+    """By hand, of a cross-dataset test."""
+    monkeypatch.chdir(REPO)
+    env = {"DATA": "/d", "OUTPUT": "out", "SHOTS": "4", "SOURCE": "sun397", "LOADEP": "2"}
+    words = ["xd_test", "MultiModalAdapter", "dtd", "3", "--no-train", "OPTIM.LR", "0.1"]
+    argv, env_of = command_of(*read_words(words, env), env)
+    below = "MultiModalAdapter/vit_b16_ep5_4shots"
+    assert argv == [
+        "train.py", "--root", "/d", "--seed", "3", "--trainer", "MultiModalAdapter",
+        "--dataset-config-file", "configs/datasets/dtd.yaml",
+        "--config-file", "configs/trainers/MultiModalAdapter/vit_b16_ep5.yaml",
+        "--output-dir", f"out/evaluation/{below}/dtd/seed3",
+        "--eval-only", "--model-dir", f"out/sun397/{below}/seed3", "--load-epoch", "2",
+        "--no-train", "OPTIM.LR", "0.1", "DATASET.NUM_SHOTS", "4", "DATASET.SUBSAMPLE_CLASSES", "all",
+    ]  # fmt: skip
+    assert env_of == env | {"PYTHONUNBUFFERED": "1"}
+
+
+@pytest.mark.parametrize("script", FOLDERS)
+def test_from_a_run_to_its_folder_and_back(script):
+    run = Place("/out/evaluation", script, "P2C", "c_1shots", "dtd", "16", "3")
+    back = run._replace(script="few_shot") if script == "xd_train" else run
+    assert place_of(run.folder) == back
+    assert place_of(f"{run.folder}_old") is None
 
 
 @pytest.mark.parametrize("path", ["~nosuchuser/x", "é" * 128])
 @pytest.mark.parametrize(
-    ("script", "words"),
-    [
-        ("results.tables", ["ablation"]),
-        ("results.figures", ["all"]),
-        ("results.report", []),
-        ("inference.cloud", []),
-        ("inference.words", []),
-        ("runs.sweep", []),
-    ],
-)
-def test_paths_that_cannot_be(script, words, path, monkeypatch, capsys):
+    "command",
+    ["results.tables ablation", "results.figures all", "results.report", "inference.cloud",
+     "inference.words", "runs.sweep"],
+)  # fmt: skip
+def test_paths_that_cannot_be(command, path, monkeypatch, capsys):
     monkeypatch.chdir(REPO)
+    module, *words = command.split()
     try:
-        code = importlib.import_module(script).main([*words, path])
+        code = importlib.import_module(module).main([*words, path])
     except SystemExit as left:
         code = left.code
     assert code == 2 and capsys.readouterr().err.count("\n") == 1
 
 
 def test_the_home_folder_by_the_environment(data, tmp_path):
-    ok(
-        bash(
-            "zsclip/base2new_train",
-            "shapes",
-            "1",
-            "--no-train",
-            HOME=str(tmp_path),
-            OUTPUT="~/out",
-            DATA=str(data),
-        )
-    )
+    env = {"HOME": str(tmp_path), "OUTPUT": "~/out", "DATA": str(data)}
+    ok(bash("zsclip/base2new_train", "shapes", "1", "--no-train", **env))
     assert (tmp_path / "out" / "base2new").is_dir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path))
         patch.chdir(REPO)
-        folder = folder_of(
-            ["bash", "scripts/zsclip/base2new_train.sh", "shapes", "1"], {"OUTPUT": "~/out"}
-        )
+        command = ["bash", "scripts/zsclip/base2new_train.sh", "shapes", "1"]
+        folder = Path(find_place(command, {"OUTPUT": "~/out"}).folder)
     assert folder.is_dir() and folder.is_relative_to(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["base2new_train", "base2new_test", "xd_train", "xd_test"])
 def test_maples_own_names(name):
     """They are the same scripts: SHOW_DIR prints the folder of a run and does nothing."""
-    shown = [
+    one, other = (
         ok(bash(f"maple/{script}", "shapes", "2", SHOW_DIR="1")).stdout
         for script in (name, f"{name}_maple")
-    ]
-    assert (
-        shown[0] == shown[1]
-        and shown[0].endswith("seed2\n")
-        and "/MaPLe/vit_tiny_c2_ep5_batch4_2ctx" in shown[0]
     )
+    assert one == other and one.endswith("seed2\n")
+    assert "/MaPLe/vit_tiny_c2_ep5_batch4_2ctx" in one
 
 
-def test_ones_own_epochs_go_before_coops_few_shot_ones(tmp_path):
+def test_ones_own_epochs_go_before_coops_few_shot_ones(data, tmp_path, forked):
     """They get as far as the data, which is not there."""
     for own in ((), ("OPTIM.MAX_EPOCH", "20")):
-        done = bash(
-            "coop/few_shot", "dtd", "1", "1", *own, DATA=str(tmp_path), OUTPUT=str(tmp_path / "out")
-        )
-        assert done.returncode == 1 and "error: DescribableTextures: no folder" in done.stderr
-        assert f"MAX_EPOCH: {20 if own else 50}\n" in done.stdout
+        out = tmp_path / f"out{len(own)}"
+        env = {"DATA": str(data), "OUTPUT": str(out)}
+        stderr = forked("coop/few_shot", "dtd", "1", "1", *own, code=1, **env)
+        assert "error: DescribableTextures: no folder" in stderr
+        [log] = out.rglob("log.txt")
+        assert f"MAX_EPOCH: {20 if own else 50}\n" in log.read_text()
 
 
-def test_testing_what_was_not_trained(data, tmp_path):
-    done = bash("p2c/base2new_test", "shapes", "7", DATA=str(data), OUTPUT=str(tmp_path))
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: No model in") and done.stderr.count("\n") == 1
+def test_testing_what_was_not_trained(data, tmp_path, forked):
+    env = {"DATA": str(data), "OUTPUT": str(tmp_path)}
+    stderr = forked("p2c/base2new_test", "shapes", "7", code=1, **env)
+    assert stderr.startswith("error: No model in") and stderr.count("\n") == 1
 
 
-EUROSAT = (
-    "AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture", "PermanentCrop", "Residential",
-    "River", "SeaLake",
-)  # fmt: skip
+EUROSAT = ("AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture",
+           "PermanentCrop", "Residential", "River", "SeaLake")  # fmt: skip
 
 
-def test_eurosat_with_vit_b16_as_a_coop_user_types_it(tmp_path, forked):
+def test_eurosat_with_vit_b16_as_a_coop_user_types_it(tmp_path, forked, vit_b16):
     """The real layout and class names, the real architecture and file form; images and weights are
     random."""
     rng = np.random.default_rng(0)
@@ -238,7 +224,7 @@ def test_eurosat_with_vit_b16_as_a_coop_user_types_it(tmp_path, forked):
                 folder / f"{name}_{i}.jpg"
             )
     weights = tmp_path / "ViT-B-16.pt"
-    torch.save(openai_state_dict("ViT-B/16", dtype=torch.float16), weights)
+    torch.save(in_half(vit_b16), weights)
     env = {
         "DATA": str(tmp_path / "data"),
         "OUTPUT": str(tmp_path / "out"),
@@ -273,6 +259,6 @@ def test_eurosat_with_vit_b16_as_a_coop_user_types_it(tmp_path, forked):
 def test_published_settings_of_single_datasets_are_found(script, words, config):
     done = subprocess.run(
         ["bash", f"scripts/{script}.sh", *words.split()],
-        cwd=REPO, env=os.environ | {"SHOW_DIR": "1"}, capture_output=True, text=True, check=True,
+        cwd=REPO, env=os.environ | {"VENV": sys.prefix, "SHOW_DIR": "1"}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert {config, f"{config}_16shots"} & set(Path(done.stdout.strip()).parts)

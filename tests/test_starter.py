@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,14 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from runs import protocol, runner
+from runs import plan, pool, protocol
 from runs.starter import Forked, Starter
 
 from .runs import REPO
 
 PROBE = '''
 """In place of train.py: writes down what a run can see of itself, and ends as its last argument says."""
-import json, os, random, signal, sys, termios, time, numpy
+import json, os, random, signal, sys, termios, time, numpy.random
 import seen
 
 if __name__ == "__main__":
@@ -68,7 +69,7 @@ SEEN = 'import os\nthreads, text = os.environ.get("OMP_NUM_THREADS"), "first"\n'
 def repo(tmp_path_factory) -> Path:
     """A repository with our scripts, whose train.py is PROBE."""
     folder = tmp_path_factory.mktemp("repo")
-    for name in ("scripts", "results", "runs", "configs", "parse_test_res.py"):
+    for name in ("scripts", "dassl", "results", "runs", "configs", "parse_test_res.py"):
         (folder / name).symlink_to(REPO / name)
     (folder / "train.py").write_text(PROBE)
     (folder / "seen.py").write_text(SEEN)
@@ -82,10 +83,23 @@ def starter() -> Iterator[Starter]:
     starter.close()
 
 
+@pytest.fixture
+def quick(repo) -> Iterator[None]:
+    """Templates made from here on find an empty torch: the real one takes seconds to import."""
+    (repo / "torch" / "utils").mkdir(parents=True)
+    (repo / "safetensors").mkdir()
+    for module in ("torch/__init__", "torch/utils/__init__", "torch/utils/tensorboard",
+                   "safetensors/__init__", "safetensors/torch"):  # fmt: skip
+        (repo / f"{module}.py").touch()
+    yield
+    shutil.rmtree(repo / "torch")
+    shutil.rmtree(repo / "safetensors")
+
+
 @pytest.fixture(autouse=True)
 def here(repo, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(repo)
-    for name in (*runner.ENVIRONMENT, "SHOW_DIR", "OMP_NUM_THREADS"):
+    for name in (*plan.ENVIRONMENT, "SHOW_DIR", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {
         "VENV": sys.prefix,
@@ -156,7 +170,7 @@ def test_no_two_runs_have_the_same_accidents(starter, tmp_path):
     assert all(one.more[key] != other.more[key] for key in ("pid", "random", "numpy"))
 
 
-def test_what_imports_read_is_each_runs(starter, tmp_path):
+def test_what_imports_read_is_each_runs(starter, tmp_path, quick):
     """The small CLIP's runs have one thread, unless it is said how many."""
     found = [
         Done(starter.start, "", tmp_path, **env)
@@ -185,12 +199,12 @@ def test_the_lock_is_the_runs_and_ends_with_it(starter, tmp_path):
     with open(tmp_path / "stderr", "wb") as stderr:
         process = starter.start(command("wait"), dict(os.environ), stderr.fileno(), lock)
     os.close(lock)
-    assert isinstance(process, Forked) and runner.try_lock(tmp_path) is None
+    assert isinstance(process, Forked) and pool.try_lock(tmp_path) is None
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.1)
     process.terminate()
     assert process.wait(60) == -signal.SIGTERM
-    again = runner.try_lock(tmp_path)
+    again = pool.try_lock(tmp_path)
     assert again is not None  # the template does not hold it
     os.close(again)
 
@@ -203,12 +217,12 @@ def test_a_disk_without_locks_is_no_other_process(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", none)
-    lock = runner.try_lock(tmp_path)
+    lock = pool.try_lock(tmp_path)
     assert lock is not None
     os.close(lock)
 
 
-def test_a_template_that_dies_takes_nothing_with_it(tmp_path):
+def test_a_template_that_dies_takes_nothing_with_it(tmp_path, quick):
     starter = Starter()
     running = starter.start(command("wait"), dict(os.environ), 2, 2)
     [(template, _)] = starter.templates.values()
@@ -223,7 +237,7 @@ def test_a_template_that_dies_takes_nothing_with_it(tmp_path):
     starter.close()
 
 
-def test_who_started_it_may_be_killed(tmp_path):
+def test_who_started_it_may_be_killed(tmp_path, quick):
     code = (
         "import os, time; from runs.starter import Starter; starter = Starter(); "
         f"run = starter.start({command('wait')}, dict(os.environ), 2, os.open('{tmp_path}/stderr', os.O_CREAT)); "
@@ -258,7 +272,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_changed_code_is_what_runs(repo, tmp_path):
+def test_changed_code_is_what_runs(repo, tmp_path, quick):
     starter = Starter()
     assert Done(starter.start, "", tmp_path).tell["at import"][1] == "first"
     try:
@@ -271,7 +285,7 @@ def test_changed_code_is_what_runs(repo, tmp_path):
     starter.close()
 
 
-def test_code_changed_while_it_is_imported_is_not_forked(repo, tmp_path):
+def test_code_changed_while_it_is_imported_is_not_forked(repo, tmp_path, quick):
     starter = Starter()
     second = SEEN.replace("first", "second")
     change = (
@@ -287,7 +301,7 @@ def test_code_changed_while_it_is_imported_is_not_forked(repo, tmp_path):
     starter.close()
 
 
-def test_what_cannot_be_imported_is_run_plainly(repo, tmp_path):
+def test_what_cannot_be_imported_is_run_plainly(repo, tmp_path, quick):
     starter = Starter()
     (repo / "seen.py").write_text(
         SEEN + 'if __import__("sys").argv[0] != "train.py": raise ValueError\n'
@@ -313,7 +327,7 @@ def test_a_script_that_finds_something_wrong_says_it_once(starter, tmp_path):
     )
 
 
-def test_a_protocols_runs_are_forked(tmp_path, capsys):
+def test_a_protocols_runs_are_forked(tmp_path, capsys, quick):
     assert (
         protocol.main(
             "few_shot --methods p2c zsclip --datasets shapes --seeds 1 --shots 1 2".split()

@@ -14,11 +14,11 @@ from clip.weights import BUNDLED, read_state_dict
 from dassl.config import check_output_dir
 from dassl.engine import build_trainer
 from dassl.utils import UsageError, set_random_seed
-from parse_test_res import read_log
 from reference.clip_plain import PlainCLIP
 from reference.maple_plain import maple_forward, prompts_from_checkpoint
 from reference.optim_plain import lr_at_epoch
 from reference.optim_plain import train as train_plainly
+from results.logs import read_log
 from tests.runs import arguments, run
 from trainers.base import PromptTrainer
 
@@ -70,10 +70,10 @@ def test_the_log_and_the_test_of_what_was_saved(data, tmp_path):
     out = tmp_path / "train"
     assert run("P2C", data, out) == 0
     log = (out / "log.txt").read_text()
-    rates = [float(r) for r in re.findall(r"batch \[2/8\] .* lr (\S+) eta", log)]
+    rates = [float(r) for r in re.findall(r"batch \[2/4\] .* lr (\S+) eta", log)]
     assert rates == pytest.approx([lr_at_epoch(e, 0.0035, 3) for e in range(3)], rel=1e-4)
     assert re.search(
-        r"^epoch \[1/3\] batch \[2/8\] time \S+ \(\S+\) data \S+ \(\S+\) loss \S+ \(\S+\) aux ",
+        r"^epoch \[1/3\] batch \[2/4\] time \S+ \(\S+\) data \S+ \(\S+\) loss \S+ \(\S+\) aux ",
         log,
         re.M,
     )
@@ -123,13 +123,12 @@ def test_only_prompts_learn_and_all_of_them_do(trainer, data, tmp_path):
 
 
 def test_training_steps_are_the_plain_optimizers(data, tmp_path):
-    """MaPLe's first 20 steps, with its own batches, against hand-written SGD on the reference
-    model.
+    """MaPLe's 20 steps, with its own batches, against hand-written SGD on the reference model.
 
     In double precision, as rounding grows from step to step: in single precision they are 1e-3 of
-        the way apart then.
+    the way apart then.
     """
-    built = build_trainer(small_cfg("MaPLe", data, tmp_path))
+    built = build_trainer(small_cfg("MaPLe", data, tmp_path, "OPTIM.MAX_EPOCH", "5"))
     built.model.double(), built.model.clip.double()
     initial = {k: v.clone() for k, v in prompts_from_checkpoint(built.model.state_dict()).items()}
     plain = PlainCLIP(read_state_dict(BUNDLED / "vit_tiny_8.safetensors"), torch.float64)
@@ -193,6 +192,16 @@ def test_zero_shot_is_the_reference_with_one_template(data, tmp_path):
     assert ours == pytest.approx(100 * right / total, abs=0.05)
 
 
+def test_each_epoch_draws_its_batches_anew(data, tmp_path):
+    built, seen = build_trainer(small_cfg("P2C", data, tmp_path)), []
+    forward_backward = built.forward_backward
+    built.forward_backward = lambda batch: seen.append(batch) or forward_backward(batch)
+    built.train()
+    labels = [[batch["label"].tolist() for batch in seen[i : i + 4]] for i in (0, 4, 8)]
+    assert len(seen) == 12 and labels[0] != labels[1] != labels[2] != labels[0]
+    assert all(sorted(sum(epoch, [])) == list(range(16)) for epoch in labels)
+
+
 @pytest.mark.parametrize("trainer", ["P2C", "CoOp"])
 def test_a_run_can_start_from_another_ones_weights(trainer, data, tmp_path):
     first = build_trainer(small_cfg(trainer, data, tmp_path))
@@ -247,7 +256,8 @@ def test_the_trainers_loss_is_the_sum_of_both(data, tmp_path):
 
 
 WRONG_PATHS = {
-    "~nobody2/x": "~nobody2/x: there is no user nobody2; a folder that is called so is ./~nobody2",
+    "~nosuchuser/x": "~nosuchuser/x: there is no user nosuchuser; "
+    "a folder that is called so is ./~nosuchuser",
     "x" * 256: f"{'x' * 80}… is no path: File name too long",
 }
 

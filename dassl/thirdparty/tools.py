@@ -56,10 +56,8 @@ def adjust_learning_rate(
     linear_decay: bool = False, final_lr: float = 0, max_epoch: int = 100,
 ) -> None:  # fmt: skip
     """Sets an epoch's rate: in steps by `gamma`, or linearly to `final_lr`."""
-    if linear_decay:
-        lr = base_lr + epoch / max_epoch * (final_lr - base_lr)
-    else:
-        lr = base_lr * gamma ** (epoch // stepsize)
+    linear = base_lr + epoch / max_epoch * (final_lr - base_lr)
+    lr = linear if linear_decay else base_lr * gamma ** (epoch // stepsize)
     for group in optimizer.param_groups:
         group["lr"] = lr
 

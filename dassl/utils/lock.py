@@ -52,7 +52,7 @@ def sole_run(folder: str) -> Iterator[None]:
     """Holds the lock of a run's folder, made if need be, until the run's end.
 
     Whoever started the process may hold it, and hands it over by leaving its file open
-    (runs/runner.py). Raises Failure if another run holds it or the folder cannot be written to.
+    (runs/pool.py). Raises Failure if another run holds it or the folder cannot be written to.
     """
     path = os.path.join(folder, LOCK)
     try:

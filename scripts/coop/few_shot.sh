@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# CoOp's published epochs depend on shots and dataset; on the bundled benchmark they are the config's.
+# CoOp's published epochs depend on shots and dataset; on the bundled benchmark they are the
+# config's.
 epochs=()
 case ${1:-}/${2:-}/${*:4} in
   shapes* | *OPTIM.MAX_EPOCH*) ;;

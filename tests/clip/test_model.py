@@ -27,9 +27,8 @@ def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def test_features_are_open_clips(arch, tmp_path, monkeypatch):
     """From a state dict in single precision, and from an archive of OpenAI's in half."""
     # The ViT-L/14's width with fewer of its blocks: this takes seconds as it is.
-    monkeypatch.setitem(
-        ARCHS, "ViT-L/14", replace(ARCHS["ViT-L/14"], vision_layers=3, text_layers=2)
-    )
+    for other in ("ViT-B/32", "ViT-L/14"):  # of ViT-B/32 too, which has ViT-B/16's
+        monkeypatch.setitem(ARCHS, other, replace(ARCHS[other], vision_layers=3, text_layers=2))
     state_dict = rn50_state_dict() if arch == "RN50" else openai_state_dict(arch)
     tokens, image = (
         tokenize(TEXTS),

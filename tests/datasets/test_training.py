@@ -6,7 +6,7 @@ import pytest
 
 import train
 from dassl.utils import UsageError
-from parse_test_res import read_log
+from results.logs import read_log
 from trainers.prompt_text import zero_shot_template
 
 from ..runs import REPO, arguments, run

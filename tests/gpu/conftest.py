@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from reference.weights import openai_state_dict
 from tests import conftest as top
 
 
@@ -20,9 +19,3 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         pytest.skip("there is no GPU here that torch can use")
     yield
     torch.cuda.empty_cache()
-
-
-@pytest.fixture(scope="session")
-def vit_b16() -> dict[str, torch.Tensor]:
-    """ViT-B/16's random weights in OpenAI's layout."""
-    return openai_state_dict("ViT-B/16")

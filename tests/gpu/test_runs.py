@@ -107,7 +107,8 @@ def test_full_memory_is_one_line(data, tmp_path, capsys):
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**25) / total)
     try:
-        assert run("P2C", data, tmp_path, *FP32, "DATALOADER.TRAIN_X.BATCH_SIZE", "32") == 1
+        large = ("DATASET.NUM_SHOTS", "2", "DATALOADER.TRAIN_X.BATCH_SIZE", "32")
+        assert run("P2C", data, tmp_path, *FP32, *large) == 1
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     [line] = capsys.readouterr().err.strip().splitlines()

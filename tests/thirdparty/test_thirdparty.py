@@ -19,8 +19,8 @@ from clip import clip
 from dassl.data.datasets import Datum
 from dassl.engine import build_trainer
 from datasets.shapes import combinations
-from parse_test_res import read_log
-from reference.weights import openai_state_dict, save_torchscript
+from reference.weights import in_half, openai_state_dict, save_torchscript
+from results.logs import read_log
 from tests.thirdparty import coop_style, upstream_train
 
 REPO = Path(__file__).resolve().parents[2]
@@ -62,17 +62,17 @@ def own_data(data, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def vit_b16(random_vit_b16, monkeypatch) -> dict[str, str]:
+def vit_b16_keys(random_vit_b16, monkeypatch) -> dict[str, str]:
     """What to set to take a random ViT-B/16, which is in the cache in OpenAI's form."""
     monkeypatch.setitem(clip._MODELS, "ViT-B/16", random_vit_b16)
     return {"MODEL.BACKBONE.NAME": "ViT-B/16", "INPUT.SIZE": "(224, 224)"}
 
 
 @pytest.fixture(scope="module")
-def random_vit_b16(home) -> str:
+def random_vit_b16(home, vit_b16) -> str:
     path = home / ".cache" / "clip" / "ViT-B-16.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_torchscript(openai_state_dict("ViT-B/16", dtype=torch.float16), path)
+    save_torchscript(in_half(vit_b16), path)
     return f"https://no.such.host/clip/{hashlib.sha256(path.read_bytes()).hexdigest()}/{path.name}"
 
 
@@ -274,8 +274,8 @@ def test_several_gpus_are_used(own_data, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("trainer", ["CoOp", "CoCoOp"])
-def test_vit_b16_trains_and_is_tested(trainer, vit_b16, own_data, tmp_path):
-    keys = TWO_CLASSES | COOP | COCOOP | SHORT | vit_b16
+def test_vit_b16_trains_and_is_tested(trainer, vit_b16_keys, own_data, tmp_path):
+    keys = TWO_CLASSES | COOP | COCOOP | SHORT | vit_b16_keys
     keys |= {"DATALOADER.TRAIN_X.BATCH_SIZE": 2 if trainer == "CoOp" else 1}
     out = tmp_path / "train"
     run(f"ThirdParty{trainer}", own_data, out, keys=keys)
@@ -286,15 +286,15 @@ def test_vit_b16_trains_and_is_tested(trainer, vit_b16, own_data, tmp_path):
     assert accuracy(tmp_path / "eval") == accuracy(out)
 
 
-def test_vit_b16_zeroshot(vit_b16, own_data, tmp_path):
-    run("ThirdPartyZeroshot", own_data, tmp_path, "--eval-only", keys=TWO_CLASSES | vit_b16)
+def test_vit_b16_zeroshot(vit_b16_keys, own_data, tmp_path):
+    run("ThirdPartyZeroshot", own_data, tmp_path, "--eval-only", keys=TWO_CLASSES | vit_b16_keys)
     assert read_log(tmp_path / "log.txt").metrics.keys() >= {"accuracy", "macro_f1"}
 
 
 @pytest.mark.parametrize("backbone", ["ViT-Tiny/8", "ViT-B/16"])
 def test_prompts_of_real_words_give_clips_text_features(backbone, request):
     keys = COOP | {"TRAINER.COOP.CTX_INIT": WORDS}
-    keys |= request.getfixturevalue("vit_b16") if backbone == "ViT-B/16" else {}
+    keys |= request.getfixturevalue("vit_b16_keys") if backbone == "ViT-B/16" else {}
     cfg = upstream_train.setup_cfg(parse("ThirdPartyCoOp", ".", ".", keys=keys))
     model = coop_style.load_clip_to_cpu(cfg).float()
     encoder = coop_style.TextEncoder(model)

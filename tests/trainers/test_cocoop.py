@@ -6,8 +6,7 @@ import torch
 
 from reference import cocoop_plain
 from reference.clip_plain import PlainCLIP
-from reference.weights import openai_state_dict
-from tests.trainers.files import read, three_classes, train_and_test
+from tests.trainers.files import three_classes
 from tests.trainers.methods import (
     assert_logits,
     assert_loss,
@@ -82,11 +81,10 @@ def test_with_ones_own_attribute_of_two_tokens(data, tmp_path, weights):
 
 
 @METHODS
-def test_on_vit_b16(tmp_path, method):
+def test_on_vit_b16(tmp_path, vit_b16, method):
     """The size in use; few classes."""
-    weights = openai_state_dict("ViT-B/16")
-    trainer = build(method, tmp_path, tmp_path / "out", weights, *three_classes(tmp_path))
-    check(trainer, weights, *batch(weights, trainer.num_classes), ATTRIBUTES[method])
+    trainer = build(method, tmp_path, tmp_path / "out", vit_b16, *three_classes(tmp_path))
+    check(trainer, vit_b16, *batch(vit_b16, trainer.num_classes), ATTRIBUTES[method])
 
 
 @METHODS
@@ -132,14 +130,6 @@ def test_upstreams_file_loads(data, tmp_path, weights, method):
         PlainCLIP(weights), state, class_names(trainer), image, ATTRIBUTES[method]
     )
     assert_logits(trainer, image, expected)
-
-
-@METHODS
-def test_a_run_and_its_file(data, tmp_path, capsys, method):
-    few = ("DATASET.NUM_SHOTS", "1", "DATALOADER.TRAIN_X.BATCH_SIZE", "4")
-    train_and_test(method, data, tmp_path, capsys, *few)
-    state = read(tmp_path / "train", "prompt_learner")
-    assert state.keys() == shapes(method).keys()
 
 
 @pytest.mark.parametrize(

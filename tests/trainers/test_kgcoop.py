@@ -7,8 +7,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from datasets.shapes import Shapes
 from reference import coop_plain, kgcoop_plain
 from reference.clip_plain import PlainCLIP
-from reference.weights import openai_state_dict
-from tests.trainers.files import read, three_classes, train_and_test
+from tests.trainers.files import three_classes
 from tests.trainers.methods import (
     assert_logits,
     assert_loss,
@@ -64,12 +63,11 @@ def test_with_attributes(data, tmp_path, weights):
     check(trainer, weights, attributes=("color", "shape"))
 
 
-def test_on_vit_b16(tmp_path):
+def test_on_vit_b16(tmp_path, vit_b16):
     """The size in use, at the published weight; few classes."""
-    weights = openai_state_dict("ViT-B/16")
-    trainer = build("KgCoOp", tmp_path, tmp_path / "out", weights, *three_classes(tmp_path))
+    trainer = build("KgCoOp", tmp_path, tmp_path / "out", vit_b16, *three_classes(tmp_path))
     shake(trainer.model.prompt_learner)
-    check(trainer, weights)
+    check(trainer, vit_b16)
 
 
 def test_starts_at_its_teacher(data, tmp_path, weights):
@@ -96,12 +94,6 @@ def test_upstreams_file_loads(data, tmp_path, weights):
     assert_logits(
         trainer, image, coop_plain.logits(PlainCLIP(weights), state, class_names(trainer), image)
     )
-
-
-def test_a_run_and_its_file(data, tmp_path, capsys):
-    train_and_test("KgCoOp", data, tmp_path, capsys)
-    state = read(tmp_path / "train", "prompt_learner")
-    assert {k: tuple(v.shape) for k, v in state.items()} == {"ctx": (4, 128)}
 
 
 def test_a_setting_that_does_not_fit(data, tmp_path, capsys):

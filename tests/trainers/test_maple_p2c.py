@@ -12,7 +12,6 @@ from dassl.engine import TrainerBase
 from reference import p2c_plain
 from reference.clip_plain import PlainCLIP
 from reference.maple_plain import as_leaves, gradients, maple_forward, prompts_from_checkpoint
-from reference.weights import openai_state_dict
 from trainers.atprompt import attribute_layout, attribute_words, sliced_as_upstream
 from trainers.base import PromptedCLIP
 from trainers.maple import MaPLe
@@ -185,11 +184,10 @@ def test_the_auxiliary_loss_of_eq_3_to_6_equals_the_reference(
     check_p2c(cfg, clip64, PlainCLIP(weights, torch.float64), 1e-10)
 
 
-def test_on_vit_b16_in_single_precision(cfg):
+def test_on_vit_b16_in_single_precision(cfg, vit_b16):
     """The size in use: loss and every gradient within 1e-5."""
     torch.set_num_threads(2)
-    state_dict = openai_state_dict("ViT-B/16")
-    clip, plain = build_model(state_dict).requires_grad_(False), PlainCLIP(state_dict)
+    clip, plain = build_model(vit_b16).requires_grad_(False), PlainCLIP(vit_b16)
     check_maple(cfg, clip, plain, (), 1e-5)
     check_p2c(cfg, clip, plain, 1e-5)
 

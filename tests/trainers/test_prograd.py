@@ -7,8 +7,7 @@ from torch import Tensor
 from reference import coop_plain, kgcoop_plain, prograd_plain
 from reference.clip_plain import PlainCLIP
 from reference.maple_plain import as_leaves, gradients
-from reference.weights import openai_state_dict
-from tests.trainers.files import read, three_classes, train_and_test
+from tests.trainers.files import three_classes
 from tests.trainers.methods import (
     assert_gradients,
     assert_logits,
@@ -129,11 +128,10 @@ def test_logits(data, tmp_path, weights, monkeypatch):
 
 
 @pytest.mark.parametrize("conflict", [True, False])
-def test_on_vit_b16(tmp_path, conflict):
+def test_on_vit_b16(tmp_path, vit_b16, conflict):
     """The size in use; few classes and one image."""
-    weights = openai_state_dict("ViT-B/16")
-    trainer = build("ProGrad", tmp_path, tmp_path / "out", weights, *three_classes(tmp_path), *FAST)
-    check(trainer, weights, conflict, images=1)
+    trainer = build("ProGrad", tmp_path, tmp_path / "out", vit_b16, *three_classes(tmp_path), *FAST)
+    check(trainer, vit_b16, conflict, images=1)
 
 
 def test_each_tensor_is_projected_on_its_own(data, tmp_path, weights):
@@ -172,12 +170,6 @@ def test_upstreams_file_loads(data, tmp_path, weights):
     assert_logits(
         trainer, image, coop_plain.logits(PlainCLIP(weights), state, class_names(trainer), image)
     )
-
-
-def test_a_run_and_its_file(data, tmp_path, capsys):
-    train_and_test("ProGrad", data, tmp_path, capsys)
-    state = read(tmp_path / "train", "prompt_learner")
-    assert {k: tuple(v.shape) for k, v in state.items()} == {"ctx": (4, 128)}
 
 
 def test_a_setting_that_does_not_fit(data, tmp_path, capsys):

@@ -8,9 +8,8 @@ from dassl.engine import TrainerX
 from reference import promptsrc_plain
 from reference.clip_plain import PlainCLIP
 from reference.maple_plain import as_leaves
-from reference.weights import openai_state_dict
 from tests.runs import run
-from tests.trainers.files import read, save, three_classes, train_and_test
+from tests.trainers.files import read, save, three_classes
 from tests.trainers.methods import (
     assert_logits,
     assert_loss,
@@ -74,14 +73,13 @@ def test_shallow_prompts_and_frozen_words(data, tmp_path, weights):
     check(trainer, weights, frozen_words="of a")
 
 
-def test_on_vit_b16(tmp_path):
+def test_on_vit_b16(tmp_path, vit_b16):
     """The size in use, at the published settings."""
-    weights = openai_state_dict("ViT-B/16")
     opts = options(PROMPT_DEPTH_TEXT=9, PROMPT_DEPTH_VISION=9, N_CTX_TEXT=4, N_CTX_VISION=4)
     trainer = build(
-        "PromptSRC", tmp_path, tmp_path / "out", weights, *three_classes(tmp_path), *opts
+        "PromptSRC", tmp_path, tmp_path / "out", vit_b16, *three_classes(tmp_path), *opts
     )
-    check(trainer, weights)
+    check(trainer, vit_b16)
     shapes = {key: tuple(p.shape) for key, p in trainer.model.prompt_learner.named_parameters()}
     assert shapes.pop("prompt_learner.ctx") == (4, 512) and shapes.pop("image_encoder.VPT") == (
         4,
@@ -130,11 +128,6 @@ def test_upstreams_file_loads(data, tmp_path, weights):
 
 
 EVEN = ("TRAIN.CHECKPOINT_FREQ", "1", *options(GPA_MEAN=2.0, GPA_STD=1.5))
-
-
-def test_a_run_and_its_file(data, tmp_path, capsys):
-    train_and_test("PromptSRC", data, tmp_path, capsys, *EVEN)
-    assert all(p.dtype == torch.float32 for p in read(tmp_path / "train", FOLDER).values())
 
 
 def test_the_last_file_is_the_average_of_the_epochs(data, tmp_path):

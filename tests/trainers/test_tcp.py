@@ -6,8 +6,7 @@ import torch
 
 from reference import tcp_plain
 from reference.clip_plain import PlainCLIP
-from reference.weights import openai_state_dict
-from tests.trainers.files import read, save, three_classes, train_and_test
+from tests.trainers.files import save, three_classes
 from tests.trainers.methods import (
     UNEVEN,
     assert_logits,
@@ -47,13 +46,12 @@ def test_equals_the_reference(data, tmp_path, weights, monkeypatch, layer):
     check(trainer, weights, layer)
 
 
-def test_on_vit_b16(tmp_path):
+def test_on_vit_b16(tmp_path, vit_b16):
     """The size in use, at the published layer."""
-    weights = openai_state_dict("ViT-B/16")
     opts = ("TRAINER.TCP.LAYER", "8")
     check(
-        build("TCP", tmp_path, tmp_path / "out", weights, *three_classes(tmp_path), *opts),
-        weights,
+        build("TCP", tmp_path, tmp_path / "out", vit_b16, *three_classes(tmp_path), *opts),
+        vit_b16,
         layer=8,
     )
 
@@ -132,19 +130,6 @@ def test_upstreams_file_loads(data, tmp_path, weights):
         image,
         tcp_plain.logits(PlainCLIP(weights), expected, class_names(trainer), image, layer=2),
     )
-
-
-def test_a_run_and_its_file(data, tmp_path, capsys):
-    train_and_test("TCP", data, tmp_path, capsys)
-    state = read(tmp_path / "train", FOLDER)
-    width, embed_dim = state["ctx"].shape[1], state["meta_net.linear1.weight"].shape[1]
-    assert {key: tuple(p.shape) for key, p in state.items()} == {
-        "ctx": (4, width),
-        "meta_net.linear1.weight": (embed_dim // 4, embed_dim),
-        "meta_net.linear1.bias": (embed_dim // 4,),
-        "meta_net.linear2.weight": (4 * width, embed_dim // 4),
-        "meta_net.linear2.bias": (4 * width,),
-    }
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import train
 import trainers.base
 from reference.clip_plain import PlainCLIP
 from reference.kgcoop_plain import teacher_features
-from reference.weights import openai_state_dict
 from tests.runs import REPO, run
 from tests.trainers.files import accuracies
 from tests.trainers.methods import (
@@ -50,9 +49,8 @@ def test_equals_the_reference(data, tmp_path, weights, monkeypatch, method, othe
     check(build(method, data, tmp_path, weights, *opts), weights, [*others, template])
 
 
-def test_on_vit_b16(data, tmp_path):
-    weights = openai_state_dict("ViT-B/16")
-    check(build("ZeroshotCLIP", data, tmp_path, weights), weights, [OWN])
+def test_on_vit_b16(data, tmp_path, vit_b16):
+    check(build("ZeroshotCLIP", data, tmp_path, vit_b16), vit_b16, [OWN])
 
 
 @pytest.mark.parametrize(

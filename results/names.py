@@ -1,0 +1,56 @@
+"""What methods are called: by their trainers, and variants of one by what tells them apart."""
+
+import os
+import re
+from collections.abc import Collection, Hashable, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from dassl.commands import plain
+
+if TYPE_CHECKING:  # what is in results.json is not needed to name what is in logs
+    from .records import Result
+
+OWN_CONFIG = re.compile(r"_(imnet|sun397)\b")  # settings for one dataset alone (scripts/run.sh)
+
+
+def shared_configs(used: Collection[tuple[Hashable, str]]) -> dict[str, str]:
+    """Name the configs of one method, given pairs (dataset, config).
+
+    x_imnet and x_sun397 are called x, as they are x's settings for one dataset, unless a dataset
+    has runs of both.
+    """
+    names = {config: OWN_CONFIG.sub("", config) for _, config in used}
+    clash = len({(dataset, names[config]) for dataset, config in used}) < len(set(used))
+    return {config: config for config in names} if clash else names
+
+
+def name_methods(
+    results: Sequence["Result"], by: Sequence[str] = ("cfg", "shots", "root")
+) -> dict["Result", str]:
+    """Name each result's method by its trainer, and variants of a trainer by what tells them apart.
+
+    That is the config's name, the shots, the output folder, or as many of these as it takes.
+    """
+    top = os.path.commonpath([r.root for r in results]) if results else ""
+    names = {}
+    for trainer in dict.fromkeys(r.trainer for r in results):
+        group = [r for r in results if r.trainer == trainer]
+        configs = shared_configs([((r.dataset, r.protocol, r.shots), r.cfg) for r in group])
+        words = {
+            "cfg": [configs[r.cfg] for r in group],
+            "shots": [f"shots_{r.shots}" for r in group],
+            "root": [plain(os.path.relpath(r.root, top)) for r in group],
+        }
+        # columns of words for each choice of keys, the shortest first
+        choices = [
+            [words[key] for key in keys]
+            for size in range(len(by) + 1)
+            for keys in combinations(by, size)
+        ]
+        total = len(set(zip(*choices[-1], strict=True)))
+        tells = next(c for c in choices if len(set(zip(*c, strict=True)) or {()}) == total)
+        for i, r in enumerate(group):
+            shown = [column[i] for column in tells if column[i] not in ("", ".")]
+            names[r] = " ".join([trainer, *shown])
+    return names

@@ -1,0 +1,32 @@
+"""Whether the model that a run tested is still the one that is there."""
+
+import hashlib
+from pathlib import Path
+
+from dassl.files import model_to_load
+from dassl.results_json import load_results
+
+
+def is_stale(folder: Path) -> bool:
+    """Whether the model a run tested, as its record says, was trained further, or anew, since then.
+
+    Not where the record names no model, the test was of an epoch that was asked for, or the model
+    is no longer there.
+    """
+    try:
+        model = load_results(folder)["model"]
+        if model["epoch"] is not None:
+            return False
+        for name, (file, sha256) in model["files"].items():
+            trained = folder / model["folder"] / name
+            now = model_to_load(trained)
+            if now and (now != file or sha256_of(trained / now) != sha256):
+                return True
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        pass
+    return False
+
+
+def sha256_of(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

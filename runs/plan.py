@@ -1,0 +1,189 @@
+"""What is to be run: the runs of a protocol, their commands and folders, and which are finished.
+
+A run is a plain command, `bash scripts/<method>/<script>.sh …`. It is finished when its folder has
+a log with a result.
+"""
+
+import os
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache, partial
+from itertools import product
+from pathlib import Path
+
+from dassl.commands import leave, say
+from dassl.files import LOCK
+from results.layout import Place
+from results.logs import LogResult, newest_result
+from results.protocols import TARGETS
+from results.tested import is_stale
+
+from .run import Wrong, asked, output, read_words, yamls
+
+SCRIPTS = Path("scripts")  # the working directory is the repository's
+PROTOCOLS = ("base2new", "xd", "dg", "few_shot")
+SHOTS = (1, 2, 4, 8, 16)
+# What runs take from the environment.
+ENVIRONMENT = "DATA OUTPUT CFG SHOTS SOURCE LOADEP VENV CLIP_WEIGHTS CLIP_MIRROR".split()
+# What the scripts give to each run; their own words and the environment say what.
+GIVEN = ("SEED", "OUTPUT_DIR", "TRAINER.NAME", "DATASET.NAME", "DATASET.ROOT", "DATASET.NUM_SHOTS",
+         "DATASET.SUBSAMPLE_CLASSES")  # fmt: skip
+
+
+def methods() -> list[str]:
+    """The methods there are, which are folders of scripts/."""
+    return sorted(path.parent.name for path in SCRIPTS.glob("*/base2new_train.sh"))
+
+
+def datasets() -> list[str]:
+    """The datasets there are."""
+    return yamls("datasets")
+
+
+@dataclass(eq=False)
+class Run:
+    """One run: what to start, where its log will be, and its place in a table."""
+
+    method: str
+    dataset: str  # that it is, or its model was, trained on
+    seed: int
+    part: str  # what it does, in words
+    column: str  # of a table
+    command: list[str]
+    env: dict[str, str]
+    place: Place
+    trained: "Run | None" = None  # the run whose model this one tests
+    setting: str = ""
+
+    def __str__(self) -> str:
+        method = f"{self.method} {self.setting}".rstrip()
+        return f"{method}, {self.dataset}, seed {self.seed}: {self.part}"
+
+    @property
+    def folder(self) -> Path:
+        """Of its log and its checkpoints."""
+        return Path(self.place.folder)
+
+    def shell(self) -> str:
+        """The command as one would type it in a new terminal."""
+        env = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | self.env
+        variables = [f"{name}={shlex.quote(value)}" for name, value in env.items()]
+        return " ".join([*variables, shlex.join(self.command)])
+
+    def result(self) -> LogResult | None:
+        """The newest finished log's; None if there is none."""
+        if not self.folder.is_dir():
+            return None
+        return newest_result(self.folder, "accuracy", eval_only=True)
+
+    def accuracy(self) -> float | None:
+        """In percent; None if there is no result."""
+        result = self.result()
+        return result and result.metrics["accuracy"]
+
+
+@dataclass
+class Plan:
+    """A protocol, with what is common to all its runs."""
+
+    protocol: str
+    targets: Sequence[str] = ()  # xd, dg; none: the source's usual ones
+    shots: Sequence[int] = SHOTS  # few_shot
+    opts: Sequence[str] = ()  # for train.py
+    env: Mapping[str, str] = field(default_factory=dict)
+    setting: str = ""
+
+    def runs(self, method: str, dataset: str, seed: int) -> list[Run]:
+        """Each model's training before its tests. Raises Wrong if a script finds something so."""
+        run = partial(self.run, method, dataset, seed)
+        if self.protocol == "few_shot":
+            return [
+                run("few_shot", dataset, n, part=f"{n}-shot training", column=str(n))
+                for n in self.shots
+            ]
+        if self.protocol == "base2new":
+            train = run("base2new_train", dataset, part="train", column="base")
+            return [train, run("base2new_test", dataset, part="test", column="new", trained=train)]
+        runs = [train := run("xd_train", dataset, part="train", column=dataset)]
+        of_it = {"trained": train, "SOURCE": dataset}
+        for target in self.targets or TARGETS.get((self.protocol, dataset), ()):
+            runs.append(run("xd_test", target, part=f"test on {target}", column=target, **of_it))
+        return runs
+
+    def run(
+        self, method: str, dataset: str, seed: int, script: str, *words: object,
+        part: str, column: str, trained: Run | None = None, **env: str,
+    ) -> Run:  # fmt: skip
+        """The run of a script with some words before the seed, and a Run's fields."""
+        env = {**self.env, **env}
+        command = ["bash", f"{SCRIPTS}/{method}/{script}.sh", *map(str, words), str(seed)]
+        place = find_place(command, env)
+        command += self.opts
+        return Run(method, dataset, seed, part, column, command, env, place, trained, self.setting)
+
+
+def all_runs(
+    plans: Sequence[Plan], methods: Sequence[str], datasets: Sequence[str], seeds: Sequence[int]
+) -> list[Run]:
+    """The runs of all combinations, the first seed's first.
+
+    Leaves with a script's own line if that finds something wrong.
+    """
+    try:
+        with ThreadPoolExecutor() as threads:  # scripts are asked side by side, once for all seeds
+            first = product(plans, methods, datasets, seeds[:1])
+            list(threads.map(lambda of: of[0].runs(*of[1:]), first))
+    except Wrong as error:
+        say(str(error))
+        raise SystemExit(error.code) from None
+    runs = []
+    for seed, plan, dataset, method in product(seeds, plans, datasets, methods):
+        runs += plan.runs(method, dataset, seed)
+    return runs
+
+
+def find_place(command: Sequence[str], env: Mapping[str, str]) -> Place:
+    """The place of a run whose command ends in the seed. Raises Wrong if its script finds it so."""
+    env = os.environ | env
+    settings = tuple((name, env[name]) for name in ("CFG", "SHOTS", "SOURCE") if name in env)
+    return ask(tuple(command[:-1]), settings)._replace(out=output(env), seed=command[-1])
+
+
+@cache  # a script is asked once for all seeds and outputs
+def ask(command: tuple[str, ...], settings: tuple[tuple[str, str], ...]) -> Place:
+    (_, _, _, *words), env = asked([*command, "0"], os.environ | dict(settings))
+    place, _ = read_words(words, env)
+    return place
+
+
+def unfinished(runs: Iterable[Run]) -> dict[Run, LogResult | None]:
+    """What is to be run, with the results of before.
+
+    That is what has no result, and the tests of models that were or will be trained anew. Leaves
+    with code 2 if a folder holds the result of another command.
+    """
+    todo: dict[Run, LogResult | None] = {}
+    for run in runs:
+        result = run.result()
+        if result is None or run.trained in todo or is_stale(run.folder):
+            todo[run] = result
+        else:
+            refuse_another(run)
+    return todo
+
+
+def print_unfinished(runs: Iterable[Run]) -> None:
+    """The commands that are still to be run, as one would type them."""
+    for run in unfinished(runs):
+        print(run.shell())
+
+
+def refuse_another(run: Run) -> None:
+    """Leaves with code 2 if the folder of a finished run holds the result of another command."""
+    lock, now = run.folder / LOCK, shlex.join(run.command)
+    if lock.is_file() and (was := lock.read_text(errors="replace")) not in ("", now):
+        line = f"{run.folder} holds another run ({was}; now {now})"
+        advice = "choose another OUTPUT or name for these settings, or remove that folder"
+        leave(f"{line}: {advice}", 2)
