@@ -9,7 +9,7 @@ from tabulate import tabulate
 import train
 from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
-from trainers.base import PromptTrainer
+from trainers.base import CLIPTrainer
 
 CLASSNAMES = ["cat", "dog"]  # no method's number of parameters depends on them, but CoOp's with CSC
 
@@ -35,9 +35,9 @@ def count(clip_model: CLIP, config: Path) -> tuple[int, int]:
     ]
     trainer = TRAINER_REGISTRY.get(name).__new__(TRAINER_REGISTRY.get(name))
     trainer.cfg = train.setup_cfg(train.parse_args(flags))
-    if not isinstance(trainer, PromptTrainer):
+    if not isinstance(trainer, CLIPTrainer):
         return 0, 0
-    learned = list(trainer.build_prompt_learner(clip_model, CLASSNAMES).parameters())
+    learned = list(trainer.build_learner(clip_model, CLASSNAMES).parameters())
     return sum(p.numel() for p in learned), len(learned)
 
 

@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 import train
-import trainers.base
+import trainers.frozen_clip
 from clip.frozen import linear
 from dassl.commands import OneLineParser
 from dassl.engine import TRAINER_REGISTRY, TrainerX
@@ -222,14 +222,12 @@ def our_trainer(case: Case, weights: Mapping[str, Tensor], *opts: str) -> Traine
     cfg = train.setup_cfg(
         train.parse_args([*arguments, "USE_CUDA", str(case.device == "cuda"), *opts])
     )
-    kind = type(
-        case.method,
-        (NoData, TRAINER_REGISTRY.get(case.method)),
-        {"classnames": class_names(case.classes)},
-    )
+    method = TRAINER_REGISTRY.get(case.method)
+    own = {"classnames": class_names(case.classes), "graphed": method.graphed}
+    kind = type(case.method, (NoData, method), own)
     with (
-        patch.object(trainers.base, "find_weights", lambda *_: Path(__file__)),
-        patch.object(trainers.base, "read_state_dict", lambda _: dict(weights)),
+        patch.object(trainers.frozen_clip, "find_weights", lambda *_: Path(__file__)),
+        patch.object(trainers.frozen_clip, "read_state_dict", lambda _: dict(weights)),
     ):
         trainer = kind(cfg)
     trainer.epoch = trainer.batch_idx = 0
@@ -273,8 +271,8 @@ class Plain:
     """A method as upstream computes it, from the same start as a trainer of ours."""
 
     def __init__(self, case: Case, weights: Mapping[str, Tensor], trainer: TrainerX):
-        self.case, self.learner = case, trainer.model.prompt_learner
-        self.clip = PlainCLIP(weights, trainers.base.PRECISIONS[case.prec]).to(case.device)
+        self.case, self.learner = case, trainer.model.learner
+        self.clip = PlainCLIP(weights, trainers.frozen_clip.PRECISIONS[case.prec]).to(case.device)
         for module in self.clip.modules():
             if isinstance(
                 module, nn.MultiheadAttention
@@ -472,7 +470,7 @@ def plain_flops(case: Case) -> float:
 
 def matrix_rate(device: str, prec: str, quick: bool) -> float:
     """FLOP/s of the best of a few products of the towers' shapes."""
-    dtype = torch.float16 if prec == "amp" else trainers.base.PRECISIONS[prec]
+    dtype = torch.float16 if prec == "amp" else trainers.frozen_clip.PRECISIONS[prec]
     rows, repeats, count = (512, 2, 2) if quick else (4096, 5, 100 if device == "cuda" else 5)
     best = 0.0
     for width, hidden in ((512, 2048), (2048, 512), (768, 3072), (3072, 768)):

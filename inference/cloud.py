@@ -40,8 +40,8 @@ from results.figures import CLOUD
 from results.records import Result, find_results, name_methods
 from train import parse_args as train_args
 from train import setup_cfg
-from trainers.base import PromptedCLIP, PromptTrainer
-from trainers.context import ContextLearner
+from trainers.base import CLIPTrainer, CustomCLIP
+from trainers.coop import PromptLearner
 from trainers.p2c import MixtureNoise
 
 EXAMPLES = """examples:
@@ -56,7 +56,7 @@ Noise = Callable[[Tensor], Tensor]  # fresh noise of a tensor's shape
 log = logging.getLogger("cloud")
 
 
-def load_run(folder: Path, root: str | None) -> PromptTrainer:
+def load_run(folder: Path, root: str | None) -> CLIPTrainer:
     """The trainer of a run's recorded config, in eval mode, with the model that the run tested.
 
     Args:
@@ -105,14 +105,14 @@ def tested_model(folder: Path, names: Sequence[str]) -> tuple[str, int | None]:
     return away, given.load_epoch
 
 
-def learner_of(trainer: TrainerBase) -> ContextLearner:
+def learner_of(trainer: TrainerBase) -> PromptLearner:
     """The part of the model that has the vectors of the text prompts.
 
     Raises: UsageError if there is none, or if they are others for each image.
     """
-    if isinstance(trainer, PromptTrainer) and type(trainer.model).forward is PromptedCLIP.forward:
-        for module in trainer.model.prompt_learner.modules():
-            if isinstance(module, ContextLearner):
+    if isinstance(trainer, CLIPTrainer) and type(trainer.model).forward is CustomCLIP.forward:
+        for module in trainer.model.learner.modules():
+            if isinstance(module, PromptLearner):
                 return module
     raise UsageError(
         f"{type(trainer).__name__} learns no vectors that are its text prompts for all images"
@@ -120,7 +120,7 @@ def learner_of(trainer: TrainerBase) -> ContextLearner:
 
 
 @contextmanager
-def perturbed(learner: ContextLearner, sigma: float, noise: Noise) -> Iterator[None]:
+def perturbed(learner: PromptLearner, sigma: float, noise: Noise) -> Iterator[None]:
     """Inside, `learner.vectors()` gives P + σ·n for clean P. Drawn on the CPU, n is the same on all
     devices."""
     moved = {name: p + sigma * noise(p.cpu()).to(p.device) for name, p in learner.vectors().items()}
@@ -140,7 +140,7 @@ def make_noise(kind: str, dpd: CfgNode) -> Noise:
 
 @torch.no_grad()
 def measure(
-    trainer: PromptTrainer, sigmas: Sequence[float], draws: int, noise: Noise
+    trainer: CLIPTrainer, sigmas: Sequence[float], draws: int, noise: Noise
 ) -> list[list[float]]:
     """Accuracy on the test set in percent: for each σ a value for each draw, for σ 0 one."""
     model, learner = trainer.model, learner_of(trainer)

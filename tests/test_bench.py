@@ -120,7 +120,7 @@ def test_the_plain_path_is_the_reference(method, weights):
     """The loss of two steps, the second after the optimizer's."""
     case = tiny(method)
     trainer = bench.our_trainer(case, weights, *bench.WITHOUT_NOISE)
-    shake(trainer.model.prompt_learner)
+    shake(trainer.model.learner)
     plain, batch = bench.Plain(case, weights, trainer), bench.make_batch(case)
     clip, names, attributes = PlainCLIP(weights), bench.class_names(11), ("color", "shape")
     step = plain.step(batch)
@@ -145,8 +145,8 @@ def test_p2c_is_measured_with_its_noise_and_checked_without(weights):
     case = tiny("P2C")
     plain, trainer, steps = bench.pair(case, weights)
     shapes = []
-    noise = trainer.model.prompt_learner.noise
-    learner = trainer.model.prompt_learner
+    noise = trainer.model.learner.noise
+    learner = trainer.model.learner
     learner.noise = Drawn(noise, shapes, lambda: learner.sigma.item() > 0)
     bench.check(case, trainer, steps)
     assert not shapes and learner.sigma > 0
@@ -189,7 +189,7 @@ def test_the_floor_counts_what_torch_counts(weights, monkeypatch):
     case, arch = tiny("P2C", batch=2), ARCHS["tiny"]
     plain, trainer, _ = bench.pair(case, weights)
     learner, clip, image = (
-        trainer.model.prompt_learner,
+        trainer.model.learner,
         trainer.model.clip,
         bench.make_batch(case)["img"],
     )

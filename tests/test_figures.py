@@ -538,7 +538,7 @@ def test_perturbed_is_what_the_text_tower_gets(trained, kind):
     """Equal to a model whose own text parameters have the noise added, with the image side from the
     clean ones."""
     trainer = cloud.load_run(trained / "train", None)
-    model, learner, sigma = trainer.model, trainer.model.prompt_learner, 0.4
+    model, learner, sigma = trainer.model, trainer.model.learner, 0.4
     noise = cloud.make_noise(kind, trainer.cfg.TRAINER.P2C.DPD)
     before = {name: p.clone() for name, p in learner.state_dict().items()}
     values = cloud.measure(trainer, [0.0, sigma], 2, noise)
@@ -569,7 +569,7 @@ def test_perturbed_is_what_the_text_tower_gets(trained, kind):
 
 def test_noise_is_the_same_for_each_sigma_and_other_for_each_draw(trained):
     trainer = cloud.load_run(trained / "train", None)
-    learner, seen = trainer.model.prompt_learner, []
+    learner, seen = trainer.model.learner, []
     clean = {name: p.detach().clone() for name, p in learner.vectors().items()}
     features = trainer.model.text_features
 

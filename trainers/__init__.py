@@ -1,5 +1,4 @@
-"""One file per method. Importing this package registers them all; a file that is not there is
-simply no method."""
+"""One file per method: importing this package imports them all, and each registers its own."""
 
 import importlib
 import pkgutil
@@ -10,7 +9,11 @@ _modules = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.ite
 
 
 def add_configs(cfg: CfgNode) -> None:
-    """Add every method's config node to cfg."""
+    """Adds every method's config keys to cfg.
+
+    Each file's `add_config` adds its own keys. Where two share a node, as CoOp and KgCoOp share
+    TRAINER.COOP, both take it with `setdefault`: the first one makes it, whichever that is.
+    """
     for module in _modules:
         if hasattr(module, "add_config"):
             module.add_config(cfg)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import train
-import trainers.base
+import trainers.frozen_clip
 from dassl.data.datasets import Datum
 from dassl.engine import TrainerX, build_trainer
 from reference.maple_plain import Prompts, as_leaves, gradients
@@ -33,8 +33,8 @@ def build(
         train.parse_args(arguments(trainer, data, out, "INPUT.SIZE", f"({size},{size})", *opts))
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainers.base, "find_weights", lambda *_: Path(__file__))
-        patch.setattr(trainers.base, "read_state_dict", lambda _: dict(weights))
+        patch.setattr(trainers.frozen_clip, "find_weights", lambda *_: Path(__file__))
+        patch.setattr(trainers.frozen_clip, "read_state_dict", lambda _: dict(weights))
         made = build_trainer(cfg)
     made.set_model_mode("train")
     made.epoch = made.batch_idx = 0
@@ -86,7 +86,7 @@ def class_names(trainer: TrainerX) -> list[str]:
 
 def parameters(trainer: TrainerX) -> Prompts:
     """What the trainer learns, copied for a reference, under the checkpoint's keys."""
-    return as_leaves(dict(trainer.model.prompt_learner.named_parameters()))
+    return as_leaves(dict(trainer.model.learner.named_parameters()))
 
 
 def assert_loss(
@@ -97,7 +97,7 @@ def assert_loss(
     loss, _ = trainer.loss(image, label)
     loss.backward()
     assert abs(loss - expected) <= 1e-5 * abs(expected)
-    assert_gradients(trainer.model.prompt_learner, gradients(expected, prompts))
+    assert_gradients(trainer.model.learner, gradients(expected, prompts))
 
 
 def assert_logits(trainer: TrainerX, image: Tensor, expected: Tensor) -> None:

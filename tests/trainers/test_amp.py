@@ -77,7 +77,7 @@ def test_a_gpus_steps_have_fused_kernels(monkeypatch, data, tmp_path, weights, d
     monkeypatch.undo()
     trainer = build("CoOp", data, tmp_path, weights)
     trainer.device, trainer.prec = torch.device(device), prec
-    optimizer = trainer.build_optimizer(trainer.model.prompt_learner)
+    optimizer = trainer.build_optimizer(trainer.model.learner)
     assert bool(optimizer.defaults["fused"]) is (device == "cuda")
 
 

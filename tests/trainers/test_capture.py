@@ -104,7 +104,7 @@ def test_a_step_drops_the_text_features_that_were_kept(data, tmp_path, weights):
     trainer = build("CoOp", data, tmp_path, weights)
     trainer.num_batches = 9
     trainer.set_model_mode("eval")
-    ctx = trainer.model.prompt_learner.ctx
+    ctx = trainer.model.learner.ctx
     trainer.model_update = lambda: ctx.data.copy_(torch.randn_like(ctx))
     with torch.no_grad():
         before = trainer.model.text_features()
@@ -137,7 +137,7 @@ def test_noise_is_drawn_anew_and_as_large_as_the_epochs_sigma(data, tmp_path, we
     trainer.before_epoch()
     losses = replays(trainer, weights, "loss")
     assert len(set(losses)) == 5
-    trainer.model.prompt_learner.sigma.fill_(0.0)
+    trainer.model.learner.sigma.fill_(0.0)
     quiet = replays(trainer, weights, "loss")
     assert 0 < max(quiet) - min(quiet) < 0.01  # what is left is the auxiliary loss's noise
     assert max(losses) - min(losses) > 10 * (max(quiet) - min(quiet))

@@ -22,8 +22,9 @@ from dassl.engine import TrainerX, build_trainer
 from tests.clip.resnets import rn50_state_dict
 from tests.runs import arguments, run
 from tests.trainers.methods import build, shake
-from trainers.base import PromptedCLIP, allow_tf32
+from trainers.base import CustomCLIP
 from trainers.coop import CoOp
+from trainers.frozen_clip import allow_tf32
 
 LEAVE_IT_ALONE = [
     "ZeroshotCLIP",
@@ -148,12 +149,12 @@ class FlippedLearner(torch.nn.Module):
         return self.learner.image_features(clip, image.flip(-1))
 
 
-class FlippedModel(PromptedCLIP):
+class FlippedModel(CustomCLIP):
     def forward(self, image):
         return super().forward(image.flip(-1))
 
 
-class FlippedFeatures(PromptedCLIP):
+class FlippedFeatures(CustomCLIP):
     def image_features(self, image):
         return super().image_features(image.flip(-1))
 
@@ -184,10 +185,10 @@ def overridden(trainer: TrainerX, by: type) -> None:
     """Makes a trainer of CoOp one of a subclass that says nothing about the image tower."""
     trainer.__class__ = by if issubclass(by, CoOp) else type("Subclass", (CoOp,), {})
     if by is FlippedLearner:
-        trainer.model.prompt_learner = FlippedLearner(trainer.model.prompt_learner)
+        trainer.model.learner = FlippedLearner(trainer.model.learner)
     elif by is FlippedSubclass:
-        FlippedSubclass(trainer.model.prompt_learner)
-    elif issubclass(by, PromptedCLIP):
+        FlippedSubclass(trainer.model.learner)
+    elif issubclass(by, CustomCLIP):
         trainer.model.__class__ = by
 
 

@@ -90,7 +90,7 @@ def test_parameters_after_20_steps(method, data, tmp_path, weights):
     opts, optimizer, gradients = CASES[method]
     trainer = build(method, data, tmp_path, weights, *opts)
     trainer.model.double(), trainer.model.clip.double()
-    shake(trainer.model.prompt_learner)
+    shake(trainer.model.learner)
     trainer.num_batches = STEPS + 1  # no epoch ends, so the rate stays
     for group in trainer.optim.param_groups:
         group["lr"] = 0.01
@@ -111,7 +111,7 @@ def test_parameters_after_20_steps(method, data, tmp_path, weights):
         for name, gradient in gradients(plain, prompts, names, image, label).items():
             prompts[name].grad = gradient
         reference.step()
-    got = dict(trainer.model.prompt_learner.named_parameters())
+    got = dict(trainer.model.learner.named_parameters())
     for name, p in prompts.items():
         moved = (p - start[name]).norm()
         assert moved > 0 or p.grad is None, name
