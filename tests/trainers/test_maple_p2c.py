@@ -158,7 +158,8 @@ def check_p2c(cfg, clip, plain, tolerance):
     eta = cfg.TRAINER.P2C.AUX.SIGMA * torch.randn(
         rows, learner.ctx.shape[1], dtype=learner.ctx.dtype
     )
-    weight = -70.0  # far more than in use, so that the aux loss is seen in the sum; its sign may be negative (Table 5)
+    # far more than in use, so that L_aux is seen in the sum; it may be negative (Table 5)
+    weight = -70.0
     loss = torch.nn.functional.cross_entropy(logits, label) + weight * aux
     loss.backward()
 
