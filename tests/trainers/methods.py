@@ -22,16 +22,35 @@ UNEVEN = [
     "a name of many more words than the others",
 ]
 
+# The keys that say how deep a method reaches, and how deep it does in the bundled CLIP's 4 blocks.
+DEPTHS = {
+    "MaPLe": {"TRAINER.MAPLE.PROMPT_DEPTH": 4},
+    "MaPLe_ATP": {"TRAINER.MAPLE.PROMPT_DEPTH": 4},
+    "P2C": {"TRAINER.P2C.PROMPT_DEPTH": 4},
+    "PromptSRC": {
+        "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT": 4,
+        "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION": 4,
+    },
+    "MultiModalAdapter": {"TRAINER.MMADAPTER.ADAPTER_END": 4},
+    "TCP": {"TRAINER.TCP.LAYER": 2},
+}
+
 
 def build(
     trainer: str, data: Path, out: Path, weights: Mapping[str, Tensor], *opts: str
 ) -> TrainerX:
-    """The trainer of a run on the bundled benchmark's 16 base classes, its CLIP made of `weights`,
-    in fp32."""
+    """The trainer of a run on the bundled benchmark's 16 base classes, in fp32.
+
+    Its CLIP is made of `weights`; a method that reaches too deep for it reaches as deep as it can.
+    """
     size = weights["input_resolution"].item()
-    cfg = train.setup_cfg(
-        train.parse_args(arguments(trainer, data, out, "INPUT.SIZE", f"({size},{size})", *opts))
-    )
+    blocks = len({key.split(".")[2] for key in weights if key.startswith("transformer.resblocks.")})
+    for key, depth in DEPTHS.get(trainer, {}).items():
+        last = blocks - 1 if trainer == "TCP" else blocks  # its blocks are counted from 0
+        if key not in opts:
+            opts = (key, str(min(depth, last)), *opts)
+    opts = ("INPUT.SIZE", f"({size},{size})", *opts)
+    cfg = train.setup_cfg(train.parse_args(arguments(trainer, data, out, *opts)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainers.frozen_clip, "find_weights", lambda *_: Path(__file__))
         patch.setattr(trainers.frozen_clip, "read_state_dict", lambda _: dict(weights))

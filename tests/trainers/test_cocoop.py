@@ -62,9 +62,9 @@ def check(trainer, weights, image, label, attributes):
 def test_equals_the_reference(data, tmp_path, weights, monkeypatch, method):
     uneven_names(monkeypatch)
     trainer = build(method, data, tmp_path, weights)
-    assert {
-        n: tuple(p.shape) for n, p in trainer.model.learner.named_parameters()
-    } == shapes(method)
+    assert {n: tuple(p.shape) for n, p in trainer.model.learner.named_parameters()} == shapes(
+        method
+    )
     check(trainer, weights, *batch(weights, trainer.num_classes), ATTRIBUTES[method])
 
 

@@ -448,9 +448,7 @@ def test_features_are_kept_in_eval_until_something_changes(cfg, clip64):
         model.load_state_dict(state)
         second = model.text_features()
         assert not torch.allclose(second, first)
-        model.learner.ctx += torch.randn_like(
-            model.learner.ctx
-        )  # as a step of an optimizer
+        model.learner.ctx += torch.randn_like(model.learner.ctx)  # as a step of an optimizer
         third = model.text_features()
         assert not torch.allclose(third, second) and model.text_features() is third
         assert model.train().eval().text_features() is not third
