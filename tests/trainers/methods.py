@@ -54,7 +54,7 @@ def build(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainers.frozen_clip, "find_weights", lambda *_: Path(__file__))
         patch.setattr(trainers.frozen_clip, "read_state_dict", lambda _: dict(weights))
-        torch.manual_seed(0)  # the same start, whatever ran before
+        torch.manual_seed(3)  # the same start, whatever ran before
         made = build_trainer(cfg)
     made.set_model_mode("train")
     made.epoch = made.batch_idx = 0
