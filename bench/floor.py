@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 
-import trainers.base
+import trainers.frozen_clip
 from clip.frozen import linear
 from reference.weights import ARCHS, Arch
 
@@ -70,7 +70,7 @@ def plain_flops(case: Case) -> float:
 
 def matrix_rate(device: str, prec: str, quick: bool) -> float:
     """FLOP/s of the best of a few products of the towers' shapes."""
-    dtype = torch.float16 if prec == "amp" else trainers.base.PRECISIONS[prec]
+    dtype = torch.float16 if prec == "amp" else trainers.frozen_clip.PRECISIONS[prec]
     rows, repeats, count = (512, 2, 2) if quick else (4096, 5, 5)
     if device == "cuda" and not quick:
         count = 100

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import train
-import trainers.base
+import trainers.frozen_clip
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 from reference.weights import ARCHS
 
@@ -59,11 +59,13 @@ def our_trainer(case: Case, weights: Mapping[str, Tensor], *opts: str) -> Traine
     flags += ["--config-file", f"configs/trainers/{case.method}/{CONFIGS[case.method]}.yaml"]
     words = [str(word) for pair in settings.items() for word in pair]
     cfg = train.setup_cfg(train.parse_args([*flags, *words, *opts]))
-    bases = (NoData, TRAINER_REGISTRY.get(case.method))
-    without_data = type(case.method, bases, {"classnames": class_names(case.classes)})
+    method = TRAINER_REGISTRY.get(case.method)
+    # `graphed` counts in a class's own body alone (trainers/features.py).
+    own = {"classnames": class_names(case.classes), "graphed": method.graphed}
+    without_data = type(case.method, (NoData, method), own)
     with (
-        patch.object(trainers.base, "find_weights", lambda *_: Path(__file__)),
-        patch.object(trainers.base, "read_state_dict", lambda _: dict(weights)),
+        patch.object(trainers.frozen_clip, "find_weights", lambda *_: Path(__file__)),
+        patch.object(trainers.frozen_clip, "read_state_dict", lambda _: dict(weights)),
     ):
         trainer = without_data(cfg)
     trainer.epoch = trainer.batch_idx = 0

@@ -7,7 +7,7 @@ import torch
 import train
 from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
-from trainers.base import PromptTrainer
+from trainers.base import CLIPTrainer
 
 from .timing import table
 
@@ -29,9 +29,9 @@ def count(clip_model: CLIP, config: Path) -> tuple[int, int]:
     flags += ["--dataset-config-file", "configs/datasets/imagenet.yaml"]
     trainer = method.__new__(method)
     trainer.cfg = train.setup_cfg(train.parse_args(flags))
-    if not isinstance(trainer, PromptTrainer):
+    if not isinstance(trainer, CLIPTrainer):
         return 0, 0
-    learned = list(trainer.build_prompt_learner(clip_model, CLASSNAMES).parameters())
+    learned = list(trainer.build_learner(clip_model, CLASSNAMES).parameters())
     return sum(p.numel() for p in learned), len(learned)
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import trainers.base
+import trainers.frozen_clip
 from dassl.engine import TrainerX
 from dassl.utils import Failure
 from reference import cocoop_plain, maple_plain, p2c_plain
@@ -30,8 +30,8 @@ class Plain:
 
     def __init__(self, case: Case, weights: Mapping[str, Tensor], trainer: TrainerX):
         self.case, self.cfg = case, trainer.cfg
-        self.learner = trainer.model.prompt_learner
-        self.clip = PlainCLIP(weights, trainers.base.PRECISIONS[case.prec]).to(case.device)
+        self.learner = trainer.model.learner
+        self.clip = PlainCLIP(weights, trainers.frozen_clip.PRECISIONS[case.prec]).to(case.device)
         for module in self.clip.modules():
             # Upstream asks for no attention weights, so torch may take a fused kernel.
             if isinstance(module, nn.MultiheadAttention):

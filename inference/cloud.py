@@ -35,8 +35,8 @@ from results.names import name_methods
 from results.records import Result, find_results
 from results.statistics import summarise
 from results.text_table import show_stat
-from trainers.base import PromptedCLIP, PromptTrainer
-from trainers.context import ContextLearner
+from trainers.base import CLIPTrainer, CustomCLIP
+from trainers.coop import PromptLearner
 from trainers.p2c import MixtureNoise
 
 from .load import load_run
@@ -53,21 +53,21 @@ Noise = Callable[[Tensor], Tensor]  # fresh noise of a tensor's shape
 log = logging.getLogger("cloud")
 
 
-def learner_of(trainer: TrainerBase) -> ContextLearner:
+def learner_of(trainer: TrainerBase) -> PromptLearner:
     """The part of the model that has the vectors of the text prompts.
 
     Raises: UsageError if there is none, or if they are others for each image.
     """
-    if isinstance(trainer, PromptTrainer) and type(trainer.model).forward is PromptedCLIP.forward:
-        for module in trainer.model.prompt_learner.modules():
-            if isinstance(module, ContextLearner):
+    if isinstance(trainer, CLIPTrainer) and type(trainer.model).forward is CustomCLIP.forward:
+        for module in trainer.model.learner.modules():
+            if isinstance(module, PromptLearner):
                 return module
     name = type(trainer).__name__
     raise UsageError(f"{name} learns no vectors that are its text prompts for all images")
 
 
 @contextmanager
-def perturbed(learner: ContextLearner, sigma: float, noise: Noise) -> Iterator[None]:
+def perturbed(learner: PromptLearner, sigma: float, noise: Noise) -> Iterator[None]:
     """Inside, `learner.vectors()` gives P + σ·n for clean P.
 
     Drawn on the CPU, n is the same on all devices.
@@ -90,7 +90,7 @@ def make_noise(kind: str, dpd: CfgNode) -> Noise:
 
 @torch.no_grad()
 def measure(
-    trainer: PromptTrainer, sigmas: Sequence[float], draws: int, noise: Noise
+    trainer: CLIPTrainer, sigmas: Sequence[float], draws: int, noise: Noise
 ) -> list[list[float]]:
     """Accuracy on the test set in percent: for each σ a value for each draw, for σ 0 one."""
     model = trainer.model

@@ -143,7 +143,7 @@ def test_the_plain_path_is_the_reference(method, weights):
     """The loss of two steps, the second after the optimizer's."""
     case = tiny(method)
     trainer = ours.our_trainer(case, weights, *ours.WITHOUT_NOISE)
-    shake(trainer.model.prompt_learner)
+    shake(trainer.model.learner)
     side, batch = plain.Plain(case, weights, trainer), cases.make_batch(case)
     clip, names, attributes = PlainCLIP(weights), cases.class_names(11), ("color", "shape")
     step = side.step(batch)
@@ -162,7 +162,7 @@ def test_the_plain_path_is_the_reference(method, weights):
 def test_p2c_is_measured_with_its_noise_and_checked_without(weights):
     case = tiny("P2C")
     side, trainer, both = plain.pair(case, weights)
-    shapes, learner = [], trainer.model.prompt_learner
+    shapes, learner = [], trainer.model.learner
     learner.noise = Drawn(learner.noise, shapes, lambda: learner.sigma.item() > 0)
     plain.check(case, trainer, both)
     assert not shapes and learner.sigma > 0
@@ -203,7 +203,7 @@ def test_the_floor_counts_what_torch_counts(weights, monkeypatch):
     monkeypatch.setattr("clip.frozen.ONEDNN", False)  # torch does not count its products
     case, arch = tiny("P2C", batch=2), ARCHS["tiny"]
     side, trainer, _ = plain.pair(case, weights)
-    learner, clip = trainer.model.prompt_learner, trainer.model.clip
+    learner, clip = trainer.model.learner, trainer.model.clip
     image = cases.make_batch(case)["img"]
 
     def count(tower: Callable) -> int:

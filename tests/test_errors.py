@@ -27,7 +27,7 @@ from dassl.utils import checkpoint, tools
 from results.logs import newest_result, read_log
 from tests.forked import forked
 from tests.runs import HANG, REPO, arguments, run, wait_for
-from trainers.base import PromptTrainer
+from trainers.base import CLIPTrainer
 
 EPOCHS = ("OPTIM.MAX_EPOCH", "2")
 
@@ -190,7 +190,7 @@ def nothing_is_read(monkeypatch):
         raise AssertionError("it was read")
 
     monkeypatch.setattr("dassl.data.data_manager.build_dataset", read)
-    monkeypatch.setattr("trainers.base.read_state_dict", read)
+    monkeypatch.setattr("trainers.frozen_clip.read_state_dict", read)
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_weights_that_are_nan_are_not_tested(data, trained, tmp_path, capsys):
 
 def test_scores_that_are_nan_are_no_result(data, trained, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        PromptTrainer,
+        CLIPTrainer,
         "model_inference",
         lambda self, image: torch.full((len(image), 16), torch.nan),
     )
@@ -380,14 +380,14 @@ def test_a_second_run_in_the_same_folder(data, tmp_path, capsys):
     begun, go_on = multiprocessing.Event(), multiprocessing.Event()
 
     def first():
-        forward_backward = PromptTrainer.forward_backward
+        forward_backward = CLIPTrainer.forward_backward
 
         def waiting(self, batch):
             begun.set()
             go_on.wait()
             return forward_backward(self, batch)
 
-        PromptTrainer.forward_backward = waiting
+        CLIPTrainer.forward_backward = waiting
         run("P2C", data, tmp_path, *EPOCHS, "DATALOADER.NUM_WORKERS", "1")
 
     process = multiprocessing.get_context("fork").Process(target=first)
@@ -532,7 +532,7 @@ def test_a_number_where_text_is_wanted_is_text(data):
 
 def test_no_memory_left(data, tmp_path, capsys, monkeypatch):
     """In the second epoch, and then in the test; what lowers the test's need is no other run."""
-    forward_backward, inference = PromptTrainer.forward_backward, PromptTrainer.model_inference
+    forward_backward, inference = CLIPTrainer.forward_backward, CLIPTrainer.model_inference
 
     def full(self, batch):
         if self.epoch == 1:
@@ -548,7 +548,7 @@ def test_no_memory_left(data, tmp_path, capsys, monkeypatch):
             )
         return inference(self, image)
 
-    monkeypatch.setattr(PromptTrainer, "forward_backward", full)
+    monkeypatch.setattr(CLIPTrainer, "forward_backward", full)
     assert run("P2C", data, tmp_path, *EPOCHS) == 1
     line = the_line(capsys)
     assert (
@@ -556,8 +556,8 @@ def test_no_memory_left(data, tmp_path, capsys, monkeypatch):
         and "DATALOADER.TRAIN_X.BATCH_SIZE" in line
         and model(tmp_path, 1).exists()
     )
-    monkeypatch.setattr(PromptTrainer, "forward_backward", forward_backward)
-    monkeypatch.setattr(PromptTrainer, "model_inference", full_too)
+    monkeypatch.setattr(CLIPTrainer, "forward_backward", forward_backward)
+    monkeypatch.setattr(CLIPTrainer, "model_inference", full_too)
     assert run("P2C", data, tmp_path, *EPOCHS) == 1
     assert "DATALOADER.TEST.BATCH_SIZE" in the_line(capsys) and model(tmp_path).exists()
     assert run("P2C", data, tmp_path, *EPOCHS, "DATALOADER.TEST.BATCH_SIZE", "8") == 0

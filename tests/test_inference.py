@@ -78,7 +78,7 @@ def test_another_model_than_the_runs_is_noticed(trained, tmp_path, caplog):
 def test_perturbed_is_what_the_text_tower_gets(trained, kind):
     """As of a model whose own text parameters have the noise added, its image side clean."""
     trainer = load_run(trained / "train")
-    model, learner, sigma = trainer.model, trainer.model.prompt_learner, 0.4
+    model, learner, sigma = trainer.model, trainer.model.learner, 0.4
     noise = cloud.make_noise(kind, trainer.cfg.TRAINER.P2C.DPD)
     before = {name: p.clone() for name, p in learner.state_dict().items()}
     text_prompts = ("ctx_att1", "ctx_att2", "ctx")  # in their order; ctx_att3 is in no prompt
@@ -101,7 +101,7 @@ def test_perturbed_is_what_the_text_tower_gets(trained, kind):
 
 def test_noise_is_the_same_for_each_sigma_and_other_for_each_draw(trained):
     trainer = load_run(trained / "train")
-    learner, seen = trainer.model.prompt_learner, []
+    learner, seen = trainer.model.learner, []
     clean = {name: p.detach().clone() for name, p in learner.vectors().items()}
     features = trainer.model.text_features
 

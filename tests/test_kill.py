@@ -28,7 +28,7 @@ from dassl.engine.record import Recorder
 from dassl.utils import checkpoint
 from tests.forked import forked, start, wait
 from tests.runs import HANG, REPO, arguments, wait_for
-from trainers.base import PromptTrainer
+from trainers.base import CLIPTrainer
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 SMALL = ("OPTIM.MAX_EPOCH", "3", "DATASET.NUM_SHOTS", "1", "TRAIN.CHECKPOINT_FREQ", "1")
@@ -148,10 +148,10 @@ MOMENTS = {
         checkpoint, "atomic_write", lambda path, *_: path.endswith("/checkpoint")
     ),
     "before a checkpoint is removed": before(
-        PromptTrainer, "_remove_rolling", lambda trainer: trainer.epoch == 1
+        CLIPTrainer, "_remove_rolling", lambda trainer: trainer.epoch == 1
     ),
     "before an epoch's numbers are saved": before(Recorder, "epoch_ends"),
-    "while testing": before(PromptTrainer, "model_inference"),
+    "while testing": before(CLIPTrainer, "model_inference"),
     "between result and record": before(
         Recorder, "tested", lambda recorder, *_: not recorder.in_training
     ),

@@ -73,23 +73,20 @@ def plain_accuracy(root: Path, ctx: torch.Tensor) -> float:
 def test_the_example_method_runs_and_its_result_is_the_references(checkout, data):
     [code] = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
     [commands] = re.findall(r"```bash\n(.*?)```", SECTION, re.DOTALL)
-    file = checkout / re.match(r"# (\S+)", code)[1]
-    file.write_text(code)
     assert 35 <= len(code.splitlines()) <= 50
-    commands = (
-        commands.rstrip() + " OPTIM.MAX_EPOCH 3\n"
-    )  # fewer epochs, and with SHOTS fewer images, than the reader's
+    # fewer epochs, and with SHOTS fewer images, than the reader's
+    commands = commands.rstrip() + " OPTIM.MAX_EPOCH 3\n"
     env = os.environ | {"DATA": str(data), "SHOTS": "2", "OMP_NUM_THREADS": "1"}
     env["VENV"] = str(Path(sys.executable).parents[1])
     done = subprocess.run(
         ["bash", "-euc", commands], cwd=checkout, env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    first, _, made = code.partition("\n")
+    assert (checkout / first.removeprefix("# ")).read_text() == made
 
     [folder] = (checkout / "output").glob("base2new/train_base/shapes/shots_2/VPT/*/seed1")
     result = newest_result(folder, "accuracy", eval_only=True)
-    saved = torch.load(folder / "prompt_learner" / "model.pth.tar-3", weights_only=True)[
-        "state_dict"
-    ]
+    saved = torch.load(folder / "learner" / "model.pth.tar-3", weights_only=True)["state_dict"]
     assert saved["ctx"].shape == (4, 128)
     assert result.metrics["accuracy"] == pytest.approx(plain_accuracy(data, saved["ctx"]), abs=0.06)

@@ -20,7 +20,7 @@ from reference.optim_plain import lr_at_epoch
 from reference.optim_plain import train as train_plainly
 from results.logs import read_log
 from tests.runs import arguments, run
-from trainers.base import PromptTrainer
+from trainers.base import CLIPTrainer
 
 
 def checkpoint(out: Path, epoch: int = 3) -> dict:
@@ -45,17 +45,17 @@ def test_a_seed_gives_one_result_whether_or_not_it_is_interrupted(
     assert run(trainer, data, tmp_path / "b") == 0
     assert same(checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b"))
 
-    forward_backward = PromptTrainer.forward_backward
+    forward_backward = CLIPTrainer.forward_backward
 
     def interrupted(self, batch):
         if (self.epoch, self.batch_idx) == (1, 3):
             raise KeyboardInterrupt
         return forward_backward(self, batch)
 
-    monkeypatch.setattr(PromptTrainer, "forward_backward", interrupted)
+    monkeypatch.setattr(CLIPTrainer, "forward_backward", interrupted)
     assert run(trainer, data, tmp_path / "c") == 130
     assert "run the same command again to go on" in capsys.readouterr().err
-    monkeypatch.setattr(PromptTrainer, "forward_backward", forward_backward)
+    monkeypatch.setattr(CLIPTrainer, "forward_backward", forward_backward)
     assert run(trainer, data, tmp_path / "c") == 0
     assert "will resume training" in capsys.readouterr().out
     assert same(checkpoint(tmp_path / "a"), checkpoint(tmp_path / "c"))
@@ -228,7 +228,7 @@ def test_the_noise_of_each_epoch(schedule, data, tmp_path, monkeypatch):
     built.max_epoch, seen = 3, []
     for built.epoch in range(3):
         built.before_epoch()
-        seen.append(built.model.prompt_learner.sigma.item())
+        seen.append(built.model.learner.sigma.item())
     assert seen == pytest.approx(
         [sigma_at_epoch(schedule, e, 3, 0.015) for e in range(3)], abs=1e-12
     )
@@ -245,7 +245,7 @@ def test_the_trainers_loss_is_the_sum_of_both(data, tmp_path):
         built.set_model_mode("train")
         torch.manual_seed(3)
         batch = next(iter(built.train_loader_x))
-        return built.loss(batch["img"], batch["label"]), built.model.prompt_learner.sigma.item()
+        return built.loss(batch["img"], batch["label"]), built.model.learner.sigma.item()
 
     (cls, nothing), sigma = parts("TRAINER.P2C.AUX.ENABLED", "False")
     assert nothing == {} and sigma == 0.015

@@ -1,12 +1,12 @@
-"""ATPrompt (Li et al., 2024): learned vectors before attribute words, in front of the context of
-another method.
+"""ATPrompt (Li et al., 2024): learned vectors before attribute words, in front of the context.
 
-An option of the prompt text, TRAINER.ATPROMPT.USE_ATPROMPT, for CoOp, KgCoOp, ProGrad, CoCoOp,
-MaPLe and P2C; the names CoOp_ATP, CoCoOp_ATP and MaPLe_ATP have it always.
+An option, TRAINER.ATPROMPT.USE_ATPROMPT, of CoOp, KgCoOp, ProGrad, CoCoOp, MaPLe and P2C; the
+names CoOp_ATP, CoCoOp_ATP and MaPLe_ATP have it always.
 """
 
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import nn
 from yacs.config import CfgNode
 
@@ -14,15 +14,10 @@ from clip.clip import _tokenizer
 from clip.model import CLIP
 from dassl.utils.errors import UsageError
 
-from .prompt_text import Gap, random_vectors
+from .prompt_text import Gap, Piece
 
-# What ATPrompt (Li et al., 2024) found for each dataset; DATASET.NAME -> attribute words.
+# DATASET.NAME -> the attribute words that the paper found for it.
 ATTRIBUTES = {
-    "ImageNet": ("color", "shape"),
-    "ImageNetV2": ("color", "shape"),
-    "ImageNetSketch": ("color", "shape"),
-    "ImageNetA": ("color", "shape"),
-    "ImageNetR": ("color", "shape"),
     "Caltech101": ("shape", "size"),
     "OxfordPets": ("playfulness", "energy"),
     "StanfordCars": ("luxury",),
@@ -33,12 +28,10 @@ ATTRIBUTES = {
     "DescribableTextures": ("pattern", "color", "design"),
     "EuroSAT": ("habitat",),
     "UCF101": ("precision",),
-    "ImageFolder": (
-        "color",
-        "shape",
-    ),  # one's own images: ImageNet's, the most general, until others are given
 }
-SHAPES_ATTRIBUTES = ("color", "shape")
+GENERAL = ("color", "shape")  # ImageNet's; also for Shapes… and one's own images (ImageFolder)
+IMAGENETS = ("ImageNet", "ImageNetV2", "ImageNetSketch", "ImageNetA", "ImageNetR")
+ATTRIBUTES |= dict.fromkeys([*IMAGENETS, "ImageFolder"], GENERAL)
 
 
 def add_config(cfg: CfgNode) -> None:
@@ -47,20 +40,16 @@ def add_config(cfg: CfgNode) -> None:
     node.N_ATT1 = node.N_ATT2 = node.N_ATT3 = 4  # vectors before each attribute word
     node.ATT_NUM = 0  # 0: the dataset's own attributes
     node.ATT1_TEXT = node.ATT2_TEXT = node.ATT3_TEXT = "none"
-    # With ATT_NUM 0: whose attributes. "" is the run's own dataset, so a model tested elsewhere
-    # takes the target's words, as upstream; the name of the dataset it was trained on keeps the
-    # source's.
+    # With ATT_NUM 0: whose attributes. "": the run's own dataset's, so that a model tested on
+    # another one takes that one's, as upstream. To keep them, name the dataset it was trained on.
     node.DATASET = ""
-    node.UPSTREAM_SLICING = (
-        False  # the prompts of ATPrompt's published code, see sliced_as_upstream
-    )
+    node.UPSTREAM_SLICING = False  # the published code's prompts, see sliced_as_upstream
 
 
 def attribute_words(cfg: CfgNode, always: bool = False) -> tuple[str, ...]:
-    """The attribute words of the run: none without ATPrompt, else 1 to 3, given (ATT_NUM) or a
-    dataset's.
+    """The run's attribute words: none without ATPrompt, else 1 to 3, the user's or the dataset's.
 
-    Raises: UsageError if there are none to take, or a length that is none.
+    Raises: UsageError if there are none to take, or for a negative length.
     """
     node = cfg.TRAINER.ATPROMPT
     if not (node.USE_ATPROMPT or always):
@@ -71,7 +60,7 @@ def attribute_words(cfg: CfgNode, always: bool = False) -> tuple[str, ...]:
     name = node.DATASET or cfg.DATASET.NAME
     give = "give ATT_NUM 1 to 3 and that many of ATT1_TEXT, ATT2_TEXT, ATT3_TEXT"
     if node.ATT_NUM == 0:
-        words = SHAPES_ATTRIBUTES if name.startswith("Shapes") else ATTRIBUTES.get(name)
+        words = GENERAL if name.startswith("Shapes") else ATTRIBUTES.get(name)
         if not words:
             raise UsageError(f"TRAINER.ATPROMPT.ATT_NUM 0: {name} has no attributes here; {give}")
         return words
@@ -81,37 +70,46 @@ def attribute_words(cfg: CfgNode, always: bool = False) -> tuple[str, ...]:
     return words
 
 
-def attribute_layout(node: CfgNode, words: Iterable[str]) -> list[Gap | list[int]]:
-    """A gap, named ctx_att1…3, before each attribute word."""
-    layout: list[Gap | list[int]] = []
-    for i, word in enumerate(words, start=1):
-        layout += [Gap(f"ctx_att{i}", node[f"N_ATT{i}"]), _tokenizer.encode(word)]
+def add_attributes(
+    learner: nn.Module, clip_model: CLIP, att: CfgNode, words: Sequence[str]
+) -> list[Piece]:
+    """Gives a prompt learner ctx_att1…3, (N_ATT, W) each; returns what of the prompt is before ctx.
+
+    All three, however many words there are; none if there are no words.
+    """
+    learner.ctx_att1 = learner.ctx_att2 = learner.ctx_att3 = None
+    if not words:
+        return []
+    width = clip_model.transformer.width
+    learner.ctx_att1 = nn.Parameter(torch.empty(att.N_ATT1, width).normal_(std=0.01))
+    learner.ctx_att2 = nn.Parameter(torch.empty(att.N_ATT2, width).normal_(std=0.01))
+    learner.ctx_att3 = nn.Parameter(torch.empty(att.N_ATT3, width).normal_(std=0.01))
+    return attribute_layout(att, words)
+
+
+def attribute_layout(att: CfgNode, words: Iterable[str]) -> list[Piece]:
+    """The prompt's pieces with 1 to 3 attribute words: before each a gap, ctx_att1…3."""
+    gaps = Gap("ctx_att1", att.N_ATT1), Gap("ctx_att2", att.N_ATT2), Gap("ctx_att3", att.N_ATT3)
+    layout: list[Piece] = []
+    for gap, word in zip(gaps, words, strict=False):
+        layout += [gap, _tokenizer.encode(word)]
     return layout
 
 
-def sliced_as_upstream(layout: Sequence[Gap | list[int]]) -> list[Gap | list[int]]:
-    """The layout that ATPrompt's published code really makes, which takes every attribute word for
-    one token.
+def sliced_as_upstream(layout: Sequence[Piece]) -> list[Piece]:
+    """The pieces as ATPrompt's published code cuts them, which takes each word for one token.
 
-    It cuts the words out of the sentence with an "x" for each learned vector, at the places they
-    would have then. Behind a word of several tokens it is off by the rest: it takes an "x" for the
+    It tokenises the sentence with an "x" for each learned vector, and cuts the words out where they
+    would be then. Behind a word of several tokens it is off by the rest: it takes an "x" for the
     next word, and what is left over at the end goes before the name.
     """
     [x] = _tokenizer.encode("x")
-    sentence = [
-        t for piece in layout for t in ([x] * piece.length if isinstance(piece, Gap) else piece)
-    ]
-    result: list[Gap | list[int]] = []
+    sentence: list[int] = []
+    for piece in layout:
+        sentence += [x] * piece.length if isinstance(piece, Gap) else piece
+    sliced: list[Piece] = []
     at = 0
     for piece in layout:
-        result.append(piece if isinstance(piece, Gap) else sentence[at : at + 1])
+        sliced.append(piece if isinstance(piece, Gap) else sentence[at : at + 1])
         at += piece.length if isinstance(piece, Gap) else 1
-    return [*result, sentence[at:]]
-
-
-def add_attributes(learner: nn.Module, att: CfgNode, clip_model: CLIP) -> None:
-    """Gives a prompt learner its vectors: ctx_att1…3, all three whatever their number in use."""
-    for i in (1, 2, 3):
-        setattr(
-            learner, f"ctx_att{i}", nn.Parameter(random_vectors(att[f"N_ATT{i}"], clip_model, 0.01))
-        )
+    return [*sliced, sentence[at:]]

@@ -1,6 +1,6 @@
-"""CoCoOp (Zhou et al., CVPR 2022): a context that each image shifts, so every image has its own
-text features."""
+"""CoCoOp (Zhou et al., CVPR 2022): each image shifts the context and has its own text features."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -10,8 +10,10 @@ from yacs.config import CfgNode
 from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PromptedCLIP
-from .context import ContextLearner, ContextTrainer
+from .atprompt import attribute_words
+from .base import CustomCLIP
+from .coop import CoOp, PromptLearner
+from .features import says
 
 # Prompts (images × classes) encoded at once where no gradient is kept.
 MOST_PROMPTS = 4096
@@ -24,26 +26,23 @@ def add_config(cfg: CfgNode) -> None:
     node.PREC = "fp16"  # fp16, bf16, fp32, amp
 
 
-class MetaNetLearner(ContextLearner):
-    """`meta_net` makes of an image's feature (D) a vector (W) that is added to each vector of the
-    context (§3.2)."""
+class ConditionalPromptLearner(PromptLearner):
+    """`meta_net` makes of an image's feature (D) a vector (W) that is added to ctx (§3.2)."""
 
-    def __init__(self, clip_model: CLIP, classnames: Sequence[str], *args):
-        super().__init__(clip_model, classnames, *args)
-        dim = clip_model.visual.output_dim
-        self.meta_net = nn.Sequential()
-        self.meta_net.add_module("linear1", nn.Linear(dim, dim // 16))
-        self.meta_net.add_module("relu", nn.ReLU())
-        self.meta_net.add_module("linear2", nn.Linear(dim // 16, clip_model.transformer.width))
+    def __init__(self, clip_model: CLIP, classnames: Sequence[str], n_ctx: int, words, **options):
+        super().__init__(clip_model, classnames, n_ctx, words, **options)
+        dim, width = clip_model.visual.output_dim, clip_model.transformer.width
+        first, second = nn.Linear(dim, dim // 16), nn.Linear(dim // 16, width)
+        layers = OrderedDict(linear1=first, relu=nn.ReLU(), linear2=second)
+        self.meta_net = nn.Sequential(layers)
 
     def conditional_text_features(self, clip_model: CLIP, image_features: Tensor) -> Tensor:
-        """(B, D) unit length -> (B, C, D), not normalised. Only the prefix differs from image to
-        image."""
-        shift = self.meta_net(image_features)[:, None]
+        """(B, D) unit length -> (B, C, D), not normalised."""
+        shift = self.meta_net(image_features)[:, None]  # (B, 1, W)
         return self.text.encode(clip_model, self.vectors() | {"ctx": self.ctx + shift})
 
 
-class ConditionalCLIP(PromptedCLIP):
+class ConditionalCLIP(CustomCLIP):
     """The logits of an image are its cosines with text features of its own."""
 
     def forward(self, image: Tensor) -> Tensor:
@@ -51,31 +50,35 @@ class ConditionalCLIP(PromptedCLIP):
         features = self.image_features(image)
         if torch.is_grad_enabled():
             return self.own_logits(features)
-        at_once = max(1, MOST_PROMPTS // self.prompt_learner.text.suffixes.classes)
+        at_once = max(1, MOST_PROMPTS // self.learner.text.suffixes.classes)
         return torch.cat([self.own_logits(some) for some in features.split(at_once)])
 
     def own_logits(self, image_features: Tensor) -> Tensor:
-        text = self.unit(self.prompt_learner.conditional_text_features(self.clip, image_features))
+        """(B, D) -> (B, C)."""
+        text = self.unit(self.learner.conditional_text_features(self.clip, image_features))
         return self.logits(image_features, text)
 
 
 @TRAINER_REGISTRY.register()
-class CoCoOp(ContextTrainer):
-    frozen_image_tower = True
-    prompted = ConditionalCLIP
+class CoCoOp(CoOp):
+    frozen_image_tower = graphed = takes_attributes = True
+    node_name = "COCOOP"
+    model_class = ConditionalCLIP
 
-    @property
-    def node(self) -> CfgNode:
-        return self.cfg.TRAINER.COCOOP
-
-    def build_prompt_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
-        return MetaNetLearner(clip_model, classnames, *self.start(), *self.attributes())
+    def build_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
+        n_ctx, words = self.start()
+        return ConditionalPromptLearner(
+            clip_model,
+            classnames,
+            n_ctx,
+            words,
+            att=self.cfg.TRAINER.ATPROMPT,
+            attributes=attribute_words(self.cfg, always=says(self, "always_attributes")),
+        )
 
 
 @TRAINER_REGISTRY.register()
 class CoCoOp_ATP(CoCoOp):
-    """CoCoOp with ATPrompt's attributes (Li et al., 2024); the image shifts the context, not the
-    attributes."""
+    """With ATPrompt's attributes (Li et al., 2024), which the image does not shift."""
 
-    frozen_image_tower = True
-    always_attributes = True
+    frozen_image_tower = graphed = takes_attributes = always_attributes = True

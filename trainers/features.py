@@ -1,5 +1,4 @@
-"""Kept image features (DATALOADER.FEATURES): a test image is encoded once for all that leave the
-image tower alone."""
+"""Kept image features (DATALOADER.FEATURES): a test image is encoded once for many methods."""
 
 import sys
 from collections.abc import Iterator
@@ -11,35 +10,42 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from clip import model
+import clip
 from clip.model import CLIP
 from dassl.data.kept import Key, code_of
 from dassl.data.kept_images import batches, images_key, kept_for, usual_steps
 from dassl.engine.record import device_name
 
 
-class KeptFeatures:
-    """For a trainer around a CLIP: tests with kept features where the method leaves the image tower
-    alone.
+def says(method: object, what: str) -> bool:
+    """Whether a method's class has `what = True` in its own body.
 
-    A class says so with `frozen_image_tower = True` in its own body: the loader's images go
-    unchanged to CLIP.encode_image, and model_inference takes its features, (B, D), in their place.
-    A subclass may prompt the tower, so it does not inherit this. A trainer sets `prec`.
+    A subclass may do what its parent does not, so nothing of this kind is inherited.
+    """
+    return vars(type(method)).get(what, False)
+
+
+class KeptFeatures:
+    """Lets a trainer around a CLIP be tested with kept features.
+
+    Only if its class says `frozen_image_tower = True`: the loader's images go unchanged to
+    CLIP.encode_image, and model_inference takes its features (B, D) in their place. A trainer sets
+    `prec` and gives `frozen_clip`.
     """
 
     prec: str
 
     def frozen_clip(self) -> CLIP:
+        """The CLIP whose image tower encodes."""
         raise NotImplementedError
 
     def autocast(self):
-        return (
-            torch.autocast(self.device.type, torch.float16) if self.prec == "amp" else nullcontext()
-        )
+        """amp's context; of the other precisions none."""
+        half = self.prec == "amp"
+        return torch.autocast(self.device.type, torch.float16) if half else nullcontext()
 
     def test_batches(self, loader: DataLoader, split: str) -> Iterator[dict]:
-        """As usual, or with features (B, D) for images; only when there are none yet are images
-        read."""
+        """As usual, or with features (B, D) for images, which are read only if none are kept."""
         usual = super().test_batches(loader, split)  # reads nothing until it is asked for a batch
         key = self.features_key(loader)
         if key is None:
@@ -64,32 +70,24 @@ class KeptFeatures:
             return self.frozen_clip().encode_image(image)
 
     def features_key(self, loader: DataLoader) -> tuple[Key, str] | None:
-        """What the features' last bit may depend on, for `kept_for`; None where a test must have
-        images."""
-        frozen = vars(type(self)).get("frozen_image_tower", False)
+        """All that the features' last bit may depend on; None where a test must have images."""
+        frozen = says(self, "frozen_image_tower")
         steps = usual_steps(loader) if frozen and self.cfg.DATALOADER.FEATURES else None
-        if steps is None or any(p.requires_grad for p in self.frozen_clip().visual.parameters()):
+        clip_model = self.frozen_clip()
+        if steps is None or any(p.requires_grad for p in clip_model.visual.parameters()):
             return None
         key, state = images_key(loader, steps)
-        backends = (torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn)
-        products = [
-            getattr(backend, name, None) for backend in backends for name in ("matmul", "conv")
-        ]
+        libraries = (torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn)
+        products = [getattr(lib, kind, None) for lib in libraries for kind in ("matmul", "conv")]
+        rounding = [getattr(product, "fp32_precision", None) for product in products]
+        capability = torch.backends.cpu.get_cpu_capability()
+        open_clip = sys.modules.get("open_clip")  # imported where the tower is its own
         key |= {
-            "clip": self.frozen_clip().source["sha256"],
-            "precision": [
-                self.prec,
-                *(getattr(product, "fp32_precision", None) for product in products),
-            ],
-            "device": [
-                device_name(self.device),
-                torch.backends.cpu.get_cpu_capability(),
-                torch.version.cuda,
-            ],
+            "clip": clip_model.source["sha256"],
+            "precision": [self.prec, *rounding],
+            "device": [device_name(self.device), capability, torch.version.cuda],
             "batch": loader.batch_size,  # products of another size may be other kernels
-            "encoder": code_of(*sorted(Path(model.__file__).parent.glob("*.py"))),
-            "open_clip": getattr(
-                sys.modules.get("open_clip"), "__version__", None
-            ),  # imported where it has the tower
+            "encoder": code_of(*sorted(Path(clip.__file__).parent.glob("*.py"))),
+            "open_clip": getattr(open_clip, "__version__", None),
         }
         return key, state

@@ -1,32 +1,111 @@
-"""MaPLe (Khattak et al., CVPR 2023): deep prompts in both towers, the image tower's made from the
-text tower's."""
+"""MaPLe (Khattak et al., CVPR 2023): deep prompts in both towers, the image's made of the text's.
 
+P2C builds on this file.
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
 
-from .multimodal import MultiModalTrainer
+from .atprompt import attribute_words
+from .base import CLIPTrainer
+from .coop import PromptLearner
+from .features import says
+from .frozen_clip import check_depth
+from .prompt_text import ctx_words
 
 
 def add_config(cfg: CfgNode) -> None:
-    cfg.TRAINER.MAPLE = CfgNode()
-    cfg.TRAINER.MAPLE.N_CTX = 2
-    cfg.TRAINER.MAPLE.CTX_INIT = "a photo of a"  # "": random
-    cfg.TRAINER.MAPLE.PREC = "fp16"  # fp16, bf16, fp32, amp
-    cfg.TRAINER.MAPLE.PROMPT_DEPTH = 9  # blocks that get prompts, the input counted as the first
+    node = cfg.TRAINER.MAPLE = CfgNode()
+    node.N_CTX = 2
+    node.CTX_INIT = "a photo of a"  # what is beyond N_CTX stays behind ctx; "": random
+    node.PREC = "fp16"  # fp16, bf16, fp32, amp
+    node.PROMPT_DEPTH = 9  # blocks that get prompts, the input counted as the first
+
+
+class MultiModalPromptLearner(PromptLearner):
+    """CoOp's `ctx` at the input of the text tower, and at that of its further blocks others.
+
+    Linear layers make the prompts of the image tower's blocks of them.
+
+    Args:
+        node: has N_CTX, CTX_INIT and PROMPT_DEPTH.
+        att, attributes: TRAINER.ATPROMPT and its words; no words: without ATPrompt.
+    """
+
+    def __init__(
+        self,
+        node: CfgNode,
+        clip_model: CLIP,
+        classnames: Sequence[str],
+        *,
+        att: CfgNode | None = None,
+        attributes: Sequence[str] = (),
+    ):
+        text, vision, n_ctx = clip_model.transformer, clip_model.visual.transformer, node.N_CTX
+        check_depth("PROMPT_DEPTH", node.PROMPT_DEPTH, text, vision)
+        words = ctx_words(node.CTX_INIT)
+        super().__init__(clip_model, classnames, n_ctx, words, att=att, attributes=attributes)
+        self.node = node
+        self.proj = self.build_mapper(text.width, vision.width)
+        deep = node.PROMPT_DEPTH - 1  # blocks behind the first
+        self.compound_prompts_text = nn.ParameterList(
+            torch.empty(n_ctx, text.width).normal_(std=0.02) for _ in range(deep)
+        )
+        layer = nn.Linear(text.width, vision.width)
+        self.compound_prompt_projections = nn.ModuleList(deepcopy(layer) for _ in range(deep))
+
+    def build_mapper(self, width: int, vision_width: int) -> nn.Module:
+        """F: (…, width), vectors of ctx, to (…, vision width), the image tower's."""
+        return nn.Linear(width, vision_width)
+
+    def text_features(self, clip_model: CLIP) -> Tensor:
+        """(C, D), not normalised."""
+        where = self.text.where["ctx"]  # the deep prompts replace ctx
+        prompts = enumerate(self.compound_prompts_text, start=1)
+        deep = {block: (where, p[None, None]) for block, p in prompts}  # (1, 1, N, W)
+        return self.text.encode(clip_model, self.vectors(), deep)[0]
+
+    def image_features(self, clip_model: CLIP, image: Tensor) -> Tensor:
+        """(B, 3, R, R) -> (B, D), not normalised."""
+        pairs = zip(self.compound_prompt_projections, self.compound_prompts_text, strict=True)
+        deep = {block: project(p)[None] for block, (project, p) in enumerate(pairs, start=1)}
+        return clip_model.encode_image(image, self.proj(self.ctx)[None], deep)  # (1, N, Wv)
 
 
 @TRAINER_REGISTRY.register()
-class MaPLe(MultiModalTrainer):
-    """Its learner is in multimodal.py, as P2C builds on it."""
+class MaPLe(CLIPTrainer):
+    """The loss is the cross-entropy of base.py."""
 
-    @property
-    def node(self) -> CfgNode:
-        return self.cfg.TRAINER.MAPLE
+    node_name = "MAPLE"
+    model_name = "MultiModalPromptLearner"
+    key_prefix = "prompt_learner"  # upstream's file is of the whole model
+    graphed = takes_attributes = True
+    learner_class = MultiModalPromptLearner
+
+    def build_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
+        return self.learner_class(
+            self.node,
+            clip_model,
+            classnames,
+            att=self.cfg.TRAINER.ATPROMPT,
+            attributes=attribute_words(self.cfg, always=says(self, "always_attributes")),
+        )
+
+    def clean_state_dict(self, name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The learner's part: upstream's files hold the whole CLIP too."""
+        learned = {k: v for k, v in state_dict.items() if k.startswith("prompt_learner.")}
+        return learned or dict(state_dict)
 
 
 @TRAINER_REGISTRY.register()
 class MaPLe_ATP(MaPLe):
     """MaPLe with ATPrompt's attributes (Li et al., 2024)."""
 
-    always_attributes = True
+    graphed = takes_attributes = always_attributes = True

@@ -10,30 +10,31 @@ from yacs.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import UsageError
 
-from .context import ContextTrainer
+from .coop import CoOp
 from .prompt_text import hand_crafted_features, zero_shot_template
 
 
 def add_config(cfg: CfgNode) -> None:
-    cfg.LOSS = CfgNode()
-    cfg.LOSS.NAME = "prograd"
-    cfg.LOSS.T = 1.0  # temperature of the KL divergence
-    cfg.LOSS.LAMBDA = 1.0  # how much of the conflicting part is removed
+    """N_CTX, CTX_INIT and PREC are CoOp's."""
+    node = cfg.LOSS = CfgNode()
+    node.NAME = "prograd"
+    node.T = 1.0  # temperature of the KL divergence
+    node.LAMBDA = 1.0  # how much of the conflicting part is removed
 
 
 def without_conflict(task: Tensor, general: Tensor, amount: float) -> Tensor:
     """The gradient of the task, without its part against the general direction (eq. 5)."""
     along = (task * general).sum()
-    against = along.clamp(max=0) / (general * general).sum().clamp_min(
-        torch.finfo(general.dtype).tiny
-    )
+    length = (general * general).sum().clamp_min(torch.finfo(general.dtype).tiny)
+    against = along.clamp(max=0) / length
     return task - amount * against * general
 
 
 @TRAINER_REGISTRY.register()
-class ProGrad(ContextTrainer):
-    frozen_image_tower = True
-    graphed = False  # two backward passes
+class ProGrad(CoOp):
+    """Has two backward passes, so its steps are not captured (`graphed`)."""
+
+    frozen_image_tower = takes_attributes = True
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
@@ -45,9 +46,8 @@ class ProGrad(ContextTrainer):
     @cached_property
     def teacher(self) -> Tensor:
         """(C, D), unit length, computed when training begins."""
-        return hand_crafted_features(
-            self.model.clip, self.classnames, [zero_shot_template(self.cfg)]
-        )
+        template = zero_shot_template(self.cfg)
+        return hand_crafted_features(self.model.clip, self.classnames, [template])
 
     def losses(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy, and T² · the cross-entropy to zero-shot CLIP at temperature T.
@@ -68,6 +68,7 @@ class ProGrad(ContextTrainer):
             self.scaled(kl_loss), params, retain_graph=True, allow_unused=True
         )
         task = torch.autograd.grad(self.scaled(xe_loss), params, allow_unused=True)
-        for p, a, b in zip(params, task, general, strict=True):
-            p.grad = None if a is None else without_conflict(a, b, self.cfg.LOSS.LAMBDA)
+        for p, of_task, of_general in zip(params, task, general, strict=True):
+            unused = of_task is None
+            p.grad = None if unused else without_conflict(of_task, of_general, self.cfg.LOSS.LAMBDA)
         return {"xe_loss": xe_loss.detach(), "kl_loss": kl_loss.detach()}

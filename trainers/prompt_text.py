@@ -1,5 +1,4 @@
-"""A dataset's class prompts as a shared prefix with gaps for learned vectors, and a suffix for each
-class.
+"""A dataset's class prompts: a prefix with gaps for learned vectors, and a suffix for each class.
 
 `[SOS] gap words gap … | name . [EOT]`: what is left of the bar is the same for all classes, and
 clip/shared_prefix.py runs it once.
@@ -30,8 +29,6 @@ TEMPLATES = {
 }
 DEFAULT_TEMPLATE = "a photo of a {}."
 NOTHING: Mapping = {}
-
-
 NAME = "name"  # where a class's name goes
 
 
@@ -43,21 +40,22 @@ class Gap:
     length: int
 
 
-def zero_shot_template(cfg: CfgNode, instead: Mapping[str, str] = NOTHING) -> str:
-    """The run's hand-crafted prompt with {} for the class: DATASET.TEMPLATE, or if it is empty the
-    dataset's own.
+Piece = Gap | Sequence[int]  # a gap, or words as token ids
 
-    `instead` has the templates of a method that differ from zero-shot CLIP's.
+
+def zero_shot_template(cfg: CfgNode, instead: Mapping[str, str] = NOTHING) -> str:
+    """The hand-crafted prompt with {} for the class: DATASET.TEMPLATE, or else the dataset's own.
+
+    Args:
+        instead: dataset -> the template of a method, where it differs from zero-shot CLIP's.
 
     Raises: UsageError for a template without its one {}.
     """
-    template = cfg.DATASET.get("TEMPLATE", "") or {**TEMPLATES, **instead}.get(
-        cfg.DATASET.NAME, DEFAULT_TEMPLATE
-    )
+    of_dataset = (TEMPLATES | dict(instead)).get(cfg.DATASET.NAME, DEFAULT_TEMPLATE)
+    template = cfg.DATASET.get("TEMPLATE", "") or of_dataset
     if template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):
-        raise UsageError(
-            f'DATASET.TEMPLATE "{template}" must have one {{}} for the class, as in "{DEFAULT_TEMPLATE}"'
-        )
+        must = f'must have one {{}} for the class, as in "{DEFAULT_TEMPLATE}"'
+        raise UsageError(f'DATASET.TEMPLATE "{template}" {must}')
     return template
 
 
@@ -68,45 +66,32 @@ def spoken(classname: str) -> str:
 
 def ctx_words(ctx_init: str | None) -> list[int]:
     """Token ids of CTX_INIT; none for a random start."""
-    return _tokenizer.encode((ctx_init or "").replace("_", " "))
+    return _tokenizer.encode(spoken(ctx_init or ""))
 
 
-def initial_ctx(n_ctx: int, words: Sequence[int], clip_model: CLIP) -> Tensor:
-    """(n_ctx, W) float32: the embeddings of the first of CTX_INIT's tokens, random where there are
-    none.
-
-    Raises: UsageError if there are fewer, or n_ctx is below 1.
-    """
+def check_length(n_ctx: int, words: Sequence[int]) -> None:
+    """Raises UsageError for a context of no vectors, or of more than the words to start from."""
     if n_ctx < 1:
         raise UsageError(f"N_CTX {n_ctx}: must be 1 or more")
-    if not words:
-        return random_vectors(n_ctx, clip_model, 0.02)
-    if len(words) < n_ctx:
-        raise UsageError(
-            f"CTX_INIT {_tokenizer.decode(words).strip()!r} has {len(words)} tokens, fewer than N_CTX {n_ctx}"
-        )
-    return clip_model.token_embedding.weight[words[:n_ctx]].detach().float().cpu()
-
-
-def random_vectors(length: int, clip_model: CLIP, std: float) -> Tensor:
-    """(length, W) float32 from N(0, std²), W the text tower's width."""
-    return torch.empty(length, clip_model.transformer.width).normal_(std=std)
+    if 0 < len(words) < n_ctx:
+        init = f"CTX_INIT {_tokenizer.decode(words).strip()!r}"
+        raise UsageError(f"{init} has {len(words)} tokens, fewer than N_CTX {n_ctx}")
 
 
 class PromptText(nn.Module):
-    """Tokenised prompts of C classes: SOS and `before` for all of them, then `behind`, `ending` and
-    EOT for each.
+    """Tokenised prompts of C classes: `[SOS] before`, then for each class `behind ending [EOT]`.
 
     Args:
         clip_model: whose token embedding is used.
         classnames: C names.
-        before: gaps, and words as token ids, in order.
-        behind: gaps and NAME, in order.
+        before: gaps, and words as token ids, in order; the same for all classes.
+        behind: NAME and gaps, in order.
         ending: what a template says after the name.
 
     Attributes:
         suffixes: which of the T suffix tokens are whose.
         where: name of a gap in the prefix -> its slice, SOS at 0.
+        places: name of a gap in the suffixes -> (C, length), which of the T tokens it takes.
 
     Raises: UsageError if a prompt has more tokens than the text tower takes.
     """
@@ -115,68 +100,63 @@ class PromptText(nn.Module):
         self,
         clip_model: CLIP,
         classnames: Sequence[str],
-        before: Sequence[Gap | list[int]],
+        before: Sequence[Piece],
         behind: Sequence[Gap | str] = (NAME,),
         ending: str = ".",
     ):
         super().__init__()
+        device = clip_model.token_embedding.weight.device
         self.where: dict[str, slice] = {}
         prefix = [_tokenizer.sot_token_id]
         for piece in before:
             if isinstance(piece, Gap):
                 self.where[piece.name] = slice(len(prefix), len(prefix) + piece.length)
-            prefix += [0] * piece.length if isinstance(piece, Gap) else piece
+                prefix += [0] * piece.length
+            else:
+                prefix += piece
 
-        tokens, starts = zip(
-            *(suffix_tokens(name, behind, ending) for name in classnames), strict=True
-        )
-        lengths = [len(t) for t in tokens]
-        if len(prefix) + max(lengths) > clip_model.context_length:
-            name = classnames[lengths.index(max(lengths))]
-            raise UsageError(
-                f"the prompt of class {name!r} has {len(prefix) + max(lengths)} tokens and CLIP reads "
-                f"{clip_model.context_length}: shorten the name, or the context (N_CTX, N_ATT, CTX_INIT)"
-            )
-        device, embed = clip_model.token_embedding.weight.device, clip_model.token_embedding
+        suffix: list[int] = []  # of all classes, one behind the other
+        lengths, starts = [], []  # of each class's
+        for name in classnames:
+            tokens, gaps = suffix_tokens(name, behind, ending)
+            starts.append({gap: len(suffix) + at for gap, at in gaps.items()})
+            lengths.append(len(tokens))
+            suffix += tokens
+        longest, most = len(prefix) + max(lengths), clip_model.context_length
+        if longest > most:
+            prompt = f"the prompt of class {classnames[lengths.index(max(lengths))]!r}"
+            hint = "shorten the name, or the context (N_CTX, N_ATT, CTX_INIT)"
+            raise UsageError(f"{prompt} has {longest} tokens and CLIP reads {most}: {hint}")
+
         self.suffixes = Suffixes(lengths, device)
-        suffix = [token for of_class in tokens for token in of_class]
-        self.register_buffer(
-            "prefix_words", embed(torch.tensor(prefix, device=device)).detach(), persistent=False
-        )
-        self.register_buffer(
-            "suffix_words", embed(torch.tensor(suffix, device=device)).detach(), persistent=False
-        )
-        first = (self.suffixes.last + 1 - torch.tensor(lengths, device=device)).tolist()
-        self.in_suffix = [piece.name for piece in behind if isinstance(piece, Gap) and piece.length]
-        for piece in behind:
-            if isinstance(piece, Gap) and piece.length:
-                at = [
-                    [f + start[piece.name] + i for i in range(piece.length)]
-                    for f, start in zip(first, starts, strict=True)
-                ]
-                self.register_buffer(
-                    f"places_{piece.name}", torch.tensor(at, device=device), persistent=False
-                )
+        self.places = {
+            gap.name: torch.tensor(
+                [[start[gap.name] + i for i in range(gap.length)] for start in starts],
+                device=device,
+            )
+            for gap in behind
+            if isinstance(gap, Gap) and gap.length
+        }
+        for name, tokens in ("prefix_words", prefix), ("suffix_words", suffix):
+            words = clip_model.token_embedding(torch.tensor(tokens, device=device)).detach()
+            self.register_buffer(name, words, persistent=False)  # (P, W) and (T, W)
 
     def prefix(self, vectors: Mapping[str, Tensor]) -> Tensor:
-        """(G, P, W): the words, and in the gaps the given vectors, each (length, W), or (G, length,
-        W)."""
-        groups = max(
-            (len(vectors[name]) for name in self.where if vectors[name].dim() == 3), default=1
-        )
+        """(G, P, W): the words, and the vectors, (length, W) or (G, length, W), in their gaps."""
+        given = [vectors[name] for name in self.where]
+        groups = max((len(v) for v in given if v.dim() == 3), default=1)
         prefix = self.prefix_words.repeat(groups, 1, 1)
         for name, where in self.where.items():
             prefix[:, where] = vectors[name]
         return prefix
 
     def suffix(self, vectors: Mapping[str, Tensor]) -> Tensor:
-        """(T, W): the words, and in the gaps the given vectors, each (length, W), or (C, length,
-        W)."""
-        if not self.in_suffix:
+        """(T, W): the words, and the vectors, (length, W) or (C, length, W), in their gaps."""
+        if not self.places:
             return self.suffix_words
         suffix = self.suffix_words.clone()
-        for name in self.in_suffix:
-            suffix[getattr(self, f"places_{name}")] = vectors[name]
+        for name, places in self.places.items():
+            suffix[places] = vectors[name]
         return suffix
 
     def encode(
@@ -186,7 +166,7 @@ class PromptText(nn.Module):
         deep: Mapping[int, tuple[slice, Tensor]] = NOTHING,
         adapt: Adapt = NOTHING,
     ) -> Tensor:
-        """(G, C, D), not normalised: encode_prompts of the prompts with these vectors in the gaps."""
+        """(G, C, D), not normalised: encode_prompts with the vectors in their gaps."""
         prefix, suffix = self.prefix(vectors), self.suffix(vectors)
         return encode_prompts(clip_model, prefix, suffix, self.suffixes, deep, adapt)
 
@@ -194,21 +174,22 @@ class PromptText(nn.Module):
 def suffix_tokens(
     classname: str, behind: Sequence[Gap | str], ending: str
 ) -> tuple[list[int], dict[str, int]]:
-    """Token ids of a class's suffix, 0 in its gaps, and where the gaps begin.
+    """Token ids of a class's suffix, 0 in its gaps, and where each gap begins.
 
-    Name and ending are tokenised together, as the family does: a name that ends in ")" gives the
-        one token ").",
-    which then stands before a gap behind the name.
+    Name and ending are tokenised together, as in the family's code: a name that ends in ")" gives
+    the one token ").", which then stands before a gap behind the name.
     """
     tokens = _tokenizer.encode(spoken(classname) + ending)
-    length = len(_tokenizer.encode(spoken(classname)))
-    result: list[int] = []
+    of_name = len(_tokenizer.encode(spoken(classname)))
+    suffix: list[int] = []
     starts: dict[str, int] = {}
     for piece in behind:
         if isinstance(piece, Gap):
-            starts[piece.name] = len(result)
-        result += [0] * piece.length if isinstance(piece, Gap) else tokens[:length]
-    return [*result, *tokens[length:], _tokenizer.eot_token_id], starts
+            starts[piece.name] = len(suffix)
+            suffix += [0] * piece.length
+        else:
+            suffix += tokens[:of_name]
+    return [*suffix, *tokens[of_name:], _tokenizer.eot_token_id], starts
 
 
 @torch.no_grad()
@@ -218,8 +199,9 @@ def hand_crafted_features(
     templates: Sequence[str],
     each_normalized: bool = True,
 ) -> Tensor:
-    """(C, D) float32, unit length: frozen CLIP's text features of the classes, averaged over
-    templates. In the types of its weights, also under amp: what is computed once need not be fast.
+    """(C, D) float32, unit length: frozen CLIP's features of the classes, averaged over templates.
+
+    In the types of its weights, also under amp: what is computed once need not be fast.
 
     Args:
         templates: each with one {} for the class.

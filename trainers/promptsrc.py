@@ -1,5 +1,4 @@
-"""PromptSRC (Khattak et al., ICCV 2023): independent prompts in both towers, held to what frozen
-CLIP knows."""
+"""PromptSRC (Khattak et al., ICCV 2023): prompts in both towers, held to what frozen CLIP knows."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -14,8 +13,9 @@ from clip.simple_tokenizer import open_clip_file
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import Failure, UsageError
 
-from .base import PromptTrainer, check_depth
-from .context import ContextLearner
+from .base import CLIPTrainer
+from .coop import PromptLearner
+from .frozen_clip import check_depth
 from .prompt_text import ctx_words, hand_crafted_features
 
 
@@ -24,9 +24,8 @@ def add_config(cfg: CfgNode) -> None:
     node.N_CTX_VISION = node.N_CTX_TEXT = 4
     node.CTX_INIT = "a photo of a"  # for the text; "": random
     node.PREC = "fp16"  # fp16, bf16, fp32, amp
-    node.PROMPT_DEPTH_VISION = node.PROMPT_DEPTH_TEXT = (
-        9  # blocks that get prompts, the input counted as the first
-    )
+    # Blocks that get prompts, the input counted as the first.
+    node.PROMPT_DEPTH_VISION = node.PROMPT_DEPTH_TEXT = 9
     node.TEXT_LOSS_WEIGHT = 25.0
     node.IMAGE_LOSS_WEIGHT = 10.0
     node.GPA_MEAN = 15.0  # Gaussian weights of the epochs, counted from 1, in the final average
@@ -34,7 +33,7 @@ def add_config(cfg: CfgNode) -> None:
 
 
 def deep_prompts(depth: int, n_ctx: int, width: int) -> nn.ModuleDict:
-    """The prompts of blocks 1 … depth − 1 under upstream's names."""
+    """The prompts (n_ctx, width) of blocks 1 … depth − 1 under upstream's names."""
 
     def block() -> nn.ParameterDict:
         return nn.ParameterDict({"VPT_shallow": torch.empty(n_ctx, width).normal_(std=0.02)})
@@ -44,6 +43,7 @@ def deep_prompts(depth: int, n_ctx: int, width: int) -> nn.ModuleDict:
 
 
 def by_block(tower: nn.ModuleDict) -> dict[int, Tensor]:
+    """{block: prompts (n_ctx, width)}."""
     return {int(i): block["VPT_shallow"] for i, block in tower["transformer"]["resblocks"].items()}
 
 
@@ -55,111 +55,94 @@ class VLPromptLearner(nn.Module):
         text, vision = clip_model.transformer, clip_model.visual.transformer
         check_depth("TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT", node.PROMPT_DEPTH_TEXT, text)
         check_depth("TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION", node.PROMPT_DEPTH_VISION, vision)
-        if node.N_CTX_VISION < 1:
-            raise UsageError(
-                f"TRAINER.PROMPTSRC.N_CTX_VISION {node.N_CTX_VISION}: must be 1 or more"
-            )
-        self.prompt_learner = ContextLearner(
-            clip_model, classnames, node.N_CTX_TEXT, ctx_words(node.CTX_INIT)
-        )
-        self.text_encoder = deep_prompts(node.PROMPT_DEPTH_TEXT, node.N_CTX_TEXT, text.width)
-        self.image_encoder = deep_prompts(node.PROMPT_DEPTH_VISION, node.N_CTX_VISION, vision.width)
-        vpt = torch.empty(node.N_CTX_VISION, vision.width).normal_(std=0.02)
+        n_text, n_vision = node.N_CTX_TEXT, node.N_CTX_VISION
+        if n_vision < 1:
+            raise UsageError(f"TRAINER.PROMPTSRC.N_CTX_VISION {n_vision}: must be 1 or more")
+        words = ctx_words(node.CTX_INIT)
+        self.prompt_learner = PromptLearner(clip_model, classnames, n_text, words)
+        self.text_encoder = deep_prompts(node.PROMPT_DEPTH_TEXT, n_text, text.width)
+        self.image_encoder = deep_prompts(node.PROMPT_DEPTH_VISION, n_vision, vision.width)
+        vpt = torch.empty(n_vision, vision.width).normal_(std=0.02)
         self.image_encoder.register_parameter("VPT", nn.Parameter(vpt))
 
     def text_features(self, clip_model: CLIP) -> Tensor:
         """(C, D), not normalised."""
         learner = self.prompt_learner
-        deep = {
-            i: (learner.text.where["ctx"], p[None, None])
-            for i, p in by_block(self.text_encoder).items()
-        }
+        where = learner.text.where["ctx"]  # the deep prompts replace ctx
+        deep = {block: (where, p[None, None]) for block, p in by_block(self.text_encoder).items()}
         return learner.text.encode(clip_model, learner.vectors(), deep)[0]
 
     def image_features(self, clip_model: CLIP, image: Tensor) -> Tensor:
-        """(B, D), not normalised."""
-        deep = {i: p[None] for i, p in by_block(self.image_encoder).items()}
+        """(B, 3, R, R) -> (B, D), not normalised."""
+        deep = {block: p[None] for block, p in by_block(self.image_encoder).items()}
         return clip_model.encode_image(image, self.image_encoder.VPT[None], deep)
 
 
 @TRAINER_REGISTRY.register()
-class PromptSRC(PromptTrainer):
+class PromptSRC(CLIPTrainer):
+    node_name = "PROMPTSRC"
     model_name = "VLPromptLearner"
-    takes_attributes = False
     graphed = True
-
-    @property
-    def node(self) -> CfgNode:
-        return self.cfg.TRAINER.PROMPTSRC
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        if cfg.TRAINER.PROMPTSRC.GPA_STD <= 0:
-            raise UsageError(
-                f"TRAINER.PROMPTSRC.GPA_STD {cfg.TRAINER.PROMPTSRC.GPA_STD}: must be above 0"
-            )
+        std = cfg.TRAINER.PROMPTSRC.GPA_STD
+        if std <= 0:
+            raise UsageError(f"TRAINER.PROMPTSRC.GPA_STD {std}: must be above 0")
 
-    def build_prompt_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
+    def build_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
         self.average: dict[str, Tensor] = {}
         return VLPromptLearner(self.node, clip_model, classnames)
 
     @cached_property
     def teacher(self) -> Tensor:
         """(C, D), unit length: the mean over 60 templates, computed when training begins."""
-        templates = [
-            t("{}") for t in open_clip_file("zero_shot_metadata").OPENAI_IMAGENET_TEMPLATES[:60]
-        ]
+        templates = open_clip_file("zero_shot_metadata").OPENAI_IMAGENET_TEMPLATES[:60]
         return hand_crafted_features(
-            self.model.clip, self.classnames, templates, each_normalized=False
+            self.model.clip,
+            self.classnames,
+            templates=[template("{}") for template in templates],
+            each_normalized=False,
         )
 
     def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """L_CE + λ₁ L_SCL-text + λ₂ L_SCL-image + L_SCL-logits (eq. 2 to 5)."""
         model, node = self.model, self.node
-        text, visual, frozen = (
-            model.text_features(),
-            model.image_features(image),
-            model.frozen_image_features(image),
-        )
+        text, visual = model.text_features(), model.image_features(image)
+        frozen = model.frozen_image_features(image)
         logits = model.logits(visual, text)
+        log_p = F.log_softmax(logits, dim=-1)
         zero_shot = F.log_softmax(model.logits(frozen, self.teacher), dim=-1)
-        kl = (
-            F.kl_div(F.log_softmax(logits, dim=-1), zero_shot, reduction="sum", log_target=True)
-            / logits.numel()
-        )
+        kl = F.kl_div(log_p, zero_shot, reduction="sum", log_target=True) / logits.numel()
         near_text = node.TEXT_LOSS_WEIGHT * F.l1_loss(text, self.teacher)
         near_image = node.IMAGE_LOSS_WEIGHT * F.l1_loss(visual, frozen)
         loss = F.cross_entropy(logits, label) + near_text + near_image + kl
         return loss, {"text": near_text.detach(), "image": near_image.detach(), "kl": kl.detach()}
 
     def after_epoch(self) -> None:
-        """Adds the epoch's prompts to the average, which takes their place after the last (§3.3,
-        GPA)."""
+        """Adds the epoch's prompts to the average; after the last it is the model (§3.3, GPA)."""
         epochs = torch.arange(1, self.max_epoch + 1, dtype=torch.float64)
         weights = (-0.5 * ((epochs - self.node.GPA_MEAN) / self.node.GPA_STD) ** 2).softmax(0)
-        for key, p in self.model.prompt_learner.state_dict().items():
+        for key, p in self.model.learner.state_dict().items():
             self.average[key] = self.average.get(key, 0) + float(weights[self.epoch]) * p
         if self.epoch + 1 == self.max_epoch:
             print("The model is now the average over the epochs")
-            self.model.prompt_learner.load_state_dict(self.average)
+            self.model.learner.load_state_dict(self.average)
         super().after_epoch()
 
     def state_to_resume(self) -> dict:
         return super().state_to_resume() | {"average": self.average, "max_epoch": self.max_epoch}
 
-    def resume_state(self, state: dict) -> None:
+    def resume_state(self, state: Mapping) -> None:
         super().resume_state(state)
         if "average" not in state:
-            raise Failure(
-                "The checkpoint has no average over its epochs, as upstream's have none: train from scratch"
-            )
-        if (
-            before := state.get("max_epoch", self.max_epoch)
-        ) != self.max_epoch:  # files of before had none
-            line = f"OPTIM.MAX_EPOCH {self.max_epoch}: the weights of the average are those of {before} epochs"
-            raise UsageError(
-                f"{line}, so the training cannot go on with another number: train from scratch"
-            )
+            why = "The checkpoint has no average over its epochs, as upstream's have none"
+            raise Failure(f"{why}: train from scratch")
+        before = state.get("max_epoch", self.max_epoch)  # older files have none
+        if before != self.max_epoch:
+            line = f"OPTIM.MAX_EPOCH {self.max_epoch}: the weights of the average are those of"
+            so = "so the training cannot go on with another number: train from scratch"
+            raise UsageError(f"{line} {before} epochs, {so}")
         self.average = {key: value.to(self.device) for key, value in state["average"].items()}
 
     def clean_state_dict(self, name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,8 +8,8 @@ from torch import Tensor
 from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 
-from .base import PRECISIONS, allow_tf32, check_clip, choose_precision, load_clip
 from .features import KeptFeatures
+from .frozen_clip import PRECISIONS, allow_tf32, check_clip, choose_precision, load_clip
 from .prompt_text import hand_crafted_features, zero_shot_template
 
 SEVEN = (
@@ -38,11 +38,10 @@ class ZeroshotCLIP(KeptFeatures, TrainerX):
 
     def build_model(self) -> None:
         self.prec = choose_precision("fp16", self.device, fixed=True)
-        allow_tf32(False)  # as the other methods have it, or kept features would not be theirs too
+        allow_tf32(False)  # as for the other methods: the kept features are theirs too
         self.clip_model = load_clip(self.cfg, PRECISIONS[self.prec], self.device)
-        self.text_features = hand_crafted_features(
-            self.clip_model, self.dm.dataset.classnames, self.templates()
-        )
+        classnames = self.dm.dataset.classnames
+        self.text_features = hand_crafted_features(self.clip_model, classnames, self.templates())
 
     def frozen_clip(self) -> CLIP:
         return self.clip_model
@@ -51,6 +50,7 @@ class ZeroshotCLIP(KeptFeatures, TrainerX):
         return {"clip": self.clip_model.source}
 
     def model_inference(self, image: Tensor) -> Tensor:
+        """Images (B, 3, R, R), or kept features (B, D) -> logits (B, C)."""
         features = image if image.dim() == 2 else self.clip_model.encode_image(image)
         image_features = F.normalize(features.float(), dim=-1)
         return self.clip_model.logit_scale.exp() * image_features @ self.text_features.t()

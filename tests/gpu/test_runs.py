@@ -97,7 +97,7 @@ def test_a_test_has_the_graphs_memory(data, tmp_path, monkeypatch):
         return inference(self, image)
 
     monkeypatch.setattr(TrainerX, "run_epoch", epoch)
-    monkeypatch.setattr("trainers.base.PromptTrainer.model_inference", infer)
+    monkeypatch.setattr("trainers.base.CLIPTrainer.model_inference", infer)
     assert run("P2C", data, tmp_path, *FP32) == 0
     assert seen["graphs"] and seen["test"] < seen["training"]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from dassl.engine import TrainerX
 from dassl.engine.capture import near
 from tests.trainers.methods import batch, build, shake
-from tests.trainers.test_capture import GRAPHED, small
+from tests.trainers.test_capture import GRAPHED
 
 STEPS, EPOCHS = 20, 2
 NODES = dict.fromkeys(["CoOp", "KgCoOp", "ProGrad", "TCP"], "COOP")  # of the config, by trainer
@@ -68,9 +68,7 @@ def batches(weights: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
 )
 def test_captured_steps_are_the_steps(name, prec, data, tmp_path, weights, capsys):
     """Losses and parameters of 20, with the noise drawn in order, of two epochs' rates and σ."""
-    eager, captured = (
-        on("cuda", name, data, tmp_path / p, weights, prec, *small(name)) for p in "ab"
-    )
+    eager, captured = (on("cuda", name, data, tmp_path / p, weights, prec) for p in "ab")
     captured.model.load_state_dict(eager.model.state_dict())
     eager.compute.refused = True
     expected, seen = train(eager, batches(weights)), train(captured, batches(weights))
@@ -92,7 +90,6 @@ def test_a_replay_draws_noise_anew(data, tmp_path, weights):
         tmp_path,
         weights,
         "fp32",
-        *small("P2C"),
         "TRAINER.P2C.DPD.SIGMA_MAX",
         "0.5",
     )
@@ -127,9 +124,7 @@ QUIET = ("TRAINER.P2C.DPD.ENABLED", "False", "TRAINER.P2C.AUX.ENABLED", "False")
 @pytest.mark.parametrize("name", NODES)
 def test_fp32_on_a_gpu_is_fp32_on_a_cpu(name, data, tmp_path, weights):
     quiet = QUIET if name == "P2C" else ()
-    cpu, cuda = (
-        on(d, name, data, tmp_path, weights, "fp32", *small(name), *quiet) for d in ("cpu", "cuda")
-    )
+    cpu, cuda = (on(d, name, data, tmp_path, weights, "fp32", *quiet) for d in ("cpu", "cuda"))
     cuda.model.load_state_dict(cpu.model.state_dict())
     given = batches(weights)[0]
     (expected, grads), (loss, own) = (gradients(t, given) for t in (cpu, cuda))

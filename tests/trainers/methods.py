@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import train
-import trainers.base
+import trainers.frozen_clip
 from dassl.data.datasets import Datum
 from dassl.engine import TrainerX, build_trainer
 from reference.maple_plain import Prompts, as_leaves, gradients
@@ -22,19 +22,39 @@ UNEVEN = [
     "a name of many more words than the others",
 ]
 
+# The keys that say how deep a method reaches, and how deep it does in the bundled CLIP's 4 blocks.
+DEPTHS = {
+    "MaPLe": {"TRAINER.MAPLE.PROMPT_DEPTH": 4},
+    "MaPLe_ATP": {"TRAINER.MAPLE.PROMPT_DEPTH": 4},
+    "P2C": {"TRAINER.P2C.PROMPT_DEPTH": 4},
+    "PromptSRC": {
+        "TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT": 4,
+        "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION": 4,
+    },
+    "MultiModalAdapter": {"TRAINER.MMADAPTER.ADAPTER_END": 4},
+    "TCP": {"TRAINER.TCP.LAYER": 2},
+}
+
 
 def build(
     trainer: str, data: Path, out: Path, weights: Mapping[str, Tensor], *opts: str
 ) -> TrainerX:
-    """The trainer of a run on the bundled benchmark's 16 base classes, its CLIP made of `weights`,
-    in fp32."""
+    """The trainer of a run on the bundled benchmark's 16 base classes, in fp32.
+
+    Its CLIP is made of `weights`; a method that reaches too deep for it reaches as deep as it can.
+    """
     size = weights["input_resolution"].item()
-    cfg = train.setup_cfg(
-        train.parse_args(arguments(trainer, data, out, "INPUT.SIZE", f"({size},{size})", *opts))
-    )
+    blocks = len({key.split(".")[2] for key in weights if key.startswith("transformer.resblocks.")})
+    for key, depth in DEPTHS.get(trainer, {}).items():
+        last = blocks - 1 if trainer == "TCP" else blocks  # its blocks are counted from 0
+        if key not in opts:
+            opts = (key, str(min(depth, last)), *opts)
+    opts = ("INPUT.SIZE", f"({size},{size})", *opts)
+    cfg = train.setup_cfg(train.parse_args(arguments(trainer, data, out, *opts)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainers.base, "find_weights", lambda *_: Path(__file__))
-        patch.setattr(trainers.base, "read_state_dict", lambda _: dict(weights))
+        patch.setattr(trainers.frozen_clip, "find_weights", lambda *_: Path(__file__))
+        patch.setattr(trainers.frozen_clip, "read_state_dict", lambda _: dict(weights))
+        torch.manual_seed(3)  # the same start, whatever ran before
         made = build_trainer(cfg)
     made.set_model_mode("train")
     made.epoch = made.batch_idx = 0
@@ -86,7 +106,7 @@ def class_names(trainer: TrainerX) -> list[str]:
 
 def parameters(trainer: TrainerX) -> Prompts:
     """What the trainer learns, copied for a reference, under the checkpoint's keys."""
-    return as_leaves(dict(trainer.model.prompt_learner.named_parameters()))
+    return as_leaves(dict(trainer.model.learner.named_parameters()))
 
 
 def assert_loss(
@@ -97,7 +117,7 @@ def assert_loss(
     loss, _ = trainer.loss(image, label)
     loss.backward()
     assert abs(loss - expected) <= 1e-5 * abs(expected)
-    assert_gradients(trainer.model.prompt_learner, gradients(expected, prompts))
+    assert_gradients(trainer.model.learner, gradients(expected, prompts))
 
 
 def assert_logits(trainer: TrainerX, image: Tensor, expected: Tensor) -> None:

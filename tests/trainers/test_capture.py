@@ -9,17 +9,7 @@ from tests.fake_cuda import FakeCuda, OnGpu
 from tests.trainers.methods import batch, build, shake
 from tests.trainers.test_amp import amp
 
-GRAPHED = [
-    "CoOp",
-    "CoCoOp",
-    "KgCoOp",
-    "TCP",
-    "MaPLe",
-    "MaPLe_ATP",
-    "P2C",
-    "PromptSRC",
-    "MultiModalAdapter",
-]
+GRAPHED = "CoOp CoCoOp KgCoOp TCP MaPLe MaPLe_ATP P2C PromptSRC MultiModalAdapter".split()
 EPOCHS = 3
 
 
@@ -61,7 +51,7 @@ def on_gpu(batches):
 def test_a_training_of_captured_steps_is_the_training(name, half, data, tmp_path, weights, cuda):
     """With each epoch's learning rate and σ, the random numbers drawn in order, and amp's loss
     scale."""
-    plain, captured = (build(name, data, tmp_path / path, weights, *small(name)) for path in "ab")
+    plain, captured = (build(name, data, tmp_path / path, weights) for path in "ab")
     shake(plain.model)
     captured.model.load_state_dict(plain.model.state_dict())
     for trainer in (plain, captured) if half else ():
@@ -104,7 +94,7 @@ def test_a_step_drops_the_text_features_that_were_kept(data, tmp_path, weights):
     trainer = build("CoOp", data, tmp_path, weights)
     trainer.num_batches = 9
     trainer.set_model_mode("eval")
-    ctx = trainer.model.prompt_learner.ctx
+    ctx = trainer.model.learner.ctx
     trainer.model_update = lambda: ctx.data.copy_(torch.randn_like(ctx))
     with torch.no_grad():
         before = trainer.model.text_features()
@@ -132,12 +122,12 @@ def replays(trainer, weights, key):
 
 def test_noise_is_drawn_anew_and_as_large_as_the_epochs_sigma(data, tmp_path, weights, cuda):
     opts = "TRAINER.P2C.DPD.SIGMA_MAX", "0.5", "TRAINER.P2C.AUX.SIGMA", "0.5"
-    trainer = build("P2C", data, tmp_path, weights, *small("P2C"), *opts)
+    trainer = build("P2C", data, tmp_path, weights, *opts)
     trainer.max_epoch = EPOCHS
     trainer.before_epoch()
     losses = replays(trainer, weights, "loss")
     assert len(set(losses)) == 5
-    trainer.model.prompt_learner.sigma.fill_(0.0)
+    trainer.model.learner.sigma.fill_(0.0)
     quiet = replays(trainer, weights, "loss")
     assert 0 < max(quiet) - min(quiet) < 0.01  # what is left is the auxiliary loss's noise
     assert max(losses) - min(losses) > 10 * (max(quiet) - min(quiet))
@@ -145,18 +135,6 @@ def test_noise_is_drawn_anew_and_as_large_as_the_epochs_sigma(data, tmp_path, we
 
 def test_the_auxiliary_losss_noise_is_drawn_anew(data, tmp_path, weights, cuda):
     opts = "TRAINER.P2C.DPD.ENABLED", "False", "TRAINER.P2C.AUX.SIGMA", "0.5"
-    trainer = build("P2C", data, tmp_path, weights, *small("P2C"), *opts)
+    trainer = build("P2C", data, tmp_path, weights, *opts)
     aux = replays(trainer, weights, "aux")
     assert len(set(aux)) == 5 and max(aux) > 1.01 * min(aux) > 0
-
-
-def small(name: str) -> tuple[str, ...]:
-    """Settings that fit the tiny CLIP's three blocks."""
-    keys = {
-        "MaPLe": ["MAPLE.PROMPT_DEPTH"],
-        "MaPLe_ATP": ["MAPLE.PROMPT_DEPTH"],
-        "P2C": ["P2C.PROMPT_DEPTH"],
-        "PromptSRC": ["PROMPTSRC.PROMPT_DEPTH_TEXT", "PROMPTSRC.PROMPT_DEPTH_VISION"],
-        "MultiModalAdapter": ["MMADAPTER.ADAPTER_END"],
-    }
-    return tuple(word for key in keys.get(name, ()) for word in (f"TRAINER.{key}", "3"))

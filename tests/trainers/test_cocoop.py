@@ -45,8 +45,8 @@ def shapes(method: str) -> dict[str, tuple[int, ...]]:
 def check(trainer, weights, image, label, attributes):
     """A fresh trainer's loss, gradients and logits, its meta-net shaken until the bias is as large
     as ctx."""
-    shake(trainer.model.prompt_learner)
-    shake(trainer.model.prompt_learner.meta_net, 0.5)
+    shake(trainer.model.learner)
+    shake(trainer.model.learner.meta_net, 0.5)
     plain, prompts, names = PlainCLIP(weights), parameters(trainer), class_names(trainer)
     with torch.no_grad():
         features = [torch.nn.functional.normalize(f, dim=0) for f in plain.encode_image(image)]
@@ -61,9 +61,9 @@ def check(trainer, weights, image, label, attributes):
 def test_equals_the_reference(data, tmp_path, weights, monkeypatch, method):
     uneven_names(monkeypatch)
     trainer = build(method, data, tmp_path, weights)
-    assert {
-        n: tuple(p.shape) for n, p in trainer.model.prompt_learner.named_parameters()
-    } == shapes(method)
+    assert {n: tuple(p.shape) for n, p in trainer.model.learner.named_parameters()} == shapes(
+        method
+    )
     check(trainer, weights, *batch(weights, trainer.num_classes), ATTRIBUTES[method])
 
 
@@ -92,8 +92,8 @@ def test_a_batch_is_its_images_one_by_one(data, tmp_path, weights, monkeypatch, 
     """In evaluation in as many chunks as MOST_PROMPTS asks for, the last of which may be
     smaller."""
     trainer = build(method, data, tmp_path, weights)
-    shake(trainer.model.prompt_learner)
-    shake(trainer.model.prompt_learner.meta_net, 0.5)
+    shake(trainer.model.learner)
+    shake(trainer.model.learner.meta_net, 0.5)
     image, label = batch(weights, trainer.num_classes)
     with torch.no_grad():
         alone = [trainer.loss(image[i : i + 1], label[i : i + 1])[0] for i in range(3)]
@@ -114,7 +114,7 @@ def test_a_batch_is_its_images_one_by_one(data, tmp_path, weights, monkeypatch, 
 def test_starts_from_a_photo_of_a(data, tmp_path, weights):
     trainer = build("CoCoOp", data, tmp_path, weights)
     words = weights["token_embedding.weight"][[320, 1125, 539, 320]]  # a photo of a
-    assert torch.equal(trainer.model.prompt_learner.ctx.data, words)
+    assert torch.equal(trainer.model.learner.ctx.data, words)
 
 
 @METHODS

@@ -31,7 +31,7 @@ RANDOM = (
 
 def check(trainer, weights, position="end", attributes=()):
     """A fresh trainer's loss, gradients and logits."""
-    shake(trainer.model.prompt_learner)
+    shake(trainer.model.learner)
     image, label = batch(weights, trainer.num_classes)
     plain, prompts, names = PlainCLIP(weights), parameters(trainer), class_names(trainer)
     assert prompts.keys() == (ATP_LEARNED.keys() if attributes else {"ctx"})
@@ -46,7 +46,7 @@ def test_equals_the_reference(data, tmp_path, weights, monkeypatch, position, cs
     uneven_names(monkeypatch)
     opts = ("TRAINER.COOP.CLASS_TOKEN_POSITION", position, "TRAINER.COOP.CSC", csc)
     trainer = build("CoOp", data, tmp_path, weights, *RANDOM, *opts)
-    assert trainer.model.prompt_learner.ctx.shape == ((16, 5, 64) if csc == "True" else (5, 64))
+    assert trainer.model.learner.ctx.shape == ((16, 5, 64) if csc == "True" else (5, 64))
     check(trainer, weights, position)
 
 
@@ -62,7 +62,7 @@ def test_starting_from_words_is_the_hand_crafted_prompt(
     """As upstream, words win over N_CTX; a line says so where the two differ."""
     trainer = build("CoOp", data, tmp_path, weights, "TRAINER.COOP.N_CTX", n_ctx)
     assert capsys.readouterr().out.count("The context has CTX_INIT's 4 tokens, not N_CTX ") == lines
-    assert trainer.model.prompt_learner.ctx.shape == (4, 64)
+    assert trainer.model.learner.ctx.shape == (4, 64)
     image, _ = batch(weights, trainer.num_classes)
     plain = PlainCLIP(weights)
     text = kgcoop_plain.teacher_features(plain, class_names(trainer), "a photo of a {}.")
@@ -82,7 +82,7 @@ def test_each_class_starts_at_vectors_of_its_own(data, tmp_path, weights):
     """N(0, 0.02²) over the classes, over the vectors and over the width."""
     ctx = build(
         "CoOp", data, tmp_path, weights, *RANDOM, "TRAINER.COOP.CSC", "True"
-    ).model.prompt_learner.ctx
+    ).model.learner.ctx
     assert ctx.mean().abs() < 0.001
     for dim in range(3):
         assert ctx.var(dim).mean().sqrt().item() == pytest.approx(0.02, rel=0.1)
@@ -99,7 +99,7 @@ def test_upstreams_file_loads(data, tmp_path, weights):
     with torch.no_grad():
         trainer.model_inference(image)
         trainer.load_model(str(tmp_path / "upstream"), epoch=50)
-    assert torch.equal(trainer.model.prompt_learner.ctx, state["ctx"])
+    assert torch.equal(trainer.model.learner.ctx, state["ctx"])
     assert_logits(
         trainer, image, coop_plain.logits(PlainCLIP(weights), state, class_names(trainer), image)
     )
@@ -168,7 +168,7 @@ def test_atp_sliced_as_upstream(data, tmp_path, weights):
     trainer = build(
         "CoOp_ATP", data, tmp_path, weights, *OWN, "TRAINER.ATPROMPT.UPSTREAM_SLICING", "True"
     )
-    shake(trainer.model.prompt_learner)
+    shake(trainer.model.learner)
     image, _ = batch(weights, trainer.num_classes)
     plain, prompts = PlainCLIP(weights), parameters(trainer)
     both = [
@@ -183,7 +183,7 @@ def test_atp_sliced_as_upstream(data, tmp_path, weights):
 
 def test_atp_starts_at_random(data, tmp_path, weights):
     many = ("TRAINER.COOP.N_CTX", "20", "TRAINER.ATPROMPT.N_ATT3", "20")
-    learner = build("CoOp_ATP", data, tmp_path, weights, *many).model.prompt_learner
+    learner = build("CoOp_ATP", data, tmp_path, weights, *many).model.learner
     assert learner.ctx.std().item() == pytest.approx(0.02, rel=0.1)
     assert learner.ctx_att3.std().item() == pytest.approx(0.01, rel=0.1)
 

@@ -44,7 +44,7 @@ def test_equals_the_reference(data, tmp_path, weights, monkeypatch, weight, temp
         "" if "photo" in template else template,
     )
     trainer = build("KgCoOp", data, tmp_path, weights, *opts)
-    shake(trainer.model.prompt_learner)
+    shake(trainer.model.learner)
     check(trainer, weights, weight=weight, template=template)
 
 
@@ -53,20 +53,20 @@ def test_textures_have_a_teacher_of_their_own(data, tmp_path, weights, monkeypat
     texture.")."""
     monkeypatch.setattr(DATASET_REGISTRY, "get", lambda name: Shapes)
     trainer = build("KgCoOp", data, tmp_path, weights, "DATASET.NAME", "DescribableTextures")
-    shake(trainer.model.prompt_learner)
+    shake(trainer.model.learner)
     check(trainer, weights, template="a photo of a {}, a type of texture.")
 
 
 def test_with_attributes(data, tmp_path, weights):
     trainer = build("KgCoOp", data, tmp_path, weights, "TRAINER.ATPROMPT.USE_ATPROMPT", "True")
-    shake(trainer.model.prompt_learner)
+    shake(trainer.model.learner)
     check(trainer, weights, attributes=("color", "shape"))
 
 
 def test_on_vit_b16(tmp_path, vit_b16):
     """The size in use, at the published weight; few classes."""
     trainer = build("KgCoOp", tmp_path, tmp_path / "out", vit_b16, *three_classes(tmp_path))
-    shake(trainer.model.prompt_learner)
+    shake(trainer.model.learner)
     check(trainer, vit_b16)
 
 

@@ -13,9 +13,8 @@ from reference import p2c_plain
 from reference.clip_plain import PlainCLIP
 from reference.maple_plain import as_leaves, gradients, maple_forward, prompts_from_checkpoint
 from trainers.atprompt import attribute_layout, attribute_words, sliced_as_upstream
-from trainers.base import PromptedCLIP
-from trainers.maple import MaPLe
-from trainers.multimodal import MultiModalPromptLearner
+from trainers.base import CustomCLIP
+from trainers.maple import MaPLe, MultiModalPromptLearner
 from trainers.p2c import SCHEDULES, MixtureNoise, P2CPromptLearner, sigma_at
 from trainers.prompt_text import Gap
 
@@ -69,15 +68,20 @@ def check_gradients(
 
 
 def maple_learner(cfg, clip, attributes=()):
-    return MultiModalPromptLearner(
-        cfg.TRAINER.MAPLE, cfg.TRAINER.ATPROMPT, clip, CLASSNAMES, attributes
-    ).to(clip.logit_scale.dtype)
+    node, att = cfg.TRAINER.MAPLE, cfg.TRAINER.ATPROMPT
+    learner = MultiModalPromptLearner(node, clip, CLASSNAMES, att=att, attributes=attributes)
+    return learner.to(clip.logit_scale.dtype)
 
 
 def p2c_learner(cfg, clip):
-    return P2CPromptLearner(cfg.TRAINER.P2C, cfg.TRAINER.ATPROMPT, clip, CLASSNAMES, ATTRIBUTES).to(
-        clip.logit_scale.dtype
-    )
+    node, att = cfg.TRAINER.P2C, cfg.TRAINER.ATPROMPT
+    learner = P2CPromptLearner(node, clip, CLASSNAMES, att=att, attributes=ATTRIBUTES)
+    return learner.to(clip.logit_scale.dtype)
+
+
+def saved(learner: torch.nn.Module) -> torch.nn.ModuleDict:
+    """What a checkpoint holds the state of."""
+    return torch.nn.ModuleDict({MaPLe.key_prefix: learner})
 
 
 def check_maple(cfg, clip, plain, attributes, tolerance, upstream_slicing=False):
@@ -86,11 +90,11 @@ def check_maple(cfg, clip, plain, attributes, tolerance, upstream_slicing=False)
     cfg.TRAINER.ATPROMPT.UPSTREAM_SLICING = upstream_slicing
     learner = maple_learner(cfg, clip, attributes)
     shake(learner)
-    model = PromptedCLIP(clip, learner)
+    model = CustomCLIP(clip, learner)
     image, label = batch(clip)
     loss = torch.nn.functional.cross_entropy(model(image), label)
     loss.backward()
-    prompts = as_leaves(prompts_from_checkpoint(model.state_dict()))
+    prompts = as_leaves(prompts_from_checkpoint(saved(learner).state_dict()))
     words = "" if attributes else "of a"
     expected = maple_forward(
         plain, prompts, CLASSNAMES, image, label, attributes, words, upstream_slicing
@@ -115,7 +119,7 @@ def test_upstreams_slicing_equals_the_reference(cfg, clip64, weights, attributes
 
 def test_upstreams_oxford_pets_never_says_energy():
     """Its prompt, from facts/p2c.md: att1 "play" att2 "x" ctx "x" name."""
-    node = CfgNode({"N_ATT1": 2, "N_ATT2": 2})
+    node = CfgNode({"N_ATT1": 2, "N_ATT2": 2, "N_ATT3": 2})
     play, x = 1222, 343
     expected = [Gap("ctx_att1", 2), [play], Gap("ctx_att2", 2), [x], Gap("ctx", 2), [x]]
     assert (
@@ -129,7 +133,7 @@ def test_upstreams_oxford_pets_never_says_energy():
 def check_p2c(cfg, clip, plain, tolerance):
     learner = p2c_learner(cfg, clip).train()
     shake(learner)
-    model = PromptedCLIP(clip, learner)
+    model = CustomCLIP(clip, learner)
     drawn = {}
 
     class Recorded(torch.nn.Module):  # the reference is told what was drawn
@@ -153,12 +157,13 @@ def check_p2c(cfg, clip, plain, tolerance):
     eta = cfg.TRAINER.P2C.AUX.SIGMA * torch.randn(
         rows, learner.ctx.shape[1], dtype=learner.ctx.dtype
     )
-    weight = -70.0  # far more than in use, so that the aux loss is seen in the sum; its sign may be negative (Table 5)
+    # far more than in use, so that L_aux is seen in the sum; it may be negative (Table 5)
+    weight = -70.0
     loss = torch.nn.functional.cross_entropy(logits, label) + weight * aux
     loss.backward()
 
     assert set(drawn) == {"ctx", "ctx_att1", "ctx_att2"}
-    prompts = as_leaves(prompts_from_checkpoint(model.state_dict()))
+    prompts = as_leaves(prompts_from_checkpoint(saved(learner).state_dict()))
     given = {name: SIGMA * n for name, n in drawn.items()}
     expected = p2c_plain.p2c_loss(
         plain, prompts, CLASSNAMES, image, label, ATTRIBUTES, given, eta, weight,
@@ -193,8 +198,8 @@ def test_on_vit_b16_in_single_precision(cfg, vit_b16):
 
 
 def test_names_and_shapes_are_the_familys(cfg, clip64):
-    model = PromptedCLIP(clip64, p2c_learner(cfg, clip64))
-    shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    state = saved(p2c_learner(cfg, clip64)).state_dict()
+    shapes = {name: tuple(t.shape) for name, t in state.items()}
     assert shapes == {
         "prompt_learner.ctx": (2, 64),
         "prompt_learner.ctx_att1": (3, 64),
@@ -237,8 +242,10 @@ def test_upstreams_checkpoint_evaluates_to_the_references_logits(cfg, weights, t
     pickled scheduler."""
     cfg.TRAINER.MAPLE.CTX_INIT = ""
     clip = build_model(weights).requires_grad_(False)
-    model = PromptedCLIP(clip, maple_learner(cfg, clip, ATTRIBUTES))
-    learned = {k: v + 0.05 * torch.randn_like(v) for k, v in model.state_dict().items()}
+    model = CustomCLIP(clip, maple_learner(cfg, clip, ATTRIBUTES))
+    whole_model = saved(model.learner)
+    state = whole_model.state_dict()
+    learned = {k: v + 0.05 * torch.randn_like(v) for k, v in state.items()}
     half = {
         k: v.half() if "compound_prompt_projections" in k or "ctx" in k else v
         for k, v in learned.items()
@@ -270,7 +277,7 @@ def test_upstreams_checkpoint_evaluates_to_the_references_logits(cfg, weights, t
 
     trainer = MaPLe.__new__(MaPLe)
     TrainerBase.__init__(trainer)
-    trainer.register_model("MultiModalPromptLearner", model)
+    trainer.register_model("MultiModalPromptLearner", whole_model)
     trainer.load_model(str(tmp_path), epoch=5)
     image, _ = batch(clip)
     prompts = {k: v.float() for k, v in prompts_from_checkpoint(half).items()}
@@ -370,7 +377,7 @@ def test_no_noise_outside_training(cfg, clip64):
     learner.eval()
     assert all(v is getattr(learner, k) for k, v in learner.vectors().items())
     image, _ = batch(clip64)
-    model = PromptedCLIP(clip64, learner).eval()
+    model = CustomCLIP(clip64, learner).eval()
     with torch.no_grad():
         assert torch.equal(model(image), model(image))
         assert not torch.equal(model.train()(image), model(image))
@@ -431,7 +438,7 @@ def test_aux_gradient_without_the_stop_and_of_all_prompts(cfg, clip64):
 
 
 def test_features_are_kept_in_eval_until_something_changes(cfg, clip64):
-    model = PromptedCLIP(clip64, p2c_learner(cfg, clip64)).eval()
+    model = CustomCLIP(clip64, p2c_learner(cfg, clip64)).eval()
     with torch.no_grad():
         first = model.text_features()
         assert model.text_features() is first
@@ -439,11 +446,9 @@ def test_features_are_kept_in_eval_until_something_changes(cfg, clip64):
         model.load_state_dict(state)
         second = model.text_features()
         assert not torch.allclose(second, first)
-        model.prompt_learner.ctx += torch.randn_like(
-            model.prompt_learner.ctx
-        )  # as a step of an optimizer
+        model.learner.ctx += torch.randn_like(model.learner.ctx)  # as a step of an optimizer
         third = model.text_features()
         assert not torch.allclose(third, second) and model.text_features() is third
         assert model.train().eval().text_features() is not third
     model.text_features().sum().backward()  # kept ones would have no gradient
-    assert model.prompt_learner.ctx.grad.norm() > 0
+    assert model.learner.ctx.grad.norm() > 0

@@ -33,7 +33,7 @@ def check(
     trainer, weights, scale: float, ctx: str = "a photo of a", tolerance: float = 1e-5
 ) -> None:
     """Loss, gradients and logits."""
-    learner = trainer.model.prompt_learner
+    learner = trainer.model.learner
     shake(learner)
     image, label = batch(weights, trainer.num_classes)
     image = image.to(trainer.model.clip.dtype)

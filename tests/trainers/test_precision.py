@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.trainers.methods import build
-from trainers import base
-from trainers.base import allow_tf32, choose_precision, multiplies_in_bf16
+from trainers import frozen_clip
+from trainers.frozen_clip import allow_tf32, choose_precision, multiplies_in_bf16
 
 CPU = torch.device("cpu")
 HINT = "; this CPU multiplies in bf16 too: PREC bf16 is faster for a large CLIP, and less exact"
@@ -26,12 +26,12 @@ SLOW = "; this CPU has no products in it that PyTorch knows of, fp32 is faster"
     ],
 )
 def test_on_a_cpu(prec, can, fixed, said, monkeypatch, capsys):
-    monkeypatch.setattr(base, "multiplies_in_bf16", lambda: can)
+    monkeypatch.setattr(frozen_clip, "multiplies_in_bf16", lambda: can)
     assert choose_precision(prec, CPU, fixed) == said[:4]
     assert capsys.readouterr().out == f"Precision: {said}\n"
 
 
-@pytest.mark.parametrize("prec", base.PRECISIONS)
+@pytest.mark.parametrize("prec", frozen_clip.PRECISIONS)
 def test_a_gpu_takes_what_is_asked(prec, capsys):
     assert choose_precision(prec, torch.device("cuda")) == prec
     assert not capsys.readouterr().out

@@ -63,7 +63,7 @@ def check(
     """
     trainer.model.double(), trainer.model.clip.double()
     trainer.teacher = trainer.teacher.double()
-    shake(trainer.model.prompt_learner)
+    shake(trainer.model.learner)
     plain, names = PlainCLIP(weights, torch.float64), class_names(trainer)
     prompts = as_leaves(parameters(trainer), torch.float64)
     assert set(prompts) == {"ctx"}
@@ -80,8 +80,8 @@ def check(
     assert {name: loss.item() for name, loss in log.items()} == pytest.approx(
         {"xe_loss": xe.item(), "kl_loss": kl.item()}, rel=1e-5
     )
-    assert_gradients(trainer.model.prompt_learner, {"ctx": expected})
-    moved = before - trainer.model.prompt_learner.ctx.detach()
+    assert_gradients(trainer.model.learner, {"ctx": expected})
+    moved = before - trainer.model.learner.ctx.detach()
     torch.testing.assert_close(
         moved, lr * (expected + decay * before), rtol=0, atol=1e-5 * moved.abs().max().item()
     )
@@ -118,7 +118,7 @@ def test_a_template_of_ones_own(data, tmp_path, weights, monkeypatch):
 def test_logits(data, tmp_path, weights, monkeypatch):
     uneven_names(monkeypatch)
     trainer = build("ProGrad", data, tmp_path, weights)
-    shake(trainer.model.prompt_learner)
+    shake(trainer.model.learner)
     image, _ = batch(weights, trainer.num_classes)
     assert_logits(
         trainer,
@@ -139,7 +139,7 @@ def test_each_tensor_is_projected_on_its_own(data, tmp_path, weights):
     do not."""
     torch.manual_seed(4)
     trainer = build("ProGrad", data, tmp_path, weights, "TRAINER.ATPROMPT.USE_ATPROMPT", "True")
-    learner = trainer.model.prompt_learner
+    learner = trainer.model.learner
     shake(learner)
     plain, prompts, names = PlainCLIP(weights), parameters(trainer), class_names(trainer)
     image, _ = batch(weights, trainer.num_classes)

@@ -21,7 +21,7 @@ from tests.trainers.methods import (
     shake,
     uneven_names,
 )
-from trainers.base import PromptTrainer
+from trainers.base import CLIPTrainer
 
 FOLDER = "VLPromptLearner"
 
@@ -45,7 +45,7 @@ def check(trainer: TrainerX, weights, **settings) -> None:
     """
     trainer.model.double(), trainer.model.clip.double()
     trainer.teacher = trainer.teacher.double()
-    shake(trainer.model.prompt_learner)
+    shake(trainer.model.learner)
     image, label = batch(weights, trainer.num_classes)
     plain, prompts = (
         PlainCLIP(weights, torch.float64),
@@ -80,7 +80,7 @@ def test_on_vit_b16(tmp_path, vit_b16):
         "PromptSRC", tmp_path, tmp_path / "out", vit_b16, *three_classes(tmp_path), *opts
     )
     check(trainer, vit_b16)
-    shapes = {key: tuple(p.shape) for key, p in trainer.model.prompt_learner.named_parameters()}
+    shapes = {key: tuple(p.shape) for key, p in trainer.model.learner.named_parameters()}
     assert shapes.pop("prompt_learner.ctx") == (4, 512) and shapes.pop("image_encoder.VPT") == (
         4,
         768,
@@ -160,9 +160,9 @@ def test_the_average_survives_a_kill(data, tmp_path, monkeypatch, epoch):
             raise KeyboardInterrupt
         return go_on(trainer, batch)
 
-    go_on = PromptTrainer.forward_backward
+    go_on = CLIPTrainer.forward_backward
     with monkeypatch.context() as patch:
-        patch.setattr(PromptTrainer, "forward_backward", killed)
+        patch.setattr(CLIPTrainer, "forward_backward", killed)
         assert run("PromptSRC", data, tmp_path / "killed", *EVEN) == 130
     assert run("PromptSRC", data, tmp_path / "killed", *EVEN) == 0
     whole, resumed = (read(tmp_path / folder, FOLDER) for folder in ("whole", "killed"))

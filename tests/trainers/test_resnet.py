@@ -38,21 +38,20 @@ def test_coops_loss_and_gradient(narrow, data, tmp_path):
         vision["visual.proj"].shape[0], 256
     )  # a tower that is not looked through
     plain = PlainCLIP(texts | vision)
-    ctx = trainer.model.prompt_learner.ctx.detach().clone().requires_grad_()
+    ctx = trainer.model.learner.ctx.detach().clone().requires_grad_()
     names = list(trainer.lab2cname.values())
     with torch.no_grad():
         features = tower(image)
     loss = F.cross_entropy(plain.logits(features, text_features(plain, {"ctx": ctx}, names)), label)
     loss.backward()
     torch.testing.assert_close(log["loss"], loss.detach(), rtol=1e-5, atol=1e-5)
-    grad = trainer.model.prompt_learner.ctx.grad
+    grad = trainer.model.learner.ctx.grad
     assert (grad - ctx.grad).norm() <= 1e-5 * ctx.grad.norm() and grad.norm() > 0
 
 
 @pytest.mark.parametrize("name", ["CoCoOp", "KgCoOp", "ProGrad", "TCP", "CoOp_ATP"])
 def test_others_that_need_no_vit_take_a_step(name, narrow, data, tmp_path):
-    options = ("TRAINER.TCP.LAYER", "1") if name == "TCP" else ()
-    trainer = build(name, data, tmp_path, narrow, "MODEL.BACKBONE.NAME", "RN50", *options)
+    trainer = build(name, data, tmp_path, narrow, "MODEL.BACKBONE.NAME", "RN50")
     assert all(value.isfinite() for value in trainer.gradients(*batch(narrow, 16)).values())
 
 

@@ -26,8 +26,8 @@ FOLDER = "prompt_learner"
 def check(trainer, weights, layer: int) -> None:
     """Loss, gradients and logits, the classes' tokens shaken until they differ as much as they are
     large."""
-    shake(trainer.model.prompt_learner)
-    shake(trainer.model.prompt_learner.meta_net, 0.3)
+    shake(trainer.model.learner)
+    shake(trainer.model.learner.meta_net, 0.3)
     image, label = batch(weights, trainer.num_classes)
     plain, prompts, names = PlainCLIP(weights), parameters(trainer), class_names(trainer)
     with torch.no_grad():
@@ -85,7 +85,7 @@ def test_every_datasets_words(data, tmp_path, weights, dataset, words, template)
     trainer = build("TCP", data, tmp_path, weights, "TRAINER.TCP.LAYER", "1")
     trainer.cfg.defrost()
     trainer.cfg.DATASET.NAME = dataset
-    learner = trainer.build_prompt_learner(trainer.model.clip, UNEVEN)
+    learner = trainer.build_learner(trainer.model.clip, UNEVEN)
     shake(learner, 0.3)
     prompts = {key: p.detach() for key, p in learner.named_parameters()}
     expected = tcp_plain.text_features(PlainCLIP(weights), prompts, UNEVEN, 1, words, template)
@@ -97,7 +97,7 @@ def test_every_datasets_words(data, tmp_path, weights, dataset, words, template)
 def test_steps_as_adam_with_a_large_epsilon(data, tmp_path, weights):
     """Adam's first step, by hand: lr * g / (|g| + eps), g with the weight decay."""
     trainer = build("TCP", data, tmp_path, weights, "TRAINER.TCP.LAYER", "1")
-    ctx = trainer.model.prompt_learner.ctx
+    ctx = trainer.model.learner.ctx
     lr, decay, before = (
         trainer.get_current_lr(),
         trainer.cfg.OPTIM.WEIGHT_DECAY,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import train
-import trainers.base
+import trainers.frozen_clip
 from reference.clip_plain import PlainCLIP
 from reference.kgcoop_plain import teacher_features
 from tests.runs import REPO, run
@@ -87,8 +87,8 @@ def test_imagenets_own_template_is_none_of_its_seven(data, tmp_path, weights, mo
     trainer = build("ZeroshotCLIP2", data, tmp_path, weights)
     trainer.cfg.defrost()
     trainer.cfg.DATASET.NAME = "ImageNet"
-    monkeypatch.setattr(trainers.base, "find_weights", lambda *_: Path(__file__))
-    monkeypatch.setattr(trainers.base, "read_state_dict", lambda _: dict(weights))
+    monkeypatch.setattr(trainers.frozen_clip, "find_weights", lambda *_: Path(__file__))
+    monkeypatch.setattr(trainers.frozen_clip, "read_state_dict", lambda _: dict(weights))
     trainer.build_model()
     check(trainer, weights, SEVEN)
 

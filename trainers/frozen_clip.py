@@ -1,0 +1,98 @@
+"""The frozen CLIP that a config names: its weights, and the precision in which it computes."""
+
+import torch
+from yacs.config import CfgNode
+
+from clip.download import sha256_of
+from clip.model import CLIP, Transformer
+from clip.weights import build_model, convert_weights, find_weights, read_state_dict, source_of
+from dassl.utils.errors import UsageError
+
+# PREC -> the type of the frozen CLIP's large weights. tf32 is float32 whose products a GPU may
+# round to TF32's 10 bits; amp computes in float16 what autocast allows.
+PRECISIONS = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "amp": torch.float32,
+}
+
+
+def add_config(cfg: CfgNode) -> None:
+    """Adds where the weights come from, if not from OpenAI."""
+    node = cfg.MODEL.BACKBONE
+    node.WEIGHTS = ""  # a file or address instead of OpenAI's; or the environment's CLIP_WEIGHTS
+    node.MIRROR = ""  # an address with copies of OpenAI's files; or CLIP_MIRROR
+
+
+def check_clip(cfg: CfgNode) -> None:
+    """Checks MODEL as far as that is possible before data and weights are read.
+
+    Raises: UsageError for a head, which no CLIP has, and for a name or path that has no weights.
+    """
+    backbone, head = cfg.MODEL.BACKBONE, cfg.MODEL.HEAD.NAME
+    if head:
+        why = "has no effect, as there is no head on a CLIP"
+        raise UsageError(f"MODEL.HEAD.NAME {head} (--head): {why}")
+    source_of(backbone.NAME, backbone.WEIGHTS)
+
+
+def load_clip(cfg: CfgNode, dtype: torch.dtype, device: torch.device) -> CLIP:
+    """The CLIP that MODEL.BACKBONE names, frozen, its large weights in dtype, on the device.
+
+    Its `source` has file and SHA-256, for results.json: a model's name does not tell its files
+    apart.
+    """
+    backbone = cfg.MODEL.BACKBONE
+    file = find_weights(backbone.NAME, backbone.WEIGHTS, backbone.MIRROR)
+    if cfg.VERBOSE:
+        print(f"CLIP weights: {file}")
+    model = build_model(read_state_dict(file))
+    model.source = {"file": str(file), "sha256": sha256_of(file)}
+    convert_weights(model, dtype)
+    given, size = tuple(cfg.INPUT.SIZE), model.visual.input_resolution
+    if given != (size, size):
+        raise UsageError(f"INPUT.SIZE {given}: {backbone.NAME} takes images of ({size}, {size})")
+    return model.requires_grad_(False).to(device)
+
+
+def choose_precision(prec: str, device: torch.device, fixed: bool = False) -> str:
+    """PREC, one of PRECISIONS, as the device has it: a CPU computes fp16, amp and tf32 in fp32.
+
+    On a CPU the log says so, and whether bf16 would be faster.
+
+    Args:
+        fixed: the method has no PREC that a user could change.
+    """
+    if device.type != "cpu":
+        return prec
+    fast = multiplies_in_bf16()
+    if prec == "bf16":
+        slow = "this CPU has no products in it that PyTorch knows of, fp32 is faster"
+        print("Precision: bf16" + ("" if fast else f"; {slow}"))
+        return prec
+    why = f", since a CPU does not gain from {prec}" if prec != "fp32" else ""
+    hint = "this CPU multiplies in bf16 too: PREC bf16 is faster for a large CLIP, and less exact"
+    print(f"Precision: fp32{why}" + (f"; {hint}" if fast and not fixed else ""))
+    return "fp32"
+
+
+def multiplies_in_bf16() -> bool:
+    """Whether PyTorch can tell that the CPU has instructions for products in bfloat16."""
+    names = "_is_avx512_bf16_supported", "_is_amx_tile_supported"  # older PyTorch has neither
+    return any(getattr(torch.cpu, name, bool)() for name in names)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether a GPU may round float32 products to TF32; PyTorch's default does in convolutions."""
+    # Not torch.backends.fp32_precision, new in 2.9: reading one kind of name is an error where the
+    # other was set.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+
+
+def check_depth(key: str, depth: int, *towers: Transformer, first: int = 1) -> None:
+    """Raises UsageError if a tower has no block `depth`, counted from `first`."""
+    last = min(tower.layers for tower in towers) - 1 + first
+    if not first <= depth <= last:
+        raise UsageError(f"{key} {depth}: this CLIP's towers allow {first} to {last}")
