@@ -24,7 +24,7 @@ from .runs import REPO
 
 PROBE = '''
 """In place of train.py: writes down what a run can see of itself, and ends as its last argument says."""
-import json, os, random, signal, sys, termios, time, numpy
+import json, os, random, signal, sys, termios, time, numpy.random
 import seen
 
 if __name__ == "__main__":
