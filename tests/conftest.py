@@ -56,6 +56,12 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def one_seed() -> None:
+    """What a test draws, and so how it is rounded, is the same whatever ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def loud_logs() -> Iterator[None]:
     """Who silences a log does so for a program's life; here the next program is heard again."""
     yield
