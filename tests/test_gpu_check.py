@@ -120,7 +120,8 @@ def test_what_keeps_it_from_beginning_is_one_line(monkeypatch, tmp_path, capsys)
         False: (2, "error: there is no GPU here that torch can use\n"),
         True: (
             1,
-            f"error: cannot make {tmp_path}/file/gpu_check: Not a directory; choose another OUTPUT\n",
+            f"error: cannot make {tmp_path}/file/gpu_check: Not a directory; "
+            "choose another OUTPUT\n",
         ),
     }
     for gpu, (code, line) in lines.items():

@@ -183,7 +183,8 @@ def test_few_shot_table_and_its_average(out, capsys, monkeypatch):
             write(out / f"{dataset}/{ZERO}_{shots}shots/seed{seed}", block(accuracy))
     assert (
         main(
-            "few_shot --methods zsclip --datasets shapes shapes_count --seeds 1 2 --shots 1 2 --format latex"
+            "few_shot --methods zsclip --datasets shapes shapes_count --seeds 1 2 --shots 1 2 "
+            "--format latex"
         )
         == 1
     )

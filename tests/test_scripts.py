@@ -36,7 +36,7 @@ def bash(script: str, *args: str, **env: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def forked() -> Iterator[Callable[..., str]]:
-    """As `bash`, but forked, which test_starter.py shows to be the same; returns what stderr had."""
+    """As `bash`, but forked, which test_starter.py shows to be the same; returns its stderr."""
     starter = Starter()
 
     def run(script: str, *args: str, code: int = 0, **env: str) -> str:
@@ -139,7 +139,8 @@ def test_what_is_executed(monkeypatch):
         "--config-file", "configs/trainers/MultiModalAdapter/vit_b16_ep5.yaml",
         "--output-dir", f"out/evaluation/{below}/dtd/seed3",
         "--eval-only", "--model-dir", f"out/sun397/{below}/seed3", "--load-epoch", "2",
-        "--no-train", "OPTIM.LR", "0.1", "DATASET.NUM_SHOTS", "4", "DATASET.SUBSAMPLE_CLASSES", "all",
+        "--no-train", "OPTIM.LR", "0.1", "DATASET.NUM_SHOTS", "4",
+        "DATASET.SUBSAMPLE_CLASSES", "all",
     ]  # fmt: skip
     assert env_of == env | {"PYTHONUNBUFFERED": "1"}
 
@@ -259,6 +260,7 @@ def test_eurosat_with_vit_b16_as_a_coop_user_types_it(tmp_path, forked, vit_b16)
 def test_published_settings_of_single_datasets_are_found(script, words, config):
     done = subprocess.run(
         ["bash", f"scripts/{script}.sh", *words.split()],
-        cwd=REPO, env=os.environ | {"VENV": sys.prefix, "SHOW_DIR": "1"}, capture_output=True, text=True, check=True,
+        cwd=REPO, env=os.environ | {"VENV": sys.prefix, "SHOW_DIR": "1"},
+        capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert {config, f"{config}_16shots"} & set(Path(done.stdout.strip()).parts)

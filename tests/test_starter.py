@@ -23,7 +23,7 @@ from runs.starter import Forked, Starter
 from .runs import REPO
 
 PROBE = '''
-"""In place of train.py: writes down what a run can see of itself, and ends as its last argument says."""
+"""In place of train.py: writes down what a run sees of itself, ends as its last argument says."""
 import json, os, random, signal, sys, termios, time, numpy.random
 import seen
 
@@ -34,12 +34,17 @@ if __name__ == "__main__":
     tell = {
         "argv": sys.argv, "environment": dict(os.environ), "cwd": os.getcwd(), "path": sys.path,
         "file": os.path.abspath(__file__),
-        "flags": str(sys.flags), "hash": hash("a word"), "parent": os.getppid(), "ids": [os.getpgid(0), os.getsid(0)],
-        "quiet": [os.fstat(fd).st_rdev for fd in (0, 1)], "streams": [sys.stdout.write_through, sys.stderr.encoding],
-        "terminal": os.isatty(2) and termios.tcgetwinsize(2), "at import": [seen.threads, seen.text],
+        "flags": str(sys.flags), "hash": hash("a word"), "parent": os.getppid(),
+        "ids": [os.getpgid(0), os.getsid(0)],
+        "quiet": [os.fstat(fd).st_rdev for fd in (0, 1)],
+        "streams": [sys.stdout.write_through, sys.stderr.encoding],
+        "terminal": os.isatty(2) and termios.tcgetwinsize(2),
+        "at import": [seen.threads, seen.text],
         "signals": {str(n): str(signal.getsignal(n)) for n in sorted(signal.valid_signals())},
         "blocked": str(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
-        "files": sorted(os.readlink(fd) for n in range(99) if os.path.lexists(fd := f"/proc/self/fd/{n}")),
+        "files": sorted(
+            os.readlink(fd) for n in range(99) if os.path.lexists(fd := f"/proc/self/fd/{n}")
+        ),
     }
     more = {"pid": os.getpid(), "random": random.random(), "numpy": numpy.random.rand()}
     more["torch"] = "torch" in sys.modules
@@ -240,7 +245,8 @@ def test_a_template_that_dies_takes_nothing_with_it(tmp_path, quick):
 def test_who_started_it_may_be_killed(tmp_path, quick):
     code = (
         "import os, time; from runs.starter import Starter; starter = Starter(); "
-        f"run = starter.start({command('wait')}, dict(os.environ), 2, os.open('{tmp_path}/stderr', os.O_CREAT)); "
+        f"lock = os.open('{tmp_path}/stderr', os.O_CREAT); "
+        f"run = starter.start({command('wait')}, dict(os.environ), 2, lock); "
         "[(template, _)] = starter.templates.values(); "
         "print(type(run).__name__, run.pid, template.pid, flush=True); time.sleep(99)"
     )

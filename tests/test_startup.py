@@ -1,4 +1,4 @@
-"""What is slow to import is imported only by the runs that use it. Times: python -m bench.startup."""
+"""What is slow to import is imported only by the runs that use it. Times: bench/startup.py."""
 
 import subprocess
 import sys

@@ -204,8 +204,8 @@ def test_a_setting_that_train_py_would_refuse_is_found_first(repo, capsys):
     err = capsys.readouterr().err
     assert caught.value.code == 2 and err.count("\n") == 1 and not (repo / "journal").exists()
     assert (
-        "my.yaml: settings: typo: TRAINER.P2C.DPD.SIGMA 0.1: there is no config key TRAINER.P2C.DPD.SIGMA; did you mean"
-        in err
+        "my.yaml: settings: typo: TRAINER.P2C.DPD.SIGMA 0.1: there is no config key "
+        "TRAINER.P2C.DPD.SIGMA; did you mean" in err
     )
 
 

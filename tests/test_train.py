@@ -256,7 +256,8 @@ def test_the_trainers_loss_is_the_sum_of_both(data, tmp_path):
 
 
 WRONG_PATHS = {
-    "~nosuchuser/x": "~nosuchuser/x: there is no user nosuchuser; a folder that is called so is ./~nosuchuser",
+    "~nosuchuser/x": "~nosuchuser/x: there is no user nosuchuser; "
+    "a folder that is called so is ./~nosuchuser",
     "x" * 256: f"{'x' * 80}… is no path: File name too long",
 }
 

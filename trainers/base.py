@@ -17,7 +17,14 @@ from dassl.utils import load_pretrained_weights
 from dassl.utils.errors import UsageError
 
 from .features import KeptFeatures, says
-from .frozen_clip import PRECISIONS, allow_tf32, check_clip, choose_precision, load_clip
+from .frozen_clip import (
+    PRECISIONS,
+    allow_tf32,
+    autocast_of,
+    check_clip,
+    choose_precision,
+    load_clip,
+)
 
 
 class CustomCLIP(nn.Module):
@@ -145,6 +152,7 @@ class CLIPTrainer(KeptFeatures, TrainerX):
     def build_model(self) -> None:
         cfg = self.cfg
         self.prec = choose_precision(self.node.PREC, self.device)
+        self.autocast = autocast_of(self.prec, self.device)
         allow_tf32(self.prec == "tf32")
         clip_model = load_clip(cfg, PRECISIONS[self.prec], self.device)
         learner = self.build_learner(clip_model, self.classnames)

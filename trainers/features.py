@@ -1,8 +1,8 @@
 """Kept image features (DATALOADER.FEATURES): a test image is encoded once for many methods."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 
@@ -30,19 +30,15 @@ class KeptFeatures:
 
     Only if its class says `frozen_image_tower = True`: the loader's images go unchanged to
     CLIP.encode_image, and model_inference takes its features (B, D) in their place. A trainer sets
-    `prec` and gives `frozen_clip`.
+    `prec` and `autocast` (frozen_clip.py) and gives `frozen_clip`.
     """
 
     prec: str
+    autocast: Callable[[], AbstractContextManager]
 
     def frozen_clip(self) -> CLIP:
         """The CLIP whose image tower encodes."""
         raise NotImplementedError
-
-    def autocast(self):
-        """amp's context; of the other precisions none."""
-        half = self.prec == "amp"
-        return torch.autocast(self.device.type, torch.float16) if half else nullcontext()
 
     def test_batches(self, loader: DataLoader, split: str) -> Iterator[dict]:
         """As usual, or with features (B, D) for images, which are read only if none are kept."""

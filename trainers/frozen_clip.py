@@ -1,5 +1,9 @@
 """The frozen CLIP that a config names: its weights, and the precision in which it computes."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
 import torch
 from yacs.config import CfgNode
 
@@ -76,6 +80,11 @@ def choose_precision(prec: str, device: torch.device, fixed: bool = False) -> st
     hint = "this CPU multiplies in bf16 too: PREC bf16 is faster for a large CLIP, and less exact"
     print(f"Precision: fp32{why}" + (f"; {hint}" if fast and not fixed else ""))
     return "fp32"
+
+
+def autocast_of(prec: str, device: torch.device) -> Callable[[], AbstractContextManager]:
+    """Makes the context in which a precision computes: amp's, of the others none."""
+    return partial(torch.autocast, device.type, torch.float16) if prec == "amp" else nullcontext
 
 
 def multiplies_in_bf16() -> bool:

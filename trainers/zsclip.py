@@ -9,7 +9,14 @@ from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 
 from .features import KeptFeatures
-from .frozen_clip import PRECISIONS, allow_tf32, check_clip, choose_precision, load_clip
+from .frozen_clip import (
+    PRECISIONS,
+    allow_tf32,
+    autocast_of,
+    check_clip,
+    choose_precision,
+    load_clip,
+)
 from .prompt_text import hand_crafted_features, zero_shot_template
 
 SEVEN = (
@@ -38,6 +45,7 @@ class ZeroshotCLIP(KeptFeatures, TrainerX):
 
     def build_model(self) -> None:
         self.prec = choose_precision("fp16", self.device, fixed=True)
+        self.autocast = autocast_of(self.prec, self.device)
         allow_tf32(False)  # as for the other methods: the kept features are theirs too
         self.clip_model = load_clip(self.cfg, PRECISIONS[self.prec], self.device)
         classnames = self.dm.dataset.classnames

@@ -1,4 +1,4 @@
-"""NewMethod (paper, year): what it adds. To begin with, learned vectors behind the image patches."""
+"""NewMethod (paper, year): what it adds. To begin with, learned vectors behind the patches."""
 
 import torch
 from torch import Tensor, nn
