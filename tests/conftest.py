@@ -2,7 +2,7 @@ import fcntl
 import gc
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,6 +40,16 @@ def pytest_collection_finish() -> None:
 def pytest_pyfunc_call() -> None:
     """What tests start sees one environment in all of them: a Starter has a template for each."""
     os.environ.pop("PYTEST_CURRENT_TEST", None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """xdist sends reports as UTF-8, which a logged name need not be."""
+    report = yield
+    report.sections = [
+        (name, text.encode(errors="replace").decode()) for name, text in report.sections
+    ]
+    return report
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

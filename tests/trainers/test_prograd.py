@@ -137,13 +137,13 @@ def test_on_vit_b16(tmp_path, vit_b16, conflict):
 def test_each_tensor_is_projected_on_its_own(data, tmp_path, weights):
     """ctx and the vectors of two attributes; labels with which some of the three conflict and some
     do not."""
-    torch.manual_seed(4)
     trainer = build("ProGrad", data, tmp_path, weights, "TRAINER.ATPROMPT.USE_ATPROMPT", "True")
     learner = trainer.model.learner
-    shake(learner)
-    plain, prompts, names = PlainCLIP(weights), parameters(trainer), class_names(trainer)
+    plain, names = PlainCLIP(weights), class_names(trainer)
     image, _ = batch(weights, trainer.num_classes)
     for seed in range(200):
+        shake(learner)
+        prompts = parameters(trainer)
         label = torch.randint(
             trainer.num_classes, (3,), generator=torch.Generator().manual_seed(seed)
         )
