@@ -52,7 +52,7 @@ FLAGS = {
     "backbone": "MODEL.BACKBONE.NAME",
     "head": "MODEL.HEAD.NAME",
 }
-# What a key that is given twice may come from.
+# Added to the error for a key given twice: where a user may have set it.
 HINTS = {"DATASET.NUM_SHOTS": "; the scripts take it from SHOTS"}
 # Flags that have no effect on a run of the other kind.
 OF_TESTS, OF_TRAINING = ("model_dir", "load_epoch"), ("resume", "no_train")
@@ -84,7 +84,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """Raises UsageError for flags that would have no effect beside each other."""
+    """Raises UsageError for flags that have no effect with --eval-only, or without it."""
     where = "with --eval-only, which trains nothing" if args.eval_only else "without --eval-only"
     for name in OF_TRAINING if args.eval_only else OF_TESTS:
         value = vars(args)[name]
@@ -153,7 +153,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The program's exit code; what a user can cause ends in one line."""
+    """Runs the program; its exit code. An error that a user can cause ends in one line."""
     tolerate_encoding()
     try:
         args = parse_args(argv)

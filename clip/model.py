@@ -1,7 +1,7 @@
 """OpenAI's CLIP (Radford et al., 2021): two towers that take prompts as tensors.
 
 Modules, attributes and the keys of the state dict are OpenAI's, so their checkpoints load.
-What is added are arguments for prompts and adapters; no prompt-learning method is known.
+What is added are arguments for prompts and adapters; no code here belongs to one method.
 Class prompts go through the text tower in shared_prefix.py.
 
 Shapes: B images, N sequences, L tokens, W a tower's width, D the joint embedding's.
@@ -21,8 +21,8 @@ AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 # {block: adapter}; adapter(ln_1(block's input)) is added to the block's output.
 Adapt = Mapping[int, Callable[[Tensor], Tensor]]
 NOTHING: Mapping = {}
-# Images that a CPU encodes at once without gradients: more leave its caches, and memory
-# above 32 MB is mapped and cleared anew for each tensor.
+# How many images a CPU encodes at a time without gradients. More do not fit its caches, and each
+# tensor above 32 MB gets newly mapped memory, which is cleared first.
 FEW = 8
 
 
@@ -81,7 +81,7 @@ def take(x: Tensor, at: slice | Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention of the kind the caller says, under torch's parameter names."""
+    """Multi-head attention; `attend` says which kind. Parameters as nn.MultiheadAttention's."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -214,7 +214,7 @@ class VisionTransformer(nn.Module):
 class CLIP(nn.Module):
     """The two towers and the temperature; arguments as OpenAI's, heads are 64 wide.
 
-    With four vision_layers the image tower is a ResNet; vision_patch_size is None then.
+    If vision_layers is a tuple the image tower is a ResNet, and vision_patch_size None.
     """
 
     def __init__(
@@ -242,7 +242,7 @@ class CLIP(nn.Module):
                 output_dim=embed_dim,
             )
         else:
-            with torch.device("cpu"):  # not the device CLIP is built on: it makes tensors
+            with torch.device("cpu"):  # the import makes tensors: not on CLIP's device
                 from .resnet import ResNet  # slow to import
             self.visual = ResNet(
                 layers=vision_layers,

@@ -4,9 +4,9 @@ Attention is causal, so in each block the prefix is the same whatever class foll
 once, and each class's suffix attends to its keys and values. The result is that of running
 every class whole (up to rounding), at the cost of the suffixes.
 
-Shapes: G prefixes of P tokens; C classes, whose suffixes have T tokens in all, the longest
-has S; W the text tower's width. A sequence is the prefix, once or a copy for each class, and
-then the T tokens.
+Shapes: G prefixes (CoCoOp: one for each image; else 1) of P tokens; C classes, whose suffixes
+have T tokens in all, the longest has S; W the text tower's width. A sequence is the prefix,
+once or a copy for each class, and then the T tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ class Suffixes(nn.Module):
         self.classes, self.longest = len(lengths), int(lengths.max())
         self.even = bool((lengths == self.longest).all())
         inside = torch.arange(self.longest) < lengths[:, None]
-        # Behind its end a row has its first token again: nothing attends to it.
+        # A shorter suffix's row is filled up with its first token; nothing reads these.
         first = (lengths.cumsum(0) - lengths)[:, None]
         rows = torch.where(inside, first + torch.arange(self.longest), first)
 
@@ -113,7 +113,7 @@ def encode_prompts(
         suffix: (T, W) embeddings of the rest of each class's prompt.
         suffixes: which of the T are whose.
         deep: {block: (positions of the prefix, (1 or G, 1 or C, n, W))} replaces them at the
-            block's input. Given for each class, they give it a prefix of its own from there.
+            block's input. With C of them, each class has a prefix of its own from there on.
         adapt: {block: adapter}, see Adapt.
 
     Raises: ValueError for prompts longer than the text tower takes.

@@ -1,4 +1,4 @@
-"""What the methods share: a frozen CLIP seen through what is learned, and the trainer of it."""
+"""What the methods share: CustomCLIP, a frozen CLIP with what a method learns, and its trainer."""
 
 from collections.abc import Mapping
 from itertools import chain
@@ -28,7 +28,7 @@ from .frozen_clip import (
 
 
 class CustomCLIP(nn.Module):
-    """A frozen CLIP seen through what a method learns.
+    """A frozen CLIP and a method's learner, which is CoOp's `prompt_learner`.
 
     The learner is a module whose `text_features(clip)` gives the features of the classes, (C, D),
     and whose `image_features(clip, image)` gives those of the images, (B, D).
@@ -50,7 +50,7 @@ class CustomCLIP(nn.Module):
         return self.logits(self.image_features(image), self.text_features())
 
     def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
-        """(B, D) and (C, D), unit length -> (B, C), float32: the cosines times CLIP's temperature.
+        """(B, D) and (C, D), unit length -> (B, C), float32: cosines times exp(logit_scale).
 
         Or (B, C, D), where each image has text features of its own.
         """
@@ -99,17 +99,19 @@ class CustomCLIP(nn.Module):
 class CLIPTrainer(KeptFeatures, TrainerX):
     """Trains a learner around a frozen CLIP.
 
-    A method gives `node_name` and `build_learner`, and of the rest what it does in its own way. In
-    its class's own body (see `says`) it may say
+    A method defines `node_name` and `build_learner`, and overrides what else it does differently.
+    In its class's own body (a subclass does not inherit these, see `says`) it may set
 
         graphed = True             its steps may run as a CUDA graph: all that changes from step to
                                    step is in tensors
         frozen_image_tower = True  tests may take kept image features (features.py)
         takes_attributes = True    it has a place for ATPrompt's attributes (atprompt.py)
+        always_attributes = True   it has them whatever USE_ATPROMPT says
     """
 
-    derived_buffers = ("token_prefix", "token_suffix", "token_middle")  # made of the class names
-    node_name: str  # of cfg.TRAINER, where its settings are; PREC is one of them
+    # In upstream's files, made of the class names; here neither saved nor loaded.
+    derived_buffers = ("token_prefix", "token_suffix", "token_middle")
+    node_name: str  # its settings are cfg.TRAINER.<node_name>, PREC among them
     model_name = "learner"  # the checkpoint's folder
     key_prefix = ""  # of the checkpoint's keys, before the learner's own
     model_class = CustomCLIP
@@ -140,7 +142,7 @@ class CLIPTrainer(KeptFeatures, TrainerX):
             raise UsageError(f"DATALOADER.K_TRANSFORMS {copies}: {why}")
 
     def build_data_loader(self) -> None:
-        """Refuses first what the model would refuse later: reading the data may take long."""
+        """Checks first what build_model needs: an error should not wait until the data is read."""
         if self.node.PREC not in PRECISIONS:
             raise UsageError(f"PREC {self.node.PREC!r}: choose from {', '.join(PRECISIONS)}")
         if self.cfg.TRAINER.ATPROMPT.USE_ATPROMPT and not says(self, "takes_attributes"):
@@ -193,7 +195,7 @@ class CLIPTrainer(KeptFeatures, TrainerX):
         return {"loss": loss.detach(), **log}
 
     def scaled(self, loss: Tensor) -> Tensor:
-        """The loss, with amp times a scale: small gradients would be 0 in half precision."""
+        """The loss; with amp multiplied by the GradScaler's factor, lest small gradients be 0."""
         return self.scaler.scale(loss) if self.scaler else loss
 
     def step(self) -> None:
@@ -218,7 +220,7 @@ class CLIPTrainer(KeptFeatures, TrainerX):
             return self.model(input)
 
     def test(self, split: str | None = None) -> float:
-        self.compute.free()  # the graphs' memory is the test's
+        self.compute.free()  # the test needs the memory of the CUDA graphs
         return super().test(split)
 
     def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:

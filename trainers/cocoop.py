@@ -23,7 +23,7 @@ def add_config(cfg: CfgNode) -> None:
     node = cfg.TRAINER.COCOOP = CfgNode()
     node.N_CTX = 16
     node.CTX_INIT = None  # words to start from, which then also set N_CTX; none: random
-    node.PREC = "fp16"  # fp16, bf16, fp32, amp
+    node.PREC = "fp16"  # fp16, bf16, fp32, tf32, amp
 
 
 class ConditionalPromptLearner(PromptLearner):

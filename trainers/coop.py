@@ -20,15 +20,16 @@ def add_config(cfg: CfgNode) -> None:
     node = cfg.TRAINER.setdefault("COOP", CfgNode())
     node.N_CTX = 16
     node.CTX_INIT = None  # words to start from, which then also set N_CTX; none: random
-    node.PREC = "fp16"  # fp16, bf16, fp32, amp
+    node.PREC = "fp16"  # fp16, bf16, fp32, tf32, amp
     node.CSC = False  # class-specific context: each class has its own
     node.CLASS_TOKEN_POSITION = "end"  # of the name: end, middle, front
 
 
 class PromptLearner(nn.Module):
-    """Learns `ctx`, N vectors of the prompt `[SOS] ctx name . [EOT]`.
+    """Learns `ctx`, the N context vectors of the prompts `[SOS] ctx name . [EOT]`.
 
-    ctx is (N, W), or (C, N, W) with CSC. ATPrompt's ctx_att1…3 and their words stand before it.
+    ctx is (N, W), or with CSC (C, N, W): N vectors of width W for each of C classes. With ATPrompt
+    ctx_att1…3 and the attribute words stand before it.
 
     Args:
         n_ctx: N.
@@ -62,7 +63,7 @@ class PromptLearner(nn.Module):
             ctx = torch.empty(len(classnames), *ctx.shape).normal_(std=0.02)
             self.ctx = nn.Parameter(ctx)  # (C, N, W)
 
-        # Where ctx goes: n_before of its vectors before the name, the others behind it.
+        # CLASS_TOKEN_POSITION: n_before vectors of ctx go before the name, the others behind it.
         self.n_before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
         before, behind = Gap("ctx", self.n_before), Gap("ctx_behind", n_ctx - self.n_before)
         if csc:
@@ -74,7 +75,7 @@ class PromptLearner(nn.Module):
         self.text = PromptText(clip_model, classnames, [*prefix, words[n_ctx:]], suffix)
 
     def vectors(self) -> dict[str, Tensor]:
-        """What goes into the gaps of the prompt, by their names, in their order."""
+        """{gap: the learned vectors that go into it}, in the order of the prompt."""
         att = {"ctx_att1": self.ctx_att1, "ctx_att2": self.ctx_att2, "ctx_att3": self.ctx_att3}
         att = {name: vectors for name, vectors in att.items() if name in self.text.where}
         n = self.n_before
@@ -96,14 +97,13 @@ class PromptLearner(nn.Module):
 
 @TRAINER_REGISTRY.register()
 class CoOp(CLIPTrainer):
-    """Its loss is the cross-entropy of base.py."""
+    """CoOp's trainer; the loss, cross-entropy, and the steps are CLIPTrainer's in base.py."""
 
     node_name = "COOP"
     model_name = "prompt_learner"
     frozen_image_tower = graphed = takes_attributes = True
-    takes_csc = (
-        True  # and CLASS_TOKEN_POSITION: methods that build on it do not, unless they say so
-    )
+    # CSC and CLASS_TOKEN_POSITION. Not inherited (see `says`): KgCoOp and others refuse both.
+    takes_csc = True
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
@@ -139,7 +139,7 @@ class CoOp(CLIPTrainer):
         )
 
     def start(self) -> tuple[int, list[int]]:
-        """N and the token ids that ctx starts from; as upstream, words win over N_CTX."""
+        """N, and the token ids ctx starts from: as upstream, CTX_INIT's words set N if given."""
         n_ctx, words = self.node.N_CTX, ctx_words(self.node.CTX_INIT)
         if words and len(words) != n_ctx:
             print(f"The context has CTX_INIT's {len(words)} tokens, not N_CTX {n_ctx}")

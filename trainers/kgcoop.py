@@ -1,4 +1,4 @@
-"""KgCoOp (Yao et al., CVPR 2023): CoOp with text features held near hand-crafted prompts'."""
+"""KgCoOp (Yao et al., CVPR 2023): CoOp whose text features stay near hand-crafted ones."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -13,6 +13,7 @@ from .base import CustomCLIP
 from .coop import CoOp
 from .prompt_text import hand_crafted_features, zero_shot_template
 
+# Dataset -> the teacher's template, where it is not zero-shot CLIP's (prompt_text.py).
 TEACHER = {"DescribableTextures": "a photo of a {}, a type of texture."}
 
 
@@ -26,8 +27,8 @@ def loss_near_teacher(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy + weight · (1 − mean over classes of cos(text, teacher)).
 
-    For unit vectors eq. 4's ‖w − w′‖² is 2 (1 − cos): as in the published code, the weight is of
-    half of it.
+    Eq. 4's ‖w − w′‖² is 2 (1 − cos) for unit vectors. As in the published code, `weight` multiplies
+    1 − cos, half of that.
 
     Args:
         teacher: (C, D), unit length.

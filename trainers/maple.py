@@ -1,4 +1,4 @@
-"""MaPLe (Khattak et al., CVPR 2023): deep prompts in both towers, the image's made of the text's.
+"""MaPLe (Khattak et al., CVPR 2023): deep text prompts, and image prompts projected from them.
 
 P2C builds on this file.
 """
@@ -24,15 +24,16 @@ from .prompt_text import ctx_words
 def add_config(cfg: CfgNode) -> None:
     node = cfg.TRAINER.MAPLE = CfgNode()
     node.N_CTX = 2
-    node.CTX_INIT = "a photo of a"  # what is beyond N_CTX stays behind ctx; "": random
-    node.PREC = "fp16"  # fp16, bf16, fp32, amp
-    node.PROMPT_DEPTH = 9  # blocks that get prompts, the input counted as the first
+    node.CTX_INIT = "a photo of a"  # tokens beyond N_CTX stay, frozen, behind ctx; "": random
+    node.PREC = "fp16"  # fp16, bf16, fp32, tf32, amp
+    node.PROMPT_DEPTH = 9  # blocks that get prompts; the first gets ctx, at its input
 
 
 class MultiModalPromptLearner(PromptLearner):
-    """CoOp's `ctx` at the input of the text tower, and at that of its further blocks others.
+    """CoOp's `ctx` at the text tower's input, and new learned prompts before each next block.
 
-    Linear layers make the prompts of the image tower's blocks of them.
+    The image tower's prompts are projections of these: of ctx by the mapper F (`proj`), of each
+    deep prompt by a Linear of its own.
 
     Args:
         node: has N_CTX, CTX_INIT and PROMPT_DEPTH.
@@ -62,12 +63,12 @@ class MultiModalPromptLearner(PromptLearner):
         self.compound_prompt_projections = nn.ModuleList(deepcopy(layer) for _ in range(deep))
 
     def build_mapper(self, width: int, vision_width: int) -> nn.Module:
-        """F: (…, width), vectors of ctx, to (…, vision width), the image tower's."""
+        """The mapper F (`proj`): text prompts (…, width) -> image prompts (…, vision_width)."""
         return nn.Linear(width, vision_width)
 
     def text_features(self, clip_model: CLIP) -> Tensor:
         """(C, D), not normalised."""
-        where = self.text.where["ctx"]  # the deep prompts replace ctx
+        where = self.text.where["ctx"]  # positions of ctx, where the deep prompts go as well
         prompts = enumerate(self.compound_prompts_text, start=1)
         deep = {block: (where, p[None, None]) for block, p in prompts}  # (1, 1, N, W)
         return self.text.encode(clip_model, self.vectors(), deep)[0]

@@ -17,7 +17,7 @@ from .prompt_text import PromptText, ctx_words
 def add_config(cfg: CfgNode) -> None:
     node = cfg.TRAINER.MMADAPTER = CfgNode()
     node.TEXT_CTX_INIT = "a photo of a"
-    node.PREC = "amp"  # fp16, bf16, fp32, amp
+    node.PREC = "amp"  # fp16, bf16, fp32, tf32, amp
     node.ADAPTER_START = 5  # first and last block with an adapter, counted from 1
     node.ADAPTER_END = 12
     node.ADAPTER_DIM = 32

@@ -1,8 +1,8 @@
 """P2C, Points to Clouds (Li et al., 2025, arXiv 2511.22897): MaPLe trained on a cloud of prompts.
 
-It adds noise to the learned text prompts while training (DPD, eq. 1 and 2), and its mapper from
-text to image prompts is an MLP that also learns to undo noise (L_aux, eq. 3 to 6). With ATPrompt's
-attributes. The paper leaves much open; the README says what was chosen.
+It adds noise to the learned text prompts while training (DPD, eq. 1 and 2), and its mapper F from
+text to image prompts (`proj`) is an MLP that also learns to undo noise (L_aux, eq. 3 to 6). Its
+configs switch ATPrompt's attributes on. The README says what was chosen where the paper is silent.
 """
 
 import math
@@ -24,7 +24,7 @@ def add_config(cfg: CfgNode) -> None:
     node.N_CTX = 2
     node.CTX_INIT = ""  # "": random
     node.PROMPT_DEPTH = 9
-    node.PREC = "fp16"  # fp16, bf16, fp32, amp
+    node.PREC = "fp16"  # fp16, bf16, fp32, tf32, amp
     mapper = node.MAPPER = CfgNode()
     mapper.MLP = True  # False: MaPLe's single Linear
     mapper.HIDDEN_SCALE = 2  # s_H: hidden width / text width
@@ -43,7 +43,7 @@ def add_config(cfg: CfgNode) -> None:
     aux.ENABLED = True
     aux.SIGMA = 0.01
     aux.LAMBDA = 0.1
-    aux.PROMPTS = "ctx"  # what L_aux gives F: ctx, or all (eq. 3 to 5: the attribute vectors too)
+    aux.PROMPTS = "ctx"  # that L_aux puts through F: ctx, or all (eq. 3 to 5: ctx_att1…3 too)
     aux.STOP_GRADIENT = True  # on the clean side; False: eq. 6 as it stands
 
 
@@ -53,7 +53,7 @@ def falling_sigmoid(p: float, k: float) -> float:
     return (at_p - last) / (first - last)
 
 
-# S(p) of eq. 2; p runs from 0 at the schedule's first epoch towards 1 after its last.
+# S(p) of eq. 2: p is 0 in the schedule's first epoch, and would be 1 in the one after its last.
 SCHEDULES = {
     "constant": lambda p, k: 1.0,
     "linear": lambda p, k: 1 - p,
@@ -89,7 +89,7 @@ class MixtureNoise(nn.Module):
         self.register_buffer("edges", weights.cumsum(0)[:-1], persistent=False)
 
     def forward(self, like: Tensor) -> Tensor:
-        """Fresh noise of that shape, type and device."""
+        """A new draw for each element of `like`, in its type and on its device."""
         component = torch.bucketize(torch.rand_like(like), self.edges)
         return self.means[component] + self.stds[component] * torch.randn_like(like)
 
@@ -102,7 +102,7 @@ class P2CPromptLearner(MultiModalPromptLearner):
         dpd = node.DPD
         mixture = dpd.GMM_MEANS, dpd.GMM_STDS, dpd.GMM_WEIGHTS, dpd.GMM_STANDARDIZE
         self.noise = MixtureNoise(*mixture) if dpd.NOISE == "gmm" else torch.randn_like
-        # Set for each epoch. A tensor, for a captured step to see it change.
+        # σ_t, set in before_epoch. A tensor, so that a replayed CUDA graph sees it change.
         self.register_buffer("sigma", torch.zeros((), dtype=torch.float64), persistent=False)
 
     def build_mapper(self, width: int, vision_width: int) -> nn.Module:
@@ -113,7 +113,10 @@ class P2CPromptLearner(MultiModalPromptLearner):
         return nn.Sequential(OrderedDict(fc1=first, act=nn.GELU(), fc2=second))
 
     def vectors(self) -> dict[str, Tensor]:
-        """P + ε (eq. 1) in training: ε is each tensor's own, and the same for all classes."""
+        """P + ε (eq. 1) in training: a draw of ε for each tensor, the same for all classes.
+
+        Without noise are the deep prompts and the image prompts F(ctx): they do not come from here.
+        """
         clean = super().vectors()
         if not (self.training and self.node.DPD.ENABLED):
             return clean
@@ -152,7 +155,7 @@ class P2C(MaPLe):
             f"DPD.NOISE {dpd.NOISE!r}: choose from gaussian, gmm": dpd.NOISE in ("gaussian", "gmm"),
             f"AUX.PROMPTS {aux.PROMPTS!r}: choose from ctx, all": aux.PROMPTS in ("ctx", "all"),
             "DPD.SIGMA_MAX and AUX.SIGMA: must be 0 or more": min(dpd.SIGMA_MAX, aux.SIGMA) >= 0,
-            # Beyond, e^k is no float, or all is rounding; 100 is a step already, 0.1 linear.
+            # Far above, exp overflows; below, all is rounding. 100 is a step already, 0.1 linear.
             f"DPD.SIGMOID_K {k}: must be from 0.001 to 1000": 0.001 <= k <= 1000,
             f"DPD.WARMUP_EPOCHS {warmup}: must be 0 or more and {most}": 0 <= warmup < epochs,
             f"DPD.{of_each} need one value for each component": len(sizes) == 1,

@@ -1,7 +1,7 @@
 """A dataset's class prompts: a prefix with gaps for learned vectors, and a suffix for each class.
 
-`[SOS] gap words gap … | name . [EOT]`: what is left of the bar is the same for all classes, and
-clip/shared_prefix.py runs it once.
+`[SOS] gap words gap … | name . [EOT]`: the part before the bar, the prefix, is the same for all
+classes, and clip/shared_prefix.py runs it once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -81,6 +81,9 @@ def check_length(n_ctx: int, words: Sequence[int]) -> None:
 class PromptText(nn.Module):
     """Tokenised prompts of C classes: `[SOS] before`, then for each class `behind ending [EOT]`.
 
+    Shapes as in clip/shared_prefix.py: a prefix of P tokens, T tokens in all suffixes, width W, and
+    G prefixes where a method has several (CoCoOp: one for each image), else G is 1.
+
     Args:
         clip_model: whose token embedding is used.
         classnames: C names.
@@ -116,7 +119,7 @@ class PromptText(nn.Module):
                 prefix += piece
 
         suffix: list[int] = []  # of all classes, one behind the other
-        lengths, starts = [], []  # of each class's
+        lengths, starts = [], []  # of each class: its suffix's length, where its gaps begin
         for name in classnames:
             tokens, gaps = suffix_tokens(name, behind, ending)
             starts.append({gap: len(suffix) + at for gap, at in gaps.items()})
@@ -176,8 +179,8 @@ def suffix_tokens(
 ) -> tuple[list[int], dict[str, int]]:
     """Token ids of a class's suffix, 0 in its gaps, and where each gap begins.
 
-    Name and ending are tokenised together, as in the family's code: a name that ends in ")" gives
-    the one token ").", which then stands before a gap behind the name.
+    Name and ending are tokenised together, as in the family's code. So of a name that ends in ")"
+    the last token is ").", and a gap behind the name then comes after the full stop.
     """
     tokens = _tokenizer.encode(spoken(classname) + ending)
     of_name = len(_tokenizer.encode(spoken(classname)))
@@ -201,7 +204,7 @@ def hand_crafted_features(
 ) -> Tensor:
     """(C, D) float32, unit length: frozen CLIP's features of the classes, averaged over templates.
 
-    In the types of its weights, also under amp: what is computed once need not be fast.
+    Without autocast, also under amp: it is computed once, so it need not be fast.
 
     Args:
         templates: each with one {} for the class.

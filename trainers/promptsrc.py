@@ -23,7 +23,7 @@ def add_config(cfg: CfgNode) -> None:
     node = cfg.TRAINER.PROMPTSRC = CfgNode()
     node.N_CTX_VISION = node.N_CTX_TEXT = 4
     node.CTX_INIT = "a photo of a"  # for the text; "": random
-    node.PREC = "fp16"  # fp16, bf16, fp32, amp
+    node.PREC = "fp16"  # fp16, bf16, fp32, tf32, amp
     # Blocks that get prompts, the input counted as the first.
     node.PROMPT_DEPTH_VISION = node.PROMPT_DEPTH_TEXT = 9
     node.TEXT_LOSS_WEIGHT = 25.0

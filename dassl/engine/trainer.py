@@ -38,7 +38,7 @@ def __getattr__(name: str) -> Any:
 
 
 class TrainerBase(Checkpoints):
-    """The order of things, with named models, their optimizers and schedulers.
+    """The order of a training, and its named models with their optimizers and schedulers.
 
     A trainer gives build_data_loader(), build_model(), run_epoch(), parse_batch_train(batch),
     forward_backward(batch), which takes one optimization step and returns {name: loss or another
@@ -261,7 +261,7 @@ class SimpleTrainer(TrainerBase):
         """Calls forward_backward(*batch) for self.num_batches batches and logs.
 
         Losses are read, which waits for the device, only when a line is printed and at the end. A
-        line's `time` and `data` are seconds per batch since the last line, and the epoch's so far.
+        line's `time` and `data` are seconds per batch since the last line (epoch's mean so far).
         """
         self.set_model_mode("train")
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
@@ -277,7 +277,7 @@ class SimpleTrainer(TrainerBase):
             done = self.batch_idx + 1
             printed = done % print_freq == 0 or self.num_batches < print_freq
             if printed:
-                if self.device.type == "cuda":  # whose steps have only been started
+                if self.device.type == "cuda":  # where steps are only queued so far
                     torch.cuda.synchronize(self.device)
                 batch_time.update((time.time() - start) / since, since)
                 data_time.update(waited / since, since)
@@ -365,7 +365,7 @@ class TrainerX(SimpleTrainer):
 
 
 def _progress(iterable: Iterable, what: str, total: int) -> tqdm:
-    """A bar on the terminal; where stderr is none, nothing."""
+    """A progress bar, if stderr is a terminal."""
     return tqdm(iterable, desc=what, total=total, leave=False, disable=not sys.stderr.isatty())
 
 

@@ -14,7 +14,7 @@ from .prompt_text import hand_crafted_features, zero_shot_template
 def add_config(cfg: CfgNode) -> None:
     node = cfg.TRAINER.NEWMETHOD = CfgNode()
     node.N_CTX = 4  # learned vectors
-    node.PREC = "fp16"  # fp16, bf16, fp32, amp
+    node.PREC = "fp16"  # fp16, bf16, fp32, tf32, amp
 
 
 class VisualPrompts(nn.Module):
