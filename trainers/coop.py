@@ -59,7 +59,7 @@ class PromptLearner(nn.Module):
             ctx = torch.empty(n_ctx, clip_model.transformer.width).normal_(std=0.02)
         self.ctx = nn.Parameter(ctx)  # (N, W)
         prefix = add_attributes(self, clip_model, att, attributes)  # ctx_att1…3 and their words
-        if csc:
+        if csc:  # drawn last: a seed gives the attributes' vectors that it gives without CSC
             ctx = torch.empty(len(classnames), *ctx.shape).normal_(std=0.02)
             self.ctx = nn.Parameter(ctx)  # (C, N, W)
 
