@@ -72,7 +72,7 @@ def shares(name: str, step: Callable[[], object], rounds: int) -> str:
 
 def main() -> None:
     """Prints the tables of the products and of the operators' shares."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python -m bench.cpu", description=__doc__.splitlines()[0])
     parser.add_argument("--prec", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()

@@ -106,7 +106,7 @@ def testing(items: list[Datum], workers: int, epochs: int) -> dict[str, str]:
 
 def main() -> None:
     """Prints a table for training images and one for test images."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python -m bench.data", description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=7)
     args = parser.parse_args()

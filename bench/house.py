@@ -201,7 +201,7 @@ def report(repo: Path) -> str:
 
 def main() -> None:
     """Prints the report, or with --step the calls of a training step as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python -m bench.house", description=__doc__.splitlines()[0])
     here = Path(__file__).resolve().parents[1]
     parser.add_argument("--repo", type=Path, default=here, help="another checkout")
     parser.add_argument("--step", action="store_true", help=argparse.SUPPRESS)  # the traced run

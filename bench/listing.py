@@ -52,7 +52,7 @@ def measure(root: Path, shots: int) -> str:
 
 def main() -> None:
     """Makes the folder, prints the table, removes the folder."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python -m bench.listing", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="an empty or new folder on the disk to measure")
     parser.add_argument("--shots", type=int, help=argparse.SUPPRESS)  # the measuring process
     args = parser.parse_args()

@@ -40,7 +40,7 @@ def measure(command: list[str]) -> tuple[float, float]:
 
 def main() -> None:
     """Prints a row for each command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python -m bench.startup", description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5)
     runs = parser.parse_args().runs
     with tempfile.TemporaryDirectory() as out:

@@ -11,7 +11,7 @@ from dassl.commands import plain
 if TYPE_CHECKING:  # what is in results.json is not needed to name what is in logs
     from .records import Result
 
-OWN_CONFIG = re.compile(r"_(imnet|sun397)\b")  # settings for one dataset alone (scripts/run.sh)
+OWN_CONFIG = re.compile(r"_(imnet|sun397)\b")  # settings for one dataset alone (runs/run.py)
 
 
 def shared_configs(used: Collection[tuple[Hashable, str]]) -> dict[str, str]:

@@ -45,6 +45,6 @@ def transfers() -> dict[str, tuple[str, str]]:
 def transfer_of(target: str) -> tuple[str, str]:
     """Return protocol and source of a model's test on another dataset.
 
-    The source of an unusual target is the one that scripts/run.sh takes by default.
+    The source of an unusual target is the usual one (layout.py).
     """
     return transfers().get(target) or ("xd", dataset_name(usual_source(target)))

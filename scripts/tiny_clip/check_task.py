@@ -77,7 +77,9 @@ def probe(features: Features, data: DatasetBase) -> float:
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        "python -m scripts.tiny_clip.check_task", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--root", default="data", help="folder of the datasets")
     root = parser.parse_args().root
     features, rows = Features(), []

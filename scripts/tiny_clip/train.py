@@ -179,7 +179,9 @@ def build(vocabulary: int) -> CLIP:
 
 def main() -> None:
     """Trains, and every 100 steps prints a line and writes the weights."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        "python -m scripts.tiny_clip.train", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=1.5e-3)
