@@ -1,5 +1,5 @@
 """Dassl's name for these."""
 
-from dassl.thirdparty.modeling import HEAD_REGISTRY, build_head
+from dassl.thirdparty.modeling import HEAD_REGISTRY, MLP, build_head, mlp
 
-__all__ = ["HEAD_REGISTRY", "build_head"]
+__all__ = ["HEAD_REGISTRY", "MLP", "build_head", "mlp"]

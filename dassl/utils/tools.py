@@ -19,6 +19,7 @@ import torch
 from dassl.files import regular
 
 from .errors import CannotWrite, Failure, UsageError
+from .images import read_image  # noqa: F401 - where Dassl has it
 
 
 def tolist_if_not(x: Any) -> list:

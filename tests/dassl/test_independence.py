@@ -45,3 +45,15 @@ def test_what_the_results_need_is_quick_to_import(module):
 def test_third_party_modules_can_be_imported_first(module):
     code = f"import dassl.thirdparty.{module}"
     assert not subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode
+
+
+def test_dassls_own_paths_lead_to_the_same_things():
+    """As trainers written for Dassl.pytorch import them."""
+    from dassl import metrics, modeling, utils
+    from dassl.metrics.accuracy import compute_accuracy
+    from dassl.modeling.head import build_head, mlp
+    from dassl.utils.tools import read_image
+
+    assert compute_accuracy is metrics.compute_accuracy and read_image is utils.read_image
+    assert build_head is modeling.build_head
+    assert mlp(in_features=2, hidden_layers=[3, 4]).out_features == 4
