@@ -159,7 +159,7 @@ def find_place(folder: Path, record: dict | None, top: Path) -> dict[str, Any] |
                 log.warning(line, folder, RESULTS, key, recorded[key])
     place = place or recorded
     if not place:
-        line = "%s: what was run is not known: no %s, and no folders as of scripts/run.sh"
+        line = "%s: what was run is not known: no %s, and no folders as the scripts make"
         log.warning(line, folder, RESULTS)
         return None
     return {key: plain(value) if isinstance(value, str) else value for key, value in place.items()}

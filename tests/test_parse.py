@@ -349,7 +349,7 @@ def test_hm_names_cfg_and_shots_only_where_needed(tmp_path):
 
 
 def test_hm_settings_for_one_dataset_are_the_same_method(tmp_path):
-    """As scripts/run.sh takes them; on one dataset they are different methods."""
+    """As the scripts take them; on one dataset they are different methods."""
 
     def put(dataset, cfg):
         place = f"{dataset}/shots_16/TCP/{cfg}/seed1/log.txt"

@@ -259,7 +259,7 @@ def test_runs_with_different_settings_are_named(tmp_path, caplog):
 
 
 def test_settings_for_one_dataset_are_the_same_method(tmp_path, capsys, monkeypatch):
-    """In the very folders of Table 1, where scripts/run.sh takes configs of their own for ImageNet
+    """In the very folders of Table 1, where the scripts take configs of their own for ImageNet
     and SUN397."""
     monkeypatch.setenv("OUTPUT", str(tmp_path))
     for method, dataset in product(("tcp", "mma", "coop", "p2c"), ("imagenet", "sun397", "dtd")):
