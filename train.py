@@ -98,7 +98,7 @@ def as_flag(name: str) -> str:
 
 
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
-    """Defaults, dataset yaml, method yaml, command line: the later wins.
+    """Defaults, dataset yaml, method yaml, its BY_DATASET, command line: the later wins.
 
     Raises UsageError for a file that is missing or wrong, an unknown key or one given twice, or a
     value that it cannot have.
@@ -106,10 +106,11 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     cfg = get_cfg_default()
     datasets.add_config(cfg)
     trainers.add_configs(cfg)
+    given = dict(zip(args.opts[::2], args.opts[1::2], strict=False))
     for path in filter(None, (args.dataset_config_file, args.config_file)):
         if not os.path.isfile(path):
             raise UsageError(f"no config file {path}")
-        merge_file(cfg, path)
+        merge_file(cfg, path, dataset=given.get("DATASET.NAME", cfg.DATASET.NAME))
     flags = [(as_flag(name), key, vars(args)[name]) for name, key in FLAGS.items()]
     merge_command_line(cfg, flags, args.opts, HINTS)
     if not cfg.TRAINER.NAME or not cfg.DATASET.NAME:

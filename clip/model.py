@@ -8,7 +8,7 @@ Shapes: B images, N sequences, L tokens, W a tower's width, D the joint embeddin
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,8 @@ from .frozen import FrozenMLP, Linear, is_frozen, linear
 AttentionFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 # {block: adapter}; adapter(ln_1(block's input)) is added to the block's output.
 Adapt = Mapping[int, Callable[[Tensor], Tensor]]
+# A block's prompts, or a function that makes them of those which come out of the block before.
+Prompts = Tensor | Callable[[Tensor], Tensor]
 NOTHING: Mapping = {}
 # How many images a CPU encodes at a time without gradients. More do not fit its caches, and each
 # tensor above 32 MB gets newly mapped memory, which is cleared first.
@@ -78,6 +80,19 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def take(x: Tensor, at: slice | Tensor) -> Tensor:
     """Some positions, the same in each row: (N, L, W) -> (N, len(at), W)."""
     return x[:, at] if isinstance(at, slice) else x.index_select(1, at)
+
+
+def few_at_a_time(
+    encode: Callable[[Tensor], Tensor], images: Tensor, given: Iterable[Prompts] = ()
+) -> Tensor:
+    """encode(images); on a CPU without gradients FEW of the images (B, …) at a time.
+
+    given: prompts that `encode` uses. Where each image has its own, all go at once.
+    """
+    whole = images.device.type != "cpu" or torch.is_grad_enabled() or len(images) <= FEW
+    if whole or not all(callable(p) or len(p) == 1 for p in given):
+        return encode(images)
+    return torch.cat([encode(few) for few in images.split(FEW)])
 
 
 class Attention(nn.Module):
@@ -178,21 +193,13 @@ class VisionTransformer(nn.Module):
         self.ln_post = LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, output_dim))
 
-    def forward(
-        self,
-        image: Tensor,
-        prompts: Tensor | None = None,
-        deep: Mapping[int, Tensor] = NOTHING,
-        adapt: Adapt = NOTHING,
-    ) -> Tensor:
-        """Image features, not normalised: (B, 3, R, R) -> (B, D).
+    def embed(self, image: Tensor, prompts: Tensor | None = None) -> Tensor:
+        """The first block's input: (B, 3, R, R) -> (B, 1 + patches + n, W).
 
         Args:
             image: normalised pixels, of the weights' type.
             prompts: (1 or B, n, W) vectors behind the patches, without position, before
                 ln_pre (MaPLe).
-            deep: {block: (1 or B, n, W)} replaces the last n tokens at its input.
-            adapt: {block: adapter}, see Adapt.
         """
         x = self.conv1(image).flatten(2).transpose(1, 2)  # (B, patches, W)
         cls = self.class_embedding.to(x.dtype).expand(len(x), 1, -1)  # (B, 1, W)
@@ -200,14 +207,48 @@ class VisionTransformer(nn.Module):
         if prompts is not None:
             prompts = prompts.to(x.dtype).expand(len(x), -1, -1)  # (B, n, W)
             x = torch.cat([x, prompts], dim=1)  # (B, 1 + patches + n, W)
-        x = self.ln_pre(x)
-        for i, block in enumerate(self.transformer.resblocks):
+        return self.ln_pre(x)
+
+    def run(
+        self,
+        x: Tensor,
+        deep: Mapping[int, Prompts] = NOTHING,
+        adapt: Adapt = NOTHING,
+        blocks: range | None = None,
+        read_prompts: bool = False,
+    ) -> Tensor:
+        """The tokens behind some blocks, by default all: (B, L, W) -> (B, L, W).
+
+        Behind the last block there is only the class token, (B, 1, W), and with `read_prompts` also
+        the prompts, (B, 1 + n, W).
+
+        Args:
+            deep: {block: (1 or B, n, W)}, which stand behind the patches from that block on. What
+                stood there is dropped.
+            adapt: {block: adapter}, see Adapt.
+        """
+        own, last = len(self.positional_embedding), self.transformer.layers - 1
+        for i in range(last + 1) if blocks is None else blocks:
             if i in deep:
-                vectors = deep[i].to(x.dtype).expand(len(x), -1, -1)  # (B, n, W)
-                x = torch.cat([x[:, : -vectors.shape[1]], vectors], dim=1)
-            # Of the last block only the class token is read.
-            at = slice(0, 1) if i == self.transformer.layers - 1 else None
-            x = block(x, attention, at, adapt.get(i))
+                vectors = deep[i](x[:, own:]) if callable(deep[i]) else deep[i]
+                vectors = vectors.to(x.dtype).expand(len(x), -1, -1)  # (B, n, W)
+                x = torch.cat([x[:, :own], vectors], dim=1)
+            at = slice(0, 1) if i == last else None
+            if i == last and read_prompts:
+                prompts = torch.arange(own, x.shape[1], device=x.device)
+                at = torch.cat([prompts.new_zeros(1), prompts])
+            x = self.transformer.resblocks[i](x, attention, at, adapt.get(i))
+        return x
+
+    def forward(
+        self,
+        image: Tensor,
+        prompts: Tensor | None = None,
+        deep: Mapping[int, Prompts] = NOTHING,
+        adapt: Adapt = NOTHING,
+    ) -> Tensor:
+        """Image features, not normalised: (B, 3, R, R) -> (B, D); see `embed` and `run`."""
+        x = self.run(self.embed(image, prompts), deep, adapt)
         return self.ln_post(x[:, 0]) @ self.proj
 
 
@@ -286,16 +327,44 @@ class CLIP(nn.Module):
         self,
         image: Tensor,
         prompts: Tensor | None = None,
-        deep: Mapping[int, Tensor] = NOTHING,
+        deep: Mapping[int, Prompts] = NOTHING,
         adapt: Adapt = NOTHING,
     ) -> Tensor:
-        """(B, 3, R, R) -> (B, D), not normalised; see VisionTransformer.forward."""
-        given = (*deep.values(), *([] if prompts is None else [prompts]))
-        on_cpu = image.device.type == "cpu" and not torch.is_grad_enabled()
-        if on_cpu and len(image) > FEW and all(len(p) == 1 for p in given):
-            parts = [self.encode_image(few, prompts, deep, adapt) for few in image.split(FEW)]
-            return torch.cat(parts)
-        return self.visual(image.type(self.dtype), prompts, deep, adapt)
+        """(B, 3, R, R) -> (B, D), not normalised; see VisionTransformer.embed and run."""
+        given = [*deep.values(), *([] if prompts is None else [prompts])]
+        return few_at_a_time(
+            lambda image: self.visual(image.type(self.dtype), prompts, deep, adapt), image, given
+        )
+
+    def image_tokens(self, image: Tensor, block: int) -> Tensor:
+        """The tokens that reach a block, counted from 0: (B, 3, R, R) -> (B, 1 + patches, W)."""
+        visual = self.visual
+        return few_at_a_time(
+            lambda image: visual.run(visual.embed(image.type(self.dtype)), blocks=range(block)),
+            image,
+        )
+
+    def encode_image_tokens(
+        self,
+        tokens: Tensor,
+        block: int,
+        deep: Mapping[int, Prompts] = NOTHING,
+        read_prompts: bool = False,
+    ) -> Tensor:
+        """The rest of the image tower, up to ln_post, from a block on.
+
+        Args:
+            tokens: (B, 1 + patches, W), as `image_tokens` gives them.
+            deep, read_prompts: see VisionTransformer.run.
+
+        Returns: (B, 1 or 1 + n, W), the class token first. With `visual.proj` it is the feature.
+        """
+        visual, blocks = self.visual, range(block, self.visual.transformer.layers)
+        return few_at_a_time(
+            lambda x: visual.ln_post(visual.run(x, deep, NOTHING, blocks, read_prompts)),
+            tokens,
+            deep.values(),
+        )
 
     def encode_text(self, text: Tensor) -> Tensor:
         """Token ids (N, L), as of `tokenize` -> (N, D), not normalised."""

@@ -15,7 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .model import CLIP, NOTHING, Adapt, attention, causal_attention
+from .model import CLIP, NOTHING, Adapt, Prompts, attention, causal_attention
+
+# {block: (positions of the prefix, vectors (1 or G, 1 or C, n, W))}: they take the place of what is
+# at these positions of the block's input; none, as slice(1, 1), lets them appear there. With C of
+# them, each class has a prefix of its own from there on.
+DeepPrompts = Mapping[int, tuple[slice, Prompts]]
 
 
 class Suffixes(nn.Module):
@@ -103,7 +108,7 @@ def encode_prompts(
     prefix: Tensor,
     suffix: Tensor,
     suffixes: Suffixes,
-    deep: Mapping[int, tuple[slice, Tensor]] = NOTHING,
+    deep: DeepPrompts = NOTHING,
     adapt: Adapt = NOTHING,
 ) -> Tensor:
     """Text features (G, C, D), not normalised, of each prefix with each class's suffix.
@@ -112,45 +117,82 @@ def encode_prompts(
         prefix: (G, P, W) embeddings before positions are added, SOS first.
         suffix: (T, W) embeddings of the rest of each class's prompt.
         suffixes: which of the T are whose.
-        deep: {block: (positions of the prefix, (1 or G, 1 or C, n, W))} replaces them at the
-            block's input. With C of them, each class has a prefix of its own from there on.
+        deep: see DeepPrompts.
         adapt: {block: adapter}, see Adapt.
 
     Raises: ValueError for prompts longer than the text tower takes.
     """
+    x = embed_prompts(clip_model, prefix, suffix, suffixes)
+    return encode_prompt_tokens(clip_model, x, prefix.shape[1], suffixes, 0, deep, adapt)
+
+
+def prompt_tokens(
+    clip_model: CLIP, prefix: Tensor, suffix: Tensor, suffixes: Suffixes, block: int
+) -> Tensor:
+    """The tokens that reach a block, counted from 0: (G, P + T, W). Arguments as encode_prompts."""
+    x, p = embed_prompts(clip_model, prefix, suffix, suffixes), prefix.shape[1]
+    attend = PrefixAttention(suffixes, p, copies=1)
+    for below in clip_model.transformer.resblocks[:block]:
+        x = below(x, attend)
+    return x
+
+
+def embed_prompts(clip_model: CLIP, prefix: Tensor, suffix: Tensor, suffixes: Suffixes) -> Tensor:
+    """The first block's input (G, P + T, W): embeddings and positions."""
     groups, p, _ = prefix.shape
     length, takes = p + suffixes.longest, clip_model.context_length
     if length > takes:
         raise ValueError(f"prompts of {length} tokens; the text tower takes {takes}")
-    dtype, blocks = clip_model.dtype, clip_model.transformer.resblocks
+    dtype = clip_model.dtype
     position = clip_model.positional_embedding.type(dtype)
     suffix = suffix.type(dtype) + position[p + suffixes.offset]
     prefix = prefix.type(dtype) + position[:p]
-    x = torch.cat([prefix, suffix.expand(groups, -1, -1)], dim=1)  # (G, P + T, W)
+    return torch.cat([prefix, suffix.expand(groups, -1, -1)], dim=1)
+
+
+def encode_prompt_tokens(
+    clip_model: CLIP,
+    x: Tensor,
+    p: int,
+    suffixes: Suffixes,
+    block: int,
+    deep: DeepPrompts = NOTHING,
+    adapt: Adapt = NOTHING,
+) -> Tensor:
+    """The rest of the text tower from a block on: (1 or G, P + T, W) -> (G, C, D).
+
+    x: as `prompt_tokens` gives it, with prefixes of p tokens. Of one prefix `deep` may make G.
+    """
+    last = clip_model.transformer.layers - 1
     attend = PrefixAttention(suffixes, p, copies=1)
-    for i, block in enumerate(blocks):
+    for i in range(block, last + 1):
         if i in deep:
-            x, copies = replace(x, p, attend.copies, *deep[i])
-            if copies > attend.copies:
+            x, p, copies = replace(x, attend.p, attend.copies, *deep[i])
+            if (p, copies) != (attend.p, attend.copies):
                 attend = PrefixAttention(suffixes, p, copies)
-        if i < len(blocks) - 1:
-            x = block(x, attend, None, adapt.get(i))
+        if i < last:
+            x = clip_model.transformer.resblocks[i](x, attend, None, adapt.get(i))
         else:  # of the last block only the EOT of each class is read
-            eot = attend.copies * p + suffixes.last
-            x = block(x, attend.of_last, eot, adapt.get(i))
+            eot = attend.copies * attend.p + suffixes.last
+            x = clip_model.transformer.resblocks[i](x, attend.of_last, eot, adapt.get(i))
     return clip_model.ln_final(x) @ clip_model.text_projection
 
 
-def replace(x: Tensor, p: int, copies: int, where: slice, vectors: Tensor) -> tuple[Tensor, int]:
-    """x with deep prompts at positions `where` of each prefix, and how many copies it has then.
+def replace(
+    x: Tensor, p: int, copies: int, where: slice, vectors: Prompts
+) -> tuple[Tensor, int, int]:
+    """x with deep prompts at positions `where` of each prefix; then p and copies as they are now.
 
-    vectors: (1 or G, 1 or C, n, W); C of them need a copy of the prefix for each class.
+    vectors: see DeepPrompts; C of them need a copy of the prefix for each class, G of them a copy
+    of everything for each group.
     """
-    prefix = x[:, : copies * p].unflatten(1, (copies, p))  # (G, copies, P, W)
-    suffix = x[:, copies * p :]  # (G, T, W)
-    copies = max(copies, vectors.shape[1])
-    prefix = prefix.expand(-1, copies, -1, -1)
-    vectors = vectors.to(x.dtype).expand(len(x), copies, -1, -1)  # (G, copies, n, W)
+    prefix, suffix = x[:, : copies * p], x[:, copies * p :]  # suffix: (1 or G, T, W)
+    prefix = prefix.unflatten(1, (copies, p))  # (1 or G, copies, P, W)
+    vectors = vectors(prefix[:, :, where]) if callable(vectors) else vectors
+    groups, copies = max(len(x), len(vectors)), max(copies, vectors.shape[1])
+    prefix = prefix.expand(groups, copies, -1, -1)
+    vectors = vectors.to(x.dtype).expand(groups, copies, -1, -1)  # (G, copies, n, W)
     parts = [prefix[:, :, : where.start], vectors, prefix[:, :, where.stop :]]
-    prefix = torch.cat(parts, dim=2).flatten(1, 2)  # (G, copies P, W)
-    return torch.cat([prefix, suffix], dim=1), copies
+    prefix = torch.cat(parts, dim=2)  # (G, copies, P, W); P is another if n is not where's length
+    x = torch.cat([prefix.flatten(1, 2), suffix.expand(groups, -1, -1)], dim=1)
+    return x, prefix.shape[2], copies

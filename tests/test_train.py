@@ -434,3 +434,26 @@ def test_a_run_goes_on_whose_record_has_the_bool(data, tmp_path):
     check_output_dir(cfg)
     with pytest.raises(UsageError, match="CTX_INIT ; now a photo of a"):
         check_output_dir(small_cfg("TCP", data, tmp_path, "TRAINER.COOP.CTX_INIT", "True"))
+
+
+def test_a_files_values_by_dataset(tmp_path, data, capsys):
+    """They win over the file's own and lose to the command line; mistakes in any are found."""
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "OPTIM: {LR: 0.1, MAX_EPOCH: 4}\n"
+        "BY_DATASET: {Shapes: {OPTIM: {LR: 0.2}}, EuroSAT: {OPTIM: {MAX_EPOCH: 60}}}\n"
+    )
+    shapes = ("--dataset-config-file", "configs/datasets/shapes.yaml")
+    flags = ["--trainer", "CoOp", "--config-file", str(file)]
+
+    def read(*words: str) -> tuple[float, int]:
+        optim = train.setup_cfg(train.parse_args([*flags, *words])).OPTIM
+        return optim.LR, optim.MAX_EPOCH
+
+    assert read(*shapes) == (0.2, 4)
+    assert read(*shapes, "OPTIM.LR", "0.3") == (0.3, 4)
+    assert read("DATASET.NAME", "EuroSAT") == (0.1, 60)
+    assert read("DATASET.NAME", "Caltech101") == (0.1, 4)
+    file.write_text("BY_DATASET: {EuroSAT: {OPTIM: {LRR: 0.2}}}\n")
+    with pytest.raises(UsageError, match=r"own.yaml: there is no config key OPTIM.LRR; did you"):
+        read(*shapes)

@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
@@ -11,12 +10,9 @@ from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
 
 from .atprompt import attribute_words
-from .base import CustomCLIP
 from .coop import CoOp, PromptLearner
+from .draws import ConditionalCLIP
 from .features import says
-
-# Prompts (images × classes) encoded at once where no gradient is kept.
-MOST_PROMPTS = 4096
 
 
 def add_config(cfg: CfgNode) -> None:
@@ -42,28 +38,18 @@ class ConditionalPromptLearner(PromptLearner):
         return self.text.encode(clip_model, self.vectors() | {"ctx": self.ctx + shift})
 
 
-class ConditionalCLIP(CustomCLIP):
-    """The logits of an image are its cosines with text features of its own."""
-
+class CoCoOpCLIP(ConditionalCLIP):
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, R, R) -> logits (B, C), float32."""
         features = self.image_features(image)
-        if torch.is_grad_enabled():
-            return self.own_logits(features)
-        at_once = max(1, MOST_PROMPTS // self.learner.text.suffixes.classes)
-        return torch.cat([self.own_logits(some) for some in features.split(at_once)])
-
-    def own_logits(self, image_features: Tensor) -> Tensor:
-        """(B, D) -> (B, C)."""
-        text = self.unit(self.learner.conditional_text_features(self.clip, image_features))
-        return self.logits(image_features, text)
+        return self.conditional_logits(features, features)
 
 
 @TRAINER_REGISTRY.register()
 class CoCoOp(CoOp):
     frozen_image_tower = graphed = takes_attributes = True
     node_name = "COCOOP"
-    model_class = ConditionalCLIP
+    model_class = CoCoOpCLIP
 
     def build_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
         n_ctx, words = self.start()

@@ -14,7 +14,13 @@ from yacs.config import CfgNode
 
 from clip.clip import _tokenizer
 from clip.model import CLIP, Adapt
-from clip.shared_prefix import Suffixes, encode_prompts
+from clip.shared_prefix import (
+    DeepPrompts,
+    Suffixes,
+    encode_prompt_tokens,
+    encode_prompts,
+    prompt_tokens,
+)
 from dassl.utils.errors import UsageError
 
 # The hand-crafted prompts of zero-shot CLIP; every other dataset has DEFAULT_TEMPLATE.
@@ -166,12 +172,25 @@ class PromptText(nn.Module):
         self,
         clip_model: CLIP,
         vectors: Mapping[str, Tensor] = NOTHING,
-        deep: Mapping[int, tuple[slice, Tensor]] = NOTHING,
+        deep: DeepPrompts = NOTHING,
         adapt: Adapt = NOTHING,
     ) -> Tensor:
         """(G, C, D), not normalised: encode_prompts with the vectors in their gaps."""
         prefix, suffix = self.prefix(vectors), self.suffix(vectors)
         return encode_prompts(clip_model, prefix, suffix, self.suffixes, deep, adapt)
+
+    @torch.no_grad()
+    def tokens(self, clip_model: CLIP, block: int) -> Tensor:
+        """What reaches a block, (1, P + T, W), of prompts of words: nothing learned is in it."""
+        words = self.prefix_words[None], self.suffix_words
+        return prompt_tokens(clip_model, *words, self.suffixes, block)
+
+    def encode_tokens(
+        self, clip_model: CLIP, tokens: Tensor, block: int, deep: DeepPrompts
+    ) -> Tensor:
+        """(G, C, D), not normalised: the rest of the text tower for what `tokens` gives."""
+        p = len(self.prefix_words)
+        return encode_prompt_tokens(clip_model, tokens, p, self.suffixes, block, deep)
 
 
 def suffix_tokens(

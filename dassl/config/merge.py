@@ -29,14 +29,18 @@ def read_values_by(end_of_key: str, read: Callable[[object], object]) -> None:
     _readers[end_of_key] = read
 
 
-def merge_file(cfg: CfgNode, path: str) -> None:
-    """Merges a YAML file into cfg.
+def merge_file(cfg: CfgNode, path: str, dataset: str = "") -> None:
+    """Merges a YAML file into cfg, and over it what its section BY_DATASET has for the dataset.
 
     Raises UsageError with one line for an unknown key (naming the nearest), a key that is there
     twice, a value of the wrong type or a broken file.
     """
     with one_line_errors(cfg, path):
-        cfg.merge_from_other_cfg(read_file(path))
+        values = read_file(path)
+        by_dataset = values.pop("BY_DATASET", None) or {}
+        cfg.merge_from_other_cfg(values)
+        for name, values in by_dataset.items():  # those of other datasets too, to find mistakes
+            (cfg if name == dataset else cfg.clone()).merge_from_other_cfg(values)
 
 
 def merge_command_line(

@@ -7,7 +7,7 @@ import torch
 
 from clip import load, tokenize
 from clip.download import sha256_of
-from clip.shared_prefix import Suffixes, encode_prompts
+from clip.shared_prefix import Suffixes, encode_prompt_tokens, encode_prompts, prompt_tokens
 from clip.weights import MODELS, OPENAI, build_model, convert_weights
 from reference.clip_open import build_open_clip
 from reference.clip_plain import PlainCLIP
@@ -97,6 +97,77 @@ def test_prefix_and_suffixes_are_the_whole_prompts(clip64, weights):
         whole = torch.cat([prefix.expand(3, -1, -1), embedded[:, p:]], dim=1)
         theirs = plain.text_tower(whole, eot, {i: (2, v[0, 0]) for i, (_, v) in deep.items()})
         torch.testing.assert_close(ours, theirs)
+
+
+def appearing(*shape: int) -> dict[int, torch.Tensor]:
+    """Vectors for the inputs of two blocks of the small CLIP's three."""
+    generator = torch.Generator().manual_seed(0)
+    return {i: torch.randn(*shape, generator=generator, dtype=torch.float64) for i in (1, 2)}
+
+
+def test_prompts_that_appear_behind_sos_from_a_block_on(clip64, weights):
+    """Two groups of them, against every class whole, the causal mask as long as the sequence."""
+    plain, k = PlainCLIP(weights, torch.float64), 3
+    tokens = tokenize(["a photo of a dog.", "a photo of a very small striped cat."])
+    embedded, eot = clip64.token_embedding(tokens), tokens.argmax(-1)
+    rest = [row[5 : last + 1] for row, last in zip(embedded, eot, strict=True)]
+    prefix, suffix, suffixes = embedded[:1, :5], torch.cat(rest), Suffixes((eot - 4).tolist())
+    vectors = appearing(2, 1, k, 64)
+    deep = {1: (slice(1, 1), vectors[1]), 2: (slice(1, 1 + k), vectors[2])}
+    with torch.no_grad():
+        reached = prompt_tokens(clip64, prefix, suffix, suffixes, block=1)
+    ours = encode_prompt_tokens(clip64, reached, 5, suffixes, 1, deep)
+    torch.testing.assert_close(ours, encode_prompts(clip64, prefix, suffix, suffixes, deep))
+    for group in range(2):
+        x = embedded + plain.positional_embedding
+        for i, block in enumerate(plain.transformer.resblocks):
+            if i in vectors:
+                new = vectors[i][group].expand(2, -1, -1)
+                x = torch.cat([x[:, :1], new, x[:, 1 if i == 1 else 1 + k :]], dim=1)
+            mask = torch.full((x.shape[1], x.shape[1]), -torch.inf, dtype=x.dtype).triu(1)
+            x = block(x, mask)
+        x = plain.ln_final(x)[torch.arange(2), eot + k] @ plain.text_projection
+        torch.testing.assert_close(ours[group], x)
+
+
+def test_prompts_that_appear_beside_the_image_and_are_read(clip64, weights):
+    """Right behind the class token in the reference: their place is nothing they are told."""
+    plain, k = PlainCLIP(weights, torch.float64).visual, 3
+    vectors, image = appearing(1, k, 128), torch.randn(9, 3, 32, 32, dtype=torch.float64)
+    reached = clip64.image_tokens(image, block=1)
+    ours = clip64.encode_image_tokens(reached, 1, vectors, read_prompts=True)
+    x = plain.conv1(image).flatten(2).transpose(1, 2)
+    x = torch.cat([plain.class_embedding.expand(9, 1, -1), x], 1) + plain.positional_embedding
+    x = plain.ln_pre(x)
+    for i, block in enumerate(plain.transformer.resblocks):
+        if i in vectors:
+            rest = x[:, 1 if i == 1 else 1 + k :]
+            x = torch.cat([x[:, :1], vectors[i].expand(9, -1, -1), rest], dim=1)
+        x = block(x, mask=None)
+    torch.testing.assert_close(ours, plain.ln_post(x)[:, : 1 + k])
+    with torch.no_grad():  # some images at a time
+        torch.testing.assert_close(
+            ours, clip64.encode_image_tokens(reached, 1, vectors, read_prompts=True)
+        )
+        plainly = clip64.encode_image_tokens(clip64.image_tokens(image, block=2), 2)
+        torch.testing.assert_close(plainly[:, 0] @ plain.proj, clip64.encode_image(image))
+
+
+def test_a_function_makes_prompts_of_those_before(clip64):
+    """What it is given is what the block before made of them, in both towers."""
+    image, vectors = torch.randn(2, 3, 32, 32, dtype=torch.float64), appearing(1, 3, 128)
+    first, given = {1: vectors[1]}, clip64.encode_image(image, deep=vectors)
+    kept = clip64.encode_image(image, deep=first | {2: lambda old: old})
+    assert torch.equal(kept, clip64.encode_image(image, deep=first))
+    assert not torch.equal(kept, given)
+
+    vectors, where = appearing(1, 1, 3, 64), slice(1, 4)
+    prompts = torch.randn(2, 5, 64).double(), torch.randn(8, 64).double(), Suffixes([5, 3])
+    first = {1: (slice(1, 1), vectors[1])}
+    given = encode_prompts(clip64, *prompts, first | {2: (where, vectors[2])})
+    kept = encode_prompts(clip64, *prompts, first | {2: (where, lambda old: old)})
+    assert torch.equal(kept, encode_prompts(clip64, *prompts, first))
+    assert not torch.equal(kept, given)
 
 
 def test_a_prompt_too_long_for_the_tower_is_refused(clip64):

@@ -19,7 +19,7 @@ from tests.trainers.methods import (
     uneven_names,
     upstream_file,
 )
-from trainers import cocoop
+from trainers import draws
 
 ATTRIBUTES = {"CoCoOp": (), "CoCoOp_ATP": ("color", "shape")}
 META_NET = {
@@ -102,13 +102,15 @@ def test_a_batch_is_its_images_one_by_one(data, tmp_path, weights, monkeypatch, 
         )
         trainer.set_model_mode("eval")
         rows = torch.cat([trainer.model_inference(image[i : i + 1]) for i in range(3)])
-    own_logits, chunks = trainer.model.own_logits, []
+    texts, parts = trainer.model.learner.conditional_text_features, []
     monkeypatch.setattr(
-        trainer.model, "own_logits", lambda some: (chunks.append(len(some)), own_logits(some))[1]
+        trainer.model.learner,
+        "conditional_text_features",
+        lambda clip_model, some: (parts.append(len(some)), texts(clip_model, some))[1],
     )
-    monkeypatch.setattr(cocoop, "MOST_PROMPTS", 3 * trainer.num_classes - 1)
+    monkeypatch.setattr(draws, "MOST_PROMPTS", 3 * trainer.num_classes - 1)
     assert_logits(trainer, image, rows)
-    assert chunks == [2, 1]
+    assert parts == [2, 1]
 
 
 def test_starts_from_a_photo_of_a(data, tmp_path, weights):

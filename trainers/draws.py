@@ -1,0 +1,86 @@
+"""Many prompts for an image: of its own (CoCoOp), or several draws, whose predictions are averaged.
+
+Shapes: B images, S draws for each, C classes; G rows, each an image with one of its draws.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from dassl.utils import mix_seed
+
+from .base import CustomCLIP
+
+# Prompts (rows × classes) encoded at once: of a ViT-B/16 with gradients some 10 GB in float32.
+MOST_PROMPTS = 4096
+
+
+class ConditionalCLIP(CustomCLIP):
+    """Each image, or each draw for an image, has text features of its own.
+
+    The learner's `conditional_text_features(clip, *given)` makes them: (G, …) -> (G, C, D).
+    """
+
+    def conditional_logits(self, image_features: Tensor, *given: Tensor) -> Tensor:
+        """Unit-length image features (G, D), and what their texts are made of -> (G, C)."""
+
+        def logits(image_features: Tensor, *given: Tensor) -> Tensor:
+            text = self.learner.conditional_text_features(self.clip, *given)  # (G, C, D)
+            return self.logits(image_features, self.unit(text))
+
+        classes = self.learner.text.suffixes.classes
+        return in_parts(logits, MOST_PROMPTS // classes, image_features, *given)
+
+    def draws_logits(self, image_features: Tensor, *draws: Tensor) -> Tensor:
+        """Unit-length image features (B, D), and S draws for each, (B, S, …) -> (B, S, C)."""
+        n = draws[0].shape[1]
+        rows = [image_features.repeat_interleave(n, dim=0), *(d.flatten(0, 1) for d in draws)]
+        return self.conditional_logits(*rows).unflatten(0, (-1, n))
+
+
+def in_parts(function: Callable[..., Tensor], most: int, *rows: Tensor) -> Tensor:
+    """function(*rows), with at most `most` rows at a time.
+
+    For its gradients a part is computed a second time, so the memory is that of one part.
+    """
+    most = max(1, most)
+    if len(rows[0]) <= most:
+        return function(*rows)
+    parts = zip(*(r.split(most) for r in rows), strict=True)
+    if not torch.is_grad_enabled():
+        return torch.cat([function(*part) for part in parts])
+    once_more = {"use_reentrant": False, "preserve_rng_state": False}  # nothing is drawn in it
+    return torch.cat([checkpoint(function, *part, **once_more) for part in parts])
+
+
+def normal(like: Tensor, *shape: int, seed: int | None = None) -> Tensor:
+    """Standard normal draws (B, *shape) for the B rows of `like`, of its type.
+
+    Without a seed they are new, for training. With the run's seed, for tests, they are the same
+    for every image: a test repeats, whatever its batch size.
+    """
+    if seed is None:
+        return torch.randn(len(like), *shape, dtype=like.dtype, device=like.device)
+    generator = torch.Generator().manual_seed(mix_seed(seed, *shape))  # the same on every device
+    draws = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return draws.to(like).expand(len(like), *shape)
+
+
+def log_mean_probability(logits: Tensor) -> Tensor:
+    """(…, S, C) -> (…, C): the log of the mean of the S softmaxes. It serves as their logits."""
+    return logits.log_softmax(dim=-1).logsumexp(dim=-2) - math.log(logits.shape[-2])
+
+
+def kl_normal(
+    mean: Tensor,
+    log_var: Tensor,
+    prior_mean: Tensor | float = 0.0,
+    prior_log_var: Tensor | float = 0.0,
+) -> Tensor:
+    """KL(N(mean, e^log_var) ‖ N(prior_mean, e^prior_log_var)) of each element."""
+    gap = log_var - prior_log_var
+    spread = (mean - prior_mean) ** 2 / torch.as_tensor(prior_log_var).exp()
+    return 0.5 * (gap.exp() + spread - 1 - gap)
