@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
+import parse_test_res
 from results import tables
 from results.names import name_methods
 from results.paper import paper_ablations
@@ -23,7 +24,7 @@ from results.protocols import TEN
 from results.records import find_results
 from results.statistics import paired_difference
 from results.text_table import show_delta
-from runs import plan
+from runs import plan, protocol
 
 from .test_parse import EPOCH, RERUN, block, trained, trained_05, write
 
@@ -522,6 +523,16 @@ def test_another_papers_numbers_and_their_source(tmp_path, capsys):
     assert ("EuroSAT", "VaMP (paper)") not in rows
     assert tables.main(["base2new", str(tmp_path), "--paper"]) == 0
     assert "VaMP (paper): not P2C's paper: Cheng & Han, NeurIPS 2025" in capsys.readouterr().out
+
+
+def test_what_empl_is_made_after_stands_below_every_table(tmp_path, capsys):
+    pair(tmp_path, "shapes", "EMPL/vit_tiny", 1, 80.0, 60.0)
+    for command in tables, parse_test_res:
+        words = ["base2new", str(tmp_path)] if command is tables else ["--hm", str(tmp_path / "base2new")]
+        assert command.main(words) == 0
+        assert "EMPL: made after the abstract of Chen" in capsys.readouterr().out
+    lines = protocol.grid_table({("Shapes", "EMPL"): {"1": {1: 50.0}}}, ["1"], "", "text")
+    assert "EMPL: made after the abstract of Chen" in lines
 
 
 # the other kinds
