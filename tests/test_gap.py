@@ -83,6 +83,7 @@ def test_gaps_of_size_zero_and_equal_features_have_no_direction():
     given = features(6, 3)
     image = given.image.clone()
     image[0], image[3] = given.own[0], image[4]  # a gap of zero; two equal images
+    image[1] = F.normalize(given.own[1] + 1e-3 * torch.randn(5), dim=0)  # small is not zero
     text = torch.cat([given.text, given.text[:1]])
     given = given._replace(image=image, text=text)
     agrees(measure(given), plain(*(t.numpy() for t in given[:3])))
@@ -106,14 +107,14 @@ def test_a_gap_that_is_constant_and_orthogonal():
     assert seen.own[:, 0] == pytest.approx(torch.zeros(6), abs=1e-12)
 
 
-def test_nearly_equal_features_of_single_precision():
+def test_nearly_equal_features():
     """Distances that are small beside 1 are not lost in the products they come from."""
-    image = F.normalize(torch.ones(5) + 1e-4 * torch.randn(9, 5), dim=1)
-    direction = torch.randn(5).double()
-    pairs = itertools.combinations(image.double(), 2)
+    points = F.normalize(1 + 1e-5 * torch.randn(9, 5, dtype=torch.float64), dim=1)
+    direction = torch.randn(5, dtype=torch.float64)
+    pairs = itertools.combinations(points, 2)
     expected = [abs(float(F.cosine_similarity(a - b, direction, dim=0))) for a, b in pairs]
-    got = gap_numbers.mean_abs_cosine(direction, image.double())
-    assert got == pytest.approx(np.mean(expected), rel=1e-6)
+    got = gap_numbers.mean_abs_cosine(direction, points)
+    assert got == pytest.approx(np.mean(expected), rel=1e-8)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 128])
@@ -144,7 +145,7 @@ def test_the_picture_keeps_the_gap_and_the_widest_direction():
 def runs(data, tmp_path_factory) -> Path:
     """Output folders: zero-shot CLIP's, CoOp's and its test on the new classes, CoCoOp's, P2C's."""
     out = tmp_path_factory.mktemp("runs")
-    two = ("OPTIM.MAX_EPOCH", "2")
+    two = ("OPTIM.MAX_EPOCH", "2", "DATALOADER.TEST.BATCH_SIZE", "24")
     flags = ("--eval-only", "--model-dir", str(out / "coop"), "--load-epoch", "2")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", sys.stdout)
@@ -155,6 +156,13 @@ def runs(data, tmp_path_factory) -> Path:
         patch.setattr(sys, "argv", ["train.py", *flags])
         assert run("CoOp", data, out / "new", "DATASET.SUBSAMPLE_CLASSES", "new", flags=flags) == 0
     return out
+
+
+@pytest.fixture(scope="module")
+def zero_shot(runs) -> dict[str, float]:
+    """{name: number} of zero-shot CLIP on the base classes, by its own run."""
+    features, _ = gap_features.gather(load_run(runs / "zero"), zero_shot=False)
+    return measure(features[""])._asdict()
 
 
 @torch.no_grad()
@@ -177,25 +185,42 @@ def by_the_model(folder):
     return plain(image, own, np.mean(texts, axis=0)) | {"accuracy": 100 * right / len(image)}
 
 
+@pytest.fixture
+def no_figures(monkeypatch):
+    monkeypatch.setattr(gap, "figures", lambda *_: None)
+
+
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("method", ["coop", "new", "cocoop", "p2c"])
-def test_a_run_is_measured_as_its_model_is(method, runs, tmp_path, capsys):
+def test_a_run_is_measured_as_its_model_is(method, runs, zero_shot, tmp_path, capsys):
     shutil.copytree(runs / method, tmp_path / method)
     if method == "new":  # its model is where --model-dir says, seen from its folder
         shutil.copytree(runs / "coop", tmp_path / "coop")
         (tmp_path / "coop/results.json").unlink()
-    assert gap.main([str(tmp_path / method), "--out", str(tmp_path / "figures")]) == 0
+    assert gap.main([str(tmp_path / method)]) == 0
     [numbers] = json.loads((tmp_path / method / "gap.json").read_text())["gap"].values()
     expected = by_the_model(tmp_path / method)
     agrees(gap_numbers.Gap(**numbers), expected, abs=1e-5)
-    out = capsys.readouterr().out
-    cells = [f"{expected['accuracy']:.1f}"] + [f"{expected[k]:.3f}" for k in list(expected)[:5]]
-    row = re.search(r"^Shapes +(\w+) +(CoOp|CoCoOp|P2C) +(.*?) +1$", out, re.MULTILINE)
-    assert row[1] == ("new" if method == "new" else "base")
-    assert [float(cell) for cell in row[3].split()] == pytest.approx(
-        [float(cell) for cell in cells], abs=0.0011
-    )
-    for name in ZERO_SHOT:
-        assert len(re.findall(rf"^Shapes +{row[1]} +{name} +\d", out, re.MULTILINE)) == 1
+    rows = rows_of(capsys.readouterr().out)
+    side = "new" if method == "new" else "base"
+    name = {"cocoop": "CoCoOp", "p2c": "P2C"}.get(method, "CoOp")
+    assert list(rows) == [(side, name) for name in (*ZERO_SHOT, name)]
+    assert as_numbers(rows[side, name]) == pytest.approx(in_order(expected), abs=0.0011)
+    if side == "base":  # of the same images, whatever the method makes of them
+        own = as_numbers(rows[side, ZERO_SHOT[0]])
+        assert own == pytest.approx(in_order(zero_shot), abs=0.0011)
+
+
+def in_order(numbers):
+    """As the table's columns are."""
+    rounded = round(numbers["accuracy"], 1)
+    return [rounded, *(numbers[key] for key in ("size", "mean", "constancy", "image", "text"))]
+
+
+def as_numbers(cells):
+    """A row's cells without the seeds, of which there is one."""
+    assert cells[-1] == "1"
+    return [float(cell) for cell in cells[:-1]]
 
 
 def rows_of(out):
@@ -246,6 +271,30 @@ def test_kept_features_and_images_give_the_same(runs, monkeypatch):
     assert not gap_features.gather(trainer, zero_shot=False)[1]
 
 
+def test_texts_of_each_image():
+    """Each image's own is kept, and of a class the mean over the images of all batches."""
+    image, text, label = unit(5, 4), unit(5, 3, 4), torch.tensor([0, 2, 2, 0, 1])
+    gathered = gap_features.Gathered()
+    for part in (slice(0, 2), slice(2, 5)):
+        gathered.add(image[part], text[part], label[part])
+    got = gathered.features()
+    assert torch.equal(got.image, image) and torch.equal(got.label, label)
+    assert got.own.tolist() == [text[i, c].tolist() for i, c in enumerate(label)]
+    assert torch.allclose(got.text, text.mean(dim=0))
+    nearest = [max(range(3), key=lambda c: float(image[i] @ text[i, c])) for i in range(5)]
+    assert got.accuracy == 100 * np.mean(np.array(nearest) == label.numpy())
+
+
+def test_a_figure_is_of_the_first_seed(tmp_path, monkeypatch):
+    rows = [gap.Row(name, None, shown) for name, shown in (("A", 1), ("B", 2), ("A", 3))]
+    drawn = []
+    monkeypatch.setattr(gap, "draw", lambda methods: drawn.append(dict(methods)))
+    monkeypatch.setattr(gap, "save", lambda _, name, folder: drawn.append((name, folder)))
+    gap.figures({("Shapes", "base"): rows}, tmp_path)
+    assert drawn == [{"A": 1, "B": 2}, ("gap_Shapes_base", tmp_path)]
+
+
+@pytest.mark.usefixtures("no_figures")
 def test_seeds_are_pooled(runs, tmp_path, capsys):
     """Mean ± population std; here of two that differ in their context."""
     for seed in (1, 2):
@@ -257,7 +306,7 @@ def test_seeds_are_pooled(runs, tmp_path, capsys):
     state = torch.load(file, weights_only=True)
     state["state_dict"]["ctx"] *= 3
     torch.save(state, file)
-    assert gap.main([str(tmp_path), "--out", str(tmp_path / "figures")]) == 0
+    assert gap.main([str(tmp_path)]) == 0
     captured = capsys.readouterr()
     numbers = [
         json.loads((tmp_path / f"seed{seed}/gap.json").read_text())["gap"][""]["constancy"]
@@ -268,6 +317,7 @@ def test_seeds_are_pooled(runs, tmp_path, capsys):
     assert numbers[0] != numbers[1]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_method_with_draws_has_a_row_for_one_and_one_for_their_mean(
     runs, tmp_path, monkeypatch, capsys
 ):
@@ -289,16 +339,18 @@ def test_a_method_with_draws_has_a_row_for_one_and_one_for_their_mean(
     assert got["mean of 2 draws"]["size"] != pytest.approx(got["one draw"]["size"], abs=1e-3)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_another_model_than_the_runs_is_noticed(runs, tmp_path, caplog):
     shutil.copytree(runs / "coop", tmp_path / "run")
     path = tmp_path / "run/results.json"
     of_run = json.loads(path.read_text())
     of_run["metrics"]["accuracy"] += 2
     path.write_text(json.dumps(of_run))
-    assert gap.main([str(tmp_path), "--out", str(tmp_path / "figures")]) == 0
+    assert gap.main([str(tmp_path)]) == 0
     assert "the model or the data are others" in caplog.text
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_runs_that_cannot_be_measured(runs, tmp_path, monkeypatch, capsys):
     """They are said in a line each, and the others are measured."""
     for name in ("coop", "cocoop", "p2c"):
@@ -306,7 +358,7 @@ def test_runs_that_cannot_be_measured(runs, tmp_path, monkeypatch, capsys):
     shutil.rmtree(tmp_path / "coop/prompt_learner")
     kept = {CustomCLIP.forward: gap_features.shared}
     monkeypatch.setattr(gap_features, "PAIRS", kept)
-    assert gap.main([str(tmp_path), "--out", str(tmp_path / "figures")]) == 1
+    assert gap.main([str(tmp_path)]) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("[")]
     why = "inference/gap_features.py does not know its features"
     assert errors[0] == f"skipped: CoCoOp: {why}"
@@ -314,7 +366,7 @@ def test_runs_that_cannot_be_measured(runs, tmp_path, monkeypatch, capsys):
     assert len(errors) == 2 and (tmp_path / "p2c/gap.json").exists()
     assert gap.main([str(tmp_path / "cocoop")]) == 1  # nothing was measured
     shutil.rmtree(tmp_path / "coop")
-    assert gap.main([str(tmp_path), "--out", str(tmp_path / "figures")]) == 0
+    assert gap.main([str(tmp_path)]) == 0
 
 
 def test_it_is_stopped(runs, monkeypatch, capsys):
