@@ -1,11 +1,12 @@
 """The modality gap of runs: how far the features of test images lie from those of their classes.
 
 For a test image's feature f and its class's text feature t, both of unit length, the gap is
-d = f - t. In CLIP it is nearly one vector: large (|d|), constant (cosine of two images' gaps near
-1), and orthogonal to what tells images or classes apart (|cosine| of the mean gap and differences
-f_i - f_j, or t_a - t_b, near 0). The table says how far that holds with what a run learned, beside
-zero-shot CLIP on the same images: with the dataset's own prompt, and with the mean feature of that
-and seven more. A figure for each dataset shows the features in two directions.
+d = f - t. It is said to be nearly one vector (Liang et al., 2022; Zhang et al., 2023): large (|d|),
+constant (cosine of two images' gaps near 1), and orthogonal to what tells images or classes apart
+(|cosine| of the mean gap and differences f_i - f_j, or t_a - t_b, near 0). The table says how far
+that holds with what a run learned, beside zero-shot CLIP on the same images: with the dataset's own
+prompt, and with the mean feature of that and seven more. A figure for each dataset shows the
+features in two directions.
 
 In each run's folder the numbers are in gap.json.
 """
@@ -92,12 +93,17 @@ def ask(run: Result, method: str, args: argparse.Namespace, clips: set[tuple]) -
     rows = rows_of(features, method, run.trainer)
     about = {
         "format": FORMAT,
-        "gap": {prompts: row.gap._asdict() for prompts, row in zip(features, rows, strict=True)},
+        "gap": {prompts: numbers(row.gap) for prompts, row in zip(features, rows, strict=True)},
         "command": shlex.join(["python", "-m", "inference.gap", *args.words]),
     }
     write_json(about | commit(), str(run.folder / GAP))
     clips.add(clip)
     return rows_of(zero_shot, f"zero-shot {backbone}", "ZeroshotCLIP") + rows
+
+
+def numbers(gap: Gap) -> dict[str, float | None]:
+    """As JSON has them: None where there is nothing to compare."""
+    return {name: None if math.isnan(x) else x for name, x in gap._asdict().items()}
 
 
 def table(rows: Rows) -> str:

@@ -32,6 +32,8 @@ def draw(methods: Mapping[str, Shown]) -> "Figure":
     with matplotlib.rc_context(STYLE):
         titles = [*methods, "Size of the gaps", "Direction of the gaps"]
         figure, axes = panels(titles, "", "first principal direction")
+        for ax in axes:
+            ax.title.set_fontsize("small")  # names of methods with their prompts are long
         *of_methods, of_sizes, of_cosines = axes
         for ax, (method, shown) in zip(of_methods, methods.items(), strict=True):
             scatter(ax, shown.picture, look[method]["color"])

@@ -285,6 +285,11 @@ def test_texts_of_each_image():
     assert got.accuracy == 100 * np.mean(np.array(nearest) == label.numpy())
 
 
+def test_numbers_in_json():
+    """What cannot be compared is null."""
+    assert json.dumps(gap.numbers(measure(features(1, 1)))).count("null") == 3
+
+
 def test_a_figure_is_of_the_first_seed(tmp_path, monkeypatch):
     rows = [gap.Row(name, None, shown) for name, shown in (("A", 1), ("B", 2), ("A", 3))]
     drawn = []
