@@ -6,6 +6,7 @@ A method whose model has a `forward` of its own gets a line in PAIRS.
 import io
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,8 @@ from torch import Tensor
 from dassl.engine import TrainerBase
 from dassl.utils import UsageError
 from trainers.base import CLIPTrainer, CustomCLIP
-from trainers.cocoop import MOST_PROMPTS, ConditionalCLIP
+from trainers.cocoop import CoCoOpCLIP
+from trainers.draws import MOST_PROMPTS, ConditionalCLIP, in_parts
 from trainers.features import KeptFeatures, says
 from trainers.prompt_text import hand_crafted_features, zero_shot_template
 from trainers.zsclip import SEVEN, ZeroshotCLIP
@@ -33,12 +35,17 @@ def shared(model: CustomCLIP, image: Tensor) -> Pairs:
     return {"": (model.image_features(image), model.text_features())}
 
 
-def conditional(model: ConditionalCLIP, image: Tensor) -> Pairs:
+def conditional(model: CoCoOpCLIP, image: Tensor) -> Pairs:
     """Each image has text features of its own."""
-    features, learner = model.image_features(image), model.learner
-    at_once = max(1, MOST_PROMPTS // learner.text.suffixes.classes)
-    text = [learner.conditional_text_features(model.clip, some) for some in features.split(at_once)]
-    return {"": (features, model.unit(torch.cat(text)))}
+    features = model.image_features(image)
+    return {"": (features, own_texts(model, features))}
+
+
+def own_texts(model: ConditionalCLIP, *given: Tensor) -> Tensor:
+    """What the texts are made of, (G, …) -> (G, C, D), unit length."""
+    learner = model.learner
+    encode = partial(learner.conditional_text_features, model.clip)
+    return model.unit(in_parts(encode, MOST_PROMPTS // learner.text.suffixes.classes, *given))
 
 
 class Unknown(UsageError):
@@ -48,7 +55,7 @@ class Unknown(UsageError):
 # A model's forward -> what gives the pairs whose cosines it compares.
 PAIRS: dict[Callable, Callable[[CustomCLIP, Tensor], Pairs]] = {
     CustomCLIP.forward: shared,
-    ConditionalCLIP.forward: conditional,
+    CoCoOpCLIP.forward: conditional,
 }
 
 
