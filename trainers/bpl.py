@@ -95,9 +95,10 @@ class UnconditionalLearner(PosteriorPromptLearner):
     def __init__(self, *args, init_log_var: float | None, **options):
         super().__init__(*args, **options)
         like = self.ctx[:1].detach()  # (1, W)
-        start = torch.rand_like(like) if init_log_var is None else like.new_full((), init_log_var)
+        fixed = init_log_var is not None
+        log_var = torch.full_like(like, init_log_var) if fixed else torch.rand_like(like)
         self.mean_posterior = nn.Parameter(torch.zeros_like(like))
-        self.std_posterior = nn.Parameter(start.expand_as(like).clone())  # log σ²; upstream's name
+        self.std_posterior = nn.Parameter(log_var)  # upstream's name for log σ²
 
     def posterior(self, image_features: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.mean_posterior, self.std_posterior
