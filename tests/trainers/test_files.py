@@ -42,8 +42,13 @@ SRC = {"prompt_learner.ctx": (4, W), "image_encoder.VPT": (4, W)}
 for tower in ("text_encoder", "image_encoder"):
     for n in range(1, DEPTH):
         SRC[f"{tower}.transformer.resblocks.{n}.VPT_shallow"] = (4, W)
+POSTERIOR = {}
+for name in ("weight_mean", "weight_log_variance"):
+    for n, n_in, n_out in ((0, W, W // 2), (2, W // 2, W // 2), (4, W // 2, W)):
+        POSTERIOR |= linear(f"meta_net.{name}.module.{n}", n_in, n_out)
 
-# What the run is given, the folder, and what is learned.
+# What the run is given, the folder, and what is learned; behind a method's name, what else tells
+# its runs apart.
 FILES = {
     "CoOp": ("TRAINER.COOP.CTX_INIT= TRAINER.COOP.N_CTX=5", "prompt_learner", {"ctx": (5, W)}),
     "CoOp_ATP": ("", "prompt_learner", {"ctx": (2, W)} | ATTRIBUTES),
@@ -73,12 +78,23 @@ FILES = {
         "adapter_learner",
         adapters(2, 3, 4),
     ),
+    "BayesianPrompt": (
+        "DATALOADER.TRAIN_X.BATCH_SIZE=4 TRAINER.VPT.L=2",
+        "prompt_learner",
+        {"ctx": (4, W)} | POSTERIOR,
+    ),
+    "BayesianPrompt coopvpt": (
+        "DATALOADER.TRAIN_X.BATCH_SIZE=4 TRAINER.VPT.L=2 TRAINER.VPT.VPT_TYPE=coopvpt",
+        "prompt_learner",
+        {"ctx": (4, W), "mean_posterior": (1, W), "std_posterior": (1, W)},
+    ),
 }
 
 
 @pytest.mark.parametrize("method", FILES)
 def test_a_run_and_its_file(method: str, data: Path, tmp_path: Path, capsys) -> None:
     given, folder, shapes = FILES[method]
+    method = method.split()[0]
     opts = ["OPTIM.MAX_EPOCH", "2", *(w for pair in given.split() for w in pair.split("="))]
     train_and_test(method, data, tmp_path, capsys, *opts)
     state = read(tmp_path / "train", folder, epoch=2)

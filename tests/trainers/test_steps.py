@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from reference import (
+    bpl_plain,
     cocoop_plain,
     coop_plain,
     kgcoop_plain,
@@ -46,6 +47,13 @@ def mma(plain, prompts, names, image, label):
     return mma_plain.gradients(mma_plain.loss(plain, prompts, names, image, label), prompts)
 
 
+def bpl(plain, prompts, names, image, label):
+    rows = 1 if "mean_posterior" in prompts else len(image)
+    noise = torch.randn(rows, 2, prompts["ctx"].shape[1], dtype=torch.float64)
+    loss = bpl_plain.loss(plain, prompts, names, image, label, noise.expand(len(image), -1, -1))
+    return maple_plain.gradients(loss, prompts)
+
+
 def of(loss, **settings):
     """The gradients of a reference's loss."""
     return lambda plain, prompts, *rest: maple_plain.gradients(
@@ -53,6 +61,7 @@ def of(loss, **settings):
     )
 
 
+# A method, and settings.
 CASES = {
     "CoOp": (sgd, of(coop_plain.loss)),
     "CoOp_ATP": (sgd, of(coop_plain.loss, attributes=("color", "shape"))),
@@ -63,6 +72,8 @@ CASES = {
     "TCP": (adam, of(tcp_plain.loss, layer=2)),
     "MultiModalAdapter": (sgd, mma),
     "P2C": (sgd, p2c),
+    "BayesianPrompt TRAINER.VPT.L 2": (sgd, bpl),
+    "BayesianPrompt TRAINER.VPT.L 2 TRAINER.VPT.VPT_TYPE coopvpt": (sgd, bpl),
 }
 QUIET = "TRAINER.P2C.DPD.ENABLED", "False", "TRAINER.P2C.AUX.ENABLED", "False"
 
@@ -70,7 +81,8 @@ QUIET = "TRAINER.P2C.DPD.ENABLED", "False", "TRAINER.P2C.AUX.ENABLED", "False"
 @pytest.mark.parametrize("method", CASES)
 def test_parameters_after_20_steps(method, data, tmp_path, weights):
     optimizer, gradients = CASES[method]
-    trainer = build(method, data, tmp_path, weights, *QUIET)
+    method, *opts = method.split()
+    trainer = build(method, data, tmp_path, weights, *QUIET, *opts)
     trainer.model.double(), trainer.model.clip.double()
     shake(trainer.model.learner)
     trainer.num_batches = STEPS + 1  # no epoch ends, so the rate stays
@@ -89,7 +101,9 @@ def test_parameters_after_20_steps(method, data, tmp_path, weights):
         image = torch.randn(2, 3, size, size, generator=generator, dtype=torch.float64)
         label = torch.randint(CLASSES, (2,), generator=generator)
         trainer.batch_idx = step
+        torch.manual_seed(step)  # both draw the same
         trainer.forward_backward({"img": image, "label": label, "domain": label})
+        torch.manual_seed(step)
         for name, gradient in gradients(plain, prompts, names, image, label).items():
             prompts[name].grad = gradient
         reference.step()
