@@ -43,6 +43,12 @@ for tower in ("text_encoder", "image_encoder"):
     for n in range(1, DEPTH):
         SRC[f"{tower}.transformer.resblocks.{n}.VPT_shallow"] = (4, W)
 
+SPACE = {"compound_rep_tokens": (5, 512)}
+for tower in "vt":
+    for n in range(DEPTH - 1):
+        SPACE |= linear(f"compound_rep_tokens_r2{tower}proj.{n}", 512, W)
+MMRL = below("representation_learner", SPACE) | {"image_encoder.proj_rep": (W, W)}
+
 # What the run is given, the folder, and what is learned.
 FILES = {
     "CoOp": ("TRAINER.COOP.CTX_INIT= TRAINER.COOP.N_CTX=5", "prompt_learner", {"ctx": (5, W)}),
@@ -73,6 +79,7 @@ FILES = {
         "adapter_learner",
         adapters(2, 3, 4),
     ),
+    "MMRL": ("", "MultiModalRepresentationLearner", MMRL),
 }
 
 
