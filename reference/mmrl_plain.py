@@ -1,4 +1,4 @@
-"""MMRL written plainly: every class whole, tokens put behind SOS and CLS, no block computed twice as one.
+"""MMRL written plainly: every class and image whole, the tokens put behind SOS and behind CLS.
 
 Parameters are a dict under the family's keys, n counting the listed blocks from 0:
 
@@ -150,7 +150,7 @@ def loss(
     reg_weight: float = 1.0,
     template: str = TEMPLATE,
 ) -> Tensor:
-    """Two cross-entropies, and how far features are from CLIP's own on the same images and words."""
+    """Two cross-entropies, and how far the features are from CLIP's own."""
     text = _unit(text_features(clip, params, classnames, layers, template))
     of_class, of_rep = (_unit(f) for f in image_features(clip, params, images, layers))
     frozen_image, frozen_text = (
