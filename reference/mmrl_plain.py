@@ -13,6 +13,7 @@ Parameters are a dict under the family's keys, n counting the listed blocks from
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,10 +26,10 @@ PROJECTION = "representation_learner.compound_rep_tokens_r2{}proj.{}"
 TEMPLATE = "a photo of a {}."
 
 
-def tokens_of(params: Mapping[str, Tensor], tower: str, n: int) -> Tensor:
-    """The (K, W or Wv) tokens of the n-th listed block; tower is t or v."""
-    name = PROJECTION.format(tower, n)
-    return params[R] @ params[f"{name}.weight"].T + params[f"{name}.bias"]
+def all_tokens(params: Mapping[str, Tensor], tower: str, layers: Sequence[int]) -> list[Tensor]:
+    """The (K, W or Wv) tokens of each listed block; tower is t or v."""
+    names = [PROJECTION.format(tower, n) for n in range(len(layers))]
+    return [params[R] @ params[f"{n}.weight"].T + params[f"{n}.bias"] for n in names]
 
 
 def sentence(classname: str, template: str) -> list[int]:
@@ -36,26 +37,39 @@ def sentence(classname: str, template: str) -> list[int]:
     return [SOS, *tokenise(template.replace("{}", classname.replace("_", " "))), EOT]
 
 
+def insert(
+    x: Tensor, block: int, layers: Sequence[int], tokens: Sequence[Tensor], beta: float
+) -> Tensor:
+    """The input (L, W) of a block, from 1, with its tokens behind the first position.
+
+    At the first listed block they are new; at a later one they take the place of the older ones,
+    of which they keep the part 1 − beta.
+    """
+    if block not in layers:
+        return x
+    n = list(layers).index(block)
+    new, k = tokens[n].to(x.dtype), len(tokens[n])
+    if n == 0:
+        return torch.cat([x[:1], new, x[1:]])
+    return torch.cat([x[:1], beta * new + (1 - beta) * x[1 : 1 + k], x[1 + k :]])
+
+
 def text_states(
     clip: PlainCLIP,
-    params: Mapping[str, Tensor],
+    tokens: Sequence[Tensor],
     classname: str,
     layers: Sequence[int],
     template: str = TEMPLATE,
+    beta: float = 1.0,
 ) -> list[Tensor]:
     """What comes out of each block, (77 or 77 + K, W)."""
     ids = sentence(classname, template)
     ids = torch.tensor(ids + [PAD] * (77 - len(ids)))
     x = clip.embed(ids) + clip.positional_embedding
-    states, n = [], 0
-    for i, block in enumerate(clip.transformer.resblocks):
-        if i + 1 in layers:
-            new = tokens_of(params, "t", n).to(clip.dtype)
-            behind = x[1:] if n == 0 else x[1 + len(new) :]
-            x = torch.cat([x[:1], new, behind])
-            n += 1
-        length = len(x)
-        mask = torch.full((length, length), float("-inf"), dtype=clip.dtype).triu(1)
+    states = []
+    for number, block in enumerate(clip.transformer.resblocks, start=1):
+        x = insert(x, number, layers, tokens, beta)
+        mask = torch.full((len(x), len(x)), float("-inf"), dtype=clip.dtype).triu(1)
         x = block(x[None], mask)[0]
         states.append(x)
     return states
@@ -63,51 +77,81 @@ def text_states(
 
 def text_features(
     clip: PlainCLIP,
-    params: Mapping[str, Tensor],
+    tokens: Sequence[Tensor],
     classnames: Sequence[str],
     layers: Sequence[int],
     template: str = TEMPLATE,
+    beta: float = 1.0,
 ) -> Tensor:
-    """(C, D), not normalised."""
+    """(C, D), not normalised, of the text tower's tokens."""
     rows = []
     for name in classnames:
-        last = text_states(clip, params, name, layers, template)[-1]
-        eot = len(sentence(name, template)) - 1 + len(params[R])
+        last = text_states(clip, tokens, name, layers, template, beta)[-1]
+        eot = len(sentence(name, template)) - 1 + len(tokens[0])
         rows.append(clip.ln_final(last[eot]) @ clip.text_projection)
     return torch.stack(rows)
 
 
 def image_states(
-    clip: PlainCLIP, params: Mapping[str, Tensor], image: Tensor, layers: Sequence[int]
+    clip: PlainCLIP,
+    tokens: Sequence[Tensor],
+    image: Tensor,
+    layers: Sequence[int],
+    beta: float = 1.0,
 ) -> list[Tensor]:
     """What comes out of each block for one image (3, H, H): CLS, tokens, patches."""
     v = clip.visual
     patches = v.conv1(image[None].to(clip.dtype))[0].flatten(1).T
     x = v.ln_pre(torch.cat([v.class_embedding[None], patches]) + v.positional_embedding)
-    states, n = [], 0
-    for i, block in enumerate(v.transformer.resblocks):
-        if i + 1 in layers:
-            new = tokens_of(params, "v", n).to(clip.dtype)
-            behind = x[1:] if n == 0 else x[1 + len(new) :]
-            x = torch.cat([x[:1], new, behind])
-            n += 1
+    states = []
+    for number, block in enumerate(v.transformer.resblocks, start=1):
+        x = insert(x, number, layers, tokens, beta)
         x = block(x[None], None)[0]
         states.append(x)
     return states
 
 
 def image_features(
-    clip: PlainCLIP, params: Mapping[str, Tensor], images: Tensor, layers: Sequence[int]
+    clip: PlainCLIP,
+    tokens: Sequence[Tensor],
+    projection: Tensor,
+    images: Tensor,
+    layers: Sequence[int],
+    beta: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """(B, D) of the class token and of the representation tokens, not normalised."""
-    v, k = clip.visual, len(params[R])
+    """(B, D) of the class token and of the representation tokens, not normalised.
+
+    tokens: the image tower's. projection: (Wv, D), of the representation tokens.
+    """
+    v, k = clip.visual, len(tokens[0])
     of_class, of_rep = [], []
     for image in images:
-        last = image_states(clip, params, image, layers)[-1]
+        last = image_states(clip, tokens, image, layers, beta)[-1]
         of_class.append(v.ln_post(last[0]) @ v.proj)
         mean = sum(v.ln_post(last[1 + i]) for i in range(k)) / k
-        of_rep.append(mean @ params["image_encoder.proj_rep"])
+        of_rep.append(mean @ projection)
     return torch.stack(of_class), torch.stack(of_rep)
+
+
+class Features(NamedTuple):
+    """What logits and loss are made of, not normalised."""
+
+    text: Tensor  # (C, D)
+    of_class: Tensor  # (B, D)
+    of_rep: Tensor  # (B, D)
+
+
+def features(
+    clip: PlainCLIP,
+    params: Mapping[str, Tensor],
+    classnames: Sequence[str],
+    images: Tensor,
+    layers: Sequence[int],
+    template: str = TEMPLATE,
+) -> Features:
+    text = text_features(clip, all_tokens(params, "t", layers), classnames, layers, template)
+    tokens, projection = all_tokens(params, "v", layers), params["image_encoder.proj_rep"]
+    return Features(text, *image_features(clip, tokens, projection, images, layers))
 
 
 def teacher_features(
@@ -125,18 +169,33 @@ def _unit(x: Tensor) -> Tensor:
     return x / x.norm(dim=-1, keepdim=True)
 
 
-def both_logits(
+def both_logits(clip: PlainCLIP, found: Features) -> tuple[Tensor, Tensor]:
+    """(B, C) of the class token and of the representation tokens."""
+    return clip.logits(found.of_class, found.text), clip.logits(found.of_rep, found.text)
+
+
+def loss_of(
     clip: PlainCLIP,
-    params: Mapping[str, Tensor],
+    found: Features,
     classnames: Sequence[str],
     images: Tensor,
-    layers: Sequence[int],
+    labels: Tensor,
+    alpha: float = 0.7,
+    reg_weight: float = 1.0,
     template: str = TEMPLATE,
-) -> tuple[Tensor, Tensor]:
-    """(B, C) of the class token and of the representation tokens."""
-    text = text_features(clip, params, classnames, layers, template)
-    of_class, of_rep = image_features(clip, params, images, layers)
-    return clip.logits(of_class, text), clip.logits(of_rep, text)
+) -> Tensor:
+    """Two cross-entropies, and how far the features are from CLIP's own."""
+    text, of_class, of_rep = (_unit(f) for f in found)
+    frozen_image = _unit(clip.encode_image(images))
+    frozen_text = teacher_features(clip, classnames, template)
+    scale, total = clip.logit_scale.exp(), 0.0
+    for rows, weight in ((of_class, alpha), (of_rep, 1 - alpha)):
+        for row, label in zip(rows, labels, strict=True):
+            scores = scale * text @ row
+            total = total + weight * (scores.logsumexp(0) - scores[label]) / len(labels)
+    image_gap = 1 - sum(a @ b for a, b in zip(of_class, frozen_image, strict=True)) / len(images)
+    text_gap = 1 - sum(a @ b for a, b in zip(text, frozen_text, strict=True)) / len(text)
+    return total + reg_weight * image_gap + reg_weight * text_gap
 
 
 def loss(
@@ -146,25 +205,11 @@ def loss(
     images: Tensor,
     labels: Tensor,
     layers: Sequence[int],
-    alpha: float = 0.7,
-    reg_weight: float = 1.0,
-    template: str = TEMPLATE,
+    **settings: float,
 ) -> Tensor:
-    """Two cross-entropies, and how far the features are from CLIP's own."""
-    text = _unit(text_features(clip, params, classnames, layers, template))
-    of_class, of_rep = (_unit(f) for f in image_features(clip, params, images, layers))
-    frozen_image, frozen_text = (
-        _unit(clip.encode_image(images)),
-        teacher_features(clip, classnames, template),
-    )
-    scale, total = clip.logit_scale.exp(), 0.0
-    for features, weight in ((of_class, alpha), (of_rep, 1 - alpha)):
-        for row, label in zip(features, labels, strict=True):
-            scores = scale * text @ row
-            total = total + weight * (scores.logsumexp(0) - scores[label]) / len(labels)
-    image_gap = 1 - sum(a @ b for a, b in zip(of_class, frozen_image, strict=True)) / len(images)
-    text_gap = 1 - sum(a @ b for a, b in zip(text, frozen_text, strict=True)) / len(text)
-    return total + reg_weight * image_gap + reg_weight * text_gap
+    """See `loss_of`."""
+    found = features(clip, params, classnames, images, layers)
+    return loss_of(clip, found, classnames, images, labels, **settings)
 
 
 def random_params(

@@ -35,7 +35,7 @@ DEPTHS = {
     "TCP": {"TRAINER.TCP.LAYER": 2},
 }
 # The keys that list a method's blocks, from 1: all but the first.
-LAYERS = {"MMRL": "TRAINER.MMRL.REP_LAYERS"}
+LAYERS = {"MMRL": "TRAINER.MMRL.REP_LAYERS", "MMRLpp": "TRAINER.MMRLpp.REP_LAYERS"}
 
 
 def build(

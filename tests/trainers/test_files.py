@@ -49,6 +49,15 @@ for tower in "vt":
         SPACE |= linear(f"compound_rep_tokens_r2{tower}proj.{n}", 512, W)
 MMRL = below("representation_learner", SPACE) | {"image_encoder.proj_rep": (W, W)}
 
+SPACE = {"compound_rep_tokens": (5, 512)}
+for tower in "vt":
+    SPACE[f"srra_r2{tower}proj.weight"] = (W, 512)
+    for n in range(DEPTH - 1):
+        own = {"A": (W, 4), "B": (4, 512), "bias": (W,)}
+        SPACE |= below(f"srra_r2{tower}proj.srra.{n}", own)
+MMRLPP = below("representation_learner", SPACE)
+MMRLPP |= {"image_encoder.A": (W, 64), "image_encoder.B": (64, W)}
+
 # What the run is given, the folder, and what is learned.
 FILES = {
     "CoOp": ("TRAINER.COOP.CTX_INIT= TRAINER.COOP.N_CTX=5", "prompt_learner", {"ctx": (5, W)}),
@@ -80,6 +89,7 @@ FILES = {
         adapters(2, 3, 4),
     ),
     "MMRL": ("", "MultiModalRepresentationLearner", MMRL),
+    "MMRLpp": ("", "MultiModalRepresentationLearner", MMRLPP),
 }
 
 

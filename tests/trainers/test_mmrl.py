@@ -52,10 +52,12 @@ def check(trainer: TrainerX, weights, layers, alpha=0.7, reg_weight=1.0) -> None
     """Loss, gradients, the logits of both features and of the class token's alone."""
     image, label = batch(weights, trainer.num_classes)
     plain, prompts, names = PlainCLIP(weights), parameters(trainer), class_names(trainer)
-    expected = mmrl_plain.loss(plain, prompts, names, image, label, layers, alpha, reg_weight)
+    weighed = {"alpha": alpha, "reg_weight": reg_weight}
+    expected = mmrl_plain.loss(plain, prompts, names, image, label, layers, **weighed)
     assert_loss(trainer, image, label, expected, prompts)
     with torch.no_grad():
-        of_class, of_rep = mmrl_plain.both_logits(plain, prompts, names, image, layers)
+        found = mmrl_plain.features(plain, prompts, names, image, layers)
+        of_class, of_rep = mmrl_plain.both_logits(plain, found)
     assert (of_class - of_rep).norm() > 0.05 * of_class.norm()
     assert_logits(trainer, image, alpha * of_class + (1 - alpha) * of_rep)
     trainer.model.fused = False
@@ -111,7 +113,8 @@ def test_each_datasets_words(data, tmp_path, weights, dataset):
     }
     prompts = {key: p.detach() for key, p in learner.named_parameters()}
     plain = PlainCLIP(weights)
-    expected = mmrl_plain.text_features(plain, prompts, UNEVEN, [2, 3], words[dataset])
+    tokens = mmrl_plain.all_tokens(prompts, "t", [2, 3])
+    expected = mmrl_plain.text_features(plain, tokens, UNEVEN, [2, 3], words[dataset])
     with torch.no_grad():
         ours = learner.text_features(trainer.model.clip)
     assert (ours - expected).norm() <= 1e-5 * expected.norm()
@@ -128,12 +131,14 @@ def test_below_the_first_listed_block_both_towers_are_clips(data, tmp_path, weig
     plain, prompts = PlainCLIP(weights), parameters(trainer)
     with torch.no_grad():
         below = learner.image_below(clip, image)
-        expected = mmrl_plain.image_states(plain, prompts, image[1], [3])[1]
+        tokens = mmrl_plain.all_tokens(prompts, "v", [3])
+        expected = mmrl_plain.image_states(plain, tokens, image[1], [3])[1]
         torch.testing.assert_close(below[1], expected, rtol=1e-5, atol=1e-5)
         frozen, own = learner.frozen_features(clip, below), clip.encode_image(image)
         torch.testing.assert_close(frozen, own, rtol=1e-5, atol=1e-5)
         name = class_names(trainer)[0]
-        state = mmrl_plain.text_states(plain, prompts, name, [3])[1]
+        tokens = mmrl_plain.all_tokens(prompts, "t", [3])
+        state = mmrl_plain.text_states(plain, tokens, name, [3])[1]
     p, longest = 5, len(mmrl_plain.sentence(name, mmrl_plain.TEMPLATE)) - 5  # SOS a photo of a
     ours = torch.cat([learner.text_below[0, :p], learner.text_below[0, p : p + longest]])
     torch.testing.assert_close(ours, state[: p + longest], rtol=1e-5, atol=1e-5)
@@ -302,7 +307,8 @@ def test_a_runs_folder_says_what_its_model_was_trained_on(data, tmp_path, weight
     assert trainer.model.fused
     config, image = tmp_path / "run" / "config.yaml", batch(weights, 16)[0]
     plain, prompts = PlainCLIP(weights), parameters(trainer)
-    of_class, of_rep = mmrl_plain.both_logits(plain, prompts, class_names(trainer), image, [2, 3])
+    found = mmrl_plain.features(plain, prompts, class_names(trainer), image, [2, 3])
+    of_class, of_rep = mmrl_plain.both_logits(plain, found)
     trainer.load_model(str(tmp_path / "run"))
     assert_logits(trainer, image, 0.7 * of_class + 0.3 * of_rep)
     config.write_text(config.read_text().replace("NAME: Shapes\n", "NAME: ImageNet\n"))
@@ -335,7 +341,9 @@ def test_upstreams_file_loads(data, tmp_path, weights):
     trainer.load_model(str(tmp_path / "upstream"), epoch=5)
     prompts = {key: state[key].float() for key in trainer.model.learner.state_dict()}
     image, names = batch(weights, trainer.num_classes)[0], class_names(trainer)
-    of_class, of_rep = mmrl_plain.both_logits(PlainCLIP(weights), prompts, names, image, [2, 3])
+    plain = PlainCLIP(weights)
+    found = mmrl_plain.features(plain, prompts, names, image, [2, 3])
+    of_class, of_rep = mmrl_plain.both_logits(plain, found)
     assert_logits(trainer, image, 0.7 * of_class + 0.3 * of_rep)
 
 

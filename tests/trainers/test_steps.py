@@ -18,6 +18,7 @@ from reference import (
     maple_plain,
     mma_plain,
     mmrl_plain,
+    mmrlpp_plain,
     prograd_plain,
     promptsrc_plain,
     tcp_plain,
@@ -44,9 +45,11 @@ def p2c(plain, prompts, names, image, label):
     return maple_plain.gradients(loss, prompts)
 
 
-def mmrl(plain, prompts, *rest):
-    layers = upper_layers(plain.state_dict())
-    return maple_plain.gradients(mmrl_plain.loss(plain, prompts, *rest, layers), prompts)
+def upper(loss):
+    """The gradients of a reference's loss, with tokens in all blocks but the first."""
+    return lambda plain, prompts, *rest: maple_plain.gradients(
+        loss(plain, prompts, *rest, layers=upper_layers(plain.state_dict())), prompts
+    )
 
 
 def mma(plain, prompts, names, image, label):
@@ -69,7 +72,8 @@ CASES = {
     "PromptSRC": (sgd, of(promptsrc_plain.loss)),
     "TCP": (adam, of(tcp_plain.loss, layer=2)),
     "MultiModalAdapter": (sgd, mma),
-    "MMRL": (adamw, mmrl),
+    "MMRL": (adamw, upper(mmrl_plain.loss)),
+    "MMRLpp": (adamw, upper(mmrlpp_plain.loss)),
     "P2C": (sgd, p2c),
 }
 QUIET = "TRAINER.P2C.DPD.ENABLED", "False", "TRAINER.P2C.AUX.ENABLED", "False"
