@@ -40,7 +40,7 @@ def sentence(classname: str, template: str) -> list[int]:
 def insert(
     x: Tensor, block: int, layers: Sequence[int], tokens: Sequence[Tensor], beta: float
 ) -> Tensor:
-    """The input (L, W) of a block, from 1, with its tokens behind the first position.
+    """The input (B, L, W) of a block, from 1, with its tokens behind the first position.
 
     At the first listed block they are new; at a later one they take the place of the older ones,
     of which they keep the part 1 − beta.
@@ -48,29 +48,31 @@ def insert(
     if block not in layers:
         return x
     n = list(layers).index(block)
-    new, k = tokens[n].to(x.dtype), len(tokens[n])
+    new, k = tokens[n].to(x.dtype).expand(len(x), -1, -1), len(tokens[n])
     if n == 0:
-        return torch.cat([x[:1], new, x[1:]])
-    return torch.cat([x[:1], beta * new + (1 - beta) * x[1 : 1 + k], x[1 + k :]])
+        return torch.cat([x[:, :1], new, x[:, 1:]], dim=1)
+    mixed = beta * new + (1 - beta) * x[:, 1 : 1 + k]
+    return torch.cat([x[:, :1], mixed, x[:, 1 + k :]], dim=1)
 
 
 def text_states(
     clip: PlainCLIP,
     tokens: Sequence[Tensor],
-    classname: str,
+    classnames: Sequence[str],
     layers: Sequence[int],
     template: str = TEMPLATE,
     beta: float = 1.0,
 ) -> list[Tensor]:
-    """What comes out of each block, (77 or 77 + K, W)."""
-    ids = sentence(classname, template)
-    ids = torch.tensor(ids + [PAD] * (77 - len(ids)))
+    """What comes out of each block, (C, 77 or 77 + K, W)."""
+    sentences = [sentence(name, template) for name in classnames]
+    ids = torch.tensor([ids + [PAD] * (77 - len(ids)) for ids in sentences])
     x = clip.embed(ids) + clip.positional_embedding
     states = []
     for number, block in enumerate(clip.transformer.resblocks, start=1):
         x = insert(x, number, layers, tokens, beta)
-        mask = torch.full((len(x), len(x)), float("-inf"), dtype=clip.dtype).triu(1)
-        x = block(x[None], mask)[0]
+        length = x.shape[1]
+        mask = torch.full((length, length), float("-inf"), dtype=clip.dtype).triu(1)
+        x = block(x, mask)
         states.append(x)
     return states
 
@@ -83,30 +85,30 @@ def text_features(
     template: str = TEMPLATE,
     beta: float = 1.0,
 ) -> Tensor:
-    """(C, D), not normalised, of the text tower's tokens."""
+    """(C, D), not normalised, with the text tower's tokens."""
+    last = text_states(clip, tokens, classnames, layers, template, beta)[-1]
     rows = []
-    for name in classnames:
-        last = text_states(clip, tokens, name, layers, template, beta)[-1]
+    for name, state in zip(classnames, last, strict=True):
         eot = len(sentence(name, template)) - 1 + len(tokens[0])
-        rows.append(clip.ln_final(last[eot]) @ clip.text_projection)
+        rows.append(clip.ln_final(state[eot]) @ clip.text_projection)
     return torch.stack(rows)
 
 
 def image_states(
     clip: PlainCLIP,
     tokens: Sequence[Tensor],
-    image: Tensor,
+    images: Tensor,
     layers: Sequence[int],
     beta: float = 1.0,
 ) -> list[Tensor]:
-    """What comes out of each block for one image (3, H, H): CLS, tokens, patches."""
+    """What comes out of each block for images (B, 3, H, H): CLS, tokens, patches, (B, L, Wv)."""
     v = clip.visual
-    patches = v.conv1(image[None].to(clip.dtype))[0].flatten(1).T
-    x = v.ln_pre(torch.cat([v.class_embedding[None], patches]) + v.positional_embedding)
+    patches = v.conv1(images.to(clip.dtype)).flatten(2).transpose(1, 2)
+    x = torch.cat([v.class_embedding.expand(len(images), 1, -1), patches], dim=1)
+    x = v.ln_pre(x + v.positional_embedding)
     states = []
     for number, block in enumerate(v.transformer.resblocks, start=1):
-        x = insert(x, number, layers, tokens, beta)
-        x = block(x[None], None)[0]
+        x = block(insert(x, number, layers, tokens, beta), None)
         states.append(x)
     return states
 
@@ -124,13 +126,9 @@ def image_features(
     tokens: the image tower's. projection: (Wv, D), of the representation tokens.
     """
     v, k = clip.visual, len(tokens[0])
-    of_class, of_rep = [], []
-    for image in images:
-        last = image_states(clip, tokens, image, layers, beta)[-1]
-        of_class.append(v.ln_post(last[0]) @ v.proj)
-        mean = sum(v.ln_post(last[1 + i]) for i in range(k)) / k
-        of_rep.append(mean @ projection)
-    return torch.stack(of_class), torch.stack(of_rep)
+    last = image_states(clip, tokens, images, layers, beta)[-1]
+    mean = sum(v.ln_post(last[:, 1 + i]) for i in range(k)) / k
+    return v.ln_post(last[:, 0]) @ v.proj, mean @ projection
 
 
 class Features(NamedTuple):
@@ -158,11 +156,8 @@ def teacher_features(
     clip: PlainCLIP, classnames: Sequence[str], template: str = TEMPLATE
 ) -> Tensor:
     """(C, D), unit length: CLIP's own."""
-    rows = []
-    for name in classnames:
-        ids = sentence(name, template)
-        rows.append(_unit(clip.encode_text(torch.tensor([ids + [PAD] * (77 - len(ids))]))[0]))
-    return torch.stack(rows)
+    sentences = [sentence(name, template) for name in classnames]
+    return _unit(clip.encode_text(torch.tensor([x + [PAD] * (77 - len(x)) for x in sentences])))
 
 
 def _unit(x: Tensor) -> Tensor:
