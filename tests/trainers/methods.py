@@ -34,6 +34,8 @@ DEPTHS = {
     "MultiModalAdapter": {"TRAINER.MMADAPTER.ADAPTER_END": 4},
     "TCP": {"TRAINER.TCP.LAYER": 2},
 }
+# The keys that list a method's blocks, from 1: all but the first.
+LAYERS = {"MMRL": "TRAINER.MMRL.REP_LAYERS", "MMRLpp": "TRAINER.MMRLpp.REP_LAYERS"}
 
 
 def build(
@@ -49,6 +51,8 @@ def build(
         last = blocks - 1 if trainer == "TCP" else blocks  # its blocks are counted from 0
         if key not in opts:
             opts = (key, str(min(depth, last)), *opts)
+    if trainer in LAYERS and LAYERS[trainer] not in opts:
+        opts = (LAYERS[trainer], str(upper_layers(weights)), *opts)
     opts = ("INPUT.SIZE", f"({size},{size})", *opts)
     cfg = train.setup_cfg(train.parse_args(arguments(trainer, data, out, *opts)))
     with pytest.MonkeyPatch.context() as patch:
@@ -59,6 +63,19 @@ def build(
     made.set_model_mode("train")
     made.epoch = made.batch_idx = 0
     return made
+
+
+def upper_layers(weights: Mapping[str, Tensor]) -> list[int]:
+    """The numbers of a text tower's blocks, from 1, without the first."""
+    blocks = {key.split(".")[2] for key in weights if key.startswith("transformer.resblocks.")}
+    return list(range(2, len(blocks) + 1))
+
+
+def in_double(trainer: TrainerX) -> None:
+    """All of it, and what it has computed once, in double precision."""
+    trainer.model.double(), trainer.model.clip.double()
+    if hasattr(trainer.model.learner, "keep_text_below"):
+        trainer.model.learner.keep_text_below(trainer.model.clip)
 
 
 def shake(module: torch.nn.Module, by: float = 0.05) -> None:
@@ -110,14 +127,18 @@ def parameters(trainer: TrainerX) -> Prompts:
 
 
 def assert_loss(
-    trainer: TrainerX, image: Tensor, label: Tensor, expected: Tensor, prompts: Prompts
+    trainer: TrainerX,
+    image: Tensor,
+    label: Tensor,
+    expected: Tensor,
+    prompts: Prompts,
+    tolerance: float = 1e-5,
 ) -> None:
-    """The trainer's loss and gradients are a reference's, whose loss `expected` is of `prompts`,
-    within 1e-5."""
+    """The trainer's loss and gradients are a reference's, whose loss `expected` is of `prompts`."""
     loss, _ = trainer.loss(image, label)
     loss.backward()
-    assert abs(loss - expected) <= 1e-5 * abs(expected)
-    assert_gradients(trainer.model.learner, gradients(expected, prompts))
+    assert abs(loss - expected) <= tolerance * abs(expected)
+    assert_gradients(trainer.model.learner, gradients(expected, prompts), tolerance)
 
 
 def assert_logits(trainer: TrainerX, image: Tensor, expected: Tensor) -> None:

@@ -9,9 +9,10 @@ from tests.fake_cuda import FakeCuda, OnGpu
 from tests.trainers.methods import batch, build, shake
 from tests.trainers.test_amp import amp
 
-GRAPHED = (
-    "CoOp CoCoOp KgCoOp TCP MaPLe MaPLe_ATP P2C PromptSRC MultiModalAdapter BayesianPrompt".split()
-)
+GRAPHED = """
+CoOp CoCoOp KgCoOp TCP MaPLe MaPLe_ATP P2C PromptSRC MultiModalAdapter
+BayesianPrompt MMRL MMRLpp
+""".split()
 EPOCHS = 3
 
 

@@ -47,6 +47,21 @@ for name in ("weight_mean", "weight_log_variance"):
     for n, n_in, n_out in ((0, W, W // 2), (2, W // 2, W // 2), (4, W // 2, W)):
         POSTERIOR |= linear(f"meta_net.{name}.module.{n}", n_in, n_out)
 
+SPACE = {"compound_rep_tokens": (5, 512)}
+for tower in "vt":
+    for n in range(DEPTH - 1):
+        SPACE |= linear(f"compound_rep_tokens_r2{tower}proj.{n}", 512, W)
+MMRL = below("representation_learner", SPACE) | {"image_encoder.proj_rep": (W, W)}
+
+SPACE = {"compound_rep_tokens": (5, 512)}
+for tower in "vt":
+    SPACE[f"srra_r2{tower}proj.weight"] = (W, 512)
+    for n in range(DEPTH - 1):
+        own = {"A": (W, 4), "B": (4, 512), "bias": (W,)}
+        SPACE |= below(f"srra_r2{tower}proj.srra.{n}", own)
+MMRLPP = below("representation_learner", SPACE)
+MMRLPP |= {"image_encoder.A": (W, 64), "image_encoder.B": (64, W)}
+
 # What the run is given, the folder, and what is learned; behind a method's name, what else tells
 # its runs apart.
 FILES = {
@@ -88,6 +103,8 @@ FILES = {
         "prompt_learner",
         {"ctx": (4, W), "mean_posterior": (1, W), "std_posterior": (1, W)},
     ),
+    "MMRL": ("", "MultiModalRepresentationLearner", MMRL),
+    "MMRLpp": ("", "MultiModalRepresentationLearner", MMRLPP),
 }
 
 

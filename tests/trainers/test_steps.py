@@ -18,15 +18,18 @@ from reference import (
     kgcoop_plain,
     maple_plain,
     mma_plain,
+    mmrl_plain,
+    mmrlpp_plain,
     prograd_plain,
     promptsrc_plain,
     tcp_plain,
 )
 from reference.clip_plain import PlainCLIP
-from tests.trainers.methods import build, class_names, parameters, shake
+from tests.trainers.methods import build, class_names, in_double, parameters, shake, upper_layers
 
 STEPS, CLASSES = 20, 16
 sgd = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=5e-4)
+adamw = partial(torch.optim.AdamW, lr=0.01, betas=(0.9, 0.999), weight_decay=5e-4)
 adam = partial(torch.optim.Adam, lr=0.01, betas=(0.9, 0.999), eps=1e-3, weight_decay=5e-4)
 
 
@@ -41,6 +44,13 @@ def p2c(plain, prompts, names, image, label):
         plain, prompts, names, image, label, attributes=("color", "shape")
     ).loss
     return maple_plain.gradients(loss, prompts)
+
+
+def upper(loss):
+    """The gradients of a reference's loss, with tokens in all blocks but the first."""
+    return lambda plain, prompts, *rest: maple_plain.gradients(
+        loss(plain, prompts, *rest, layers=upper_layers(plain.state_dict())), prompts
+    )
 
 
 def mma(plain, prompts, names, image, label):
@@ -71,6 +81,8 @@ CASES = {
     "PromptSRC": (sgd, of(promptsrc_plain.loss)),
     "TCP": (adam, of(tcp_plain.loss, layer=2)),
     "MultiModalAdapter": (sgd, mma),
+    "MMRL": (adamw, upper(mmrl_plain.loss)),
+    "MMRLpp": (adamw, upper(mmrlpp_plain.loss)),
     "P2C": (sgd, p2c),
     "BayesianPrompt TRAINER.VPT.L 2": (sgd, bpl),
     "BayesianPrompt TRAINER.VPT.L 2 TRAINER.VPT.VPT_TYPE coopvpt": (sgd, bpl),
@@ -83,7 +95,7 @@ def test_parameters_after_20_steps(method, data, tmp_path, weights):
     optimizer, gradients = CASES[method]
     method, *opts = method.split()
     trainer = build(method, data, tmp_path, weights, *QUIET, *opts)
-    trainer.model.double(), trainer.model.clip.double()
+    in_double(trainer)
     shake(trainer.model.learner)
     trainer.num_batches = STEPS + 1  # no epoch ends, so the rate stays
     for group in trainer.optim.param_groups:
