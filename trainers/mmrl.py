@@ -126,10 +126,9 @@ class MultiModalRepresentationLearner(nn.Module):
 
         tokens: (1 or G, 1 or C, K, W) for each listed block.
         """
-        k = tokens[0].shape[2]
-        where = [slice(1, 1)] + [slice(1, 1 + k)] * (len(tokens) - 1)
-        blocks = self.by_block(tokens).items()
-        deep = {block: (at, made) for at, (block, made) in zip(where, blocks, strict=True)}
+        appear, replace = slice(1, 1), slice(1, 1 + tokens[0].shape[2])
+        deep = {block: (replace, made) for block, made in self.by_block(tokens).items()}
+        deep[self.blocks[0]] = appear, tokens[0]
         return self.text.encode_tokens(clip_model, self.text_below, self.blocks[0], deep)
 
     def text_features(self, clip_model: CLIP) -> Tensor:
@@ -257,9 +256,8 @@ class MMRL(CLIPTrainer):
         own = self.cfg.DATASET.NAME
         source = recorded_value(directory, "DATASET.NAME") if directory else own
         if source is None:  # upstream's folders have no config
-            print(
-                f"Note: {directory} does not say on which dataset its model was trained: on {own}?"
-            )
+            line = f"Note: {directory} does not say which dataset its model was trained on"
+            print(f"{line}: taken to be {own}; TRAINER.{self.node_name}.FUSE class if it is not")
         self.model.fused = self.fuses(source or own)
         print(f"Logits: {'both features' if self.model.fused else 'class token'}")
 

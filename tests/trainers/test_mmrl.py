@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import train
-import trainers
+import trainers.base
 from dassl.config import get_cfg_default, record_config
 from dassl.engine import TrainerX
 from dassl.utils import Failure
@@ -101,15 +101,8 @@ def test_on_vit_b16(tmp_path, vit_b16):
     layers = [6, 7, 8, 9, 10, 11, 12]
     opts = (*three_classes(tmp_path), *options(REP_LAYERS=layers))
     trainer = build("MMRL", tmp_path, tmp_path / "out", vit_b16, *opts)
-    learner = trainer.model.learner
-    assert sum(p.numel() for p in learner.parameters()) == 4_992_256
-    space = learner.representation_learner
-    for projections in (space.compound_rep_tokens_r2vproj, space.compound_rep_tokens_r2tproj):
-        first, *others = projections  # they start equal
-        assert len(others) == 6
-        for other in others:
-            assert torch.equal(other.weight, first.weight) and torch.equal(other.bias, first.bias)
-    shake(learner)
+    assert sum(p.numel() for p in trainer.model.learner.parameters()) == 4_992_256
+    shake(trainer.model.learner)
     check_vit_b16(trainer, vit_b16, mmrl_plain.features, layers)
 
 
@@ -117,6 +110,17 @@ def test_parameters_of_a_wider_space(tmp_path, vit_b16):
     opts = (*three_classes(tmp_path), *options(REP_LAYERS=[6, 7, 8, 9, 10, 11, 12], REP_DIM=2048))
     trainer = build("MMRL", tmp_path, tmp_path / "out", vit_b16, *opts)
     assert sum(p.numel() for p in trainer.model.learner.parameters()) == 18_762_496
+
+
+def test_a_towers_projections_start_equal(data, tmp_path, weights):
+    learner = build("MMRL", data, tmp_path, weights).model.learner
+    space, rep = learner.representation_learner, learner.image_encoder["proj_rep"]
+    for projections in (space.compound_rep_tokens_r2vproj, space.compound_rep_tokens_r2tproj):
+        first, second = projections
+        assert torch.equal(first.weight, second.weight) and torch.equal(first.bias, second.bias)
+        assert first.weight is not second.weight
+    assert space.compound_rep_tokens.std().item() == pytest.approx(0.02, rel=0.1)
+    assert rep.std().item() == pytest.approx(len(rep) ** -0.5, rel=0.1)
 
 
 @pytest.mark.parametrize("dataset", ["OxfordPets", "DescribableTextures", "UCF101", "Caltech101"])
@@ -139,6 +143,17 @@ def test_each_datasets_words(data, tmp_path, weights, dataset):
     with torch.no_grad():
         ours = learner.text_features(trainer.model.clip)
     assert (ours - expected).norm() <= 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize(("prec", "near"), [("bf16", 0.05), ("fp16", 0.005)])
+def test_in_half_precision(data, tmp_path, weights, monkeypatch, prec, near):
+    monkeypatch.setattr(trainers.base, "choose_precision", lambda prec, device: prec)
+    image, label = batch(weights, 16)
+    whole, half = (made(data, tmp_path / p, weights, PREC=p) for p in ("fp32", prec))
+    assert half.model.learner.text_below.dtype == half.model.clip.dtype != torch.float32
+    expected, ours = (trainer.gradients(image, label)["loss"] for trainer in (whole, half))
+    torch.testing.assert_close(ours, expected, rtol=near, atol=0)
+    assert half.model(image).dtype == torch.float32
 
 
 # What is read, and what is not
@@ -320,7 +335,7 @@ def test_which_logits(task, fuse, source, dataset, classes, fused):
     assert MMRL.fuses(SimpleNamespace(cfg=cfg, node=cfg.TRAINER.MMRL), source) is fused
 
 
-def test_a_runs_folder_says_what_its_model_was_trained_on(data, tmp_path, weights):
+def test_a_runs_folder_says_what_its_model_was_trained_on(data, tmp_path, weights, capsys):
     """Shapes' base classes in both runs, but for the second model they are another dataset's."""
     trainer = made(data, tmp_path / "run", weights)
     trainer.save_model(0, str(tmp_path / "run"))
@@ -335,8 +350,11 @@ def test_a_runs_folder_says_what_its_model_was_trained_on(data, tmp_path, weight
     config.write_text(config.read_text().replace("NAME: Shapes\n", "NAME: ImageNet\n"))
     trainer.load_model(str(tmp_path / "run"))
     assert_logits(trainer, image, of_class)
+    assert "Logits: class token" in capsys.readouterr().out
     config.unlink()  # as upstream's folders have none
     trainer.load_model(str(tmp_path / "run"))
+    out = capsys.readouterr().out
+    assert "does not say which dataset" in out and "Logits: both features" in out
     assert_logits(trainer, image, 0.7 * of_class + 0.3 * of_rep)
 
 
