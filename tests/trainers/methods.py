@@ -33,6 +33,7 @@ DEPTHS = {
     },
     "MultiModalAdapter": {"TRAINER.MMADAPTER.ADAPTER_END": 4},
     "TCP": {"TRAINER.TCP.LAYER": 2},
+    "VaMP": {"TRAINER.VAMP.PROMPT_DEPTH": 4},
 }
 
 

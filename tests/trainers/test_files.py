@@ -43,6 +43,11 @@ for tower in ("text_encoder", "image_encoder"):
     for n in range(1, DEPTH):
         SRC[f"{tower}.transformer.resblocks.{n}.VPT_shallow"] = (4, W)
 
+VAMP = {"vision_prompts": (DEPTH, 2, W)}
+for n in range(DEPTH):
+    for net in ("posterior", "prior"):
+        VAMP |= linear(f"{net}.{n}.fc1", W, 32) | linear(f"{net}.{n}.fc2", 32, 2 * 2 * W)
+
 # What the run is given, the folder, and what is learned.
 FILES = {
     "CoOp": ("TRAINER.COOP.CTX_INIT= TRAINER.COOP.N_CTX=5", "prompt_learner", {"ctx": (5, W)}),
@@ -73,6 +78,7 @@ FILES = {
         "adapter_learner",
         adapters(2, 3, 4),
     ),
+    "VaMP": ("", "VariationalPromptLearner", VAMP),
 }
 
 
