@@ -12,7 +12,7 @@ from dassl.commands import plain
 
 from . import layout, text_table
 from .logs import log, newest_result
-from .names import shared_configs
+from .names import about, shared_configs
 from .statistics import Stat, base_new_hm, harmonic_mean, over_datasets
 from .text_table import AVERAGE, Cell, Line, Table, csv_number, to_csv
 
@@ -140,4 +140,5 @@ def render(
     caption = [f"{keyword} in %: mean ± {spread} over seeds; HM is taken per seed."]
     if any(line.block == AVERAGE for line in lines):
         caption += CAPTION_OF_AVERAGE
+    caption += about(line.method for line in lines)
     return text_table.render(Table(["base", "new", "HM"], lines, caption), fmt)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,18 @@ from dassl.commands import plain
 if TYPE_CHECKING:  # what is in results.json is not needed to name what is in logs
     from .records import Result
 
+# What a table says of a trainer whose numbers are in it.
+ABOUT = {
+    "EMPL": "EMPL: made after the abstract of Chen et al., ICCV 2023; their text and code were "
+    "not available, so it may differ from their method.",
+}
 OWN_CONFIG = re.compile(r"_(imnet|sun397)\b")  # settings for one dataset alone (runs/run.py)
+
+
+def about(methods: Iterable[str]) -> list[str]:
+    """Lines for the caption of a table of these methods."""
+    trainers = {method.split(" ")[0] for method in methods}
+    return [line for trainer, line in ABOUT.items() if trainer in trainers]
 
 
 def shared_configs(used: Collection[tuple[Hashable, str]]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The paper's numbers (docs/paper_results.json) beside the measured ones."""
+"""Papers' numbers (docs/paper_results.json) beside the measured ones."""
 
 import json
 from collections.abc import Sequence
@@ -40,7 +40,10 @@ def with_paper(table: Table, kind: str) -> Table:
         blocks = {line.block for line in lines if line.paper}
         numbers = paper["table1_base_to_novel"]
         notes = {b: numbers[b]["note"] for b in numbers if b in blocks and "note" in numbers[b]}
-        caption = [ABOUT, *(f"{block} (paper): {note}." for block, note in notes.items())]
+        shown = {line.trainer for line in lines if line.paper}
+        others = paper["others"].items()
+        notes |= {t: f"not P2C's paper: {o['source']}" for t, o in others if t in shown}
+        caption = [ABOUT, *(f"{which} (paper): {note}." for which, note in notes.items())]
     return replace(table, lines=lines, caption=[*table.caption, *caption])
 
 
@@ -49,20 +52,27 @@ def paper_values(
 ) -> Sequence[float | None]:
     """The paper's numbers for a line's columns; an average only if it is over the same datasets."""
     name = PAPER_NAMES.get(line.trainer, line.trainer)
+    other = paper["others"].get(line.trainer)  # of a paper of its own
     if {r.shots for r in line.runs} != {16}:
         return []
     if kind == "base2new":
         if line.block == AVERAGE and datasets != ELEVEN:
             return []
+        if other:
+            return other["base2new"].get(line.block) or []
         return paper["table1_base_to_novel"].get(line.block, {}).get(name) or []
     if kind in ("xd", "dg"):
         rows = paper["table3_cross_dataset" if kind == "xd" else "table2_domain_generalization"]
         numbers = dict(zip(rows["columns"], rows.get(name, []), strict=False))
+        numbers = other.get(kind, {}) if other else numbers
         same = set(columns) - {"average"} == set(rows["columns"]) - {"target average"}
         return [numbers.get("target average" if c == "average" and same else c) for c in columns]
-    if kind == "ablation" and line.trainer == "P2C" and datasets == ELEVEN:
-        setting = line.method.removeprefix("P2C ").removeprefix("table4_")
-        return [None, None, paper_ablations(paper).get(setting), *[None] * (len(columns) - 3)]
+    if kind == "ablation" and datasets == ELEVEN:
+        setting = line.method.removeprefix(f"{line.trainer} ").removeprefix("table4_")
+        numbers = paper["others"]["ablations"].get(line.trainer, {}).get(setting)
+        if line.trainer == "P2C":
+            numbers = [None, None, paper_ablations(paper).get(setting)]
+        return [*numbers, *[None] * (len(columns) - 3)] if numbers else []
     return []
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from .base_new import Run, hm_table, over
-from .names import name_methods
+from .names import about, name_methods
 from .protocols import transfer_of, transfers
 from .records import Result
 from .statistics import Stat, over_datasets, summarise
@@ -38,10 +38,13 @@ log = logging.getLogger("results.tables")
 
 def make_table(kind: str, found: Sequence[Result]) -> Table | None:
     """Make the table of a kind; None if there is no result for it."""
-    if kind in ("xd", "dg"):
-        return transfer_table(found, kind)
     makers = {"base2new": base_new_table, "few_shot": few_shot_table, "ablation": ablation_table}
-    return makers[kind](found)
+    in_transfer = kind in ("xd", "dg")
+    table = transfer_table(found, kind) if in_transfer else makers[kind](found)
+    if table is None:
+        return None
+    notes = about(line.method for line in table.lines)
+    return replace(table, caption=[*table.caption, *notes])
 
 
 def cell_of(values: Mapping[tuple[str, int], float], datasets: Collection[str]) -> Cell | None:
@@ -98,8 +101,9 @@ def ablation_table(found: Sequence[Result]) -> Table | None:
         cells = [*line.cells, other.cells[-1]]
         lines.append(replace(line, block="", cells=cells, pairs=other.pairs))
     total = len({dataset for line in lines for dataset, _ in line.pairs})
-    about = f"Averages over {total} datasets; ± is over the seeds' own averages."
-    return Table([*table.columns, "HM (mean)"], lines, [about, ABOUT_BOTH_HMS], "HM (mean)")
+    over_what = f"Averages over {total} datasets; ± is over the seeds' own averages."
+    caption = [over_what, ABOUT_BOTH_HMS]
+    return Table([*table.columns, "HM (mean)"], lines, caption, "HM (mean)")
 
 
 def transfer_table(found: Sequence[Result], protocol: str) -> Table | None:

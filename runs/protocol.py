@@ -16,6 +16,7 @@ import numpy as np
 
 from dassl.commands import OneLineParser, command_line, say
 from results import base_new, logs
+from results.names import about
 from results.protocols import TARGETS, TEN
 from results.statistics import summarise
 from results.text_table import AVERAGE, TABLE_FORMATS, csv_number, lay_out, show_stat, to_csv
@@ -163,7 +164,8 @@ def grid_table(rows: Grid, columns: Sequence[str], caption: str, fmt: str) -> st
         return to_csv(lines)
     most = max(len(values) for row in rows.values() for values in row.values())
     lines = [[*key, *(cell(row.get(c), most) for c in columns)] for key, row in rows.items()]
-    return lay_out(["dataset", "method", *columns], [lines], [caption], fmt)
+    caption = [caption, *about(method for _, method in rows)]
+    return lay_out(["dataset", "method", *columns], [lines], caption, fmt)
 
 
 def csv_cell(values: Values | None) -> list[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
+import parse_test_res
 from results import tables
 from results.names import name_methods
 from results.paper import paper_ablations
@@ -23,7 +24,7 @@ from results.protocols import TEN
 from results.records import find_results
 from results.statistics import paired_difference
 from results.text_table import show_delta
-from runs import plan
+from runs import plan, protocol
 
 from .test_parse import EPOCH, RERUN, block, trained, trained_05, write
 
@@ -485,6 +486,53 @@ def test_the_papers_average_is_over_the_eleven_only_and_for_16_shots(tmp_path, c
 def test_the_papers_data_say_where_they_are_from():
     data = json.loads((REPO / "docs/paper_results.json").read_text())
     assert "2511.22897" in data["source"] and "78.5 in Table 4" in data["disagreements"]
+
+
+OTHERS = "MMRL VaMP VaMP_MMRL ReBaPL_MaPLe ReBaPL_MMRL BayesianPrompt".split()
+
+
+@pytest.mark.parametrize("trainer", OTHERS)
+def test_other_papers_numbers_are_near_what_their_averages_say(trainer):
+    """Which finds a slip in any of them."""
+    other = json.loads((REPO / "docs/paper_results.json").read_text())["others"][trainer]
+    assert re.search(r"arXiv \d{4}\.\d{5}", other["source"])
+    rows = dict(other["base2new"])
+    average = rows.pop("Average")
+    for base, new, mean in rows.values():
+        assert base is None or abs(mean - hm(base, new)) < 0.11  # MMRL's of DTD is off in its paper
+    for i in (0, 1) if rows else ():
+        values = [row[i] for row in rows.values() if row[i] is not None]
+        assert len(values) == (11 if average[i] is not None else 0)
+        assert not values or abs(sum(values) / 11 - average[i]) < 0.015
+    for kind in ("xd", "dg"):
+        targets = dict(other.get(kind, {}))
+        targets.pop("ImageNet", None)
+        average = targets.pop("target average", None)
+        assert average is None or abs(sum(targets.values()) / len(targets) - average) < 0.015
+
+
+def test_another_papers_numbers_and_their_source(tmp_path, capsys):
+    for dataset in ("imagenet", *TEN):
+        pair(tmp_path, dataset, "VaMP_MMRL/vit_b16", 1, 80.0, 60.0)
+        pair(tmp_path, dataset, "VaMP/vit_b16", 1, 80.0, 60.0)
+    rows = rows_of(capsys, "base2new", tmp_path, "--paper")
+    means = "base_mean new_mean HM_mean"
+    assert floats(rows["Average", "VaMP_MMRL (paper)"], means) == [86.45, 78.67, 82.37]
+    assert floats(rows["EuroSAT", "VaMP_MMRL (paper)"], means) == [95.78, 77.21, 85.49]
+    assert floats(rows["Average", "VaMP (paper)"], means) == [85.13, 78.07, 81.45]
+    assert ("EuroSAT", "VaMP (paper)") not in rows
+    assert tables.main(["base2new", str(tmp_path), "--paper"]) == 0
+    assert "VaMP (paper): not P2C's paper: Cheng & Han, NeurIPS 2025" in capsys.readouterr().out
+
+
+def test_what_empl_is_made_after_stands_below_every_table(tmp_path, capsys):
+    pair(tmp_path, "shapes", "EMPL/vit_tiny", 1, 80.0, 60.0)
+    for command in tables, parse_test_res:
+        words = ["base2new", str(tmp_path)] if command is tables else ["--hm", str(tmp_path / "base2new")]
+        assert command.main(words) == 0
+        assert "EMPL: made after the abstract of Chen" in capsys.readouterr().out
+    lines = protocol.grid_table({("Shapes", "EMPL"): {"1": {1: 50.0}}}, ["1"], "", "text")
+    assert "EMPL: made after the abstract of Chen" in lines
 
 
 # the other kinds
