@@ -3,7 +3,13 @@
 from .check import allow, check_schedule, check_values
 from .defaults import clean_cfg, get_cfg_default
 from .merge import merge_command_line, merge_file, read_values_by
-from .recorded import check_output_dir, check_resume, notes_on_training, record_config
+from .recorded import (
+    check_output_dir,
+    check_resume,
+    notes_on_training,
+    record_config,
+    recorded_value,
+)
 
 __all__ = [
     "allow",
@@ -18,4 +24,5 @@ __all__ = [
     "notes_on_training",
     "read_values_by",
     "record_config",
+    "recorded_value",
 ]

@@ -57,8 +57,13 @@ def notes_on_training(cfg: CfgNode, model_dir: str) -> list[str]:
     return [f"Note: trained with {key} {was!r}, tested with {now!r}" for key, was, now in found]
 
 
-def _differences(cfg: CfgNode, folder: str) -> Iterator[tuple[str, object, object]]:
-    """Key, recorded and present value, where cfg differs from a folder's run."""
+def recorded_value(folder: str, key: str) -> object:
+    """A dotted key's value in a folder's run; None if the folder or its config does not have it."""
+    return get_value(_recorded(folder), key)
+
+
+def _recorded(folder: str) -> CfgNode:
+    """The config of a folder's run, empty if there is none. Raises UsageError if it is broken."""
     file = Path(folder) / CONFIG
     before = CfgNode()
     if file.exists():
@@ -68,6 +73,12 @@ def _differences(cfg: CfgNode, folder: str) -> Iterator[tuple[str, object, objec
         except UsageError as error:
             line = f"{error}. It says which run the folder holds: get it back, or remove it"
             raise UsageError(f"{line} if you are sure that the settings are the same") from error
+    return before
+
+
+def _differences(cfg: CfgNode, folder: str) -> Iterator[tuple[str, object, object]]:
+    """Key, recorded and present value, where cfg differs from a folder's run."""
+    before = _recorded(folder)
     for key in all_keys(cfg):
         was, now = get_value(before, key), get_value(cfg, key)
         if was != now and was is not None:

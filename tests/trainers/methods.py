@@ -35,6 +35,8 @@ DEPTHS = {
     "TCP": {"TRAINER.TCP.LAYER": 2},
     "VaMP": {"TRAINER.VAMP.PROMPT_DEPTH": 4},
 }
+# The keys that list a method's blocks, from 1: all but the first.
+LAYERS = {"MMRL": "TRAINER.MMRL.REP_LAYERS"}
 
 
 def build(
@@ -50,6 +52,8 @@ def build(
         last = blocks - 1 if trainer == "TCP" else blocks  # its blocks are counted from 0
         if key not in opts:
             opts = (key, str(min(depth, last)), *opts)
+    if trainer in LAYERS and LAYERS[trainer] not in opts:
+        opts = (LAYERS[trainer], str(upper_layers(weights)), *opts)
     opts = ("INPUT.SIZE", f"({size},{size})", *opts)
     cfg = train.setup_cfg(train.parse_args(arguments(trainer, data, out, *opts)))
     with pytest.MonkeyPatch.context() as patch:
@@ -60,6 +64,19 @@ def build(
     made.set_model_mode("train")
     made.epoch = made.batch_idx = 0
     return made
+
+
+def upper_layers(weights: Mapping[str, Tensor]) -> list[int]:
+    """The numbers of a text tower's blocks, from 1, without the first."""
+    blocks = {key.split(".")[2] for key in weights if key.startswith("transformer.resblocks.")}
+    return list(range(2, len(blocks) + 1))
+
+
+def in_double(trainer: TrainerX) -> None:
+    """All of it, and what it has computed once, in double precision."""
+    trainer.model.double(), trainer.model.clip.double()
+    if hasattr(trainer.model.learner, "keep_text_below"):
+        trainer.model.learner.keep_text_below(trainer.model.clip)
 
 
 def shake(module: torch.nn.Module, by: float = 0.05) -> None:

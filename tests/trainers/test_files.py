@@ -47,6 +47,11 @@ VAMP = {"vision_prompts": (DEPTH, 2, W)}
 for n in range(DEPTH):
     for net in ("posterior", "prior"):
         VAMP |= linear(f"{net}.{n}.fc1", W, 32) | linear(f"{net}.{n}.fc2", 32, 2 * 2 * W)
+SPACE = {"compound_rep_tokens": (5, 512)}
+for tower in "vt":
+    for n in range(DEPTH - 1):
+        SPACE |= linear(f"compound_rep_tokens_r2{tower}proj.{n}", 512, W)
+MMRL = below("representation_learner", SPACE) | {"image_encoder.proj_rep": (W, W)}
 
 # What the run is given, the folder, and what is learned.
 FILES = {
@@ -79,6 +84,7 @@ FILES = {
         adapters(2, 3, 4),
     ),
     "VaMP": ("", "VariationalPromptLearner", VAMP),
+    "MMRL": ("", "MultiModalRepresentationLearner", MMRL),
 }
 
 

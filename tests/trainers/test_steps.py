@@ -17,15 +17,17 @@ from reference import (
     kgcoop_plain,
     maple_plain,
     mma_plain,
+    mmrl_plain,
     prograd_plain,
     promptsrc_plain,
     tcp_plain,
 )
 from reference.clip_plain import PlainCLIP
-from tests.trainers.methods import build, class_names, parameters, shake
+from tests.trainers.methods import build, class_names, in_double, parameters, shake, upper_layers
 
 STEPS, CLASSES = 20, 16
 sgd = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=5e-4)
+adamw = partial(torch.optim.AdamW, lr=0.01, betas=(0.9, 0.999), weight_decay=5e-4)
 adam = partial(torch.optim.Adam, lr=0.01, betas=(0.9, 0.999), eps=1e-3, weight_decay=5e-4)
 
 
@@ -40,6 +42,11 @@ def p2c(plain, prompts, names, image, label):
         plain, prompts, names, image, label, attributes=("color", "shape")
     ).loss
     return maple_plain.gradients(loss, prompts)
+
+
+def mmrl(plain, prompts, *rest):
+    layers = upper_layers(plain.state_dict())
+    return maple_plain.gradients(mmrl_plain.loss(plain, prompts, *rest, layers), prompts)
 
 
 def mma(plain, prompts, names, image, label):
@@ -62,6 +69,7 @@ CASES = {
     "PromptSRC": (sgd, of(promptsrc_plain.loss)),
     "TCP": (adam, of(tcp_plain.loss, layer=2)),
     "MultiModalAdapter": (sgd, mma),
+    "MMRL": (adamw, mmrl),
     "P2C": (sgd, p2c),
 }
 QUIET = "TRAINER.P2C.DPD.ENABLED", "False", "TRAINER.P2C.AUX.ENABLED", "False"
@@ -71,7 +79,7 @@ QUIET = "TRAINER.P2C.DPD.ENABLED", "False", "TRAINER.P2C.AUX.ENABLED", "False"
 def test_parameters_after_20_steps(method, data, tmp_path, weights):
     optimizer, gradients = CASES[method]
     trainer = build(method, data, tmp_path, weights, *QUIET)
-    trainer.model.double(), trainer.model.clip.double()
+    in_double(trainer)
     shake(trainer.model.learner)
     trainer.num_batches = STEPS + 1  # no epoch ends, so the rate stays
     for group in trainer.optim.param_groups:
