@@ -2,19 +2,19 @@
 
 Prompt parameters are a dict, for the layers l = 0 ... L-1 (the towers' first blocks):
 
-    posterior.l.fc1.weight/bias   (H, D), (H,)             of the image's frozen feature
-    posterior.l.fc2.weight/bias   (2 M W, H), (2 M W,)     M W means, then M W log-variances
-    prior.l....                   the same, of the prototype of the image's class
-    vision_prompts                (L, M, Wv)
-    prompts                       (L, M, W), where the text prompts are the same for all images
+    text_prompts.posterior.l.fc1.weight/bias   (H, D), (H,)          of the image's frozen feature
+    text_prompts.posterior.l.fc2.weight/bias   (2 M W, H), (2 M W,)  means, then log-variances
+    text_prompts.prior.l....                   the same, of the prototype of the image's class
+    vision_prompts                             (L, M, Wv)
 
-Where z is not drawn, fc2 has M W outputs: z itself.
+With one posterior for all images, text_prompts.posterior.z (2, L, M, W) is means and log-variances.
+Where nothing is drawn there are no log-variances: fc2 has M W outputs, posterior.z is (1, ...).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,34 +23,48 @@ from .clip_plain import PlainCLIP
 from .maple_plain import CONTEXT_LENGTH, EOT, PAD, SOS, tokenise
 
 TEMPLATE = "a photo of a {}."
+Layers = list[tuple[Tensor, ...]]  # mean and, if there is one, log-variance of each, (M, W)
 
 
-def net(prompts: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-    """Linear, GELU, linear: (D,) -> (2 M W,) or (M W,)."""
-    hidden = prompts[f"{name}.fc1.weight"] @ x + prompts[f"{name}.fc1.bias"]
-    hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
-    return prompts[f"{name}.fc2.weight"] @ hidden + prompts[f"{name}.fc2.bias"]
+def gaussians(prompts: Mapping[str, Tensor], name: str, x: Tensor, shape: torch.Size) -> Layers:
+    """What the nets `name` make of x (D,): linear, GELU, linear. shape: L, M, W"""
+    if f"{name}.z" in prompts:
+        return list(zip(*prompts[f"{name}.z"], strict=True))
+    layers, n_ctx, width = shape
+    found = []
+    for i in range(layers):
+        weights = [prompts[f"{name}.{i}.{key}"] for key in ("fc1.weight", "fc2.weight")]
+        biases = [prompts[f"{name}.{i}.{key}"] for key in ("fc1.bias", "fc2.bias")]
+        hidden = weights[0] @ x + biases[0]
+        hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
+        made = weights[1] @ hidden + biases[1]
+        halves = made.split(n_ctx * width)
+        found.append(tuple(half.reshape(n_ctx, width) for half in halves))
+    return found
 
 
-def gaussian(
-    prompts: Mapping[str, Tensor], name: str, x: Tensor, n_ctx: int, width: int
-) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance of one layer's z, each (M, W)."""
-    made, half = net(prompts, name, x), n_ctx * width
-    return made[:half].reshape(n_ctx, width), made[half:].reshape(n_ctx, width)
+def draw(layers: Layers, noise: Tensor) -> Tensor:
+    """z (L, M, W), made of noise (L, M, W)."""
+    rows = []
+    for (mean, *log_var), e in zip(layers, noise, strict=True):
+        rows.append(mean + (log_var[0] / 2).exp() * e if log_var else mean)
+    return torch.stack(rows)
 
 
 def seen(clip: PlainCLIP, image: Tensor, unit: bool = True) -> Tensor:
-    """What the posterior sees of an image (3, H, H): the frozen feature (D,)."""
+    """What the nets see of an image (3, H, H): the frozen feature (D,)."""
     feature = clip.encode_image(image[None])[0]
     return feature / feature.norm() if unit else feature
 
 
 def prototypes(
-    clip: PlainCLIP, images: Sequence[Tensor], labels: Sequence[int], unit: bool = True,
+    clip: PlainCLIP,
+    images: Sequence[Tensor],
+    labels: Sequence[int],
+    unit: bool = True,
     unit_mean: bool = True,
-) -> Tensor:  # fmt: skip
-    """(C, D): the mean of what the posterior sees of the images of each class."""
+) -> Tensor:
+    """(C, D): the mean of what the nets see of the images of each class."""
     rows = []
     for c in range(max(labels) + 1):
         total, count = 0, 0
@@ -80,19 +94,18 @@ def text_features(
     return clip.text_tower(torch.stack(sentences), torch.tensor(ends), deep)
 
 
-def image_feature(clip: PlainCLIP, prompts: Mapping[str, Tensor], image: Tensor) -> Tensor:
-    """(3, H, H) -> (D,), not normalised, with the image tower's prompts."""
-    first, *others = prompts["vision_prompts"]
-    return clip.vision_tower(image[None], first, dict(enumerate(others, start=1)))[0]
-
-
 def draw_logits(
-    clip: PlainCLIP, prompts: Mapping[str, Tensor], classnames: Sequence[str], image: Tensor,
-    z: Tensor, template: str = TEMPLATE,
-) -> Tensor:  # fmt: skip
-    """(C,) of one image with one draw (L, M, W)."""
-    text = text_features(clip, z, classnames, template)
-    return clip.logits(image_feature(clip, prompts, image)[None], text)[0]
+    clip: PlainCLIP,
+    prompts: Mapping[str, Tensor],
+    classnames: Sequence[str],
+    image: Tensor,
+    z: Tensor,
+    template: str = TEMPLATE,
+) -> Tensor:
+    """(C,)"""
+    first, *others = prompts["vision_prompts"]
+    feature = clip.vision_tower(image[None], first, dict(enumerate(others, start=1)))
+    return clip.logits(feature, text_features(clip, z, classnames, template))[0]
 
 
 def kl(mean: Tensor, log_var: Tensor, prior_mean: Tensor, prior_log_var: Tensor) -> Tensor:
@@ -116,28 +129,34 @@ def loss(
     kl_weight: float = 1.0,
     reduction: str = "mean",
     unit: bool = True,
+    host_loss: Callable[[Tensor, int, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Mean over the images of: mean over draws of -log p(label), and the layers' KL.
+    """Mean over the images of: the mean of the host's loss over the draws, and the layers' KL.
 
     noise (B, S, L, M, W): what the draws are made of. of_class (C, D): prototypes; None: the prior
-    is N(0, I).
+    is N(0, I). host_loss: of image, label, z; None: cross-entropy in MaPLe's places.
     """
+
+    def cross_entropy(image: Tensor, label: int, z: Tensor) -> Tensor:
+        logits = draw_logits(clip, prompts, classnames, image, z)
+        return logits.logsumexp(0) - logits[label]
+
     total = 0
     for image, label, own in zip(images, labels, noise, strict=True):
-        x, (_, layers, n_ctx, width) = seen(clip, image, unit), own.shape
-        made = [gaussian(prompts, f"posterior.{i}", x, n_ctx, width) for i in range(layers)]
-        for draw in own:
-            z = torch.stack([m + (v / 2).exp() * e for (m, v), e in zip(made, draw, strict=True)])
-            logits = draw_logits(clip, prompts, classnames, image, z)
-            total = total - (logits[label] - logits.logsumexp(0)) / len(own)
-        for i, (mean, log_var) in enumerate(made):
-            if of_class is None:
-                prior = torch.zeros_like(mean), torch.zeros_like(mean)
-            else:
-                prior = gaussian(prompts, f"prior.{i}", of_class[label], n_ctx, width)
-            elements = kl(mean, log_var, *prior)
-            kl_of_layer = elements.mean() if reduction == "mean" else elements.sum()
-            total = total + kl_weight * kl_of_layer
+        shape = own.shape[1:]
+        made = gaussians(prompts, "text_prompts.posterior", seen(clip, image, unit), shape)
+        for one in own:
+            z = draw(made, one)
+            total = total + (host_loss or cross_entropy)(image, label, z) / len(own)
+        if len(made[0]) == 1:
+            continue
+        prior = [(torch.zeros(shape[1:]), torch.zeros(shape[1:]))] * shape[0]
+        if of_class is not None:
+            prior = gaussians(prompts, "text_prompts.prior", of_class[label], shape)
+        for q, p in zip(made, prior, strict=True):
+            elements = kl(*q, *p)
+            of_layer = elements.mean() if reduction == "mean" else elements.sum()
+            total = total + kl_weight * of_layer
     return total / len(images)
 
 
@@ -147,32 +166,23 @@ def log_probabilities(
     classnames: Sequence[str],
     images: Tensor,
     noise: Tensor,
-    template: str = TEMPLATE,
     unit: bool = True,
+    host_logits: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """(B, C): the log of the draws' mean probabilities. noise (S, L, M, W), for all images."""
-    rows, (_, layers, n_ctx, width) = [], noise.shape
+    """(B, C): the log of the draws' mean probabilities. noise (S, L, M, W), for all images.
+
+    host_logits: of image and z; None: in MaPLe's places.
+    """
+    rows = []
     for image in images:
-        x, total = seen(clip, image, unit), 0
-        made = [gaussian(prompts, f"posterior.{i}", x, n_ctx, width) for i in range(layers)]
-        for draw in noise:
-            z = torch.stack([m + (v / 2).exp() * e for (m, v), e in zip(made, draw, strict=True)])
-            total = total + draw_logits(clip, prompts, classnames, image, z, template).softmax(0)
+        total, x = 0, seen(clip, image, unit)
+        made = gaussians(prompts, "text_prompts.posterior", x, noise.shape[1:])
+        for one in noise:
+            z = draw(made, one)
+            if host_logits:
+                logits = host_logits(image, z)
+            else:
+                logits = draw_logits(clip, prompts, classnames, image, z)
+            total = total + logits.softmax(0)
         rows.append((total / len(noise)).log())
-    return torch.stack(rows)
-
-
-def deterministic_logits(
-    clip: PlainCLIP, prompts: Mapping[str, Tensor], classnames: Sequence[str], images: Tensor
-) -> Tensor:
-    """(B, C), where z is what the nets make of an image, or the same for all images."""
-    rows, (layers, n_ctx, _) = [], prompts["vision_prompts"].shape
-    for image in images:
-        if "prompts" in prompts:
-            z = prompts["prompts"]
-        else:
-            x = seen(clip, image)
-            made = [net(prompts, f"posterior.{i}", x) for i in range(layers)]
-            z = torch.stack([m.reshape(n_ctx, -1) for m in made])
-        rows.append(draw_logits(clip, prompts, classnames, image, z))
     return torch.stack(rows)

@@ -528,7 +528,11 @@ def test_another_papers_numbers_and_their_source(tmp_path, capsys):
 def test_what_empl_is_made_after_stands_below_every_table(tmp_path, capsys):
     pair(tmp_path, "shapes", "EMPL/vit_tiny", 1, 80.0, 60.0)
     for command in tables, parse_test_res:
-        words = ["base2new", str(tmp_path)] if command is tables else ["--hm", str(tmp_path / "base2new")]
+        words = (
+            ["base2new", str(tmp_path)]
+            if command is tables
+            else ["--hm", str(tmp_path / "base2new")]
+        )
         assert command.main(words) == 0
         assert "EMPL: made after the abstract of Chen" in capsys.readouterr().out
     lines = protocol.grid_table({("Shapes", "EMPL"): {"1": {1: 50.0}}}, ["1"], "", "text")

@@ -36,7 +36,7 @@ DEPTHS = {
     "VaMP": {"TRAINER.VAMP.PROMPT_DEPTH": 4},
 }
 # The keys that list a method's blocks, from 1: all but the first.
-LAYERS = {"MMRL": "TRAINER.MMRL.REP_LAYERS"}
+LAYERS = dict.fromkeys(["MMRL", "VaMP_MMRL"], "TRAINER.MMRL.REP_LAYERS")
 
 
 def build(
@@ -128,14 +128,18 @@ def parameters(trainer: TrainerX) -> Prompts:
 
 
 def assert_loss(
-    trainer: TrainerX, image: Tensor, label: Tensor, expected: Tensor, prompts: Prompts
+    trainer: TrainerX,
+    image: Tensor,
+    label: Tensor,
+    expected: Tensor,
+    prompts: Prompts,
+    tolerance: float = 1e-5,
 ) -> None:
-    """The trainer's loss and gradients are a reference's, whose loss `expected` is of `prompts`,
-    within 1e-5."""
+    """The trainer's loss and gradients are a reference's, whose loss `expected` is of `prompts`."""
     loss, _ = trainer.loss(image, label)
     loss.backward()
-    assert abs(loss - expected) <= 1e-5 * abs(expected)
-    assert_gradients(trainer.model.learner, gradients(expected, prompts))
+    assert abs(loss - expected) <= tolerance * abs(expected)
+    assert_gradients(trainer.model.learner, gradients(expected, prompts), tolerance)
 
 
 def assert_logits(trainer: TrainerX, image: Tensor, expected: Tensor) -> None:

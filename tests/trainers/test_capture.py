@@ -10,6 +10,7 @@ from tests.trainers.methods import batch, build, shake
 from tests.trainers.test_amp import amp
 
 GRAPHED = "CoOp CoCoOp KgCoOp TCP MaPLe MaPLe_ATP P2C PromptSRC MultiModalAdapter MMRL".split()
+GRAPHED += ["VaMP", "VaMP_MMRL"]
 EPOCHS = 3
 
 

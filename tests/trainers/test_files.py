@@ -43,15 +43,24 @@ for tower in ("text_encoder", "image_encoder"):
     for n in range(1, DEPTH):
         SRC[f"{tower}.transformer.resblocks.{n}.VPT_shallow"] = (4, W)
 
-VAMP = {"vision_prompts": (DEPTH, 2, W)}
-for n in range(DEPTH):
-    for net in ("posterior", "prior"):
-        VAMP |= linear(f"{net}.{n}.fc1", W, 32) | linear(f"{net}.{n}.fc2", 32, 2 * 2 * W)
+
+def gaussians(layers: int, n_ctx: int) -> dict[str, tuple[int, ...]]:
+    found = {}
+    for name in ("posterior", "prior"):
+        for n in range(layers):
+            found |= linear(f"{name}.{n}.fc1", W, 32)
+            found |= linear(f"{name}.{n}.fc2", 32, 2 * n_ctx * W)
+    return below("text_prompts", found)
+
+
+VAMP = {"vision_prompts": (DEPTH, 2, W)} | gaussians(DEPTH, 2)
 SPACE = {"compound_rep_tokens": (5, 512)}
 for tower in "vt":
     for n in range(DEPTH - 1):
         SPACE |= linear(f"compound_rep_tokens_r2{tower}proj.{n}", 512, W)
 MMRL = below("representation_learner", SPACE) | {"image_encoder.proj_rep": (W, W)}
+VAMP_MMRL = {key: shape for key, shape in MMRL.items() if "r2tproj" not in key}
+VAMP_MMRL |= gaussians(DEPTH - 1, 5)
 
 # What the run is given, the folder, and what is learned.
 FILES = {
@@ -84,6 +93,7 @@ FILES = {
         adapters(2, 3, 4),
     ),
     "VaMP": ("", "VariationalPromptLearner", VAMP),
+    "VaMP_MMRL": ("", "VariationalRepresentationLearner", VAMP_MMRL),
     "MMRL": ("", "MultiModalRepresentationLearner", MMRL),
 }
 

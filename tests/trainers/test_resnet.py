@@ -55,7 +55,7 @@ def test_others_that_need_no_vit_take_a_step(name, narrow, data, tmp_path):
     assert all(value.isfinite() for value in trainer.gradients(*batch(narrow, 16)).values())
 
 
-@pytest.mark.parametrize("name", ["MaPLe", "P2C", "PromptSRC", "MultiModalAdapter", "MMRL"])
+@pytest.mark.parametrize("name", ["MaPLe", "P2C", "PromptSRC", "MultiModalAdapter", "MMRL", "VaMP"])
 def test_those_that_need_a_vit_say_so(name, narrow, data, tmp_path):
     with pytest.raises(UsageError, match="this needs a ViT, the model has a ResNet"):
         build(name, data, tmp_path, narrow, "MODEL.BACKBONE.NAME", "RN50")
