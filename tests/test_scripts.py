@@ -157,7 +157,7 @@ def test_from_a_run_to_its_folder_and_back(script):
 @pytest.mark.parametrize(
     "command",
     ["results.tables ablation", "results.figures all", "results.report", "inference.cloud",
-     "inference.words", "runs.sweep"],
+     "inference.gap", "inference.words", "runs.sweep"],
 )  # fmt: skip
 def test_paths_that_cannot_be(command, path, monkeypatch, capsys):
     monkeypatch.chdir(REPO)

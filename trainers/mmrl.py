@@ -55,10 +55,8 @@ def listed_blocks(layers: Sequence[int], clip_model: CLIP) -> list[int]:
     depth = min(clip_model.transformer.layers, clip_model.visual.transformer.layers)
     blocks = [layer - 1 for layer in layers if layer in range(1, depth + 1)]
     if not blocks or len(blocks) < len(layers) or blocks != sorted(set(blocks)):
-        must = (
-            f"must be blocks from 1 to {depth}, which this CLIP's towers have, in ascending order"
-        )
-        raise UsageError(f"REP_LAYERS {list(layers)}: {must}")
+        why = f"this CLIP's towers have blocks 1 to {depth}: list some, in ascending order"
+        raise UsageError(f"REP_LAYERS {list(layers)}: {why}")
     return blocks
 
 
@@ -256,8 +254,14 @@ class MMRL(CLIPTrainer):
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         super().load_model(directory, epoch)
-        source = recorded_value(directory, "DATASET.NAME") if directory else None
-        self.model.fused = self.fuses(source or self.cfg.DATASET.NAME)  # upstream's say no dataset
+        own = self.cfg.DATASET.NAME
+        source = recorded_value(directory, "DATASET.NAME") if directory else own
+        if source is None:  # upstream's folders have no config
+            print(
+                f"Note: {directory} does not say on which dataset its model was trained: on {own}?"
+            )
+        self.model.fused = self.fuses(source or own)
+        print(f"Logits: {'both features' if self.model.fused else 'class token'}")
 
     def clean_state_dict(self, name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What is learned: upstream's files hold the whole CLIP and the classes' words too."""

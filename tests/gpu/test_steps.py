@@ -16,7 +16,7 @@ from tests.trainers.test_capture import GRAPHED
 STEPS, EPOCHS = 20, 2
 NODES = dict.fromkeys(["CoOp", "KgCoOp", "ProGrad", "TCP"], "COOP")  # of the config, by trainer
 NODES |= {"CoCoOp": "COCOOP", "MaPLe": "MAPLE", "MaPLe_ATP": "MAPLE", "P2C": "P2C"}
-NODES |= {"PromptSRC": "PROMPTSRC", "MultiModalAdapter": "MMADAPTER"}
+NODES |= {"PromptSRC": "PROMPTSRC", "MultiModalAdapter": "MMADAPTER", "BayesianPrompt": "VPT"}
 # Relative to their length: what an eighth of a bit more or less in each of many roundings leaves of
 # a loss, a gradient.
 ROUNDING = {"fp16": (0.01, 0.1), "amp": (0.01, 0.1), "bf16": (0.05, 0.5), "tf32": (2e-3, 0.02)}
@@ -118,13 +118,14 @@ def gradients(trainer: TrainerX, given: tuple[Tensor, Tensor]) -> tuple[Tensor, 
     return loss.double().cpu(), torch.cat(grads).double().cpu() / scale
 
 
+# Without what is drawn, which on a GPU is something else.
 QUIET = ("TRAINER.P2C.DPD.ENABLED", "False", "TRAINER.P2C.AUX.ENABLED", "False")
+QUIET += ("TRAINER.VPT.INIT_LOGVAR", "-60")
 
 
 @pytest.mark.parametrize("name", NODES)
 def test_fp32_on_a_gpu_is_fp32_on_a_cpu(name, data, tmp_path, weights):
-    quiet = QUIET if name == "P2C" else ()
-    cpu, cuda = (on(d, name, data, tmp_path, weights, "fp32", *quiet) for d in ("cpu", "cuda"))
+    cpu, cuda = (on(d, name, data, tmp_path, weights, "fp32", *QUIET) for d in ("cpu", "cuda"))
     cuda.model.load_state_dict(cpu.model.state_dict())
     given = batches(weights)[0]
     (expected, grads), (loss, own) = (gradients(t, given) for t in (cpu, cuda))

@@ -37,6 +37,7 @@ DEPTHS = {
 }
 # The keys that list a method's blocks, from 1: all but the first.
 LAYERS = dict.fromkeys(["MMRL", "VaMP_MMRL"], "TRAINER.MMRL.REP_LAYERS")
+LAYERS |= {"MMRLpp": "TRAINER.MMRLpp.REP_LAYERS"}
 
 
 def build(

@@ -8,9 +8,10 @@ import trainers.base
 from dassl.optim import build_optimizer
 from tests.trainers.methods import batch, build, shake
 
-METHODS = (
-    "CoOp CoCoOp KgCoOp ProGrad TCP P2C PromptSRC MultiModalAdapter MMRL VaMP VaMP_MMRL".split()
-)
+METHODS = """
+CoOp CoCoOp KgCoOp ProGrad TCP P2C PromptSRC MultiModalAdapter
+BayesianPrompt MMRL MMRLpp VaMP VaMP_MMRL
+""".split()
 QUIET = ("TRAINER.P2C.DPD.ENABLED", "False")
 
 
@@ -37,7 +38,7 @@ def test_the_loss_is_near_fp32s_and_the_logits_are_fp32(name, data, tmp_path, we
     torch.manual_seed(1)
     log = trainer.gradients(image, label)
     amp(trainer)
-    torch.manual_seed(1)  # the same draws
+    torch.manual_seed(1)  # of the methods that draw
     half = trainer.gradients(image, label)
     for key, value in log.items():
         assert half[key].item() == pytest.approx(value.item(), rel=0.05, abs=0.01), key

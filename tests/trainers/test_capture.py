@@ -9,8 +9,10 @@ from tests.fake_cuda import FakeCuda, OnGpu
 from tests.trainers.methods import batch, build, shake
 from tests.trainers.test_amp import amp
 
-GRAPHED = "CoOp CoCoOp KgCoOp TCP MaPLe MaPLe_ATP P2C PromptSRC MultiModalAdapter MMRL".split()
-GRAPHED += ["VaMP", "VaMP_MMRL"]
+GRAPHED = """
+CoOp CoCoOp KgCoOp TCP MaPLe MaPLe_ATP P2C PromptSRC MultiModalAdapter
+BayesianPrompt MMRL MMRLpp VaMP VaMP_MMRL
+""".split()
 EPOCHS = 3
 
 

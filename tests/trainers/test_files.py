@@ -42,6 +42,10 @@ SRC = {"prompt_learner.ctx": (4, W), "image_encoder.VPT": (4, W)}
 for tower in ("text_encoder", "image_encoder"):
     for n in range(1, DEPTH):
         SRC[f"{tower}.transformer.resblocks.{n}.VPT_shallow"] = (4, W)
+POSTERIOR = {}
+for name in ("weight_mean", "weight_log_variance"):
+    for n, n_in, n_out in ((0, W, W // 2), (2, W // 2, W // 2), (4, W // 2, W)):
+        POSTERIOR |= linear(f"meta_net.{name}.module.{n}", n_in, n_out)
 
 
 def gaussians(layers: int, n_ctx: int) -> dict[str, tuple[int, ...]]:
@@ -62,7 +66,17 @@ MMRL = below("representation_learner", SPACE) | {"image_encoder.proj_rep": (W, W
 VAMP_MMRL = {key: shape for key, shape in MMRL.items() if "r2tproj" not in key}
 VAMP_MMRL |= gaussians(DEPTH - 1, 5)
 
-# What the run is given, the folder, and what is learned.
+SPACE = {"compound_rep_tokens": (5, 512)}
+for tower in "vt":
+    SPACE[f"srra_r2{tower}proj.weight"] = (W, 512)
+    for n in range(DEPTH - 1):
+        own = {"A": (W, 4), "B": (4, 512), "bias": (W,)}
+        SPACE |= below(f"srra_r2{tower}proj.srra.{n}", own)
+MMRLPP = below("representation_learner", SPACE)
+MMRLPP |= {"image_encoder.A": (W, 64), "image_encoder.B": (64, W)}
+
+# What the run is given, the folder, and what is learned; behind a method's name, what else tells
+# its runs apart.
 FILES = {
     "CoOp": ("TRAINER.COOP.CTX_INIT= TRAINER.COOP.N_CTX=5", "prompt_learner", {"ctx": (5, W)}),
     "CoOp_ATP": ("", "prompt_learner", {"ctx": (2, W)} | ATTRIBUTES),
@@ -94,13 +108,25 @@ FILES = {
     ),
     "VaMP": ("", "VariationalPromptLearner", VAMP),
     "VaMP_MMRL": ("", "VariationalRepresentationLearner", VAMP_MMRL),
+    "BayesianPrompt": (
+        "DATALOADER.TRAIN_X.BATCH_SIZE=4 TRAINER.VPT.L=2",
+        "prompt_learner",
+        {"ctx": (4, W)} | POSTERIOR,
+    ),
+    "BayesianPrompt coopvpt": (
+        "DATALOADER.TRAIN_X.BATCH_SIZE=4 TRAINER.VPT.L=2 TRAINER.VPT.VPT_TYPE=coopvpt",
+        "prompt_learner",
+        {"ctx": (4, W), "mean_posterior": (1, W), "std_posterior": (1, W)},
+    ),
     "MMRL": ("", "MultiModalRepresentationLearner", MMRL),
+    "MMRLpp": ("", "MultiModalRepresentationLearner", MMRLPP),
 }
 
 
 @pytest.mark.parametrize("method", FILES)
 def test_a_run_and_its_file(method: str, data: Path, tmp_path: Path, capsys) -> None:
     given, folder, shapes = FILES[method]
+    method = method.split()[0]
     opts = ["OPTIM.MAX_EPOCH", "2", *(w for pair in given.split() for w in pair.split("="))]
     train_and_test(method, data, tmp_path, capsys, *opts)
     state = read(tmp_path / "train", folder, epoch=2)

@@ -14,6 +14,7 @@ from dassl.engine import TrainerX
 from dassl.utils import Failure
 from reference import mmrl_plain
 from reference.clip_plain import PlainCLIP
+from reference.maple_plain import as_leaves
 from tests.runs import REPO
 from tests.trainers.files import read, save, three_classes
 from tests.trainers.methods import (
@@ -24,6 +25,7 @@ from tests.trainers.methods import (
     batch,
     build,
     class_names,
+    in_double,
     parameters,
     shake,
     uneven_names,
@@ -48,18 +50,33 @@ def made(data, out, weights, **settings) -> TrainerX:
     return trainer
 
 
-def check(trainer: TrainerX, weights, layers, alpha=0.7, reg_weight=1.0) -> None:
-    """Loss, gradients, the logits of both features and of the class token's alone."""
-    image, label = batch(weights, trainer.num_classes)
-    plain, prompts, names = PlainCLIP(weights), parameters(trainer), class_names(trainer)
-    expected = mmrl_plain.loss(plain, prompts, names, image, label, layers, alpha, reg_weight)
-    assert_loss(trainer, image, label, expected, prompts)
-    with torch.no_grad():
-        of_class, of_rep = mmrl_plain.both_logits(plain, prompts, names, image, layers)
+def check_vit_b16(trainer: TrainerX, weights, features, layers) -> None:
+    """Logits in single precision; loss and gradients in double, as in single the cosines' rounding,
+    a hundredfold in the logits, makes almost 1e-5 of the gradients."""
+    image, label = (t[:2] for t in batch(weights, 3))
+    plain, names = PlainCLIP(weights, torch.float64), class_names(trainer)
+    prompts = as_leaves(parameters(trainer), torch.float64)
+    found = features(plain, prompts, names, image, layers)
+    of_class, of_rep = (z.detach() for z in mmrl_plain.both_logits(plain, found))
     assert (of_class - of_rep).norm() > 0.05 * of_class.norm()
-    assert_logits(trainer, image, alpha * of_class + (1 - alpha) * of_rep)
-    trainer.model.fused = False
-    assert_logits(trainer, image, of_class)
+    assert_logits(trainer, image, 0.7 * of_class + 0.3 * of_rep)
+    in_double(trainer)
+    trainer.set_model_mode("train")
+    expected = mmrl_plain.loss_of(plain, found, names, image, label)
+    assert_loss(trainer, image, label, expected, prompts, tolerance=1e-9)
+
+
+def check_logits(trainer: TrainerX, weights, layers, alpha=0.7) -> None:
+    """Of both features, and of the class token's alone."""
+    image, plain = batch(weights, trainer.num_classes)[0], PlainCLIP(weights)
+    with torch.no_grad():
+        params = parameters(trainer)
+        found = mmrl_plain.features(plain, params, class_names(trainer), image, layers)
+        of_class, of_rep = mmrl_plain.both_logits(plain, found)
+    assert (of_class - of_rep).norm() > 0.05 * of_class.norm()
+    for trainer.model.fused in (True, False):
+        alpha = alpha if trainer.model.fused else 1
+        assert_logits(trainer, image, alpha * of_class + (1 - alpha) * of_rep)
 
 
 @pytest.mark.parametrize(
@@ -69,8 +86,14 @@ def check(trainer: TrainerX, weights, layers, alpha=0.7, reg_weight=1.0) -> None
 def test_equals_the_reference(data, tmp_path, weights, monkeypatch, layers, alpha, reg_weight):
     """A block that is not listed, behind one that is, leaves the tokens as they are."""
     uneven_names(monkeypatch)
-    settings = {"REP_LAYERS": layers, "ALPHA": alpha, "REG_WEIGHT": reg_weight}
-    check(made(data, tmp_path, weights, **settings), weights, layers, alpha, reg_weight)
+    weighed = {"alpha": alpha, "reg_weight": reg_weight}
+    settings = {key.upper(): value for key, value in weighed.items()}
+    trainer = made(data, tmp_path, weights, REP_LAYERS=layers, **settings)
+    image, label = batch(weights, trainer.num_classes)
+    plain, prompts, names = PlainCLIP(weights), parameters(trainer), class_names(trainer)
+    expected = mmrl_plain.loss(plain, prompts, names, image, label, layers, **weighed)
+    assert_loss(trainer, image, label, expected, prompts)
+    check_logits(trainer, weights, layers, alpha)
 
 
 def test_on_vit_b16(tmp_path, vit_b16):
@@ -87,7 +110,7 @@ def test_on_vit_b16(tmp_path, vit_b16):
         for other in others:
             assert torch.equal(other.weight, first.weight) and torch.equal(other.bias, first.bias)
     shake(learner)
-    check(trainer, vit_b16, layers)
+    check_vit_b16(trainer, vit_b16, mmrl_plain.features, layers)
 
 
 def test_parameters_of_a_wider_space(tmp_path, vit_b16):
@@ -111,7 +134,8 @@ def test_each_datasets_words(data, tmp_path, weights, dataset):
     }
     prompts = {key: p.detach() for key, p in learner.named_parameters()}
     plain = PlainCLIP(weights)
-    expected = mmrl_plain.text_features(plain, prompts, UNEVEN, [2, 3], words[dataset])
+    tokens = mmrl_plain.all_tokens(prompts, "t", [2, 3])
+    expected = mmrl_plain.text_features(plain, tokens, UNEVEN, [2, 3], words[dataset])
     with torch.no_grad():
         ours = learner.text_features(trainer.model.clip)
     assert (ours - expected).norm() <= 1e-5 * expected.norm()
@@ -128,12 +152,14 @@ def test_below_the_first_listed_block_both_towers_are_clips(data, tmp_path, weig
     plain, prompts = PlainCLIP(weights), parameters(trainer)
     with torch.no_grad():
         below = learner.image_below(clip, image)
-        expected = mmrl_plain.image_states(plain, prompts, image[1], [3])[1]
-        torch.testing.assert_close(below[1], expected, rtol=1e-5, atol=1e-5)
+        tokens = mmrl_plain.all_tokens(prompts, "v", [3])
+        expected = mmrl_plain.image_states(plain, tokens, image, [3])[1]
+        torch.testing.assert_close(below, expected, rtol=1e-5, atol=1e-5)
         frozen, own = learner.frozen_features(clip, below), clip.encode_image(image)
         torch.testing.assert_close(frozen, own, rtol=1e-5, atol=1e-5)
         name = class_names(trainer)[0]
-        state = mmrl_plain.text_states(plain, prompts, name, [3])[1]
+        tokens = mmrl_plain.all_tokens(prompts, "t", [3])
+        state = mmrl_plain.text_states(plain, tokens, [name], [3])[1][0]
     p, longest = 5, len(mmrl_plain.sentence(name, mmrl_plain.TEMPLATE)) - 5  # SOS a photo of a
     ours = torch.cat([learner.text_below[0, :p], learner.text_below[0, p : p + longest]])
     torch.testing.assert_close(ours, state[: p + longest], rtol=1e-5, atol=1e-5)
@@ -302,7 +328,8 @@ def test_a_runs_folder_says_what_its_model_was_trained_on(data, tmp_path, weight
     assert trainer.model.fused
     config, image = tmp_path / "run" / "config.yaml", batch(weights, 16)[0]
     plain, prompts = PlainCLIP(weights), parameters(trainer)
-    of_class, of_rep = mmrl_plain.both_logits(plain, prompts, class_names(trainer), image, [2, 3])
+    found = mmrl_plain.features(plain, prompts, class_names(trainer), image, [2, 3])
+    of_class, of_rep = mmrl_plain.both_logits(plain, found)
     trainer.load_model(str(tmp_path / "run"))
     assert_logits(trainer, image, 0.7 * of_class + 0.3 * of_rep)
     config.write_text(config.read_text().replace("NAME: Shapes\n", "NAME: ImageNet\n"))
@@ -335,7 +362,9 @@ def test_upstreams_file_loads(data, tmp_path, weights):
     trainer.load_model(str(tmp_path / "upstream"), epoch=5)
     prompts = {key: state[key].float() for key in trainer.model.learner.state_dict()}
     image, names = batch(weights, trainer.num_classes)[0], class_names(trainer)
-    of_class, of_rep = mmrl_plain.both_logits(PlainCLIP(weights), prompts, names, image, [2, 3])
+    plain = PlainCLIP(weights)
+    found = mmrl_plain.features(plain, prompts, names, image, [2, 3])
+    of_class, of_rep = mmrl_plain.both_logits(plain, found)
     assert_logits(trainer, image, 0.7 * of_class + 0.3 * of_rep)
 
 

@@ -49,13 +49,17 @@ def test_coops_loss_and_gradient(narrow, data, tmp_path):
     assert (grad - ctx.grad).norm() <= 1e-5 * ctx.grad.norm() and grad.norm() > 0
 
 
-@pytest.mark.parametrize("name", ["CoCoOp", "KgCoOp", "ProGrad", "TCP", "CoOp_ATP"])
+@pytest.mark.parametrize(
+    "name", ["CoCoOp", "KgCoOp", "ProGrad", "TCP", "CoOp_ATP", "BayesianPrompt"]
+)
 def test_others_that_need_no_vit_take_a_step(name, narrow, data, tmp_path):
     trainer = build(name, data, tmp_path, narrow, "MODEL.BACKBONE.NAME", "RN50")
     assert all(value.isfinite() for value in trainer.gradients(*batch(narrow, 16)).values())
 
 
-@pytest.mark.parametrize("name", ["MaPLe", "P2C", "PromptSRC", "MultiModalAdapter", "MMRL", "VaMP"])
+@pytest.mark.parametrize(
+    "name", ["MaPLe", "P2C", "PromptSRC", "MultiModalAdapter", "MMRL", "MMRLpp", "VaMP"]
+)
 def test_those_that_need_a_vit_say_so(name, narrow, data, tmp_path):
     with pytest.raises(UsageError, match="this needs a ViT, the model has a ResNet"):
         build(name, data, tmp_path, narrow, "MODEL.BACKBONE.NAME", "RN50")

@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from reference import (
+    bpl_plain,
     cocoop_plain,
     coop_plain,
     kgcoop_plain,
     maple_plain,
     mma_plain,
     mmrl_plain,
+    mmrlpp_plain,
     prograd_plain,
     promptsrc_plain,
     tcp_plain,
@@ -44,13 +46,22 @@ def p2c(plain, prompts, names, image, label):
     return maple_plain.gradients(loss, prompts)
 
 
-def mmrl(plain, prompts, *rest):
-    layers = upper_layers(plain.state_dict())
-    return maple_plain.gradients(mmrl_plain.loss(plain, prompts, *rest, layers), prompts)
+def upper(loss):
+    """The gradients of a reference's loss, with tokens in all blocks but the first."""
+    return lambda plain, prompts, *rest: maple_plain.gradients(
+        loss(plain, prompts, *rest, layers=upper_layers(plain.state_dict())), prompts
+    )
 
 
 def mma(plain, prompts, names, image, label):
     return mma_plain.gradients(mma_plain.loss(plain, prompts, names, image, label), prompts)
+
+
+def bpl(plain, prompts, names, image, label):
+    rows = 1 if "mean_posterior" in prompts else len(image)
+    noise = torch.randn(rows, 2, prompts["ctx"].shape[1], dtype=torch.float64)
+    loss = bpl_plain.loss(plain, prompts, names, image, label, noise.expand(len(image), -1, -1))
+    return maple_plain.gradients(loss, prompts)
 
 
 def of(loss, **settings):
@@ -60,6 +71,7 @@ def of(loss, **settings):
     )
 
 
+# A method, and settings.
 CASES = {
     "CoOp": (sgd, of(coop_plain.loss)),
     "CoOp_ATP": (sgd, of(coop_plain.loss, attributes=("color", "shape"))),
@@ -69,8 +81,11 @@ CASES = {
     "PromptSRC": (sgd, of(promptsrc_plain.loss)),
     "TCP": (adam, of(tcp_plain.loss, layer=2)),
     "MultiModalAdapter": (sgd, mma),
-    "MMRL": (adamw, mmrl),
+    "MMRL": (adamw, upper(mmrl_plain.loss)),
+    "MMRLpp": (adamw, upper(mmrlpp_plain.loss)),
     "P2C": (sgd, p2c),
+    "BayesianPrompt TRAINER.VPT.L 2": (sgd, bpl),
+    "BayesianPrompt TRAINER.VPT.L 2 TRAINER.VPT.VPT_TYPE coopvpt": (sgd, bpl),
 }
 QUIET = "TRAINER.P2C.DPD.ENABLED", "False", "TRAINER.P2C.AUX.ENABLED", "False"
 
@@ -78,7 +93,8 @@ QUIET = "TRAINER.P2C.DPD.ENABLED", "False", "TRAINER.P2C.AUX.ENABLED", "False"
 @pytest.mark.parametrize("method", CASES)
 def test_parameters_after_20_steps(method, data, tmp_path, weights):
     optimizer, gradients = CASES[method]
-    trainer = build(method, data, tmp_path, weights, *QUIET)
+    method, *opts = method.split()
+    trainer = build(method, data, tmp_path, weights, *QUIET, *opts)
     in_double(trainer)
     shake(trainer.model.learner)
     trainer.num_batches = STEPS + 1  # no epoch ends, so the rate stays
@@ -97,7 +113,9 @@ def test_parameters_after_20_steps(method, data, tmp_path, weights):
         image = torch.randn(2, 3, size, size, generator=generator, dtype=torch.float64)
         label = torch.randint(CLASSES, (2,), generator=generator)
         trainer.batch_idx = step
+        torch.manual_seed(step)  # both draw the same
         trainer.forward_backward({"img": image, "label": label, "domain": label})
+        torch.manual_seed(step)
         for name, gradient in gradients(plain, prompts, names, image, label).items():
             prompts[name].grad = gradient
         reference.step()
