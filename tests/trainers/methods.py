@@ -33,9 +33,11 @@ DEPTHS = {
     },
     "MultiModalAdapter": {"TRAINER.MMADAPTER.ADAPTER_END": 4},
     "TCP": {"TRAINER.TCP.LAYER": 2},
+    "VaMP": {"TRAINER.VAMP.PROMPT_DEPTH": 4},
 }
 # The keys that list a method's blocks, from 1: all but the first.
-LAYERS = {"MMRL": "TRAINER.MMRL.REP_LAYERS", "MMRLpp": "TRAINER.MMRLpp.REP_LAYERS"}
+LAYERS = dict.fromkeys(["MMRL", "VaMP_MMRL"], "TRAINER.MMRL.REP_LAYERS")
+LAYERS |= {"MMRLpp": "TRAINER.MMRLpp.REP_LAYERS"}
 
 
 def build(

@@ -47,11 +47,24 @@ for name in ("weight_mean", "weight_log_variance"):
     for n, n_in, n_out in ((0, W, W // 2), (2, W // 2, W // 2), (4, W // 2, W)):
         POSTERIOR |= linear(f"meta_net.{name}.module.{n}", n_in, n_out)
 
+
+def gaussians(layers: int, n_ctx: int) -> dict[str, tuple[int, ...]]:
+    found = {}
+    for name in ("posterior", "prior"):
+        for n in range(layers):
+            found |= linear(f"{name}.{n}.fc1", W, 32)
+            found |= linear(f"{name}.{n}.fc2", 32, 2 * n_ctx * W)
+    return below("text_prompts", found)
+
+
+VAMP = {"vision_prompts": (DEPTH, 2, W)} | gaussians(DEPTH, 2)
 SPACE = {"compound_rep_tokens": (5, 512)}
 for tower in "vt":
     for n in range(DEPTH - 1):
         SPACE |= linear(f"compound_rep_tokens_r2{tower}proj.{n}", 512, W)
 MMRL = below("representation_learner", SPACE) | {"image_encoder.proj_rep": (W, W)}
+VAMP_MMRL = {key: shape for key, shape in MMRL.items() if "r2tproj" not in key}
+VAMP_MMRL |= gaussians(DEPTH - 1, 5)
 
 SPACE = {"compound_rep_tokens": (5, 512)}
 for tower in "vt":
@@ -93,6 +106,8 @@ FILES = {
         "adapter_learner",
         adapters(2, 3, 4),
     ),
+    "VaMP": ("", "VariationalPromptLearner", VAMP),
+    "VaMP_MMRL": ("", "VariationalRepresentationLearner", VAMP_MMRL),
     "BayesianPrompt": (
         "DATALOADER.TRAIN_X.BATCH_SIZE=4 TRAINER.VPT.L=2",
         "prompt_learner",

@@ -58,7 +58,7 @@ def test_others_that_need_no_vit_take_a_step(name, narrow, data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["MaPLe", "P2C", "PromptSRC", "MultiModalAdapter", "MMRL", "MMRLpp"]
+    "name", ["MaPLe", "P2C", "PromptSRC", "MultiModalAdapter", "MMRL", "MMRLpp", "VaMP"]
 )
 def test_those_that_need_a_vit_say_so(name, narrow, data, tmp_path):
     with pytest.raises(UsageError, match="this needs a ViT, the model has a ResNet"):

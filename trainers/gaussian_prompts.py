@@ -1,0 +1,98 @@
+"""Text prompts that are Gaussian, and the nets that say with which mean and variance (vamp.py).
+
+Shapes: B images, S draws for each, L layers with M prompts of width W.
+"""
+
+import math
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from clip.model import CLIP
+
+from .draws import kl_normal, normal
+
+
+def start(*shape: int, std: float | None) -> Tensor:
+    """What a Gaussian begins with: means (1, *shape), with `std` also log-variances (2, *shape)."""
+    mean = torch.empty(shape).normal_(std=0.02)  # as prompts begin
+    return torch.stack([mean] if std is None else [mean, torch.full(shape, 2 * math.log(std))])
+
+
+class Gaussians(nn.ModuleList):
+    """A net for each layer: (B, D) -> means (B, L, M, W) and, with `std`, log-variances."""
+
+    def __init__(self, dim: int, hidden: int, shape: tuple[int, int, int], std: float | None):
+        super().__init__()
+        layers, *tokens = shape
+        for _ in range(layers):
+            bias = start(*tokens, std=std)
+            first, second = nn.Linear(dim, hidden), nn.Linear(hidden, bias.numel())
+            second.bias = nn.Parameter(bias.flatten())
+            self.append(nn.Sequential(OrderedDict(fc1=first, act=nn.GELU(), fc2=second)))
+        self.outputs = bias.shape
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        # amp would round means and variances
+        with torch.autocast(x.device.type, enabled=False):
+            made = torch.stack([net(x) for net in self], dim=1)
+        return made.unflatten(-1, self.outputs).unbind(2)
+
+
+class SharedGaussians(nn.Module):
+    """The same for all images, learned as it is."""
+
+    def __init__(self, shape: tuple[int, int, int], std: float | None):
+        super().__init__()
+        self.z = nn.Parameter(start(*shape, std=std))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(z.expand(len(x), *z.shape) for z in self.z)
+
+
+class VariationalPrompts(nn.Module):
+    """z, whatever its places in the text tower.
+
+    Args:
+        node: TRAINER.VAMP.
+        shape: L, M, W.
+    """
+
+    def __init__(self, node: CfgNode, clip_model: CLIP, shape: tuple[int, int, int]):
+        super().__init__()
+        self.node, std = node, node.INIT_STD if node.VARIATIONAL else None
+        nets = clip_model.visual.output_dim, node.HIDDEN, shape, std
+        self.posterior = Gaussians(*nets) if node.SAMPLE_SPECIFIC else SharedGaussians(shape, std)
+        if node.VARIATIONAL and node.PRIOR == "class":
+            self.prior = Gaussians(*nets)
+
+    def draws(self, mean: Tensor, log_var: Tensor, n: int, seed: int | None = None) -> Tensor:
+        """n draws for each image, (B, n, L, M, W), through which mean and variance are learned."""
+        noise = normal(mean, n, *mean.shape[1:], seed=seed)
+        return mean[:, None] + (0.5 * log_var).exp()[:, None] * noise
+
+    def of_training(self, features: Tensor, prototypes: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Features (B, D) -> z (B, S, L, M, W), and the KL to the prior."""
+        mean, *log_var = self.posterior(features)
+        if not log_var:
+            return mean[:, None], mean.new_zeros(())
+        kl = self.kl(mean, *log_var, prototypes)
+        return self.draws(mean, *log_var, self.node.TRAIN_SAMPLES), kl
+
+    def of_test(self, features: Tensor, seed: int) -> Tensor:
+        """Features (B, D) -> z (B, S, L, M, W)."""
+        mean, *log_var = self.posterior(features)
+        n = self.node.TEST_SAMPLES if log_var else 0
+        return self.draws(mean, *log_var, n, seed) if n else mean[:, None]
+
+    def kl(self, mean: Tensor, log_var: Tensor, prototypes: Tensor | None) -> Tensor:
+        """Σ over layers of KL(q ‖ p), mean over the images (eq. 20).
+
+        prototypes: (B, D), of the images' classes; None: p is N(0, I).
+        """
+        prior = () if prototypes is None else self.prior(prototypes)
+        kl = kl_normal(mean, log_var, *prior).flatten(2)  # (B, L, M·W)
+        of_layers = kl.mean(dim=2) if self.node.KL_REDUCTION == "mean" else kl.sum(dim=2)
+        return of_layers.sum(dim=1).mean()
