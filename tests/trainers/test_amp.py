@@ -8,8 +8,8 @@ import trainers.base
 from dassl.optim import build_optimizer
 from tests.trainers.methods import batch, build, shake
 
-METHODS = "CoOp CoCoOp KgCoOp ProGrad TCP P2C PromptSRC MultiModalAdapter".split()
-QUIET = ("TRAINER.P2C.DPD.ENABLED", "False")
+METHODS = "CoOp CoCoOp KgCoOp ProGrad TCP EMPL P2C PromptSRC MultiModalAdapter".split()
+QUIET = "TRAINER.P2C.DPD.ENABLED False TRAINER.EMPL.NOISE 0.0 TRAINER.EMPL.INIT_NOISE 0.0".split()
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from tests.fake_cuda import FakeCuda, OnGpu
 from tests.trainers.methods import batch, build, shake
 from tests.trainers.test_amp import amp
 
-GRAPHED = "CoOp CoCoOp KgCoOp TCP MaPLe MaPLe_ATP P2C PromptSRC MultiModalAdapter".split()
+GRAPHED = "CoOp CoCoOp KgCoOp TCP EMPL MaPLe MaPLe_ATP P2C PromptSRC MultiModalAdapter".split()
 EPOCHS = 3
 
 

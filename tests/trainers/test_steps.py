@@ -14,6 +14,7 @@ import torch
 from reference import (
     cocoop_plain,
     coop_plain,
+    empl_plain,
     kgcoop_plain,
     maple_plain,
     mma_plain,
@@ -46,6 +47,14 @@ def mma(plain, prompts, names, image, label):
     return mma_plain.gradients(mma_plain.loss(plain, prompts, names, image, label), prompts)
 
 
+def empl(plain, prompts, names, image, label):
+    """With the step's own draws."""
+    noise = torch.randn(len(image), 2, 1 + 1, *prompts["ctx"].shape, dtype=image.dtype)
+    settings = empl_plain.Settings()
+    loss = empl_plain.loss(plain, prompts, names, image, label, noise, settings)
+    return maple_plain.gradients(loss, prompts)
+
+
 def of(loss, **settings):
     """The gradients of a reference's loss."""
     return lambda plain, prompts, *rest: maple_plain.gradients(
@@ -62,15 +71,19 @@ CASES = {
     "PromptSRC": (sgd, of(promptsrc_plain.loss)),
     "TCP": (adam, of(tcp_plain.loss, layer=2)),
     "MultiModalAdapter": (sgd, mma),
+    "EMPL": (sgd, empl),
     "P2C": (sgd, p2c),
 }
-QUIET = "TRAINER.P2C.DPD.ENABLED", "False", "TRAINER.P2C.AUX.ENABLED", "False"
+OPTS = {
+    "EMPL": ("TRAINER.EMPL.SAMPLES", "2", "TRAINER.EMPL.STEPS", "1"),
+    "P2C": ("TRAINER.P2C.DPD.ENABLED", "False", "TRAINER.P2C.AUX.ENABLED", "False"),
+}
 
 
 @pytest.mark.parametrize("method", CASES)
 def test_parameters_after_20_steps(method, data, tmp_path, weights):
     optimizer, gradients = CASES[method]
-    trainer = build(method, data, tmp_path, weights, *QUIET)
+    trainer = build(method, data, tmp_path, weights, *OPTS.get(method, ()))
     trainer.model.double(), trainer.model.clip.double()
     shake(trainer.model.learner)
     trainer.num_batches = STEPS + 1  # no epoch ends, so the rate stays
@@ -89,7 +102,9 @@ def test_parameters_after_20_steps(method, data, tmp_path, weights):
         image = torch.randn(2, 3, size, size, generator=generator, dtype=torch.float64)
         label = torch.randint(CLASSES, (2,), generator=generator)
         trainer.batch_idx = step
+        torch.manual_seed(step)
         trainer.forward_backward({"img": image, "label": label, "domain": label})
+        torch.manual_seed(step)
         for name, gradient in gradients(plain, prompts, names, image, label).items():
             prompts[name].grad = gradient
         reference.step()
