@@ -23,7 +23,7 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
     """(…, K), (K, N) -> (…, N)."""
-    return _onednn(x, weight.t()) if _by_onednn(x) else x @ weight
+    return _FrozenLinear.apply(x, weight.t(), None) if _by_onednn(x) else x @ weight
 
 
 def is_frozen(x: Tensor, *parameters: Tensor) -> bool:
@@ -33,8 +33,10 @@ def is_frozen(x: Tensor, *parameters: Tensor) -> bool:
 
 
 class _FrozenLinear(torch.autograd.Function):
+    """oneDNN's operator has no gradient of its own; this one's can be differentiated again."""
+
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
         return _onednn(x, weight, bias)
 
@@ -58,14 +60,19 @@ class Linear(nn.Linear):
 
 
 class FrozenMLP(torch.autograd.Function):
-    """Linear, QuickGELU, linear: (…, W) -> (…, W).
+    """Linear, QuickGELU, linear: (…, W) -> (…, W), and what is kept for the gradient, or None.
 
     x · sigmoid(a x) is silu(a x) / a, and the matrix products take the factors along: one
     pass over the large hidden layer instead of three, and one tensor kept for the gradient.
+
+    What is kept is an output, as only so a gradient's gradient sees how it depends on x.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    def forward(
+        ctx, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        ctx.set_materialize_grads(False)
         kept = ctx.needs_input_grad[0]
         if _by_onednn(x):
             h = _onednn(1.702 * x, w1, 1.702 * b1, "none" if kept else "swish")  # (…, 4 W)
@@ -74,15 +81,29 @@ class FrozenMLP(torch.autograd.Function):
             # On CUDA cuBLASLt adds a bias itself that is a vector with beta 1 (torch < 2.12).
             h = torch.addmm(1.702 * b1, x.flatten(0, -2), w1.t(), alpha=1.702)  # (tokens, 4 W)
             y = torch.addmm(b2, F.silu(h, inplace=not kept), w2.t(), alpha=1 / 1.702)
-            y = y.view(*x.shape[:-1], -1)  # (…, W)
-        if kept:
-            ctx.save_for_backward(h, w1, w2)
-        return y
+            y, h = (t.view(*x.shape[:-1], -1) for t in (y, h))  # (…, W) and (…, 4 W)
+        if not kept:
+            return y, None
+        ctx.save_for_backward(h, w1, w2)
+        return y, h
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(
+        ctx, grad: Tensor | None, grad_h: Tensor | None
+    ) -> tuple[Tensor | None, None, None, None, None]:
+        """There is a grad_h in a second differentiation alone; either may be absent there."""
         h, w1, w2 = ctx.saved_tensors
-        # The factor before silu and the one behind it cancel.
-        g = _product(grad, w2)  # (…, 4 W)
-        g = torch.ops.aten.silu_backward(g, h.view_as(g))
-        return _product(g, w1), None, None, None, None
+        g = None if grad_h is None else 1.702 * grad_h  # (…, 4 W)
+        if grad is not None:
+            # The factor before silu and the one behind it cancel.
+            through = _silu_backward(_product(grad, w2), h)
+            g = through if g is None else g + through
+        return None if g is None else _product(g, w1), None, None, None, None
+
+
+def _silu_backward(grad: Tensor, h: Tensor) -> Tensor:
+    """grad · silu'(h). torch's operator cannot be differentiated again."""
+    if not torch.is_grad_enabled():
+        return torch.ops.aten.silu_backward(grad, h)
+    s = h.sigmoid()
+    return grad * s * (1 + h * (1 - s))

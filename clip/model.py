@@ -54,7 +54,7 @@ class MLP(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         weights = self.c_fc.weight, self.c_fc.bias, self.c_proj.weight, self.c_proj.bias
         frozen = is_frozen(x, *weights)
-        return FrozenMLP.apply(x, *weights) if frozen else super().forward(x)
+        return FrozenMLP.apply(x, *weights)[0] if frozen else super().forward(x)
 
 
 def attention(

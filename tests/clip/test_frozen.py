@@ -74,6 +74,37 @@ def test_a_linear_layer_and_its_gradient_are_the_formulas(dtype, kernels):
     assert relative(leaf.grad, out.double() @ weight.double()) < ROUNDING[dtype]
 
 
+def curvature(f, x: Tensor, out: Tensor, alone: bool) -> Tensor:
+    """The gradient of |g|², if not `alone` times <f(x), out>, where g is the latter's gradient."""
+    y = (f(x) * out).sum()
+    [g] = torch.autograd.grad(y, x, create_graph=True)
+    return torch.autograd.grad(g.square().sum() * (1 if alone else y), x)[0]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_a_gradient_of_the_gradient_is_the_formulas(dtype, alone, kernels):
+    """Of layers behind one another, as a layer's own curvature may be zero."""
+    mlp, x, out = frozen_mlp(dtype), 2 * some(3, 5, 64), some(3, 5, 64, seed=1)
+    weight, bias = some(64, 64, seed=5).to(dtype) / 8, some(64, seed=6).to(dtype)
+
+    def ours(x: Tensor) -> Tensor:
+        return frozen.linear(mlp(frozen.linear(mlp(x), weight, bias)), weight, bias)
+
+    def plain(x: Tensor) -> Tensor:
+        y = plain_mlp(mlp, x) @ weight.double().t() + bias.double()
+        return plain_mlp(mlp, y) @ weight.double().t() + bias.double()
+
+    expected = curvature(plain, x.clone().requires_grad_(), out, alone)
+    got = curvature(ours, x.to(dtype).requires_grad_(), out.to(dtype), alone)
+    assert relative(got, expected) < 5 * ROUNDING[dtype]
+
+
+def test_the_mlps_second_gradient_is_the_finite_differences():
+    mlp, x = frozen_mlp(torch.float64), some(2, 3, 64).requires_grad_()
+    assert torch.autograd.gradgradcheck(mlp, (x,), fast_mode=True)
+
+
 def test_weights_that_are_trained_have_gradients(kernels):
     layer, mlp = frozen.Linear(64, 64), frozen_mlp(torch.float32)
     mlp.c_proj.bias.requires_grad_()

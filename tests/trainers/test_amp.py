@@ -10,9 +10,12 @@ from tests.trainers.methods import batch, build, shake
 
 METHODS = """
 CoOp CoCoOp KgCoOp ProGrad TCP P2C PromptSRC MultiModalAdapter
-BayesianPrompt MMRL MMRLpp VaMP VaMP_MMRL
+BayesianPrompt MMRL MMRLpp VaMP VaMP_MMRL EMPL
 """.split()
-QUIET = ("TRAINER.P2C.DPD.ENABLED", "False")
+QUIET = """
+TRAINER.P2C.DPD.ENABLED False
+TRAINER.EMPL.NOISE 0.0 TRAINER.EMPL.INIT_NOISE 0.0
+""".split()
 
 
 @pytest.fixture(autouse=True)

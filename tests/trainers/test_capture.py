@@ -11,7 +11,7 @@ from tests.trainers.test_amp import amp
 
 GRAPHED = """
 CoOp CoCoOp KgCoOp TCP MaPLe MaPLe_ATP P2C PromptSRC MultiModalAdapter
-BayesianPrompt MMRL MMRLpp VaMP VaMP_MMRL
+BayesianPrompt MMRL MMRLpp VaMP VaMP_MMRL EMPL
 """.split()
 EPOCHS = 3
 

@@ -15,6 +15,7 @@ from reference import (
     bpl_plain,
     cocoop_plain,
     coop_plain,
+    empl_plain,
     kgcoop_plain,
     maple_plain,
     mma_plain,
@@ -64,6 +65,14 @@ def bpl(plain, prompts, names, image, label):
     return maple_plain.gradients(loss, prompts)
 
 
+def empl(plain, prompts, names, image, label):
+    """With the step's own draws."""
+    noise = torch.randn(len(image), 2, 1 + 1, *prompts["ctx"].shape, dtype=image.dtype)
+    settings = empl_plain.Settings()
+    loss = empl_plain.loss(plain, prompts, names, image, label, noise, settings)
+    return maple_plain.gradients(loss, prompts)
+
+
 def of(loss, **settings):
     """The gradients of a reference's loss."""
     return lambda plain, prompts, *rest: maple_plain.gradients(
@@ -83,18 +92,18 @@ CASES = {
     "MultiModalAdapter": (sgd, mma),
     "MMRL": (adamw, upper(mmrl_plain.loss)),
     "MMRLpp": (adamw, upper(mmrlpp_plain.loss)),
-    "P2C": (sgd, p2c),
+    "EMPL TRAINER.EMPL.SAMPLES 2 TRAINER.EMPL.STEPS 1": (sgd, empl),
+    "P2C TRAINER.P2C.DPD.ENABLED False TRAINER.P2C.AUX.ENABLED False": (sgd, p2c),
     "BayesianPrompt TRAINER.VPT.L 2": (sgd, bpl),
     "BayesianPrompt TRAINER.VPT.L 2 TRAINER.VPT.VPT_TYPE coopvpt": (sgd, bpl),
 }
-QUIET = "TRAINER.P2C.DPD.ENABLED", "False", "TRAINER.P2C.AUX.ENABLED", "False"
 
 
 @pytest.mark.parametrize("method", CASES)
 def test_parameters_after_20_steps(method, data, tmp_path, weights):
     optimizer, gradients = CASES[method]
     method, *opts = method.split()
-    trainer = build(method, data, tmp_path, weights, *QUIET, *opts)
+    trainer = build(method, data, tmp_path, weights, *opts)
     in_double(trainer)
     shake(trainer.model.learner)
     trainer.num_batches = STEPS + 1  # no epoch ends, so the rate stays
