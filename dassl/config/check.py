@@ -29,7 +29,7 @@ def allow(what: str, test: Callable[[object], bool], keys: str) -> None:
 
 # fmt: off
 allow("1 or more", lambda v: v >= 1,
-      "OPTIM.MAX_EPOCH TRAIN.PRINT_FREQ DATALOADER.K_TRANSFORMS DATALOADER.TRAIN_X.BATCH_SIZE "
+      "OPTIM.MAX_EPOCH OPTIM.CYCLE_EPOCHS TRAIN.PRINT_FREQ DATALOADER.K_TRANSFORMS DATALOADER.TRAIN_X.BATCH_SIZE "
       "DATALOADER.TRAIN_U.BATCH_SIZE DATALOADER.TEST.BATCH_SIZE TRAIN_X.N_INS TRAIN_U.N_INS")
 allow("0 or more", lambda v: v >= 0,
       "OPTIM.LR OPTIM.MOMENTUM OPTIM.WEIGHT_DECAY OPTIM.RMSPROP_ALPHA OPTIM.GAMMA "
@@ -70,7 +70,7 @@ def check_values(cfg: CfgNode) -> None:
         line = f"INPUT.CROP_PADDING {padding}: must be from 0 to what INPUT.SIZE has, {largest}"
         raise UsageError(line)
     c = cfg.OPTIM
-    if c.NAME == "sgd" and c.SGD_NESTEROV and (c.MOMENTUM == 0 or c.SGD_DAMPNING != 0):
+    if c.NAME in ("sgd", "sghmc") and c.SGD_NESTEROV and (c.MOMENTUM == 0 or c.SGD_DAMPNING != 0):
         line = "OPTIM.SGD_NESTEROV True: needs OPTIM.MOMENTUM above 0 and OPTIM.SGD_DAMPNING 0"
         raise UsageError(line)
 
