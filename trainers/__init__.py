@@ -24,8 +24,8 @@ def add_configs(cfg: CfgNode) -> None:
 # What the methods' keys may be, by the ends of their names.
 allow("at most 1000", lambda v: v <= 1000,  # learned vectors, and widths by which layers grow
       "N_CTX N_CTX_TEXT N_CTX_VISION N_ATT1 N_ATT2 N_ATT3 HIDDEN_SCALE ADAPTER_DIM")  # fmt: skip
-allow("0 or more", lambda v: v >= 0,
-      "LOSS_WEIGHT KG_WEIGHT COOP.W LOSS.LAMBDA TEMPERATURE REPULSION.STRENGTH MAX_FORCE")  # fmt: skip
+allow("0 or more", lambda v: v >= 0, "LOSS_WEIGHT KG_WEIGHT COOP.W LOSS.LAMBDA")
+allow("0 or more", lambda v: v >= 0, "REBAPL.TEMPERATURE REPULSION.STRENGTH MAX_FORCE")
 allow("1 or more", lambda v: v >= 1, "SAMPLES_PER_CYCLE REPULSION.IMAGES")
 allow("above 0", lambda v: v > 0, "REPULSION.BANDWIDTH REPULSION.EPS")
 allow("1 or more, or -1 for all", lambda v: v >= 1 or v == -1, "REPULSION.ROWS")

@@ -37,7 +37,8 @@ class Ensemble(CLIPTrainer):
         if not self.samples:
             return super().model_inference(input)
         live, logits = self.model, []
-        for self.model in self.samples:
+        for sample in self.samples:
+            self.model = sample
             logits.append(super().model_inference(input))
         self.model = live
         return self.average(torch.stack(logits, dim=-2))

@@ -125,12 +125,15 @@ class ReBaPL(Ensemble, Repelled):
     def build_model(self) -> None:
         super().build_model()
         self.before, self.present, self.reference_seed = [], [], self.seed
+
+    # -- training
+
+    def before_train(self) -> None:
         steps, k = self.sampling_steps(len(self.train_loader_x)), self.sampler.SAMPLES_PER_CYCLE
         if k > steps:
             line = f"TRAINER.REBAPL.SAMPLES_PER_CYCLE {k}: the sampling stage of a cycle has"
             raise UsageError(f"{line} {steps} steps")
-
-    # -- training
+        super().before_train()
 
     def before_epoch(self) -> None:
         """Begins a cycle if it is time, and sets the epoch's noise."""

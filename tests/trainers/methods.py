@@ -33,7 +33,11 @@ DEPTHS = {
     },
     "MultiModalAdapter": {"TRAINER.MMADAPTER.ADAPTER_END": 4},
     "TCP": {"TRAINER.TCP.LAYER": 2},
+    "ReBaPL_MaPLe": {"TRAINER.MAPLE.PROMPT_DEPTH": 4},
+    "ReBaPL_P2C": {"TRAINER.P2C.PROMPT_DEPTH": 4},
 }
+# ReBaPL needs whole cycles.
+CYCLES = {"OPTIM.CYCLE_EPOCHS": "3", "TRAINER.REBAPL.NOISE_EPOCHS": "1"}
 
 
 def build(
@@ -49,6 +53,8 @@ def build(
         last = blocks - 1 if trainer == "TCP" else blocks  # its blocks are counted from 0
         if key not in opts:
             opts = (key, str(min(depth, last)), *opts)
+    if trainer.startswith("ReBaPL"):
+        opts = (*(word for pair in CYCLES.items() if pair[0] not in opts for word in pair), *opts)
     opts = ("INPUT.SIZE", f"({size},{size})", *opts)
     cfg = train.setup_cfg(train.parse_args(arguments(trainer, data, out, *opts)))
     with pytest.MonkeyPatch.context() as patch:

@@ -8,7 +8,7 @@ import trainers.base
 from dassl.optim import build_optimizer
 from tests.trainers.methods import batch, build, shake
 
-METHODS = "CoOp CoCoOp KgCoOp ProGrad TCP P2C PromptSRC MultiModalAdapter".split()
+METHODS = "CoOp CoCoOp KgCoOp ProGrad TCP P2C PromptSRC MultiModalAdapter ReBaPL_MaPLe".split()
 QUIET = ("TRAINER.P2C.DPD.ENABLED", "False")
 
 

@@ -63,6 +63,8 @@ CASES = {
     "TCP": (adam, of(tcp_plain.loss, layer=2)),
     "MultiModalAdapter": (sgd, mma),
     "P2C": (sgd, p2c),
+    "ReBaPL_CoOp": (sgd, of(coop_plain.loss)),  # in its first cycle; the others: test_rebapl.py
+    "ReBaPL_P2C": (sgd, p2c),
 }
 QUIET = "TRAINER.P2C.DPD.ENABLED", "False", "TRAINER.P2C.AUX.ENABLED", "False"
 
