@@ -178,7 +178,7 @@ CASES = {
     "as published": ("ReBaPL_MaPLe", {"distance": "mmd", "rows": 3}),
     "as the code": (
         "ReBaPL_MaPLe",
-        {"distance": "mse", "features": "both", "rows": 5, "strength": 0.75},
+        {"distance": "mse", "features": "both", "rows": 12, "strength": 0.75},
     ),
     "eq. 16 to 18": (
         "ReBaPL_CoOp",
@@ -265,6 +265,16 @@ def test_on_vit_b16(tmp_path, vit_b16):
         "ReBaPL_MaPLe", tmp_path, tmp_path / "out", vit_b16, *three_classes(tmp_path), *keys
     )
     assert_force(*force_and_reference(trainer, vit_b16, images=2), 1e-5)
+
+
+def test_a_hosts_own_noise_is_no_distance(data, tmp_path, weights):
+    """P2C's text prompts are shaken in training, but not where they are compared."""
+    keys = ("TRAINER.P2C.DPD.SIGMA_MAX", "0.5", *options(features="text", rows=-1, eps=0.1))
+    trainer = build("ReBaPL_P2C", data, tmp_path, weights, *keys)
+    trainer.before_epoch()
+    assert trainer.model.learner.sigma == 0.5
+    assert_force(*force_and_reference(trainer, weights), 1e-4)
+    assert trainer.model.training
 
 
 def test_amps_force_is_fp32s(data, tmp_path, weights):
