@@ -29,8 +29,9 @@ def allow(what: str, test: Callable[[object], bool], keys: str) -> None:
 
 # fmt: off
 allow("1 or more", lambda v: v >= 1,
-      "OPTIM.MAX_EPOCH TRAIN.PRINT_FREQ DATALOADER.K_TRANSFORMS DATALOADER.TRAIN_X.BATCH_SIZE "
-      "DATALOADER.TRAIN_U.BATCH_SIZE DATALOADER.TEST.BATCH_SIZE TRAIN_X.N_INS TRAIN_U.N_INS")
+      "OPTIM.MAX_EPOCH OPTIM.CYCLE_EPOCHS TRAIN.PRINT_FREQ DATALOADER.K_TRANSFORMS "
+      "DATALOADER.TRAIN_X.BATCH_SIZE DATALOADER.TRAIN_U.BATCH_SIZE DATALOADER.TEST.BATCH_SIZE "
+      "TRAIN_X.N_INS TRAIN_U.N_INS")
 allow("0 or more", lambda v: v >= 0,
       "OPTIM.LR OPTIM.MOMENTUM OPTIM.WEIGHT_DECAY OPTIM.RMSPROP_ALPHA OPTIM.GAMMA "
       "OPTIM.BASE_LR_MULT OPTIM.WARMUP_MIN_LR OPTIM.WARMUP_CONS_LR DATALOADER.NUM_WORKERS "
@@ -70,7 +71,7 @@ def check_values(cfg: CfgNode) -> None:
         line = f"INPUT.CROP_PADDING {padding}: must be from 0 to what INPUT.SIZE has, {largest}"
         raise UsageError(line)
     c = cfg.OPTIM
-    if c.NAME == "sgd" and c.SGD_NESTEROV and (c.MOMENTUM == 0 or c.SGD_DAMPNING != 0):
+    if c.NAME in ("sgd", "sghmc") and c.SGD_NESTEROV and (c.MOMENTUM == 0 or c.SGD_DAMPNING != 0):
         line = "OPTIM.SGD_NESTEROV True: needs OPTIM.MOMENTUM above 0 and OPTIM.SGD_DAMPNING 0"
         raise UsageError(line)
 

@@ -16,7 +16,7 @@ _FREE = ("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOA
          "TRAIN.", "TEST.")  # fmt: skip
 # What else may differ where a training goes on in another folder.
 _SCHEDULE = ("OPTIM.", "DATALOADER.")
-_OPTIMIZER = ("OPTIM.NAME", "OPTIM.STAGED_LR", "OPTIM.NEW_LAYERS")
+_OPTIMIZER = ("OPTIM.NAME", "OPTIM.STAGED_LR", "OPTIM.NEW_LAYERS", "OPTIM.CYCLE_EPOCHS")
 # What makes a model what it is.
 _LEARNED = ("MODEL.BACKBONE.", "TRAINER.")
 

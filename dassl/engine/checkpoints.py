@@ -77,6 +77,13 @@ class Checkpoints:
     def resume_state(self, state: dict[str, Any]) -> None:
         """Takes back what `state_to_resume` gave."""
 
+    def more_to_save(self) -> dict[str, Any]:
+        """What else a file holds, for tests and resumed runs alike: tensors and plain data."""
+        return {}
+
+    def load_more(self, checkpoint: dict[str, Any], source: str) -> None:
+        """Takes that back, when the weights are loaded; `source` names the file."""
+
     # -- files of any folder
 
     def save_model(
@@ -100,7 +107,7 @@ class Checkpoints:
                 "optimizer": None if optim is None else optim.state_dict(),
                 "scheduler": None if sched is None else sched.state_dict(),
                 "val_result": val_result,
-            }
+            } | self.more_to_save()
             if extra := self.state_to_resume():
                 state["trainer"] = extra
             folder = os.path.join(directory, name)
@@ -152,6 +159,7 @@ class Checkpoints:
         state_dict = self._without_derived(state_dict)
         expected = self._without_derived(self.weights_to_save(name))
         load_weights(self._models[name], state_dict, expected, source)
+        self.load_more(checkpoint, source)
 
     def _without_derived(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         buffers = self.derived_buffers

@@ -1,5 +1,6 @@
 """Learning rate per epoch: step once after each epoch's last batch."""
 
+import math
 from typing import Any
 
 from torch.optim import Optimizer
@@ -8,7 +9,24 @@ from yacs.config import CfgNode
 
 from dassl.utils import UsageError, check_availability
 
-AVAI_SCHEDS = ["single_step", "multi_step", "cosine"]
+AVAI_SCHEDS = ["single_step", "multi_step", "cosine", "cyclic_cosine"]
+
+
+class CyclicCosine(LRScheduler):
+    """lr (1 + cos(π t / T)) / 2 in epoch t, from 0, of each cycle of T epochs.
+
+    Behind a warm-up the first cycle begins when it ends, so every restart is as many epochs late;
+    not with WARMUP_RECOUNT False.
+    """
+
+    def __init__(self, optimizer: Optimizer, cycle_epochs: int, last_epoch: int = -1):
+        self.cycle_epochs = cycle_epochs
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        """The present epoch's rate of each parameter group."""
+        done = self.last_epoch % self.cycle_epochs / self.cycle_epochs
+        return [lr * (1 + math.cos(math.pi * done)) / 2 for lr in self.base_lrs]
 
 
 class _WarmupScheduler(LRScheduler):
@@ -85,6 +103,8 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler:
     check_availability(c.LR_SCHEDULER, AVAI_SCHEDS, "learning rate scheduler")
     if c.LR_SCHEDULER == "cosine":
         scheduler = CosineAnnealingLR(optimizer, c.MAX_EPOCH)
+    elif c.LR_SCHEDULER == "cyclic_cosine":
+        scheduler = CyclicCosine(optimizer, c.CYCLE_EPOCHS)
     elif c.LR_SCHEDULER == "multi_step":
         if isinstance(c.STEPSIZE, int):
             line = f"OPTIM.STEPSIZE is {c.STEPSIZE}, but multi_step needs a list of epochs"

@@ -9,7 +9,9 @@ from yacs.config import CfgNode
 
 from dassl.utils import UsageError, check_availability
 
-AVAI_OPTIMS = ["adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw"]
+from .sghmc import SGHMC
+
+AVAI_OPTIMS = ["adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw", "sghmc"]
 
 
 def build_optimizer(
@@ -36,6 +38,7 @@ def build_optimizer(
         "radam": (RAdam, {"betas": betas}),
         "rmsprop": (RMSprop, {"momentum": c.MOMENTUM, "alpha": c.RMSPROP_ALPHA}),
         "sgd": (SGD, sgd),
+        "sghmc": (SGHMC, sgd),
     }
     check_availability(c.NAME, AVAI_OPTIMS, "optimizer")
     if param_groups is None and c.STAGED_LR:

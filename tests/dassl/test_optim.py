@@ -8,8 +8,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dassl.config import check_schedule
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.optim.radam import RAdam
+from dassl.optim.sghmc import SGHMC
 from dassl.utils import UsageError
 from dassl.utils.checkpoint import load_optim
+from reference import rebapl_plain
 from tests.fake_cuda import WAITING
 
 
@@ -60,6 +62,38 @@ def test_other_schedules(cfg):
     )  # the step counts the warm-up's epochs
 
 
+# ReBaPL's published rates of 15 epochs: each restart comes one epoch late.
+TOP, LATE = [0.002, 0.001809, 0.001309, 0.000691], 0.000191
+
+
+@pytest.mark.parametrize("resume_after", [None, 0, 4, 6])
+def test_cycles_of_cosines(cfg, resume_after):
+    c = cfg.OPTIM
+    c.LR, c.LR_SCHEDULER, c.CYCLE_EPOCHS, c.MAX_EPOCH = 0.002, "cyclic_cosine", 5, 15
+    seen = rates(c, 15, resume_after)
+    assert seen == pytest.approx([1e-5, *TOP, LATE, *TOP, LATE, *TOP], rel=1e-3)
+    plain = [rebapl_plain.rate(epoch, 0.002, 5) for epoch in range(15)]
+    assert seen == pytest.approx(plain, rel=1e-12)
+
+
+def test_cycles_that_restart_in_time(cfg):
+    c = cfg.OPTIM
+    c.LR, c.LR_SCHEDULER, c.CYCLE_EPOCHS, c.MAX_EPOCH = 0.002, "cyclic_cosine", 5, 15
+    c.WARMUP_RECOUNT = False  # the first epoch behind a warm-up has the full rate, as Dassl's
+    first = [1e-5, 0.002, *TOP[2:], LATE]
+    assert rates(c, 15) == pytest.approx([*first, *TOP, LATE, *TOP, LATE], rel=1e-3)
+    c.WARMUP_EPOCH = -1
+    assert rates(c, 15) == pytest.approx([*TOP, LATE] * 3, rel=1e-3)
+
+
+def test_one_cycle_is_a_cosine(cfg):
+    c = cfg.OPTIM
+    c.CYCLE_EPOCHS = c.MAX_EPOCH
+    plain = rates(c, c.MAX_EPOCH)
+    c.LR_SCHEDULER = "cyclic_cosine"
+    assert rates(c, c.MAX_EPOCH) == pytest.approx(plain, rel=1e-12)
+
+
 def test_warmup_state_is_plain_data(cfg, tmp_path):
     optimizer = build_optimizer([nn.Parameter(torch.zeros(1))], cfg.OPTIM)
     state = build_lr_scheduler(optimizer, cfg.OPTIM).state_dict()
@@ -89,6 +123,7 @@ def test_impossible_schedules(cfg, key, value, told):
         ("sgd", torch.optim.SGD),
         ("rmsprop", torch.optim.RMSprop),
         ("radam", RAdam),
+        ("sghmc", SGHMC),
     ],
 )
 def test_optimizers(cfg, name, kind):
@@ -99,6 +134,55 @@ def test_optimizers(cfg, name, kind):
     assert (group["lr"], group["weight_decay"]) == (0.0035, 5e-4)
     assert group.get("amsgrad", False) == (name == "amsgrad")
     assert group.get("momentum", 0.9) == 0.9
+
+
+def sghmc(cfg, noise, start=0.0, size=3):
+    """The optimizer and its one parameter."""
+    cfg.OPTIM.NAME = "sghmc"
+    p = nn.Parameter(torch.full((size,), start))
+    optimizer = build_optimizer([p], cfg.OPTIM)
+    optimizer.param_groups[0]["noise"] = noise
+    return optimizer, p
+
+
+@pytest.mark.parametrize("keys", [{}, {"SGD_NESTEROV": True}, {"SGD_DAMPNING": 0.5}])
+def test_sghmc_without_noise_is_sgd(cfg, keys):
+    """To the last bit, from the first step on, also one without a gradient."""
+    cfg.OPTIM.update(keys)
+    optimizer, ours = sghmc(cfg, noise=0.0, start=1.0)
+    cfg.OPTIM.NAME = "sgd"
+    plain = nn.Parameter(torch.ones(3))
+    sgd = build_optimizer([plain], cfg.OPTIM)
+    for step in range(6):
+        ours.grad = None if step == 2 else torch.randn(3)
+        plain.grad = None if step == 2 else ours.grad.clone()
+        optimizer.step(), sgd.step()
+        assert torch.equal(ours, plain)
+
+
+def test_sghmcs_noise_is_as_large_as_told_and_is_remembered(cfg):
+    """The published formula's step from zero; then the momentum, without another draw."""
+    cfg.OPTIM.LR, n_images = 0.002, 80
+    noise = rebapl_plain.published_noise(0.002, 0.9, 100.0, n_images)
+    optimizer, p = sghmc(cfg, noise, size=100_000)
+    p.grad = torch.zeros_like(p)
+    optimizer.step()
+    first = p.detach().clone()
+    assert first.std().item() == pytest.approx(
+        0.002 * 100 * (2 * 0.002 * 0.9) ** 0.5 / 80, rel=0.02
+    )
+    assert abs(first.mean()) < 0.02 * first.std()
+    optimizer.param_groups[0]["noise"] = 0.0
+    p.grad = torch.zeros_like(p)
+    optimizer.step()
+    torch.testing.assert_close(p.detach(), 1.9 * first, rtol=1e-3, atol=1e-9)
+
+
+def test_sghmcs_noise_leaves_alone_what_has_no_gradient(cfg):
+    optimizer, p = sghmc(cfg, noise=1.0)
+    state = torch.get_rng_state()
+    optimizer.step()
+    assert not p.any() and torch.equal(torch.get_rng_state(), state)
 
 
 def test_unknown_optimizer(cfg):

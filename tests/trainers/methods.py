@@ -34,10 +34,14 @@ DEPTHS = {
     "MultiModalAdapter": {"TRAINER.MMADAPTER.ADAPTER_END": 4},
     "TCP": {"TRAINER.TCP.LAYER": 2},
     "VaMP": {"TRAINER.VAMP.PROMPT_DEPTH": 4},
+    "ReBaPL_MaPLe": {"TRAINER.MAPLE.PROMPT_DEPTH": 4},
+    "ReBaPL_P2C": {"TRAINER.P2C.PROMPT_DEPTH": 4},
 }
 # The keys that list a method's blocks, from 1: all but the first.
 LAYERS = dict.fromkeys(["MMRL", "VaMP_MMRL"], "TRAINER.MMRL.REP_LAYERS")
 LAYERS |= {"MMRLpp": "TRAINER.MMRLpp.REP_LAYERS"}
+# ReBaPL needs whole cycles.
+CYCLES = {"OPTIM.CYCLE_EPOCHS": "3", "TRAINER.REBAPL.NOISE_EPOCHS": "1"}
 
 
 def build(
@@ -55,6 +59,8 @@ def build(
             opts = (key, str(min(depth, last)), *opts)
     if trainer in LAYERS and LAYERS[trainer] not in opts:
         opts = (LAYERS[trainer], str(upper_layers(weights)), *opts)
+    if trainer.startswith("ReBaPL"):
+        opts = (*(word for pair in CYCLES.items() if pair[0] not in opts for word in pair), *opts)
     opts = ("INPUT.SIZE", f"({size},{size})", *opts)
     cfg = train.setup_cfg(train.parse_args(arguments(trainer, data, out, *opts)))
     with pytest.MonkeyPatch.context() as patch:

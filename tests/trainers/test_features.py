@@ -28,7 +28,7 @@ from trainers.frozen_clip import allow_tf32
 
 LEAVE_IT_ALONE = (
     "ZeroshotCLIP ZeroshotCLIP2 CoOp CoOp_ATP CoCoOp CoCoOp_ATP KgCoOp ProGrad TCP "
-    "BayesianPrompt EMPL".split()
+    "BayesianPrompt EMPL ReBaPL_CoOp".split()
 )
 PROMPT_IT = "MaPLe MaPLe_ATP P2C PromptSRC MultiModalAdapter".split()
 BATCH = "DATALOADER.TEST.BATCH_SIZE"  # of 64 test images; 24 leaves 16 for the last

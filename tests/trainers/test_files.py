@@ -32,6 +32,7 @@ def below(name: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int,
     return {f"{name}.{key}": shape for key, shape in shapes.items()}
 
 
+CYCLES = "OPTIM.CYCLE_EPOCHS=1 TRAINER.REBAPL.NOISE_EPOCHS=1"  # two in a run
 ATTRIBUTES = {f"ctx_att{k}": (2, W) for k in (1, 2, 3)}
 DEEP = {f"compound_prompts_text.{n}": (2, W) for n in range(DEPTH - 1)}
 for n in range(DEPTH - 1):
@@ -121,6 +122,13 @@ FILES = {
     ),
     "MMRL": ("", "MultiModalRepresentationLearner", MMRL),
     "MMRLpp": ("", "MultiModalRepresentationLearner", MMRLPP),
+    "ReBaPL_CoOp": (CYCLES, "prompt_learner", {"ctx": (4, W)}),
+    "ReBaPL_MaPLe": (CYCLES, "MultiModalPromptLearner", below("prompt_learner", MAPLE)),
+    "ReBaPL_P2C": (
+        CYCLES,
+        "MultiModalPromptLearner",
+        below("prompt_learner", {"ctx": (2, W)} | ATTRIBUTES | MLP | DEEP),
+    ),
 }
 
 

@@ -96,6 +96,8 @@ CASES = {
     "P2C TRAINER.P2C.DPD.ENABLED False TRAINER.P2C.AUX.ENABLED False": (sgd, p2c),
     "BayesianPrompt TRAINER.VPT.L 2": (sgd, bpl),
     "BayesianPrompt TRAINER.VPT.L 2 TRAINER.VPT.VPT_TYPE coopvpt": (sgd, bpl),
+    "ReBaPL_CoOp": (sgd, of(coop_plain.loss)),  # in its first cycle; the others: test_rebapl.py
+    "ReBaPL_P2C TRAINER.P2C.DPD.ENABLED False TRAINER.P2C.AUX.ENABLED False": (sgd, p2c),
 }
 
 

@@ -1,0 +1,61 @@
+"""A trainer whose test averages over kept states of what it learns, its samples."""
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor
+
+from dassl.utils.checkpoint import load_weights, weights_of
+
+from .base import CLIPTrainer, CustomCLIP
+from .draws import log_mean_probability
+
+
+class Ensemble(CLIPTrainer):
+    """Samples are in the checkpoints beside the present state, which is tested if there are none.
+
+    Each sample is a model of its own in eval mode, so its text features are computed once.
+    """
+
+    samples: list[CustomCLIP]
+
+    def build_model(self) -> None:
+        super().build_model()
+        self.samples = []
+
+    def frozen_copy(self) -> CustomCLIP:
+        """The model as it is now; CLIP and all that is not learned are shared."""
+        shared = {id(buffer): buffer for buffer in self.model.learner.buffers()}
+        learner = deepcopy(self.model.learner, shared).requires_grad_(False)
+        return self.model_class(self.model.clip, learner).eval()
+
+    def average(self, logits: Tensor) -> Tensor:
+        """Samples' logits (B, S, C) -> (B, C): here their mean probability's logarithm."""
+        return log_mean_probability(logits)
+
+    def model_inference(self, input: Tensor) -> Tensor:
+        if not self.samples:
+            return super().model_inference(input)
+        live, logits = self.model, []
+        for sample in self.samples:
+            self.model = sample
+            logits.append(super().model_inference(input))
+        self.model = live
+        return self.average(torch.stack(logits, dim=-2))
+
+    def test(self, split: str | None = None) -> float:
+        if self.samples:
+            print(f"Tested is the average over {len(self.samples)} samples")
+        return super().test(split)
+
+    def more_to_save(self) -> dict:
+        return {"samples": [sample.learner.state_dict() for sample in self.samples]}
+
+    def load_more(self, checkpoint: dict, source: str) -> None:
+        """The samples so far; a host's own file has none."""
+        states = checkpoint.get("samples", [])
+        self.samples = [self.frozen_copy() for _ in states]
+        for i, (sample, state) in enumerate(zip(self.samples, states, strict=True), start=1):
+            what, learner = f"sample {i} in {source}", sample.learner
+            state = weights_of({"state_dict": state}, what)
+            load_weights(learner, state, learner.state_dict(), what)
