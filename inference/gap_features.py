@@ -18,6 +18,7 @@ from trainers.base import CLIPTrainer, CustomCLIP
 from trainers.cocoop import CoCoOpCLIP
 from trainers.draws import MOST_PROMPTS, ConditionalCLIP, in_parts
 from trainers.features import KeptFeatures, says
+from trainers.mmrl import MMRLCLIP
 from trainers.prompt_text import hand_crafted_features, zero_shot_template
 from trainers.zsclip import SEVEN, ZeroshotCLIP
 
@@ -48,6 +49,13 @@ def own_texts(model: ConditionalCLIP, *given: Tensor) -> Tensor:
     return model.unit(in_parts(encode, MOST_PROMPTS // learner.text.suffixes.classes, *given))
 
 
+def two_of_an_image(model: MMRLCLIP, image: Tensor) -> Pairs:
+    """An image has two features, beside the same text features."""
+    features = model.both_features(model.learner.image_below(model.clip, image))
+    names = "class token", "representation tokens"
+    return {name: (f, model.text_features()) for name, f in zip(names, features, strict=True)}
+
+
 class Unknown(UsageError):
     """A method's features are not known here."""
 
@@ -56,6 +64,7 @@ class Unknown(UsageError):
 PAIRS: dict[Callable, Callable[[CustomCLIP, Tensor], Pairs]] = {
     CustomCLIP.forward: shared,
     CoCoOpCLIP.forward: conditional,
+    MMRLCLIP.forward: two_of_an_image,
 }
 
 

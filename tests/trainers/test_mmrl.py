@@ -12,6 +12,8 @@ import trainers.base
 from dassl.config import get_cfg_default, record_config
 from dassl.engine import TrainerX
 from dassl.utils import Failure
+from inference.gap_features import check as check_gap
+from inference.gap_features import pairs_of
 from reference import mmrl_plain
 from reference.clip_plain import PlainCLIP
 from reference.maple_plain import as_leaves
@@ -356,6 +358,21 @@ def test_a_runs_folder_says_what_its_model_was_trained_on(data, tmp_path, weight
     out = capsys.readouterr().out
     assert "does not say which dataset" in out and "Logits: both features" in out
     assert_logits(trainer, image, 0.7 * of_class + 0.3 * of_rep)
+
+
+def test_the_gap_is_measured_for_both_features(data, tmp_path, weights):
+    trainer = made(data, tmp_path, weights)
+    trainer.set_model_mode("eval")
+    image, plain, prompts = batch(weights, 16)[0], PlainCLIP(weights), parameters(trainer)
+    check_gap(trainer)
+    with torch.no_grad():
+        pairs = pairs_of(trainer, image)
+        found = mmrl_plain.features(plain, prompts, class_names(trainer), image, [2, 3])
+    text, *expected = (F.normalize(f, dim=-1) for f in found)
+    assert list(pairs) == ["class token", "representation tokens"]
+    for (feature, texts), of_image in zip(pairs.values(), expected, strict=True):
+        torch.testing.assert_close(feature, of_image, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(texts, text, rtol=1e-4, atol=1e-5)
 
 
 # Files
