@@ -78,7 +78,8 @@ def check(trainer, weights, tolerance=1e-5, **settings):
     of_class = trainer.prototypes if trainer.class_aware else None
     plain, prompts, names = PlainCLIP(weights), parameters(trainer), class_names(trainer)
     image, label = batch(weights, trainer.num_classes)
-    node, unit = trainer.cfg.TRAINER.VAMP, {"unit": settings.get("unit", True)}
+    node = trainer.cfg.TRAINER.VAMP
+    of_both = {key: settings[key] for key in ("unit", "template") if key in settings}
     of_loss, of_test = host(trainer, plain, prompts, names)
     torch.manual_seed(7)
     noise = draws.normal(image, node.TRAIN_SAMPLES, *shape(trainer))
@@ -88,7 +89,7 @@ def check(trainer, weights, tolerance=1e-5, **settings):
     torch.manual_seed(7)
     assert_loss(trainer, image, label, expected, prompts, tolerance)
     noise = draws.normal(image, node.TEST_SAMPLES, *shape(trainer), seed=trainer.seed)[0]
-    expected = vamp_plain.log_probabilities(*args[:4], noise, **unit, **of_test)
+    expected = vamp_plain.log_probabilities(*args[:4], noise, **of_both, **of_test)
     assert (expected[0] - expected[1]).abs().max() > 0.01
     assert_logits(trainer, image, expected)
 
@@ -106,6 +107,7 @@ SHARED = "SAMPLE_SPECIFIC", "False"
         ("VaMP", (*SUM, "N_CTX", "3"), {"reduction": "sum"}),
         ("VaMP", ("FEATURE_NORM", "False", "PROMPT_DEPTH", "1"), {"unit": False}),
         ("VaMP", SHARED, {}),
+        ("VaMP", ("DATASET.TEMPLATE", "{} texture."), {"template": "{} texture."}),
         ("VaMP_MMRL", FUSED, {}),
         ("VaMP_MMRL", (*OF_CLASS, "TRAIN_SAMPLES", "2"), {}),
         ("VaMP_MMRL", (*SUM, "TRAINER.MMRL.REP_LAYERS", "[3]"), {"reduction": "sum"}),
