@@ -17,7 +17,6 @@ STEPS, EPOCHS = 20, 2
 NODES = dict.fromkeys(["CoOp", "KgCoOp", "ProGrad", "TCP"], "COOP")  # of the config, by trainer
 NODES |= {"CoCoOp": "COCOOP", "MaPLe": "MAPLE", "MaPLe_ATP": "MAPLE", "P2C": "P2C"}
 NODES |= {"PromptSRC": "PROMPTSRC", "MultiModalAdapter": "MMADAPTER", "BayesianPrompt": "VPT"}
-NODES |= {"PromptSRC": "PROMPTSRC", "MultiModalAdapter": "MMADAPTER"}
 NODES |= {"MMRL": "MMRL", "MMRLpp": "MMRLpp"}
 NODES |= {"VaMP": "VAMP", "VaMP_MMRL": "MMRL"}
 # Relative to their length: what an eighth of a bit more or less in each of many roundings leaves of
