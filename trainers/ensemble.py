@@ -37,7 +37,10 @@ class Ensemble(CLIPTrainer):
         if not self.samples:
             return super().model_inference(input)
         live, logits = self.model, []
+        # As MMRL's `fused`, which a test sets when the samples are there already.
+        settings = {k: v for k, v in vars(live).items() if k != "training" and k[0] != "_"}
         for sample in self.samples:
+            vars(sample).update(settings)
             self.model = sample
             logits.append(super().model_inference(input))
         self.model = live
