@@ -115,6 +115,7 @@ def train(
     sampled_steps: Sequence[int] = (),
     against_all: bool = False,
     directly: bool = False,
+    adamw: bool = False,
 ) -> Sampled:
     """One chain through all cycles.
 
@@ -123,6 +124,7 @@ def train(
     sampled_steps: of each cycle, counted from 0 in its steps, those after which the state is a
         sample.
     directly: the force is added to the parameters, not to the gradient.
+    adamw: takes the steps of the epochs without noise; each stage starts without a memory.
     """
     params, momenta = as_leaves(params), {}
     samples: list[list[dict[str, Tensor]]] = []
@@ -134,6 +136,9 @@ def train(
         before = samples[-2] if len(samples) > 1 else []
         before = before if against_all else before[-1:]
         lr = rate(epoch, base_rate, length)
+        noisy = is_noisy(epoch, length, last)
+        if adamw and noisy is not is_noisy(epoch - 1, length, last):
+            momenta = {}
         for step in steps:
             grads = gradients(loss(params, step.batch), params)
             repelled = dict.fromkeys(params)
@@ -145,10 +150,13 @@ def train(
             for name, g in repelled.items():
                 if g is not None and not directly:
                     grads[name] = g if grads[name] is None else grads[name] + g
-            if is_noisy(epoch, length, last):
+            if noisy:
                 for name, e in step.epsilon.items():  # none for what has no gradient
                     grads[name] = grads[name] + noise(lr) * e
-            params, momenta = sgd_step(params, grads, momenta, lr, momentum)
+            if adamw and not noisy:
+                params = adamw_step(params, grads, momenta, lr)
+            else:
+                params, momenta = sgd_step(params, grads, momenta, lr, momentum)
             if directly:
                 for name, g in repelled.items():
                     params[name] = params[name].detach() - (0 if g is None else g)
@@ -157,6 +165,27 @@ def train(
                 samples[-1].append({k: p.detach().clone() for k, p in params.items()})
             in_cycle += 1
     return Sampled(params, samples)
+
+
+def adamw_step(
+    params: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor | None],
+    memory: dict[str, tuple[int, Tensor, Tensor]],
+    lr: float,
+    weight_decay: float = 5e-4,
+) -> Prompts:
+    """One update with betas 0.9 and 0.999; memory, {} at first, changes in place."""
+    moved = {}
+    for name, p in params.items():
+        p, g = p.detach(), grads[name]
+        if g is not None:
+            t, mean, square = memory.get(name, (0, 0 * p, 0 * p))
+            t, mean, square = t + 1, 0.9 * mean + 0.1 * g, 0.999 * square + 0.001 * g**2
+            memory[name] = t, mean, square
+            p = p - lr * weight_decay * p
+            p = p - lr * (mean / (1 - 0.9**t)) / ((square / (1 - 0.999**t)).sqrt() + 1e-8)
+        moved[name] = p
+    return as_leaves(moved)
 
 
 def mean_probability(logits: Sequence[Tensor]) -> Tensor:

@@ -21,6 +21,7 @@ from .coop import CoOp
 from .ensemble import Ensemble
 from .features import says
 from .maple import MaPLe
+from .mmrl import MMRL
 from .p2c import P2C
 from .repulsion import DISTANCES, Repelled
 
@@ -33,6 +34,7 @@ def add_config(cfg: CfgNode) -> None:
     node.TEMPERATURE = 100.0  # of NOISE code
     node.FRICTION = 0.1  # η of NOISE paper, with which the momentum is 1 - η
     node.NOISE_ESTIMATE = 0.0  # γ̂ of NOISE paper
+    node.EXPLORE = "sghmc"  # adamw: steps before the sampling stage, each stage anew
     node.CHAINS = "sequential"  # parallel: each cycle starts from new random weights
     node.AVERAGE = "probabilities"  # probabilities, logits
     repulsion = node.REPULSION = CfgNode()
@@ -50,6 +52,7 @@ def add_config(cfg: CfgNode) -> None:
 
 CHOICES = {
     "NOISE": ("code", "paper"),
+    "EXPLORE": ("sghmc", "adamw"),
     "CHAINS": ("sequential", "parallel"),
     "AVERAGE": ("probabilities", "logits"),
     "DISTANCE": tuple(DISTANCES),
@@ -136,20 +139,23 @@ class ReBaPL(Ensemble, Repelled):
         super().before_train()
 
     def before_epoch(self) -> None:
-        """Begins a cycle if it is time, and sets the epoch's noise."""
+        """Begins a cycle or its sampling stage if it is time, and sets the epoch's noise."""
         super().before_epoch()
         node, cycle = self.sampler, self.cfg.OPTIM.CYCLE_EPOCHS
-        if self.epoch % cycle == 0:
+        done, quiet = self.epoch % cycle, cycle - node.NOISE_EPOCHS
+        if done == 0:
             self.before, self.present = self.present, []
             if self.epoch and node.CHAINS == "parallel":
                 self.new_chain()
-        noisy = self.epoch % cycle >= cycle - node.NOISE_EPOCHS
+        if node.EXPLORE == "adamw" and done in (0, quiet):
+            self.optim.state.clear()
         n_images = len(self.train_loader_x.dataset)
         for group in self.optim.param_groups:
+            group["adam"] = node.EXPLORE == "adamw" and done < quiet
             if node.NOISE == "paper":
                 group["momentum"] = 1 - node.FRICTION
             std = noise_std(node, group["lr"], group["momentum"], n_images)
-            group["noise"] = std if noisy else 0.0
+            group["noise"] = std if done >= quiet else 0.0
 
     def new_chain(self) -> None:
         """New random weights, no momentum, the schedule from its beginning."""
@@ -230,3 +236,15 @@ class ReBaPL_P2C(ReBaPL, P2C):
     """On P2C, whose own noise goes on."""
 
     graphed = takes_attributes = True
+
+
+@TRAINER_REGISTRY.register()
+class ReBaPL_MMRL(ReBaPL, MMRL):
+    """On MMRL. The images' features that are compared are the class token's."""
+
+    graphed = True
+
+    def model_inference(self, input: Tensor) -> Tensor:
+        for sample in self.samples:  # the rule of FUSE, known when a model is loaded
+            sample.fused = self.model.fused
+        return super().model_inference(input)

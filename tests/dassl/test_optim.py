@@ -178,6 +178,22 @@ def test_sghmcs_noise_is_as_large_as_told_and_is_remembered(cfg):
     torch.testing.assert_close(p.detach(), 1.9 * first, rtol=1e-3, atol=1e-9)
 
 
+def test_sghmcs_other_steps_are_adamws(cfg):
+    """Without noise, and again from the start when its state is cleared."""
+    optimizer, ours = sghmc(cfg, noise=1.0, start=1.0)
+    optimizer.param_groups[0]["adam"] = True
+    for _ in range(2):
+        cfg.OPTIM.NAME = "adamw"
+        plain = nn.Parameter(ours.detach().clone())
+        adamw = build_optimizer([plain], cfg.OPTIM)
+        for step in range(5):
+            ours.grad = None if step == 2 else torch.randn(3)
+            plain.grad = None if step == 2 else ours.grad.clone()
+            optimizer.step(), adamw.step()
+            torch.testing.assert_close(ours, plain, rtol=1e-6, atol=1e-7)
+        optimizer.state.clear()
+
+
 def test_sghmcs_noise_leaves_alone_what_has_no_gradient(cfg):
     optimizer, p = sghmc(cfg, noise=1.0)
     state = torch.get_rng_state()

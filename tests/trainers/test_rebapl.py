@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dassl.engine import TrainerX
-from reference import coop_plain, maple_plain, rebapl_plain
+from reference import coop_plain, maple_plain, mmrl_plain, rebapl_plain
 from reference.clip_plain import PlainCLIP
 from tests.fake_cuda import FakeCuda
 from tests.runs import run
@@ -20,6 +20,7 @@ from tests.trainers.methods import (
     batch,
     build,
     class_names,
+    in_double,
     parameters,
     shake,
 )
@@ -30,9 +31,9 @@ from trainers.draws import log_mean_probability
 from trainers.rebapl import ends_part, noise_std
 from trainers.repulsion import DISTANCES
 
-FOLDERS = {"ReBaPL_CoOp": "prompt_learner"}  # the others' is MaPLe's
+# The others' is MaPLe's.
+FOLDERS = {"ReBaPL_CoOp": "prompt_learner", "ReBaPL_MMRL": "MultiModalRepresentationLearner"}
 QUIET = ("TRAINER.P2C.DPD.ENABLED", "False", "TRAINER.P2C.AUX.ENABLED", "False")
-HOSTS = "ReBaPL_MaPLe ReBaPL_CoOp ReBaPL_P2C".split()
 
 
 def options(**settings) -> list[str]:
@@ -118,6 +119,10 @@ class Plain:
         if self.host == "MaPLe":
             self.words = {"frozen_words": "of a"}
 
+    def mmrl(self, prompts, image: Tensor) -> mmrl_plain.Features:
+        layers = self.trainer.cfg.TRAINER.MMRL.REP_LAYERS
+        return mmrl_plain.features(self.clip, prompts, self.names, image, layers)
+
     def text(self, prompts) -> Tensor:
         if self.host == "CoOp":
             return coop_plain.text_features(self.clip, prompts, self.names)
@@ -126,6 +131,8 @@ class Plain:
     def features(self, prompts) -> Tensor:
         """What is compared."""
         parts, of = [], self.trainer.cfg.TRAINER.REBAPL.REPULSION.FEATURES
+        if self.host == "MMRL":
+            return unit(self.mmrl(prompts, self.images).of_class)
         if of != "text":
             parts.append(unit(maple_plain.image_features(self.clip, prompts, self.images)))
         if of != "image":
@@ -133,18 +140,24 @@ class Plain:
         return torch.cat(parts)
 
     def logits(self, prompts, image: Tensor) -> Tensor:
+        if self.host == "MMRL":
+            of_class, of_rep = mmrl_plain.both_logits(self.clip, self.mmrl(prompts, image))
+            return 0.7 * of_class + 0.3 * of_rep
         if self.host == "CoOp":
             return coop_plain.logits(self.clip, prompts, self.names, image)
         return maple_plain.maple_forward(self.clip, prompts, self.names, image, **self.words).logits
 
     def loss(self, prompts, given) -> Tensor:
         image, label = given
+        if self.host == "MMRL":
+            found = self.mmrl(prompts, image)
+            return mmrl_plain.loss_of(self.clip, found, self.names, image, label)
         return torch.nn.functional.cross_entropy(self.logits(prompts, image), label)
 
 
 def doubled(name, data, tmp_path, weights, *opts) -> TrainerX:
     trainer = build(name, data, tmp_path, weights, *QUIET, *opts)
-    trainer.model.double(), trainer.model.clip.double()
+    in_double(trainer)
     shake(trainer.model.learner)
     return trainer
 
@@ -153,7 +166,7 @@ def train(trainer: TrainerX, weights, steps_of_epoch: int) -> list[list[rebapl_p
     """Trains on random batches; returns them with what was drawn."""
     trainer.num_batches, size = steps_of_epoch, weights["input_resolution"].item()
     generator, epochs, repulsion = torch.Generator().manual_seed(1), [], trainer.repulsion
-    dtype = trainer.model.learner.ctx.dtype
+    dtype = next(trainer.model.learner.parameters()).dtype
     for epoch in range(trainer.max_epoch):
         trainer.epoch = epoch
         trainer.before_epoch()
@@ -186,6 +199,10 @@ CASES = {
         | {"features": "text", "distance": "wasserstein", "rows": 4, "against": "all"}
         | {"add_to": "parameters"},
     ),
+    "AdamW first": (
+        "ReBaPL_MMRL",
+        {"EXPLORE": "adamw", "distance": "wasserstein", "rows": 3, "strength": 1e-4},
+    ),
     "all rows": ("ReBaPL_P2C", {"distance": "mmd", "rows": -1, "bandwidth": 0.5}),
 }
 
@@ -216,6 +233,7 @@ def test_two_cycles_are_the_references(case, data, tmp_path, weights):
         base_rate=optim.LR, noise=noise, momentum=momentum, strength=repulsion.STRENGTH,
         epsilon=1e-3, sampled_steps=(2, 3) if node.SAMPLES_PER_CYCLE == 2 else (3,),
         against_all=repulsion.AGAINST == "all", directly=repulsion.ADD_TO == "parameters",
+        adamw=node.EXPLORE == "adamw",
     )  # fmt: skip
     samples = [sample for of_cycle in expected.samples for sample in of_cycle]
     assert len(samples) == len(trainer.samples) == 2 * node.SAMPLES_PER_CYCLE
@@ -356,13 +374,13 @@ def test_the_references_are_the_seeds_and_leave_the_training_alone(data, tmp_pat
 # -- limits
 
 
-@pytest.mark.parametrize("host", ["MaPLe", "CoOp", "P2C"])
+@pytest.mark.parametrize("host", ["MaPLe", "CoOp", "P2C", "MMRL"])
 def test_one_cycle_without_noise_and_repulsion_is_the_host(host, data, tmp_path):
     """Bit for bit the host's training by SGD with that schedule."""
     same = ["OPTIM.LR_SCHEDULER", "cyclic_cosine", "OPTIM.CYCLE_EPOCHS", "3"]
-    assert run(host, data, tmp_path / "host", *same) == 0
+    assert run(host, data, tmp_path / "host", "OPTIM.NAME", "sgd", *same) == 0
     ours = f"ReBaPL_{host}"
-    quiet = options(NOISE_EPOCHS=2, TEMPERATURE=0.0, strength=0.0)
+    quiet = options(NOISE_EPOCHS=2, TEMPERATURE=0.0, EXPLORE="sghmc", strength=0.0)
     assert run(ours, data, tmp_path / "ours", *same, *quiet) == 0
     folder = FOLDERS.get(ours, "MultiModalPromptLearner")
     expected, got = read(tmp_path / "host", folder), read(tmp_path / "ours", folder)
@@ -490,6 +508,20 @@ def test_probabilities_are_averaged_and_logits_on_request(data, tmp_path, weight
     assert not torch.allclose(got["logits"].softmax(-1), expected, rtol=0.01)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("fuse", ["fused", "class"])
+def test_mmrls_samples_read_what_mmrl_reads(fuse, data, tmp_path, weights):
+    """Which is known when a model is loaded: after the samples are."""
+    image, _ = batch(weights, 16)
+    trainer = build("ReBaPL_MMRL", data, tmp_path, weights)
+    shake(trainer.model.learner)
+    trainer.samples.append(trainer.frozen_copy())
+    trainer.set_model_mode("eval")
+    trainer.model.fused = fuse == "fused"
+    expected = trainer.model(image).log_softmax(-1)
+    torch.testing.assert_close(trainer.model_inference(image), expected)
+
+
 def test_the_mean_of_probabilities_near_0():
     logits = torch.tensor([[0.0, 200.0], [0.0, 300.0]])
     expected = torch.tensor([-200 - math.log(2), 0.0])
@@ -537,7 +569,7 @@ def test_a_file_holds_the_samples_so_far_and_a_test_takes_them(data, tmp_path, c
         flags = ("--eval-only", "--model-dir", str(tmp_path / "run"), "--load-epoch", str(epoch))
         assert run(name, data, tmp_path / f"test{epoch}", *TWO_CYCLES, flags=flags) == 0
         out = capsys.readouterr().out
-        assert (f"Tested is the average over {told} samples" in out) is (told > 0)
+        assert (f"Samples averaged: {told}\n" in out) is (told > 0)
     assert [line for line in out.splitlines() if line.startswith("* accuracy")] == trained
     # A host tests the present state.
     flags = ("--eval-only", "--model-dir", str(tmp_path / "run"))
@@ -576,11 +608,12 @@ def everything(path) -> list[Tensor]:
     [
         ("ReBaPL_MaPLe", {"SAMPLES_PER_CYCLE": 2, "against": "all", "rows": 7}),
         ("ReBaPL_P2C", {"CHAINS": "parallel", "features": "both", "rows": 7}),
+        ("ReBaPL_MMRL", {"EXPLORE": "adamw", "SAMPLES_PER_CYCLE": 2}),
     ],
 )
 @pytest.mark.parametrize("epoch", [2, 3])
 def test_a_run_stopped_in_its_second_cycle(name, settings, epoch, data, tmp_path, monkeypatch):
-    """In its first or in its second epoch: it ends bit for bit as if it had never been."""
+    """In its first or its second epoch: it ends bit for bit as if it had never been."""
     opts = cycles(4, 2, 1, images=8, **settings)
     assert run(name, data, tmp_path / "whole", *opts) == 0
     go_on = CLIPTrainer.forward_backward
