@@ -48,7 +48,7 @@ class Ensemble(CLIPTrainer):
 
     def test(self, split: str | None = None) -> float:
         if self.samples:
-            print(f"Tested is the average over {len(self.samples)} samples")
+            print(f"Samples averaged: {len(self.samples)}")
         return super().test(split)
 
     def more_to_save(self) -> dict:
