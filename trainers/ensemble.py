@@ -37,7 +37,7 @@ class Ensemble(CLIPTrainer):
         if not self.samples:
             return super().model_inference(input)
         live, logits = self.model, []
-        # As MMRL's `fused`, which a test sets when the samples are there already.
+        # Such as MMRL's `fused`, which is set after the samples are loaded.
         settings = {k: v for k, v in vars(live).items() if k != "training" and k[0] != "_"}
         for sample in self.samples:
             vars(sample).update(settings)

@@ -2,7 +2,8 @@
 SGHMC, whose chain is repelled from where its last cycle ended, and their mean prediction.
 
 A host is any method of CLIPTrainer's: learner, loss, config node and PREC stay its own. The engine
-has the cycles of the rate (OPTIM.LR_SCHEDULER cyclic_cosine) and the optimizer (OPTIM.NAME sghmc).
+has the cycles of the rate (OPTIM.LR_SCHEDULER cyclic_cosine) and the optimizer (OPTIM.NAME sghmc),
+whose steps are AdamW's in the epochs that explore, if EXPLORE says so.
 docs/METHODS.md says where the paper and its published code differ.
 """
 

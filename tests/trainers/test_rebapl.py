@@ -12,7 +12,7 @@ from dassl.engine import TrainerX
 from reference import coop_plain, maple_plain, mmrl_plain, rebapl_plain
 from reference.clip_plain import PlainCLIP
 from tests.fake_cuda import FakeCuda
-from tests.runs import run
+from tests.runs import REPO, run
 from tests.trainers import test_capture
 from tests.trainers.files import accuracies, read, three_classes
 from tests.trainers.methods import (
@@ -27,6 +27,7 @@ from tests.trainers.methods import (
     upper_layers,
 )
 from tests.trainers.test_amp import amp
+from train import parse_args, setup_cfg
 from trainers.base import CLIPTrainer
 from trainers.coop import PromptLearner
 from trainers.draws import log_mean_probability
@@ -683,6 +684,29 @@ def test_more_cycles_but_no_others(data, tmp_path, capsys):
     assert run("ReBaPL_CoOp", data, tmp_path / "other", *cycles(4, 2), flags=flags) == 2
     err = capsys.readouterr().err
     assert "another OPTIM.CYCLE_EPOCHS (1; now 2)" in err and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("protocol", "dataset", "epochs", "weight", "dim"),
+    [
+        ("", "stanford_cars", (15, 5, 3), 7.0, 512),
+        ("", "eurosat", (15, 5, 3), 0.01, 2048),
+        ("_cross_datasets", "imagenet", (6, 2, 1), 0.2, 512),
+    ],
+)
+def test_settings_on_mmrl(protocol, dataset, epochs, weight, dim):
+    """ReBaPL's, and MMRL's by dataset."""
+    args = ["--trainer", "ReBaPL_MMRL", "--dataset-config-file"]
+    args += [f"{REPO}/configs/datasets/{dataset}.yaml", "--config-file"]
+    args += [f"{REPO}/configs/trainers/ReBaPL_MMRL/vit_b16{protocol}.yaml"]
+    cfg = setup_cfg(parse_args(args))
+    node, optim = cfg.TRAINER.REBAPL, cfg.OPTIM
+    assert epochs == (optim.MAX_EPOCH, optim.CYCLE_EPOCHS, node.NOISE_EPOCHS)
+    assert (optim.NAME, optim.LR, optim.WEIGHT_DECAY) == ("sghmc", 0.001, 5e-4)
+    assert (weight, dim) == (cfg.TRAINER.MMRL.REG_WEIGHT, cfg.TRAINER.MMRL.REP_DIM)
+    repulsion = node.REPULSION
+    assert (repulsion.STRENGTH, repulsion.ROWS, repulsion.DISTANCE) == (1e-4, 64, "wasserstein")
+    assert node.EXPLORE == "adamw" and node.SAMPLES_PER_CYCLE == 1
 
 
 @pytest.mark.parametrize(
