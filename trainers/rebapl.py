@@ -145,10 +145,10 @@ class ReBaPL(Ensemble, Repelled):
         done, quiet = self.epoch % cycle, cycle - node.NOISE_EPOCHS
         if done == 0:
             self.before, self.present = self.present, []
+            if node.EXPLORE == "adamw":
+                self.optim.state.clear()
             if self.epoch and node.CHAINS == "parallel":
                 self.new_chain()
-        if node.EXPLORE == "adamw" and done in (0, quiet):
-            self.optim.state.clear()
         n_images = len(self.train_loader_x.dataset)
         for group in self.optim.param_groups:
             group["adam"] = node.EXPLORE == "adamw" and done < quiet
