@@ -85,7 +85,7 @@ def test_the_example_method_runs_and_its_result_is_the_references(checkout, data
     first, _, made = code.partition("\n")
     assert (checkout / first.removeprefix("# ")).read_text() == made
 
-    [folder] = (checkout / "output").glob("base2new/train_base/shapes/shots_2/VPT/*/seed1")
+    [folder] = (checkout / "output").glob("base2new/train_base/shapes/shots_2/Visual/*/seed1")
     result = newest_result(folder, "accuracy", eval_only=True)
     saved = torch.load(folder / "learner" / "model.pth.tar-3", weights_only=True)["state_dict"]
     assert saved["ctx"].shape == (4, 128)
