@@ -36,12 +36,16 @@ class Ensemble(CLIPTrainer):
     def model_inference(self, input: Tensor) -> Tensor:
         if not self.samples:
             return super().model_inference(input)
+        return self.average(self.samples_logits(input))
+
+    def samples_logits(self, input: Tensor) -> Tensor:
+        """(B, 3, R, R), or kept features -> (B, S, C)."""
         live, logits = self.model, []
         for sample in self.samples:
             self.model = sample
             logits.append(super().model_inference(input))
         self.model = live
-        return self.average(torch.stack(logits, dim=-2))
+        return torch.stack(logits, dim=-2)
 
     def test(self, split: str | None = None) -> float:
         if self.samples:
