@@ -23,7 +23,10 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
     """(…, K), (K, N) -> (…, N)."""
-    return _FrozenLinear.apply(x, weight.t(), None) if _by_onednn(x) else x @ weight
+    if not _by_onednn(x):
+        return x @ weight
+    product = _FrozenLinear.apply if torch.is_grad_enabled() else _onednn
+    return product(x, weight.t(), None)
 
 
 def is_frozen(x: Tensor, *parameters: Tensor) -> bool:

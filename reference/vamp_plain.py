@@ -129,6 +129,7 @@ def loss(
     kl_weight: float = 1.0,
     reduction: str = "mean",
     unit: bool = True,
+    template: str = TEMPLATE,
     host_loss: Callable[[Tensor, int, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Mean over the images of: the mean of the host's loss over the draws, and the layers' KL.
@@ -138,7 +139,7 @@ def loss(
     """
 
     def cross_entropy(image: Tensor, label: int, z: Tensor) -> Tensor:
-        logits = draw_logits(clip, prompts, classnames, image, z)
+        logits = draw_logits(clip, prompts, classnames, image, z, template)
         return logits.logsumexp(0) - logits[label]
 
     total = 0
@@ -167,6 +168,7 @@ def log_probabilities(
     images: Tensor,
     noise: Tensor,
     unit: bool = True,
+    template: str = TEMPLATE,
     host_logits: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """(B, C): the log of the draws' mean probabilities. noise (S, L, M, W), for all images.
@@ -182,7 +184,7 @@ def log_probabilities(
             if host_logits:
                 logits = host_logits(image, z)
             else:
-                logits = draw_logits(clip, prompts, classnames, image, z)
+                logits = draw_logits(clip, prompts, classnames, image, z, template)
             total = total + logits.softmax(0)
         rows.append((total / len(noise)).log())
     return torch.stack(rows)

@@ -26,7 +26,8 @@ from .runs import HANG, wait_for
 
 REPO = Path(__file__).resolve().parents[1]
 ALL = "zsclip coop cocoop kgcoop prograd promptsrc tcp mma maple".split()
-ALL += "coop_atp cocoop_atp maple_atp p2c".split()
+ALL += "coop_atp cocoop_atp maple_atp p2c bpl empl mmrl mmrlpp vamp vamp_mmrl".split()
+ALL += "rebapl_coop rebapl_maple rebapl_mmrl rebapl_p2c".split()
 
 # In place of scripts/run.sh, as far as base-to-new goes. Seed 9 fails, seed 8 waits for a file
 # `go`; the journal says what began and what ended.
@@ -241,9 +242,9 @@ def here(monkeypatch) -> None:
 def test_ready_sweeps(here, name):
     found = ready(name)
     bundled = name.startswith("shapes_")
-    assert found.methods == (
-        ["p2c"] if name.endswith(("table4", "table5", "fig3", "bf16", "open_questions")) else ALL
-    )
+    of_p2c = name.endswith(("table4", "table5", "fig3", "bf16", "open_questions"))
+    of_vamp = name.endswith("vamp")
+    assert found.methods == (["p2c"] if of_p2c else ["vamp", "vamp_mmrl"] if of_vamp else ALL)
     assert len(found.datasets) == (1 if bundled or found.protocol in ("xd", "dg") else 11)
     five = (
         "shapes_table4",

@@ -17,8 +17,8 @@ STEPS, EPOCHS = 20, 2
 NODES = dict.fromkeys(["CoOp", "KgCoOp", "ProGrad", "TCP"], "COOP")  # of the config, by trainer
 NODES |= {"CoCoOp": "COCOOP", "MaPLe": "MAPLE", "MaPLe_ATP": "MAPLE", "P2C": "P2C"}
 NODES |= {"PromptSRC": "PROMPTSRC", "MultiModalAdapter": "MMADAPTER", "BayesianPrompt": "VPT"}
-NODES |= {"PromptSRC": "PROMPTSRC", "MultiModalAdapter": "MMADAPTER"}
 NODES |= {"MMRL": "MMRL", "MMRLpp": "MMRLpp"}
+NODES |= {"VaMP": "VAMP", "VaMP_MMRL": "MMRL"}
 # Relative to their length: what an eighth of a bit more or less in each of many roundings leaves of
 # a loss, a gradient.
 ROUNDING = {"fp16": (0.01, 0.1), "amp": (0.01, 0.1), "bf16": (0.05, 0.5), "tf32": (2e-3, 0.02)}

@@ -271,6 +271,20 @@ def test_chains_are_in_single_precision_under_amp(data, tmp_path, weights):
             assert torch.equal(trainer.model.sample(groups), expected)
 
 
+@pytest.mark.parametrize("meta", ["first_order", "unrolled"])
+def test_in_bfloat16_it_is_near(data, tmp_path, weights, meta):
+    image, label = batch(weights, 16)
+    losses = []
+    for prec in "fp32", "bf16":
+        opts = "TRAINER.EMPL.PREC", prec, "TRAINER.EMPL.META", meta
+        trainer = empl(data, tmp_path / prec, weights, *opts)
+        torch.manual_seed(5)
+        losses.append(trainer.gradients(image, label)["loss"])
+        assert trainer.model.learner.ctx.grad.isfinite().all()
+        assert trainer.model.learner.ctx.dtype == torch.float32
+    assert 0 < abs(losses[0] - losses[1]) < 0.05 * losses[0]
+
+
 def test_coops_file_can_be_tested(data, tmp_path, weights):
     """Its ctx, in half precision, beside the token buffers of upstream."""
     state = upstream_file(tmp_path / "coop", {"ctx": (4, 64), "token_prefix": (9, 1, 64)})

@@ -94,7 +94,11 @@ FILES = {
         "prompt_learner",
         {"ctx": (2, W)} | ATTRIBUTES | meta_net(W // 16, W),
     ),
-    "EMPL": ("TRAINER.EMPL.SAMPLES=2 TRAINER.EMPL.STEPS=1", "prompt_learner", {"ctx": (4, W)}),
+    "EMPL": (
+        "DATALOADER.TRAIN_X.BATCH_SIZE=4 TRAINER.EMPL.SAMPLES=2 TRAINER.EMPL.STEPS=1",
+        "prompt_learner",
+        {"ctx": (4, W)},
+    ),
     "MaPLe": ("", "MultiModalPromptLearner", below("prompt_learner", MAPLE)),
     "MaPLe_ATP": ("", "MultiModalPromptLearner", below("prompt_learner", MAPLE | ATTRIBUTES)),
     "P2C": (

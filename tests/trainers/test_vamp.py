@@ -7,11 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.distributions import Normal, kl_divergence
+from yacs.config import CfgNode
 
+import train
 from reference import vamp_mmrl_plain, vamp_plain
 from reference.clip_plain import PlainCLIP
 from reference.maple_plain import gradients
-from tests.runs import run
+from runs.run import usual_config
+from tests.runs import REPO, run
 from tests.trainers import test_steps
 from tests.trainers.files import accuracies, read, three_classes
 from tests.trainers.methods import (
@@ -78,7 +81,8 @@ def check(trainer, weights, tolerance=1e-5, **settings):
     of_class = trainer.prototypes if trainer.class_aware else None
     plain, prompts, names = PlainCLIP(weights), parameters(trainer), class_names(trainer)
     image, label = batch(weights, trainer.num_classes)
-    node, unit = trainer.cfg.TRAINER.VAMP, {"unit": settings.get("unit", True)}
+    node = trainer.cfg.TRAINER.VAMP
+    of_both = {key: settings[key] for key in ("unit", "template") if key in settings}
     of_loss, of_test = host(trainer, plain, prompts, names)
     torch.manual_seed(7)
     noise = draws.normal(image, node.TRAIN_SAMPLES, *shape(trainer))
@@ -88,7 +92,7 @@ def check(trainer, weights, tolerance=1e-5, **settings):
     torch.manual_seed(7)
     assert_loss(trainer, image, label, expected, prompts, tolerance)
     noise = draws.normal(image, node.TEST_SAMPLES, *shape(trainer), seed=trainer.seed)[0]
-    expected = vamp_plain.log_probabilities(*args[:4], noise, **unit, **of_test)
+    expected = vamp_plain.log_probabilities(*args[:4], noise, **of_both, **of_test)
     assert (expected[0] - expected[1]).abs().max() > 0.01
     assert_logits(trainer, image, expected)
 
@@ -106,6 +110,7 @@ SHARED = "SAMPLE_SPECIFIC", "False"
         ("VaMP", (*SUM, "N_CTX", "3"), {"reduction": "sum"}),
         ("VaMP", ("FEATURE_NORM", "False", "PROMPT_DEPTH", "1"), {"unit": False}),
         ("VaMP", SHARED, {}),
+        ("VaMP", ("DATASET.TEMPLATE", "{} texture."), {"template": "{} texture."}),
         ("VaMP_MMRL", FUSED, {}),
         ("VaMP_MMRL", (*OF_CLASS, "TRAIN_SAMPLES", "2"), {}),
         ("VaMP_MMRL", (*SUM, "TRAINER.MMRL.REP_LAYERS", "[3]"), {"reduction": "sum"}),
@@ -390,3 +395,49 @@ NODES = {"VaMP": "VAMP", "VaMP_MMRL": "MMRL"}
 )
 def test_a_setting_that_does_not_fit(data, tmp_path, capsys, line, key, value):
     assert_refused("VaMP", data, tmp_path, capsys, line, f"TRAINER.VAMP.{key}", value)
+
+
+# What a protocol's run is given on a dataset: batch, epochs, warm-up; MMRL's λ and width.
+PUBLISHED = [
+    ("base2new_train", "eurosat", (4, 10, 1), (0.01, 2048)),
+    ("base2new_train", "stanford_cars", (4, 10, 1), (7.0, 512)),
+    ("base2new_train", "imagenet", (32, 5, 1), (0.5, 512)),
+    ("xd_train", "imagenet", (32, 1, -1), (0.2, 512)),
+    ("xd_test", "eurosat", (32, 1, -1), (0.2, 512)),
+    ("few_shot", "food101", (4, 50, 1), (5.0, 512)),
+    ("few_shot", "imagenet", (32, 5, 1), (0.5, 512)),
+]
+
+
+@pytest.mark.parametrize(("script", "dataset", "training", "mmrl"), PUBLISHED)
+@HOSTS
+def test_published_settings(method, script, dataset, training, mmrl):
+    cfg = settings(method, usual_config(script, method, dataset, {}), dataset)
+    batch_size, optim = cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.OPTIM
+    assert (batch_size, optim.MAX_EPOCH, optim.WARMUP_EPOCH) == training
+    assert (optim.NAME, optim.LR, optim.WEIGHT_DECAY) == ("adamw", 0.001, 0.01)
+    if method == "VaMP_MMRL":
+        assert mmrl == (cfg.TRAINER.MMRL.REG_WEIGHT, cfg.TRAINER.MMRL.REP_DIM)
+        assert cfg.TRAINER.MMRL.REP_LAYERS == [6, 7, 8, 9, 10, 11, 12]
+
+
+@HOSTS
+def test_the_ablations_rows(method):
+    """On every dataset the method's own settings, but for the row's key."""
+    for dataset in ("imagenet", "eurosat"):
+        own = settings(method, usual_config("base2new_train", method, dataset, {}), dataset)
+        rows = {"sample_specific": (False, "class"), "normal_prior": (True, "normal")}
+        for row, given in (rows | {"class_prior": (True, "class")}).items():
+            cfg = settings(method, f"table4_{row}", dataset)
+            assert given == (cfg.TRAINER.VAMP.VARIATIONAL, cfg.TRAINER.VAMP.PRIOR)
+            cfg.TRAINER.VAMP.VARIATIONAL, cfg.TRAINER.VAMP.PRIOR = True, "class"
+            assert cfg == own
+
+
+def settings(method: str, cfg: str, dataset: str) -> CfgNode:
+    """Of a config file on a dataset."""
+    args = ["--trainer", method, "--config-file", f"{REPO}/configs/trainers/{method}/{cfg}.yaml"]
+    args += ["--dataset-config-file", f"{REPO}/configs/datasets/{dataset}.yaml"]
+    made = train.setup_cfg(train.parse_args(args))
+    made.defrost()
+    return made
