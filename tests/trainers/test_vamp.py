@@ -28,7 +28,7 @@ from tests.trainers.methods import (
     shake,
     uneven_names,
 )
-from trainers import draws, gaussian_prompts
+from trainers import draws
 from trainers.vamp import VaMP
 
 FOLDERS = {"VaMP": "VariationalPromptLearner", "VaMP_MMRL": "VariationalRepresentationLearner"}
@@ -151,13 +151,13 @@ def test_without_draws_it_equals_the_reference(data, tmp_path, weights, method, 
 @HOSTS
 def test_parameters_after_20_steps(data, tmp_path, weights, monkeypatch, method):
     """In double precision, as in test_steps.py, with the draws that each step made."""
-    drawn, generator = [], torch.Generator().manual_seed(4)
+    drawn, generator, normal = [], torch.Generator().manual_seed(4), draws.normal
 
-    def normal(*args, **kwargs):
-        drawn.append(draws.normal(*args, **kwargs))
+    def spy(*args, **kwargs):
+        drawn.append(normal(*args, **kwargs))
         return drawn[-1]
 
-    monkeypatch.setattr(gaussian_prompts, "normal", normal)
+    monkeypatch.setattr(draws, "normal", spy)
     prototypes = torch.randn(16, 64, generator=generator, dtype=torch.float64)
     monkeypatch.setattr(VaMP, "prototypes", prototypes)
 
@@ -258,7 +258,7 @@ def test_a_batch_of_training_is_its_images_one_by_one(data, tmp_path, weights, m
     trainer = shaken(method, data, tmp_path, weights, *keys("TRAIN_SAMPLES", "2"))
     image, label = batch(weights, trainer.num_classes)
     noise = draws.normal(image, 2, *shape(trainer))
-    monkeypatch.setattr(gaussian_prompts, "normal", lambda *_, **__: noise)
+    monkeypatch.setattr(draws, "normal", lambda *_, **__: noise)
     whole = trainer.gradients(image, label)
     expected = {n: p.grad.clone() for n, p in trainer.model.learner.named_parameters()}
     monkeypatch.setattr(draws, "MOST_PROMPTS", 4 * trainer.num_classes)
@@ -284,7 +284,7 @@ def test_a_test_repeats_whatever_its_batches_are(data, tmp_path, weights, monkey
         assert torch.equal(torch.get_rng_state(), before)
         monkeypatch.setattr(draws, "MOST_PROMPTS", 7 * trainer.num_classes)
         alone = torch.cat([trainer.model_inference(image[i : i + 1]) for i in range(3)])
-        trainer.model.seed += 1
+        trainer.model.learner.text_prompts.noise.seed += 1
         other = trainer.model_inference(image)
     torch.testing.assert_close(alone, whole, rtol=1e-5, atol=1e-5)
     assert (other - whole).abs().max() > 0.01
