@@ -79,7 +79,7 @@ RIVALS = [
     ("VaMP", 2, 1, "draw"),
     ("VaMP_MMRL", 2, 1, "draw"),
     ("EMPL", 1, 2, "chains of a step"),
-    ("ReBaPL_MaPLe", 4, 32, "reference images"),
+    ("ReBaPL_MaPLe", 1, 32, "reference images"),
 ]
 RIVALS_EVAL = [
     ("BayesianPrompt", 2, 5, "draws"),

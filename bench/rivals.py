@@ -1,7 +1,8 @@
 """The plain sides of the cloud's rivals: by reference/, loops over images and over draws.
 
-All classes of a draw are one batch of sentences, and an image is encoded once for all its draws,
-as upstream does both. In single precision: reference/ knows no other for these.
+What their authors' code keeps is kept: all classes of a draw are one batch of sentences, an image
+is encoded once for all its draws, frozen texts once for all steps. Only in single precision:
+reference/ knows no other for these.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -66,8 +67,6 @@ class BPL(Rival):
 
 
 class MMRL(Rival):
-    """The frozen texts are there already, as upstream's are."""
-
     def __init__(self, *args):
         super().__init__(*args)
         self.node = self.cfg.TRAINER.MMRL

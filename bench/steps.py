@@ -85,14 +85,13 @@ def plain_row(case: Case, setting: Setting) -> Row:
         before, after = [first[0], *before], [first[1], *after]
     else:
         before, after = alternate(*steps, setting.repeats, case.device)
-    row = beside(case, "plain / ours", plain=before, ours=after) | {
-        "plain images/s": f"{case.batch / median(before):.1f}",
-        "ours images/s": f"{case.batch / median(after):.1f}",
-    }
+    row = beside(case, "plain / ours", plain=before, ours=after)
     if case.is_rival:
         return row
     floor = floor_flops(case, plain) / setting.rates[case.prec]
     return row | {
+        "plain images/s": f"{case.batch / median(before):.1f}",
+        "ours images/s": f"{case.batch / median(after):.1f}",
         "floor ms": ms([floor]),
         "ours / floor": f"{median(after) / floor:.2f}",
     }
