@@ -26,10 +26,14 @@ HEADINGS = {
     "bf16_eval": "P2C in bf16 beside fp32: evaluation of a batch",
     "capture": "P2C's step as a CUDA graph beside the step computed as usual",
     "memory": "Peak memory of a training step, above the model's",
+    "rivals": "The cloud's rivals: a training step",
+    "rivals_eval": "The cloud's rivals: evaluation of a batch, text included",
+    "rivals_memory": "The cloud's rivals: peak memory of a training step, above the model's",
 }
 NAMES = tuple(HEADINGS)
 ONLY_ON = {"share": "cpu", "bf16": "cpu", "bf16_eval": "cpu", "capture": "cuda"}
 IN_ALL_PRECISIONS = ("p2c", "eval", "capture")  # on a GPU; the others in the usual fp16
+OF_RIVALS = ("rivals", "rivals_eval", "rivals_memory")  # in fp32: their references have no other
 
 Batch = dict[str, Tensor]  # img (B, 3, R, R), label (B,), domain (B,)
 Step = Callable[[], Tensor]  # does something and gives its loss
@@ -46,6 +50,13 @@ class Case:
     prec: str = "fp32"
     device: str = "cpu"
     arch: str = "ViT-B/16"
+    draws: int = 0  # for an image, of what the rivals draw or are given, which is called:
+    drawn: str = "draws"
+
+    @property
+    def is_rival(self) -> bool:
+        """Whether the row is of the rivals' tables."""
+        return self.table in OF_RIVALS
 
     @property
     def evaluates(self) -> bool:
@@ -54,11 +65,63 @@ class Case:
 
     def __str__(self) -> str:
         what = "evaluation" if self.evaluates else "step"
-        return f"{self.method} {what}, {self.classes} classes, batch {self.batch}, {self.prec}"
+        sizes = f"{self.classes} classes, batch {self.batch}"
+        sizes += f", {self.draws} {self.drawn}" if self.draws else ""
+        return f"{self.method} {what}, {sizes}, {self.prec}"
+
+
+# Method, batch size, draws and what these are. Published are more of them, which a loop over
+# images and draws takes too long for.
+RIVALS = [
+    ("BayesianPrompt", 1, 2, "draws"),
+    ("unconditional BayesianPrompt", 1, 2, "draws"),
+    ("MMRL", 4, 0, ""),
+    ("VaMP", 2, 1, "draw"),
+    ("VaMP_MMRL", 2, 1, "draw"),
+    ("EMPL", 1, 2, "chains of a step"),
+    ("ReBaPL_MaPLe", 1, 32, "reference images"),
+]
+RIVALS_EVAL = [
+    ("BayesianPrompt", 2, 5, "draws"),
+    ("unconditional BayesianPrompt", 10, 5, "draws"),
+    ("MMRL", 10, 0, ""),
+    ("VaMP", 2, 5, "draws"),
+    ("VaMP_MMRL", 2, 5, "draws"),
+    ("EMPL", 2, 2, "chains of a step"),
+    ("ReBaPL_MaPLe", 10, 3, "samples"),
+]
+
+
+def rivals(device: str, quick: bool, table: str) -> list[Case]:
+    """The rows of one of the rivals' tables."""
+    methods = RIVALS_EVAL if table.endswith("eval") else RIVALS
+    if quick:  # few, of all kinds of steps or one of memory
+        methods = [(m, b, min(n, 3), drawn) for m, b, n, drawn in methods]
+        methods = methods[3:4] if table == "rivals_memory" else methods
+    return [
+        Case(table, method, count, batch, "fp32", device, arch_of(quick), n, drawn)
+        for method, batch, n, drawn in methods
+        for count in ((3,) if quick else (10, 100))
+    ]
+
+
+def arch_of(quick: bool) -> str:
+    """Whose towers are measured."""
+    return "tiny" if quick else "ViT-B/16"
+
+
+def family(device: str, quick: bool, table: str) -> list[Case]:
+    """The rows of a table of MaPLe, P2C or CoCoOp."""
+    return [
+        Case(table, method, count, batch, prec, device, arch_of(quick))
+        for prec in precisions(table, device)
+        for method, batch, counts in sizes(quick)[table]
+        for count in counts
+    ]
 
 
 def sizes(quick: bool) -> dict[str, list[tuple[str, int, tuple[int, ...]]]]:
-    """Of each table: methods, batch sizes, numbers of classes."""
+    """Of each of the family's tables: methods, batch sizes, numbers of classes."""
     train = (2, 11) if quick else (5, 50, 500)
     few = train[:1] if quick else train[:2]
     images = 6 if quick else 100
@@ -84,14 +147,11 @@ def precisions(table: str, device: str) -> Sequence[str]:
 
 def cases(device: str, quick: bool, only: Sequence[str] = NAMES) -> list[Case]:
     """All rows, table by table."""
-    arch = "tiny" if quick else "ViT-B/16"
     here = [name for name in NAMES if name in only and ONLY_ON.get(name, device) == device]
     return [
-        Case(table, method, count, batch, prec, device, arch)
+        case
         for table in here
-        for prec in precisions(table, device)
-        for method, batch, counts in sizes(quick)[table]
-        for count in counts
+        for case in (rivals if table in OF_RIVALS else family)(device, quick, table)
     ]
 
 

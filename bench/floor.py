@@ -62,10 +62,26 @@ def floor_flops(case: Case, plain: Plain) -> float:
 def plain_flops(case: Case) -> float:
     """About what the plain path does: for the time left and the number of rounds."""
     arch = ARCHS[case.arch]
-    sentences = case.classes * (case.batch if case.method == "CoCoOp" else 1)
-    text = 77 * sentences * 24 * arch.text_width**2 * arch.text_layers
-    forward = text + case.batch * sum(image_count(prompts=2, arch=arch))
+    texts, images = counts(case)
+    text = 77 * texts * case.classes * 24 * arch.text_width**2 * arch.text_layers
+    forward = text + images * sum(image_count(prompts=2, arch=arch))
     return forward if case.evaluates else 2 * forward
+
+
+def counts(case: Case) -> tuple[int, int]:
+    """How often the plain path encodes all classes, and how many images."""
+    images, draws = case.batch, case.draws
+    own = images * max(1, draws)
+    return {
+        "CoCoOp": (images, images),
+        "BayesianPrompt": (own, images),
+        "unconditional BayesianPrompt": (draws, images),
+        "MMRL": (1, 2 * images),
+        "VaMP": (own, 2 * images),
+        "VaMP_MMRL": (own, 2 * images),
+        "EMPL": (2 * own, images),
+        "ReBaPL_MaPLe": (draws, draws * images) if case.evaluates else (1, images + draws),
+    }.get(case.method, (1, images))
 
 
 def matrix_rate(device: str, prec: str, quick: bool) -> float:

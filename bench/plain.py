@@ -1,21 +1,22 @@
 """The plain side: what upstream computes, by reference/, and whether ours is equal to it."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-import trainers.frozen_clip
 from dassl.engine import TrainerX
 from dassl.utils import Failure
 from reference import cocoop_plain, maple_plain, p2c_plain
-from reference.clip_plain import PlainCLIP
-from reference.maple_plain import as_leaves, class_prompt, tokenise
+from reference.maple_plain import class_prompt, tokenise
 from trainers.atprompt import attribute_words
 
-from .cases import Batch, Case, Step, class_names, make_batch
-from .ours import our_evaluation, our_step, our_trainer, without_noise
+from .cases import Case, Step, make_batch
+from .ours import our_evaluation, our_trainer, without_noise
+from .rivals import SIDES
+from .side import Side
 from .timing import seconds_of
 
 # What stays, frozen, between context and name: MaPLe learns two vectors of "a photo of a".
@@ -25,25 +26,11 @@ FROZEN_WORDS = {"MaPLe": "of a", "P2C": "", "CoCoOp": ""}
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.1, "fp16": 0.05, "amp": 0.05}
 
 
-class Plain:
-    """A method as upstream computes it, from the same start as a trainer of ours."""
+class Plain(Side):
+    """MaPLe, P2C and CoCoOp, whose sentences are embedded once."""
 
     def __init__(self, case: Case, weights: Mapping[str, Tensor], trainer: TrainerX):
-        self.case, self.cfg = case, trainer.cfg
-        self.learner = trainer.model.learner
-        self.clip = PlainCLIP(weights, trainers.frozen_clip.PRECISIONS[case.prec]).to(case.device)
-        for module in self.clip.modules():
-            # Upstream asks for no attention weights, so torch may take a fused kernel.
-            if isinstance(module, nn.MultiheadAttention):
-                module.register_forward_pre_hook(
-                    lambda _, args, kwargs: (args, kwargs | {"need_weights": False}),
-                    with_kwargs=True,
-                )
-        self.prompts = as_leaves(dict(self.learner.named_parameters()))
-        options = trainer.optim.param_groups[0]
-        options = {key: options[key] for key in ("lr", "momentum", "weight_decay")}
-        self.optim = torch.optim.SGD(self.prompts.values(), **options)
-        self.scaler = torch.amp.GradScaler(case.device, enabled=case.prec == "amp")
+        super().__init__(case, weights, trainer)
         self.write_sentences(attribute_words(trainer.cfg))
 
     def write_sentences(self, attributes: Sequence[str]) -> None:
@@ -52,7 +39,7 @@ class Plain:
         with torch.device(self.case.device):
             sentences = [
                 class_prompt(self.clip, self.prompts, name, attributes, frozen)
-                for name in class_names(self.case.classes)
+                for name in self.names
             ]
             # (C, 77, W), (C,)
             self.embeddings = torch.stack([s.embeddings for s in sentences]).detach()
@@ -79,9 +66,10 @@ class Plain:
         deep = {block: (self.where["ctx"], p) for block, p in (deep or {}).items()}
         return self.clip.text_tower(sentences, self.eot, deep)
 
-    def logits(self, image: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:
-        """(B, C) of MaPLe and P2C, whose text prompts are `vectors`."""
-        text = self.text_features(vectors, maple_plain.deep_text_prompts(self.prompts))
+    def logits(self, image: Tensor, vectors: Mapping[str, Tensor] | None = None) -> Tensor:
+        """(B, C) of MaPLe and P2C, with the learned text prompts or with `vectors`."""
+        deep = maple_plain.deep_text_prompts(self.prompts)
+        text = self.text_features(vectors or self.prompts, deep)
         features = maple_plain.image_features(self.clip, self.prompts, image)
         return self.clip.logits(features, text).float()
 
@@ -108,7 +96,7 @@ class Plain:
         if self.case.method == "CoCoOp":
             return F.cross_entropy(self.conditional_logits(image), label)
         if self.case.method == "MaPLe":
-            return F.cross_entropy(self.logits(image, self.prompts), label)
+            return F.cross_entropy(self.logits(image), label)
         loss = F.cross_entropy(self.logits(image, self.noisy_vectors()), label)
         aux = self.cfg.TRAINER.P2C.AUX
         if aux.ENABLED:
@@ -116,60 +104,37 @@ class Plain:
             loss = loss + aux.LAMBDA * p2c_plain.auxiliary_loss(self.prompts, eta)
         return loss
 
-    def autocast(self) -> torch.autocast:
-        """Half precision where amp computes in it."""
-        amp = self.case.prec == "amp"
-        return torch.autocast(self.case.device, torch.float16, enabled=amp)
-
-    def step(self, batch: Batch) -> Step:
-        """A training step, of CoCoOp one image after the other."""
-        parts = len(batch["label"]) if self.case.method == "CoCoOp" else 1
-        images = batch["img"].chunk(parts)
-        labels = batch["label"].chunk(parts)
-
-        def step() -> Tensor:
-            total = torch.zeros((), device=self.case.device)
-            self.optim.zero_grad()
-            for image, label in zip(images, labels, strict=True):
-                with self.autocast():
-                    loss = self.loss(image, label) / parts
-                self.scaler.scale(loss).backward()
-                total += loss.detach()
-            self.scaler.step(self.optim)
-            self.scaler.update()
-            return total
-
-        return step
-
-    def evaluation(self, batch: Batch) -> Step:
-        """An evaluation, text features included."""
-
-        @torch.no_grad()
-        def evaluate() -> Tensor:
-            with self.autocast():
-                logits = self.logits(batch["img"], self.prompts)
-                return F.cross_entropy(logits, batch["label"])
-
-        return evaluate
+    @property
+    def parts(self) -> int:
+        """One image after the other for CoCoOp."""
+        return self.case.batch if self.case.method == "CoCoOp" else 1
 
 
-def pair(case: Case, weights: Mapping[str, Tensor]) -> tuple[Plain, TrainerX, tuple[Step, Step]]:
+def pair(case: Case, weights: Mapping[str, Tensor]) -> tuple[Side, TrainerX, tuple[Step, Step]]:
     """Both sides of a case, and what each computes of it: a step or an evaluation."""
+    side = SIDES.get(case.method, Plain)
     trainer = our_trainer(case, weights)
-    plain = Plain(case, weights, trainer)
+    side.prepare(case, trainer)
+    plain = side(case, weights, trainer)
     batch = make_batch(case)
     if case.evaluates:
         return plain, trainer, (plain.evaluation(batch), our_evaluation(trainer, batch))
-    return plain, trainer, (plain.step(batch), our_step(trainer, batch))
+    return plain, trainer, (plain.step(batch), side.our_step(trainer, batch))
 
 
 def check(case: Case, trainer: TrainerX, steps: tuple[Step, Step]) -> tuple[float, float]:
-    """The first round: seconds of both. Raises: Failure if their losses differ."""
+    """The first round, with the same draws: seconds of both.
+
+    Raises: Failure if their losses differ.
+    """
     losses: list[Tensor] = []
-    with without_noise(trainer):
-        first, second = (seconds_of(lambda s=s: losses.append(s()), case.device) for s in steps)
+    seconds = []
+    with without_noise(trainer) if case.method == "P2C" else nullcontext():
+        for step in steps:
+            torch.manual_seed(1)
+            seconds.append(seconds_of(lambda s=step: losses.append(s()), case.device))
     expected, loss = map(float, losses)
     if not abs(loss - expected) <= TOLERANCE[case.prec] * abs(expected):
         both = f"the plain path's loss is {expected:.6f}, ours {loss:.6f}"
         raise Failure(f"{case}: {both}: they differ")
-    return first, second
+    return seconds[0], seconds[1]

@@ -15,6 +15,8 @@ Names for --only:
   share       how much of our step is not the two towers (on the CPU)
   capture     our step as a CUDA graph beside the same step computed as usual (on a GPU)
   bf16        our step in bf16 beside the one in fp32 (on the CPU); bf16_eval: our evaluation
+  rivals      a training step of BayesianPrompt, MMRL, VaMP, EMPL and ReBaPL; plain is a loop over
+              images and draws. rivals_eval: an evaluation; rivals_memory: what a step takes
 """
 
 import argparse
@@ -75,7 +77,7 @@ def is_long(case: Case) -> bool:
 
 
 def plain_row(case: Case, setting: Setting) -> Row:
-    """Ours beside the plain path, and both beside the floor."""
+    """Ours beside the plain path, and but for rivals both beside the floor."""
     plain, trainer, steps = pair(case, setting.weights)
     first = check(case, trainer, steps)
     if is_long(case):  # so long that a first round needs no warm-up
@@ -83,8 +85,11 @@ def plain_row(case: Case, setting: Setting) -> Row:
         before, after = [first[0], *before], [first[1], *after]
     else:
         before, after = alternate(*steps, setting.repeats, case.device)
+    row = beside(case, "plain / ours", plain=before, ours=after)
+    if case.is_rival:
+        return row
     floor = floor_flops(case, plain) / setting.rates[case.prec]
-    return beside(case, "plain / ours", plain=before, ours=after) | {
+    return row | {
         "plain images/s": f"{case.batch / median(before):.1f}",
         "ours images/s": f"{case.batch / median(after):.1f}",
         "floor ms": ms([floor]),
@@ -208,6 +213,7 @@ ROWS = {
     "bf16_eval": bf16_row,
     "capture": capture_row,
     "memory": memory_row,
+    "rivals_memory": memory_row,
 }  # the others: plain_row
 
 
@@ -229,7 +235,7 @@ def work(case: Case, repeats: int) -> float:
     rounds = 1 + (MANY * repeats if case.table in ("overhead", "capture") else repeats)
     if case.table in OURS_ALONE:  # two of ours, each about a plain step with few classes
         return 2 * rounds * plain_flops(replace(case, classes=5))
-    if case.table == "memory":
+    if case.table.endswith("memory"):
         rounds = 1
     elif is_long(case):
         rounds = 2

@@ -37,26 +37,42 @@ def three_layers(prompts: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
     return x
 
 
+def text_features(
+    clip: PlainCLIP,
+    prompts: Mapping[str, Tensor],
+    classnames: Sequence[str],
+    image_feature: Tensor,
+    noise: Tensor,
+) -> list[Tensor]:
+    """(C, D), not normalised, of each draw for an image. noise (L, W)"""
+    mean, variance = posterior(prompts, image_feature)
+    of_draws = []
+    for epsilon in noise:
+        r = mean + variance.sqrt() * epsilon
+        shifted = {"ctx": torch.stack([vector + r for vector in prompts["ctx"]])}
+        of_draws.append(coop_plain.text_features(clip, shifted, classnames))
+    return of_draws
+
+
 def probabilities(
     clip: PlainCLIP,
     prompts: Mapping[str, Tensor],
     classnames: Sequence[str],
     images: Tensor,
     noise: Tensor,
-) -> Tensor:
-    """images (B, 3, H, H) -> each draw's probabilities of the classes (B, L, C)."""
-    of_images = []
+) -> list[tuple[Tensor, Tensor]]:
+    """Of each of the images (B, 3, H, H): its feature (D,), of unit length, and each draw's
+    probabilities of the classes (L, C)."""
+    of_images, texts = [], None
     for i, image in enumerate(images):
         feature = clip.encode_image(image[None])[0]
-        mean, variance = posterior(prompts, feature / feature.norm())
-        of_draws = []
-        for epsilon in noise[i] if noise.dim() == 3 else noise:
-            r = mean + variance.sqrt() * epsilon
-            shifted = {"ctx": torch.stack([vector + r for vector in prompts["ctx"]])}
-            text = coop_plain.text_features(clip, shifted, classnames)
-            of_draws.append(clip.logits(feature[None], text)[0].softmax(dim=0))
-        of_images.append(torch.stack(of_draws))
-    return torch.stack(of_images)
+        feature = feature / feature.norm()
+        if texts is None or "mean_posterior" not in prompts:  # else they are all images'
+            own = noise[i] if noise.dim() == 3 else noise
+            texts = text_features(clip, prompts, classnames, feature, own)
+        of_draws = [clip.logits(feature[None], text)[0].softmax(dim=0) for text in texts]
+        of_images.append((feature, torch.stack(of_draws)))
+    return of_images
 
 
 def logits(
@@ -67,7 +83,8 @@ def logits(
     noise: Tensor,
 ) -> Tensor:
     """What a test gives, (B, C): the log of the mean of the draws' probabilities."""
-    return probabilities(clip, prompts, classnames, images, noise).mean(dim=1).log()
+    of_images = probabilities(clip, prompts, classnames, images, noise)
+    return torch.stack([of_draws.mean(dim=0).log() for _, of_draws in of_images])
 
 
 def divergence(prompts: Mapping[str, Tensor], image_feature: Tensor) -> Tensor:
@@ -93,12 +110,11 @@ def loss(
     kl_reduction: over the dimensions of r: mean, or sum, which is the posterior's divergence
     """
     total = 0
-    of_all = probabilities(clip, prompts, classnames, images, noise)
-    for image, label, of_draws in zip(images, labels, of_all, strict=True):
+    of_images = probabilities(clip, prompts, classnames, images, noise)
+    for label, (feature, of_draws) in zip(labels, of_images, strict=True):
         right = of_draws[:, label]  # (L,)
         log_p = right.log().mean() if likelihood == "mean_log" else right.mean().log()
-        feature = clip.encode_image(image[None])[0]
-        kl = divergence(prompts, feature / feature.norm())
+        kl = divergence(prompts, feature)
         kl = kl.sum() if kl_reduction == "sum" else kl.sum() / len(kl)
         total = total - log_p + kl_weight * kl
     return total / len(images)

@@ -87,11 +87,9 @@ def text_features(
 ) -> Tensor:
     """(C, D), not normalised, with the text tower's tokens."""
     last = text_states(clip, tokens, classnames, layers, template, beta)[-1]
-    rows = []
-    for name, state in zip(classnames, last, strict=True):
-        eot = len(sentence(name, template)) - 1 + len(tokens[0])
-        rows.append(clip.ln_final(state[eot]) @ clip.text_projection)
-    return torch.stack(rows)
+    eots = [len(sentence(name, template)) - 1 + len(tokens[0]) for name in classnames]
+    states = torch.stack([state[eot] for state, eot in zip(last, eots, strict=True)])
+    return clip.ln_final(states) @ clip.text_projection
 
 
 def image_states(
@@ -178,18 +176,22 @@ def loss_of(
     alpha: float = 0.7,
     reg_weight: float = 1.0,
     template: str = TEMPLATE,
+    teacher: Tensor | None = None,
 ) -> Tensor:
-    """Two cross-entropies, and how far the features are from CLIP's own."""
+    """Two cross-entropies, and how far the features are from CLIP's own.
+
+    teacher: what `teacher_features` gives, if it is there already.
+    """
     text, of_class, of_rep = (_unit(f) for f in found)
     frozen_image = _unit(clip.encode_image(images))
-    frozen_text = teacher_features(clip, classnames, template)
+    frozen_text = teacher_features(clip, classnames, template) if teacher is None else teacher
     scale, total = clip.logit_scale.exp(), 0.0
     for rows, weight in ((of_class, alpha), (of_rep, 1 - alpha)):
         for row, label in zip(rows, labels, strict=True):
             scores = scale * text @ row
             total = total + weight * (scores.logsumexp(0) - scores[label]) / len(labels)
     image_gap = 1 - sum(a @ b for a, b in zip(of_class, frozen_image, strict=True)) / len(images)
-    text_gap = 1 - sum(a @ b for a, b in zip(text, frozen_text, strict=True)) / len(text)
+    text_gap = 1 - (text * frozen_text).sum() / len(text)
     return total + reg_weight * image_gap + reg_weight * text_gap
 
 

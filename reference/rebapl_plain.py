@@ -60,11 +60,11 @@ def mmd(x: Tensor, y: Tensor, bandwidth: float = 1.0) -> Tensor:
     """mean k(x, x) + mean k(y, y) - 2 mean k(x, y), a row's pair with itself included."""
 
     def mean_kernel(a: Tensor, b: Tensor) -> Tensor:
-        values = []
+        total = 0
         for u in a:
-            for v in b:
-                values.append(torch.exp(-((u - v) ** 2).sum() / (2 * bandwidth**2)))
-        return sum(values) / len(values)
+            squared = ((u - b) ** 2).sum(dim=1)
+            total = total + torch.exp(-squared / (2 * bandwidth**2)).sum()
+        return total / (len(a) * len(b))
 
     return mean_kernel(x, x) + mean_kernel(y, y) - 2 * mean_kernel(x, y)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import mmrl_plain
 from .clip_plain import PlainCLIP
+from .vamp_plain import OfDraw
 
 
 def text_features(
@@ -39,21 +40,25 @@ def host_loss(
     layers: Sequence[int],
     alpha: float = 0.7,
     reg_weight: float = 1.0,
-) -> Callable[[Tensor, int, Tensor], Tensor]:
-    """MMRL's loss as a function of an image (3, H, H), its label and a draw z (L, M, W)."""
+) -> Callable[[Tensor, int, Tensor], OfDraw]:
+    """MMRL's loss as a function of an image (3, H, H), its label and its frozen feature (D,), then
+    of a draw (L, M, W)."""
     teacher = mmrl_plain.teacher_features(clip, classnames)
 
-    def of(image: Tensor, label: int, z: Tensor) -> Tensor:
-        text = text_features(clip, z, classnames, layers)
+    def of(image: Tensor, label: int, frozen: Tensor) -> OfDraw:
         of_class, of_rep = image_features(clip, prompts, image, layers)
-        total = 0
-        for feature, weight in ((of_class, alpha), (of_rep, 1 - alpha)):
-            logits = clip.logit_scale.exp() * text @ feature
-            total = total + weight * (logits.logsumexp(0) - logits[label])
-        frozen = clip.encode_image(image[None])[0]
         away = 1 - of_class @ frozen / frozen.norm()
-        text_away = sum(1 - w @ t for w, t in zip(text, teacher, strict=True)) / len(text)
-        return total + reg_weight * (away + text_away)
+
+        def of_draw(z: Tensor) -> Tensor:
+            text = text_features(clip, z, classnames, layers)
+            total = 0
+            for feature, weight in ((of_class, alpha), (of_rep, 1 - alpha)):
+                logits = clip.logit_scale.exp() * text @ feature
+                total = total + weight * (logits.logsumexp(0) - logits[label])
+            text_away = 1 - (text * teacher).sum() / len(text)
+            return total + reg_weight * (away + text_away)
+
+        return of_draw
 
     return of
 
@@ -65,13 +70,17 @@ def host_logits(
     layers: Sequence[int],
     alpha: float = 0.7,
     fused: bool = True,
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """(C,), as a function of an image and a draw: fused, or the class token's."""
+) -> Callable[[Tensor], OfDraw]:
+    """(C,), as a function of an image, then of a draw: fused, or the class token's."""
 
-    def of(image: Tensor, z: Tensor) -> Tensor:
-        text = text_features(clip, z, classnames, layers)
+    def of(image: Tensor) -> OfDraw:
         of_class, of_rep = image_features(clip, prompts, image, layers)
         feature = alpha * of_class + (1 - alpha) * of_rep if fused else of_class
-        return clip.logit_scale.exp() * text @ feature
+
+        def of_draw(z: Tensor) -> Tensor:
+            text = text_features(clip, z, classnames, layers)
+            return clip.logit_scale.exp() * text @ feature
+
+        return of_draw
 
     return of

@@ -1,4 +1,4 @@
-"""VaMP written plainly, on MaPLe's places: every image, draw and whole sentence by itself.
+"""VaMP written plainly, on MaPLe's places: every image and draw by itself, every sentence whole.
 
 Prompt parameters are a dict, for the layers l = 0 ... L-1 (the towers' first blocks):
 
@@ -23,6 +23,7 @@ from .clip_plain import PlainCLIP
 from .maple_plain import CONTEXT_LENGTH, EOT, PAD, SOS, tokenise
 
 TEMPLATE = "a photo of a {}."
+OfDraw = Callable[[Tensor], Tensor]  # of z (L, M, W)
 Layers = list[tuple[Tensor, ...]]  # mean and, if there is one, log-variance of each, (M, W)
 
 
@@ -99,13 +100,12 @@ def draw_logits(
     prompts: Mapping[str, Tensor],
     classnames: Sequence[str],
     image: Tensor,
-    z: Tensor,
     template: str = TEMPLATE,
-) -> Tensor:
-    """(C,)"""
+) -> OfDraw:
+    """(C,) of an image, as a function of a draw."""
     first, *others = prompts["vision_prompts"]
     feature = clip.vision_tower(image[None], first, dict(enumerate(others, start=1)))
-    return clip.logits(feature, text_features(clip, z, classnames, template))[0]
+    return lambda z: clip.logits(feature, text_features(clip, z, classnames, template))[0]
 
 
 def kl(mean: Tensor, log_var: Tensor, prior_mean: Tensor, prior_log_var: Tensor) -> Tensor:
@@ -130,25 +130,33 @@ def loss(
     reduction: str = "mean",
     unit: bool = True,
     template: str = TEMPLATE,
-    host_loss: Callable[[Tensor, int, Tensor], Tensor] | None = None,
+    host_loss: Callable[[Tensor, int, Tensor], OfDraw] | None = None,
 ) -> Tensor:
     """Mean over the images of: the mean of the host's loss over the draws, and the layers' KL.
 
     noise (B, S, L, M, W): what the draws are made of. of_class (C, D): prototypes; None: the prior
-    is N(0, I). host_loss: of image, label, z; None: cross-entropy in MaPLe's places.
+    is N(0, I). host_loss: of an image, its label and its frozen feature; None: cross-entropy in
+    MaPLe's places.
     """
 
-    def cross_entropy(image: Tensor, label: int, z: Tensor) -> Tensor:
-        logits = draw_logits(clip, prompts, classnames, image, z, template)
-        return logits.logsumexp(0) - logits[label]
+    def cross_entropy(image: Tensor, label: int, frozen: Tensor) -> OfDraw:
+        logits_of = draw_logits(clip, prompts, classnames, image, template)
+
+        def of_draw(z: Tensor) -> Tensor:
+            logits = logits_of(z)
+            return logits.logsumexp(0) - logits[label]
+
+        return of_draw
 
     total = 0
     for image, label, own in zip(images, labels, noise, strict=True):
         shape = own.shape[1:]
-        made = gaussians(prompts, "text_prompts.posterior", seen(clip, image, unit), shape)
+        frozen = seen(clip, image, unit=False)
+        x = frozen / frozen.norm() if unit else frozen
+        made = gaussians(prompts, "text_prompts.posterior", x, shape)
+        loss_of = (host_loss or cross_entropy)(image, label, frozen)
         for one in own:
-            z = draw(made, one)
-            total = total + (host_loss or cross_entropy)(image, label, z) / len(own)
+            total = total + loss_of(draw(made, one)) / len(own)
         if len(made[0]) == 1:
             continue
         prior = [(torch.zeros(shape[1:]), torch.zeros(shape[1:]))] * shape[0]
@@ -169,22 +177,21 @@ def log_probabilities(
     noise: Tensor,
     unit: bool = True,
     template: str = TEMPLATE,
-    host_logits: Callable[[Tensor, Tensor], Tensor] | None = None,
+    host_logits: Callable[[Tensor], OfDraw] | None = None,
 ) -> Tensor:
     """(B, C): the log of the draws' mean probabilities. noise (S, L, M, W), for all images.
 
-    host_logits: of image and z; None: in MaPLe's places.
+    host_logits: of an image; None: in MaPLe's places.
     """
     rows = []
     for image in images:
         total, x = 0, seen(clip, image, unit)
         made = gaussians(prompts, "text_prompts.posterior", x, noise.shape[1:])
+        if host_logits:
+            logits_of = host_logits(image)
+        else:
+            logits_of = draw_logits(clip, prompts, classnames, image, template)
         for one in noise:
-            z = draw(made, one)
-            if host_logits:
-                logits = host_logits(image, z)
-            else:
-                logits = draw_logits(clip, prompts, classnames, image, z, template)
-            total = total + logits.softmax(0)
+            total = total + logits_of(draw(made, one)).softmax(0)
         rows.append((total / len(noise)).log())
     return torch.stack(rows)

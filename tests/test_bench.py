@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import cases, floor, memory, ours, plain, steps, timing
+from bench import cases, floor, memory, ours, plain, rivals, steps, timing
 from bench.cases import Case
 from dassl.utils import Failure
 from reference import cocoop_plain, maple_plain
@@ -24,6 +24,7 @@ from reference.clip_plain import PlainCLIP
 from reference.weights import ARCHS
 from tests.forked import forked
 from tests.trainers.methods import shake
+from trainers import prompt_text
 
 REPO = Path(__file__).resolve().parents[1]
 QUICK = ["cpu", "--quick", "--repeats", "2"]
@@ -66,7 +67,7 @@ def test_every_row_is_printed(capsys, monkeypatch, tmp_path):
     assert torch.__version__ in out
     assert f"[{len(expected)}/{len(expected)}]" in err and "left" in err
     for case, cells in zip(expected, printed, strict=True):
-        if case.table in ("share", "memory"):
+        if case.table == "share" or case.table.endswith("memory"):
             continue
         low, middle, high = map(float, next(cell for cell in cells if " / " in cell).split(" / "))
         assert 0 < low <= middle <= high
@@ -104,13 +105,16 @@ def test_what_a_gpu_does_not_measure_is_one_line(monkeypatch, capsys):
 
 
 def test_what_a_gpu_measures():
-    """In fp16, and the most important tables in all precisions; not what is a CPU's alone."""
+    """In fp16, the most important tables in all precisions, rivals in fp32; not what is a CPU's
+    alone."""
     rows = cases.cases("cuda", quick=False)
     assert {c.table for c in rows} == set(cases.NAMES) - {"share", "bf16", "bf16_eval"}
     for table in ("p2c", "eval", "capture"):
         assert {c.prec for c in rows if c.table == table} == {"fp32", "fp16", "bf16", "amp"}
     for table in ("maple", "cocoop", "overhead", "memory"):
         assert {c.prec for c in rows if c.table == table} == {"fp16"}
+    assert {c.prec for c in rows if c.is_rival} == {"fp32"}
+    assert {c.device for c in rows} == {"cuda"}
 
 
 def other_bias(*args) -> Tensor:
@@ -166,6 +170,76 @@ def test_p2c_is_measured_with_its_noise_and_checked_without(weights):
         step()
     attributes_and_ctx = [side.prompts[name].shape for name in ("ctx_att1", "ctx_att2", "ctx")]
     assert sorted(shapes) == sorted(2 * attributes_and_ctx)
+
+
+RIVALS = {
+    (case.method, case.evaluates): case
+    for table in ("rivals", "rivals_eval")
+    for case in cases.rivals("cpu", True, table)
+}
+
+
+WITHOUT_DRAWS = ("MMRL", "ReBaPL_MaPLe")
+
+
+def ones(like: Tensor, *shape: int, seed: int | None = None) -> Tensor:
+    return torch.ones(len(like), *shape)
+
+
+def test_all_rivals_are_measured_at_10_and_100_classes():
+    rows = [case for case in cases.cases("cpu", quick=False) if case.is_rival]
+    assert len(rows) == len(set(rows)) == 3 * 2 * len(rivals.SIDES)
+    assert {(case.method, case.classes) for case in rows} == {
+        (method, count) for method in rivals.SIDES for count in (10, 100)
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "evaluates", "where", "what"),
+    [
+        *((*key, "draws.normal", ones) for key in RIVALS if key[0] not in WITHOUT_DRAWS),
+        ("MMRL", False, "mmrl_plain.teacher_features", lambda _, names: torch.ones(len(names), 64)),
+        ("MMRL", True, "mmrl_plain.both_logits", lambda clip, f: 2 * [clip.logits(f[2], f[0])]),
+        ("ReBaPL_MaPLe", False, "rebapl_plain.mmd", rivals.rebapl_plain.mse),
+        ("ReBaPL_MaPLe", True, "rebapl_plain.mean_probability", lambda z: z[0].softmax(1)),
+    ],
+)
+def test_a_rival_that_differs_is_found(method, evaluates, where, what, weights, monkeypatch):
+    """Its draws, the loss's parts, the force, the samples; and without a difference none is."""
+    case = RIVALS[method, evaluates]
+    plain.check(case, *plain.pair(case, weights)[1:])
+    module, name = where.split(".")
+    other = SimpleNamespace(**vars(getattr(rivals, module)) | {name: what})
+    monkeypatch.setattr(rivals, module, other)
+    with pytest.raises(Failure, match="they differ"):
+        plain.check(case, *plain.pair(case, weights)[1:])
+
+
+@pytest.mark.parametrize("method", rivals.SIDES)
+def test_a_rivals_texts_are_kept_where_the_image_is_not_in_them(method, weights, monkeypatch):
+    case, calls = RIVALS[method, True], []
+    evaluate = plain.pair(case, weights)[2][1]
+    for name in ("encode_prompts", "encode_prompt_tokens"):
+        spied = getattr(prompt_text, name)
+        monkeypatch.setattr(prompt_text, name, lambda *a, f=spied: calls.append(a) or f(*a))
+    evaluate()
+    kept = ("unconditional BayesianPrompt", "MMRL", "ReBaPL_MaPLe")
+    assert bool(calls) is (method not in kept)
+
+
+@pytest.mark.parametrize(("method", "of_each"), [("BayesianPrompt", 1), ("EMPL", 1), ("VaMP", 2)])
+def test_the_plain_path_encodes_an_image_once_for_all_draws(method, of_each, weights, monkeypatch):
+    """VaMP as it is, and with prompts."""
+    case, images, tower = RIVALS[method, True], [], PlainCLIP.vision_tower
+
+    def spy(clip: PlainCLIP, image: Tensor, *prompts) -> Tensor:
+        images.extend(image)
+        return tower(clip, image, *prompts)
+
+    evaluate = plain.pair(case, weights)[2][0]
+    monkeypatch.setattr(PlainCLIP, "vision_tower", spy)
+    evaluate()
+    assert len(images) == of_each * case.batch and case.draws > 1
 
 
 class Drawn(torch.nn.Module):
