@@ -423,6 +423,13 @@ def test_the_last_sample_and_the_mean_of_all(data, tmp_path, weights):
     assert name == "" and torch.allclose(features.image, image[0], atol=1e-6)
 
 
+def test_samples_of_two_features(data, tmp_path, weights):
+    got, _ = gap_features.gather(sampled("ReBaPL_MMRL", data, tmp_path, weights), zero_shot=False)
+    which = "last sample", "mean of 3 samples' image features and text features"
+    features = "class token", "representation tokens"
+    assert sorted(got) == sorted(f"{f}, {w}" for f in features for w in which)
+
+
 @pytest.mark.usefixtures("no_figures")
 def test_another_model_than_the_runs_is_noticed(runs, tmp_path, caplog):
     shutil.copytree(runs / "coop", tmp_path / "run")
