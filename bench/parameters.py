@@ -29,6 +29,7 @@ def count(clip_model: CLIP, config: Path) -> tuple[int, int]:
     flags += ["--dataset-config-file", "configs/datasets/imagenet.yaml"]
     trainer = method.__new__(method)
     trainer.cfg = train.setup_cfg(train.parse_args(flags))
+    trainer.seed = trainer.cfg.SEED
     if not isinstance(trainer, CLIPTrainer):
         return 0, 0
     learned = list(trainer.build_learner(clip_model, CLASSNAMES).parameters())

@@ -10,149 +10,118 @@ are paired.
 The fair baseline is P2C without DPD (configs/trainers/P2C/table4_baseline.yaml): plain MaPLe
 has no attribute vectors, and its deep prompts take ctx's place from the second block on, so
 noise on ctx hardly reaches its text features.
+
+With --noise posterior, n is what a method draws its own prompts by (BayesianPrompt, VaMP; EMPL:
+the noise of its chains). σ multiplies the deviation: with 0 a draw is the mean (EMPL: a chain
+without noise), with 1 it is as in the method's tests. Each draw is tested alone, and at σ 1 also
+the average of all their predictions, which is what the method itself predicts. ReBaPL's draws are
+its samples, all at σ 1.
 """
 
 import argparse
+import io
 import logging
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 
-import numpy as np
-import torch
 from tabulate import tabulate
-from torch import Tensor
-from yacs.config import CfgNode
 
 from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr, say
-from dassl.engine import TrainerBase
 from dassl.engine.record import commit
-from dassl.utils import Failure, UsageError, mix_seed, seeded, write_json
-from results.curves import CLOUD
+from dassl.utils import Failure, UsageError, write_json
+from results.curves import CLOUD, POSTERIOR
 from results.names import name_methods
 from results.records import Result, find_results
 from results.statistics import summarise
 from results.text_table import show_stat
-from trainers.base import CLIPTrainer, CustomCLIP
-from trainers.coop import PromptLearner
-from trainers.p2c import MixtureNoise
 
+from .cloud_measures import (
+    Cloud,
+    check_posterior,
+    check_vectors,
+    make_noise,
+    measure,
+    measure_posterior,
+)
 from .load import load_run
 
 EXAMPLES = """examples:
   python -m inference.cloud output/shapes_table4
   python -m inference.cloud output --sigmas 0 0.01 0.1 --draws 3 --noise gmm
+  python -m inference.cloud output/shapes_table1 --noise posterior
   python -m results.figures cloud output
 """
 FORMAT = 1
 SIGMAS = (0.0, 0.005, 0.015, 0.03, 0.06, 0.12, 0.25, 0.5)
-Noise = Callable[[Tensor], Tensor]  # fresh noise of a tensor's shape
+DRAWS = 5
+OF_POSTERIOR = (0.0, 0.5, 1.0, 2.0, 4.0)  # σ
 
 log = logging.getLogger("cloud")
 
 
-def learner_of(trainer: TrainerBase) -> PromptLearner:
-    """The part of the model that has the vectors of the text prompts.
-
-    Raises: UsageError if there is none, or if they are others for each image.
-    """
-    if isinstance(trainer, CLIPTrainer) and type(trainer.model).forward is CustomCLIP.forward:
-        for module in trainer.model.learner.modules():
-            if isinstance(module, PromptLearner):
-                return module
-    name = type(trainer).__name__
-    raise UsageError(f"{name} learns no vectors that are its text prompts for all images")
-
-
-@contextmanager
-def perturbed(learner: PromptLearner, sigma: float, noise: Noise) -> Iterator[None]:
-    """Inside, `learner.vectors()` gives P + σ·n for clean P.
-
-    Drawn on the CPU, n is the same on all devices.
-    """
-    clean = learner.vectors()
-    moved = {name: p + sigma * noise(p.cpu()).to(p.device) for name, p in clean.items()}
-    learner.vectors = lambda: moved  # of this instance, in front of its class's
-    try:
-        yield
-    finally:
-        del learner.vectors
-
-
-def make_noise(kind: str, dpd: CfgNode) -> Noise:
-    """N(0, 1), or the mixture of TRAINER.P2C.DPD."""
-    if kind == "gaussian":
-        return torch.randn_like
-    return MixtureNoise(dpd.GMM_MEANS, dpd.GMM_STDS, dpd.GMM_WEIGHTS, dpd.GMM_STANDARDIZE)
-
-
-@torch.no_grad()
-def measure(
-    trainer: CLIPTrainer, sigmas: Sequence[float], draws: int, noise: Noise
-) -> list[list[float]]:
-    """Accuracy on the test set in percent: for each σ a value for each draw, for σ 0 one."""
-    model = trainer.model
-    learner = learner_of(trainer)
-    features, labels = [], []
-    for batch in trainer.test_loader:
-        image, label = trainer.parse_batch_test(batch)
-        with trainer.autocast():
-            features.append(model.image_features(image))
-        labels.append(label)
-    images, label = torch.cat(features), torch.cat(labels)  # (N, D), (N,)
-
-    def accuracy(sigma: float, draw: int) -> float:
-        with seeded(mix_seed(draw)), perturbed(learner, sigma, noise), trainer.autocast():
-            model.eval()  # which forgets the text features of before
-            right = model.logits(images, model.text_features()).argmax(dim=1) == label
-        return 100 * right.sum().item() / len(label)
-
-    values = []
-    for sigma in sigmas:
-        values.append([accuracy(sigma, draw) for draw in range(draws if sigma else 1)])
-    model.eval()
-    return values
-
-
-def ask(run: Result, args: argparse.Namespace) -> list[list[float]]:
+def ask(run: Result, args: argparse.Namespace) -> Cloud:
     """Measures a run and writes its cloud.json. Raises: Failure if it cannot be measured."""
-    trainer = load_run(run.folder, args.root, check=learner_of)
+    posterior = args.noise == POSTERIOR
+    check = check_posterior if posterior else check_vectors
+    trainer = load_run(run.folder, args.root, check=check)
     dpd = trainer.cfg.TRAINER.P2C.DPD
-    trained_with_noise = trainer.cfg.TRAINER.NAME == "P2C" and dpd.ENABLED
-    values = measure(trainer, args.sigmas, args.draws, make_noise(args.noise, dpd))
-    if args.sigmas[0] == 0 and abs(values[0][0] - run.metrics["accuracy"]) > 0.5:
-        line = "%s: without noise the accuracy is %.1f, and the run's was %.1f"
-        line += ": the model or the data are others"
-        log.warning(line, run.folder, values[0][0], run.metrics["accuracy"])
+    trained_with_noise = trainer.cfg.TRAINER.NAME == "P2C" and dpd.ENABLED and not posterior
+    with redirect_stdout(io.StringIO()):
+        if posterior:
+            cloud = measure_posterior(trainer, args.sigmas, args.draws)
+        else:
+            noise = make_noise(args.noise, dpd)
+            cloud = measure(trainer, args.sigmas, args.draws or DRAWS, noise)
+    compare(run, cloud)
     about = {
         "format": FORMAT,
         "noise": args.noise,
-        "sigmas": args.sigmas,
-        "draws": args.draws,
-        "accuracy": values,
+        "sigmas": cloud.sigmas,
+        "draws": max(map(len, cloud.accuracy)),
+        "accuracy": cloud.accuracy,
+        "average": cloud.average,
         "trained_sigma": dpd.SIGMA_MAX if trained_with_noise else None,
         "command": shlex.join(["python", "-m", "inference.cloud", *args.words]),
     }
     write_json(about | commit(), str(run.folder / CLOUD))
-    return values
+    return cloud
 
 
-def table(values: dict[Result, list[list[float]]], sigmas: Sequence[float]) -> str:
+def compare(run: Result, cloud: Cloud) -> None:
+    """A warning if the model is not as accurate as the run's test found it."""
+    ours, was = cloud.as_tested, run.metrics["accuracy"]
+    if ours is not None and abs(ours - was) > 0.5:
+        line = "%s: as the run tested it, the accuracy is %.1f, and the run's was %.1f"
+        log.warning(f"{line}: the model or the data are others", run.folder, ours, was)
+
+
+def table(clouds: dict[Result, Cloud], args: argparse.Namespace) -> str:
     """Mean ± population std over seeds and draws: a row for each method and set of classes."""
-    rows: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
-    for run, name in name_methods(list(values)).items():
-        rows[run.dataset, run.side, name].append(run)
+    rows: dict[tuple[str, str, str], list[Cloud]] = defaultdict(list)
+    for run, name in name_methods(list(clouds)).items():
+        rows[run.dataset, run.side, name].append(clouds[run])
+    averaged = ["averaged"] * (args.noise == POSTERIOR)
     lines = []
-    for key, runs in sorted(rows.items()):
-        cells = []
-        for i in range(len(sigmas)):
-            pooled = np.concatenate([values[run][i] for run in runs])
-            cells.append(show_stat(summarise(pooled)))
-        lines.append([*key, *cells, len(runs)])
-    headers = ["dataset", "classes", "method", *(f"σ {s:g}" for s in sigmas), "seeds"]
-    return tabulate(lines, headers, disable_numparse=True)
+    for key, here in sorted(rows.items()):
+        cells = [[a for cloud in here for a in cloud.at(sigma)] for sigma in args.sigmas]
+        cells += [[cloud.average for cloud in here] for _ in averaged]
+        lines.append([*key, *(show_stat(summarise(c)) if c else "–" for c in cells), len(here)])
+    headers = ["dataset", "classes", "method", *(f"σ {s:g}" for s in args.sigmas), *averaged]
+    return tabulate(lines, [*headers, "seeds"], disable_numparse=True)
+
+
+def caption(args: argparse.Namespace) -> str:
+    """What the table's numbers are."""
+    about = "accuracy in %: mean ± population std over seeds and"
+    if args.noise != POSTERIOR:
+        return f"{about} {args.draws or DRAWS} draws"
+    draws = f"{args.draws} draws" if args.draws else "as many draws as a test of the run has"
+    return f"""{about} {draws}
+σ: a draw's deviation from the mean, as a multiple of the posterior's (EMPL: of its chains' noise)
+averaged: of all draws at σ 1 the averaged prediction; ReBaPL's draws are its samples, all at σ 1"""
 
 
 # The command
@@ -164,19 +133,21 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     below = "runs are looked for in and below these"
     add("folders", nargs="+", type=existing_folder, metavar="FOLDER", help=below)
-    scales = {"nargs": "+", "type": float, "default": list(SIGMAS), "metavar": "σ"}
-    add("--sigmas", **scales, help="default: 0 to 0.5")
-    add("--draws", type=int, default=5, metavar="N", help="for each σ; default: %(default)s")
-    kinds = {"choices": ("gaussian", "gmm"), "help": "n; gmm: the mixture of TRAINER.P2C.DPD"}
-    add("--noise", default="gaussian", **kinds)
+    scales = {"nargs": "+", "type": float, "metavar": "σ"}
+    add("--sigmas", **scales, help="default: 0 to 0.5; of a posterior 0 to 4")
+    of_run = "for each σ; default: 5; of a posterior as many as the run's own test"
+    add("--draws", type=int, metavar="N", help=of_run)
+    kinds = "n; gmm: the mixture of TRAINER.P2C.DPD; posterior: the method's own"
+    add("--noise", default="gaussian", choices=("gaussian", "gmm", POSTERIOR), help=kinds)
     add("--root", metavar="DIR", help="folder of the datasets, if it is not where it was")
     args = parser.parse_args(argv)
     args.words = list(sys.argv[1:] if argv is None else argv)
-    if args.draws < 1:
+    if args.draws is not None and args.draws < 1:
         parser.error(f"--draws {args.draws}: must be 1 or more")
-    if not all(0 <= sigma < float("inf") for sigma in args.sigmas):
+    sigmas = args.sigmas or (OF_POSTERIOR if args.noise == POSTERIOR else SIGMAS)
+    if not all(0 <= sigma < float("inf") for sigma in sigmas):
         parser.error("--sigmas: must be numbers, 0 or more")
-    args.sigmas = sorted(set(args.sigmas))
+    args.sigmas = sorted(set(sigmas))
     return args
 
 
@@ -185,24 +156,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     log_to_stderr()
     found = find_results(args.folders)
-    values, skipped = {}, 0
+    clouds, skipped = {}, 0
     if not found:
         leave(f"no results of runs in {' '.join(map(str, args.folders))}", 1)
     for i, run in enumerate(found, start=1):
         say(f"[{i}/{len(found)}] {run.folder}")
         try:
-            values[run] = ask(run, args)
+            clouds[run] = ask(run, args)
         except UsageError as error:  # a method that has nothing to perturb
             say(f"skipped: {error}")
             skipped += 1
         except Failure as error:
             say(f"error: {error}")
         except KeyboardInterrupt:
-            leave(f"stopped; {len(values)} of {len(found)} runs have their {CLOUD}", 130)
-    if values:
-        about = f"mean ± population std over seeds and {args.draws} draws"
-        print(f"{table(values, args.sigmas)}\n\naccuracy in %: {about}")
-    return 0 if values and len(values) + skipped == len(found) else 1
+            leave(f"stopped; {len(clouds)} of {len(found)} runs have their {CLOUD}", 130)
+    if clouds:
+        print(f"{table(clouds, args)}\n\n{caption(args)}")
+    return 0 if clouds and len(clouds) + skipped == len(found) else 1
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from results.names import name_methods
 from results.records import Result, find_results
 from results.statistics import summarise
 
-from .gap_features import Unknown, check, gather
+from .gap_features import Unknown, check, gather, joined
 from .gap_figure import Shown, draw
 from .gap_numbers import Features, Gap, chance, measure, picture
 from .load import load_run
@@ -70,7 +70,7 @@ Rows = dict[tuple[str, str], list[Row]]
 def rows_of(features: Mapping[str, Features], method: str, trainer: str) -> list[Row]:
     """A row for each set of prompts."""
     return [
-        Row(", ".join(filter(None, (method, prompts))), measure(f), Shown(trainer, picture(f)))
+        Row(joined(method, prompts), measure(f), Shown(trainer, picture(f)))
         for prompts, f in features.items()
     ]
 

@@ -4,7 +4,7 @@ A method whose model has a `forward` of its own gets a line in PAIRS.
 """
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import partial
 
@@ -15,11 +15,15 @@ from torch import Tensor
 from dassl.engine import TrainerBase
 from dassl.utils import UsageError
 from trainers.base import CLIPTrainer, CustomCLIP
+from trainers.bpl import BayesianCLIP
 from trainers.cocoop import CoCoOpCLIP
 from trainers.draws import MOST_PROMPTS, ConditionalCLIP, in_parts
+from trainers.empl import EMPLCLIP
+from trainers.ensemble import Ensemble
 from trainers.features import KeptFeatures, says
 from trainers.mmrl import MMRLCLIP
 from trainers.prompt_text import hand_crafted_features, zero_shot_template
+from trainers.vamp import VaMPCLIP
 from trainers.zsclip import SEVEN, ZeroshotCLIP
 
 from .gap_numbers import Features
@@ -51,9 +55,78 @@ def own_texts(model: ConditionalCLIP, *given: Tensor) -> Tensor:
 
 def two_of_an_image(model: MMRLCLIP, image: Tensor) -> Pairs:
     """An image has two features, beside the same text features."""
-    features = model.both_features(model.learner.image_below(model.clip, image))
+    below = model.learner.image_below(model.clip, image)
+    return beside(both(model, below), {"": model.text_features()})
+
+
+def both(model: MMRLCLIP, below: Tensor) -> dict[str, Tensor]:
+    """MMRL's two features of an image, of what reaches the first block with tokens."""
     names = "class token", "representation tokens"
-    return {name: (f, model.text_features()) for name, f in zip(names, features, strict=True)}
+    return dict(zip(names, model.both_features(below), strict=True))
+
+
+def bayesian(model: BayesianCLIP, image: Tensor) -> Pairs:
+    """Draws for each image, or for all of them."""
+    features, learner = model.image_features(image), model.learner
+    if learner.conditional:
+        r = learner.draws(*learner.posterior(features))  # (B, L, W)
+        texts = (own_texts(model, draw) for draw in r.unbind(1))
+    else:
+        texts = model.text_features()  # (L, C, D)
+    return beside({"": features}, one_and_mean(texts, "draw"))
+
+
+def variational(model: VaMPCLIP, image: Tensor) -> Pairs:
+    """Draws for each image, which on MMRL's places has two features."""
+    below, frozen = model.frozen_pass(image)
+    z = model.learner.text_prompts.of_test(model.seen(frozen))  # (B, S, L, M, W)
+    on_mmrl = isinstance(model, MMRLCLIP)
+    features = both(model, below) if on_mmrl else {"": model.image_features(below)}
+    texts = (own_texts(model, draw) for draw in z.unbind(1))
+    return beside(features, one_and_mean(texts, "draw"))
+
+
+def langevin(model: EMPLCLIP, image: Tensor) -> Pairs:
+    """Chains for each image, or for all of a batch."""
+    features = model.image_features(image)
+    text = model.own_texts(model.groups(features))  # (groups, M, C, D)
+    texts = text.unbind(1) if model.node.PER == "image" else text[0]
+    return beside({"": features}, one_and_mean(texts, "chain"))
+
+
+def one_and_mean(texts: Iterable[Tensor], what: str) -> dict[str, Tensor]:
+    """The first draw's texts and the mean of all draws', (…, C, D) of unit length, by names."""
+    texts, n = iter(texts), 1
+    first = total = next(texts)
+    for text in texts:
+        n, total = n + 1, total + text
+    if n == 1:
+        return {"": first}
+    return {f"one {what}": first, f"mean of {n} {what}s": F.normalize(total, dim=-1)}
+
+
+def of_samples(each: Sequence[Pairs]) -> Pairs:
+    """The last sample's, and of all samples the mean features, of images and of texts."""
+    if len(each) == 1:
+        return each[0]
+    found = {}
+    means = f"mean of {len(each)} samples' image features and text features"
+    for name in each[0]:
+        several = zip(*(pairs[name] for pairs in each), strict=True)
+        image, text = (F.normalize(sum(features), dim=-1) for features in several)
+        found[joined(name, "last sample")] = each[-1][name]
+        found[joined(name, means)] = image, text
+    return found
+
+
+def beside(images: Mapping[str, Tensor], texts: Mapping[str, Tensor]) -> Pairs:
+    """Each of the image features with each of the text features."""
+    return {joined(i, t): (image, text) for i, image in images.items() for t, text in texts.items()}
+
+
+def joined(*names: str) -> str:
+    """Of those that are not empty."""
+    return ", ".join(filter(None, names))
 
 
 class Unknown(UsageError):
@@ -65,6 +138,9 @@ PAIRS: dict[Callable, Callable[[CustomCLIP, Tensor], Pairs]] = {
     CustomCLIP.forward: shared,
     CoCoOpCLIP.forward: conditional,
     MMRLCLIP.forward: two_of_an_image,
+    BayesianCLIP.forward: bayesian,
+    VaMPCLIP.forward: variational,
+    EMPLCLIP.forward: langevin,
 }
 
 
@@ -78,9 +154,15 @@ def check(trainer: TrainerBase) -> None:
 
 def pairs_of(trainer: KeptFeatures, image: Tensor) -> Pairs:
     """The pairs of a method, given images (B, 3, R, R) or CLIP's features (B, D) of them."""
+    if isinstance(trainer, Ensemble) and trainer.samples:
+        return of_samples([pairs_of_model(sample, image) for sample in trainer.samples])
     if isinstance(trainer, CLIPTrainer):
-        return PAIRS[type(trainer.model).forward](trainer.model, image)
+        return pairs_of_model(trainer.model, image)
     return {"": (F.normalize(encoded(trainer, image).float(), dim=-1), trainer.text_features)}
+
+
+def pairs_of_model(model: CustomCLIP, image: Tensor) -> Pairs:
+    return PAIRS[type(model).forward](model, image)
 
 
 def encoded(trainer: KeptFeatures, image: Tensor) -> Tensor:

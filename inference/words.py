@@ -32,6 +32,13 @@ EXAMPLES = """examples:
 """
 TEXT_PROMPT = re.compile(r"(?:.*\.)?(ctx(?:_att[123])?)")
 MAPLE_DEEP = re.compile(r".*compound_prompts_text\.(\d+)")
+# What a file has whose text prompts are no learned vectors -> why.
+UNNAMED = {
+    "text_prompts.posterior.": "VaMP's text prompts are draws from a Gaussian, by default one that"
+    " a net makes of each image, so there are no vectors to name",
+    "compound_rep_tokens": "MMRL's text tokens appear in an upper block (TRAINER.MMRL.REP_LAYERS),"
+    " where they stand among features of words, so no word is near them",
+}
 PROMPTSRC_DEEP = re.compile(r".*text_encoder\.transformer\.resblocks\.(\d+)\.VPT_shallow")
 
 
@@ -48,6 +55,13 @@ def find_checkpoint(source: Path) -> Path:
         if names := [BEST] * (folder / BEST).is_file() or resumable(str(folder)):
             return folder / names[0]
     raise UsageError(f"{source}: no checkpoint in it")
+
+
+def tested_states(checkpoint: Mapping) -> dict[str, Mapping[str, Tensor]]:
+    """The state_dict that a test reads, by "", or ReBaPL's samples by their names."""
+    samples = enumerate(checkpoint.get("samples", []), start=1)
+    named = {f"sample {i}, ": state for i, state in samples}
+    return named or {"": checkpoint.get("state_dict", {})}
 
 
 def learned_vectors(
@@ -76,6 +90,23 @@ def learned_vectors(
         elif deep and (match := PROMPTSRC_DEEP.fullmatch(key)):
             found[f"block {match[1]}"] = value
     return found
+
+
+def vectors_of(checkpoint: Path, cfg: CfgNode | None, deep: bool) -> dict[str, Tensor]:
+    """`learned_vectors` of what a test reads of a checkpoint. Raises: Failure if it has none."""
+    states = tested_states(load_checkpoint(str(checkpoint)))
+    keys = [key for state in states.values() for key in state]
+    has_attributes = any("ctx_att" in key for key in keys)
+    used = attribute_words(cfg, always=True) if cfg and has_attributes else None
+    vectors = {
+        of + name: tensor
+        for of, state in states.items()
+        for name, tensor in learned_vectors(state, used, deep).items()
+    }
+    if not vectors:
+        known = (why for part, why in UNNAMED.items() if any(part in key for key in keys))
+        raise Failure(f"{checkpoint}: {next(known, 'holds no learned vectors of text prompts')}")
+    return vectors
 
 
 def nearest(vector: Tensor, embedding: Tensor, topk: int) -> list[tuple[int, float]]:
@@ -115,14 +146,8 @@ def weights_of(cfg: CfgNode | None, backbone: str) -> tuple[str, Path]:
 
 def show(checkpoint: Path, topk: int, backbone: str, deep: bool) -> str:
     """The table of a checkpoint. Raises: Failure if it is unreadable or does not fit the CLIP."""
-    state = load_checkpoint(str(checkpoint))
-    state = state.get("state_dict", {}) if isinstance(state, dict) else {}
     cfg = config_of(checkpoint.resolve().parent.parent)
-    has_attributes = any("ctx_att" in key for key in state)
-    used = attribute_words(cfg, always=True) if cfg and has_attributes else None
-    vectors = learned_vectors(state, used, deep)
-    if not vectors:
-        raise Failure(f"{checkpoint}: holds no learned vectors of text prompts")
+    vectors = vectors_of(checkpoint, cfg, deep)
     model, file = weights_of(cfg, backbone)
     embedding = read_state_dict(file)["token_embedding.weight"]
     if not 1 <= topk <= len(embedding):

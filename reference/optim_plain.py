@@ -1,4 +1,4 @@
-"""SGD with momentum and weight decay, and the learning rate of each epoch, as plain formulas."""
+"""SGD with momentum, AdamW, and the learning rate of each epoch, as plain formulas."""
 
 from __future__ import annotations
 
@@ -47,6 +47,38 @@ def sgd_step(
             new_params[name] = p - lr * v
             new_momenta[name] = v
     return as_leaves(new_params), new_momenta
+
+
+def adamw_step(
+    params: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor | None],
+    moments: Mapping[str, tuple[Tensor, Tensor, int]],
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 5e-4,
+    epsilon: float = 1e-8,
+) -> tuple[Prompts, dict[str, tuple[Tensor, Tensor, int]]]:
+    """One update of AdamW: p is shrunk by lr * wd, then goes down m / (sqrt(v) + epsilon).
+
+    moments: (m, v, steps behind them) of each parameter, m and v before their correction; {} at
+        first.
+    returns: as `sgd_step`; a parameter without a gradient stays as it is.
+    """
+    new_params: Prompts = {}
+    new_moments = dict(moments)
+    first, second = betas
+    for name, p in params.items():
+        g = grads[name]
+        if g is None:
+            new_params[name] = p.detach().clone()
+            continue
+        with torch.no_grad():
+            m, v, steps = moments.get(name, (torch.zeros_like(p), torch.zeros_like(p), 0))
+            m, v, steps = first * m + (1 - first) * g, second * v + (1 - second) * g**2, steps + 1
+            direction = (m / (1 - first**steps)) / ((v / (1 - second**steps)).sqrt() + epsilon)
+            new_params[name] = p - lr * weight_decay * p - lr * direction
+            new_moments[name] = m, v, steps
+    return as_leaves(new_params), new_moments
 
 
 def train(

@@ -1,4 +1,4 @@
-"""ReBaPL written plainly: distances as loops, the potential by autograd, SGHMC as formulas.
+"""ReBaPL written plainly: distances as loops, the potential by autograd, steps as formulas.
 
 What a host's prompts do is a function from its parameters: loss(params, batch), features(params).
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .maple_plain import Prompts, as_leaves, gradients
-from .optim_plain import sgd_step
+from .optim_plain import adamw_step, sgd_step
 
 # Cycles; epochs are counted from 0.
 
@@ -37,9 +37,9 @@ def published_noise(rate: float, momentum: float, temperature: float, n_images: 
     return temperature * (2 * rate * momentum) ** 0.5 / n_images
 
 
-def papers_noise(rate: float, friction: float, estimate: float, n_images: int) -> float:
-    """The same after eq. 17, with alpha = rate / n_images and r = -rate * velocity."""
-    return (2 * (friction - estimate) * rate / n_images) ** 0.5 / rate
+def papers_noise(rate: float, friction: float, n_images: int) -> float:
+    """The same after eq. 17, with alpha = rate / n_images, r = -rate * velocity and no estimate."""
+    return (2 * friction * rate / n_images) ** 0.5 / rate
 
 
 # Squared distances between the rows of x and those of y, each (n, D)
@@ -115,6 +115,7 @@ def train(
     sampled_steps: Sequence[int] = (),
     against_all: bool = False,
     directly: bool = False,
+    adamw_first: bool = False,
 ) -> Sampled:
     """One chain through all cycles.
 
@@ -123,8 +124,10 @@ def train(
     sampled_steps: of each cycle, counted from 0 in its steps, those after which the state is a
         sample.
     directly: the force is added to the parameters, not to the gradient.
+    adamw_first: epochs without noise are AdamW's. What is gathered, momenta or moments, is lost
+        where the kind of step changes.
     """
-    params, momenta = as_leaves(params), {}
+    params, gathered, step_before = as_leaves(params), {}, sgd_step
     samples: list[list[dict[str, Tensor]]] = []
     in_cycle = 0
     for epoch, steps in enumerate(epochs):
@@ -148,7 +151,13 @@ def train(
             if is_noisy(epoch, length, last):
                 for name, e in step.epsilon.items():  # none for what has no gradient
                     grads[name] = grads[name] + noise(lr) * e
-            params, momenta = sgd_step(params, grads, momenta, lr, momentum)
+            if adamw_first and not is_noisy(epoch, length, last):
+                kind, settings = adamw_step, {}
+            else:
+                kind, settings = sgd_step, {"momentum": momentum}
+            gathered = gathered if kind is step_before else {}
+            params, gathered = kind(params, grads, gathered, lr, **settings)
+            step_before = kind
             if directly:
                 for name, g in repelled.items():
                     params[name] = params[name].detach() - (0 if g is None else g)

@@ -20,6 +20,7 @@ EPOCH_LINE = re.compile(
     r"\s+time \S+ \((?P<time>[\d.]+)\).*?\sloss \S+ \((?P<loss>[^)\s]+)\)"
 )
 CLOUD = "cloud.json"  # which inference.cloud writes into a run's folder
+POSTERIOR = "posterior"  # its noise where the method's own draws are what moves the prompts
 
 log = logging.getLogger("results.figures")
 

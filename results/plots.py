@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .curves import CLOUD, read_cloud, trainings
+from .curves import CLOUD, POSTERIOR, read_cloud, trainings
 from .names import name_methods
 from .panels import STYLE, band, groups, legend, line, panels, styles, styles_of, wide
 from .records import Result, setting_of
@@ -182,7 +182,10 @@ def draw_shots(found: Sequence[Result]) -> "Figure | None":
 
 
 def draw_cloud(found: Sequence[Result]) -> "Figure | None":
-    """A panel for each dataset, side and noise; a line for each method over σ."""
+    """A panel for each dataset, side and noise; a line for each method over σ.
+
+    With a posterior's draws a star is the accuracy of their averaged prediction.
+    """
     clouds = {r: cloud for r in found if (cloud := read_cloud(r.folder))}
     if not clouds:
         return None
@@ -190,16 +193,27 @@ def draw_cloud(found: Sequence[Result]) -> "Figure | None":
     look = styles_of(names)
     of_panel = gather(((r.dataset, SIDES[r.side]), clouds[r]["noise"], r) for r in clouds)
     keys = sorted(of_panel)
-    noises = len({noise for _, noise in keys})
-    titles = [", ".join(place) + f", {noise} noise" * (noises > 1) for place, noise in keys]
-    figure, axes = panels(titles, "σ of the noise on the text prompts", "accuracy, %")
+    mixed = len({noise for _, noise in keys}) > 1
+    titles = [", ".join(place) + f", {noise} noise" * mixed for place, noise in keys]
+    figure, axes = panels(titles, noise_axis(keys[0][1]), "accuracy, %")
     for ax, key in zip(axes, keys, strict=True):
+        if mixed:
+            ax.set_xlabel(noise_axis(key[1]))
         here = of_panel[key]
         for method in (m for m in look if any(names[r] == m for r in here)):
             draws = pooled(clouds[r] for r in here if names[r] == method)
             mean, std = (np.array(list(map(f, draws.values()))) for f in (np.mean, np.std))
+            colour = look[method]["color"]
             ax.plot(list(draws), mean, label=method, linewidth=1.5, markersize=4, **look[method])
-            band(ax, list(draws), mean, std, look[method]["color"])
+            if len(draws) > 1:
+                band(ax, list(draws), mean, std, colour)
+            else:  # ReBaPL's samples
+                ax.errorbar(list(draws), mean, std, color=colour)
+            averages = [clouds[r].get("average") for r in here if names[r] == method]
+            if key[1] == POSTERIOR and None not in averages:
+                ax.plot([1], np.mean(averages), "*", color=colour, markersize=9)
+        if key[1] == POSTERIOR:
+            ax.plot([], [], "*", color="0.5", markersize=9, label="averaged prediction of draws")
         positive = sorted({sigma for r in here for sigma in clouds[r]["sigmas"] if sigma > 0})
         if positive:
             ax.set_xscale("symlog", linthresh=positive[0])
@@ -211,6 +225,13 @@ def draw_cloud(found: Sequence[Result]) -> "Figure | None":
             ax.axvline(sigma, label="P2C's σ_max in training", **style)
     legend(figure, axes, "mean ± std over seeds and draws")
     return figure
+
+
+def noise_axis(noise: str) -> str:
+    """What σ is, by the kind of noise in cloud.json."""
+    if noise == POSTERIOR:
+        return "σ, × the posterior's deviation"
+    return "σ of the noise on the text prompts"
 
 
 def pooled(clouds: Iterable[dict]) -> dict[float, list[float]]:

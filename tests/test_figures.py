@@ -299,6 +299,29 @@ def test_the_cloud_figure_pools_seeds_and_draws(runs):
     assert [ax.get_title() for ax in figure.axes] == ["DescribableTextures, base classes"]
 
 
+def test_clouds_by_noise_and_by_a_posterior_are_drawn_apart(tmp_path):
+    """Each with its own axis; a star is the draws' averaged prediction, a bar what has one σ."""
+    of_noise = {"noise": "gaussian", "sigmas": [0, 0.1], "accuracy": [[80], [70, 60]]}
+    of_draws = {"noise": "posterior", "sigmas": [0, 1], "accuracy": [[80], [70, 60]], "average": 75}
+    samples = of_draws | {"sigmas": [1], "accuracy": [[66, 70]], "average": 72}
+    given = {"P2C": of_noise, "VaMP": of_draws, "ReBaPL_CoOp": samples}
+    for method, cloud in given.items():
+        folder = put(tmp_path, method, 1, 80.0, dataset="dtd")
+        (folder / "cloud.json").write_text(json.dumps(cloud))
+    figure = draw("cloud", find_results([tmp_path]))
+    place, kinds = "DescribableTextures, base classes", ("gaussian", "posterior")
+    titles = [f"{place}, {noise} noise" for noise in kinds]
+    assert [ax.get_title().replace("\n", " ") for ax in figure.axes] == titles
+    axes = ["σ of the noise on the text prompts", "σ, × the posterior's deviation"]
+    assert [ax.get_xlabel() for ax in figure.axes] == axes
+    assert lines(figure)["P2C"] == ([0, 0.1], [80, 65])
+    assert lines(figure, 1)["VaMP"] == ([0, 1], [80, 65])
+    assert lines(figure, 1)["ReBaPL_CoOp"] == ([1], [68])
+    stars = [line for line in figure.axes[1].get_lines() if line.get_marker() == "*"]
+    assert sorted(y for star in stars for y in star.get_ydata()) == [72, 75]
+    assert not any(line.get_marker() == "*" for line in figure.axes[0].get_lines())
+
+
 # how it looks
 
 

@@ -18,9 +18,10 @@ from inference.gap_figure import Shown, draw
 from inference.gap_numbers import Features, measure, picture
 from inference.load import load_run
 from trainers.base import CustomCLIP
+from trainers.empl import EMPLCLIP
 
 from .runs import run
-from .test_inference import the_line
+from .test_inference import CASES, drawing, sampled, the_line, with_draws
 
 ZERO_SHOT = ["zero-shot ViT-Tiny/8", "zero-shot ViT-Tiny/8, mean of 8 prompts"]
 
@@ -342,6 +343,84 @@ def test_a_method_with_draws_has_a_row_for_one_and_one_for_their_mean(
     got = json.loads((folder / "gap.json").read_text())["gap"]
     agrees(gap_numbers.Gap(**got["one draw"]), by_the_model(folder), abs=1e-5)
     assert got["mean of 2 draws"]["size"] != pytest.approx(got["one draw"]["size"], abs=1e-3)
+
+
+# of methods that draw, or that have samples, on random weights
+
+
+@torch.no_grad()
+def seen(monkeypatch, trainer, draw: int):
+    """[image features (N, D), texts (N, C, D)] that a test with that draw alone compares.
+
+    MMRL's of its two features; and the labels.
+    """
+    with_draws(monkeypatch, trainer, 1, 3, [draw])
+    model, calls = trainer.model, []
+    name = "row_logits" if isinstance(model, EMPLCLIP) else "logits"  # EMPL's energy takes others
+    logits = getattr(model, name)
+    monkeypatch.setattr(model, name, lambda f, t: calls.append((f, t)) or logits(f, t))
+    found, labels = [], []
+    for images, label in map(trainer.parse_batch_test, trainer.test_loader):
+        calls.clear()
+        model(images)
+        last = calls[-2:] if getattr(model, "fused", False) else calls[-1:]
+        found.append([(f.flatten(0, -2), t.expand(len(label), *t.shape[-2:])) for f, t in last])
+        labels.append(label)
+    whole = [[torch.cat(t) for t in zip(*each, strict=True)] for each in zip(*found, strict=True)]
+    return whole, torch.cat(labels)
+
+
+def expected(image, texts, label):
+    """{name: number}, by loops."""
+    rows = range(len(label))
+    own = [texts[i, label[i]].double().numpy() for i in rows]
+    numbers = plain(list(image.double().numpy()), own, texts.double().mean(dim=0).numpy())
+    right = sum(int((texts[i] @ image[i]).argmax() == label[i]) for i in rows)
+    return numbers | {"accuracy": 100 * right / len(label)}
+
+
+@CASES
+def test_one_draw_and_the_mean_of_all(data, tmp_path, weights, monkeypatch, case):
+    """The mean text feature has unit length, as each draw's; an image's feature is the same."""
+    trainer = drawing(case, data, tmp_path, weights)
+    got, _ = gap_features.gather(trainer, zero_shot=False)
+    of_draws = [seen(monkeypatch, trainer, i) for i in range(3)]
+    what = "chain" if trainer.node_name == "EMPL" else "draw"
+    features = ["class token, ", "representation tokens, "] if "MMRL" in case else [""]
+    names = [f"{f}{which}" for f in features for which in (f"one {what}", f"mean of 3 {what}s")]
+    assert sorted(got) == sorted(names)
+    for k, feature in enumerate(features):
+        image, first = of_draws[0][0][k]
+        mean = F.normalize(sum(pairs[k][1] for pairs, _ in of_draws), dim=-1)
+        label = of_draws[0][1]
+        for which, texts in ((f"one {what}", first), (f"mean of 3 {what}s", mean)):
+            agrees(measure(got[feature + which]), expected(image, texts, label), abs=1e-5)
+    sizes = [measure(got[name]).size for name in names]
+    assert abs(sizes[1] - sizes[0]) > 1e-4
+
+
+def test_one_draw_alone_has_one_row(data, tmp_path, weights):
+    got, _ = gap_features.gather(drawing("VaMP", data, tmp_path, weights, n=1), zero_shot=False)
+    assert list(got) == [""]
+
+
+@torch.no_grad()
+def test_the_last_sample_and_the_mean_of_all(data, tmp_path, weights):
+    """Of samples each has image features of its own. A single one is as a model is."""
+    trainer = sampled("ReBaPL_MaPLe", data, tmp_path, weights)
+    got, _ = gap_features.gather(trainer, zero_shot=False)
+    assert list(got) == ["last sample", "mean of 3 samples' image features and text features"]
+    images, label = map(
+        torch.cat, zip(*map(trainer.parse_batch_test, trainer.test_loader), strict=True)
+    )
+    image = [sample.image_features(images) for sample in trainer.samples]
+    texts = [sample.text_features() for sample in trainer.samples]
+    mean = [F.normalize(sum(f), dim=-1) for f in (image, texts)]
+    for features, (f, t) in zip(got.values(), ((image[2], texts[2]), mean), strict=True):
+        agrees(measure(features), expected(f, t.expand(len(label), -1, -1), label), abs=1e-5)
+    trainer.samples = trainer.samples[:1]
+    [[name, features]] = gap_features.gather(trainer, zero_shot=False)[0].items()
+    assert name == "" and torch.allclose(features.image, image[0], atol=1e-6)
 
 
 @pytest.mark.usefixtures("no_figures")

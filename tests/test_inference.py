@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,15 @@ import torch
 
 from clip.clip import _tokenizer
 from clip.weights import find_weights, read_state_dict
+from dassl.utils import mix_seed, seeded
 from inference import cloud, words
 from inference.load import load_run
+from results import figures
+from results.records import find_results
+from trainers import draws
 
 from .runs import run
+from .trainers.methods import build, shake
 
 
 def the_line(capsys, text):
@@ -82,7 +88,7 @@ def test_perturbed_is_what_the_text_tower_gets(trained, kind):
     noise = cloud.make_noise(kind, trainer.cfg.TRAINER.P2C.DPD)
     before = {name: p.clone() for name, p in learner.state_dict().items()}
     text_prompts = ("ctx_att1", "ctx_att2", "ctx")  # in their order; ctx_att3 is in no prompt
-    values = cloud.measure(trainer, [0.0, sigma], 2, noise)
+    values = cloud.measure(trainer, [0.0, sigma], 2, noise).accuracy
     assert all(torch.equal(p, before[name]) for name, p in learner.state_dict().items())
     assert "vectors" not in vars(learner)
 
@@ -91,7 +97,7 @@ def test_perturbed_is_what_the_text_tower_gets(trained, kind):
         images = torch.cat([model.image_features(image) for image, _ in batches])
         labels = torch.cat([label for _, label in batches])
         for draw in (0, 1):
-            with cloud.seeded(cloud.mix_seed(draw)):
+            with seeded(mix_seed(draw)):
                 for name in text_prompts:
                     getattr(learner, name).copy_(before[name] + sigma * noise(before[name]))
             model.train(False)
@@ -160,6 +166,254 @@ def test_bad_input_of_the_cloud(args, code, text, tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         cloud.main([arg.format(empty=tmp_path) for arg in args])
     assert left.value.code == code
+    the_line(capsys, text)
+
+
+# the cloud of methods that draw, on random weights
+
+NODE = {"BayesianPrompt": "VPT", "VaMP": "VAMP", "VaMP_MMRL": "VAMP", "EMPL": "EMPL"}
+# How many times a test draws, and settings under which draws differ much.
+DRAWING = {
+    "BayesianPrompt": {"TEST_L": 3, "INIT_LOGVAR": -4},
+    "BayesianPrompt unconditional": {"TEST_L": 3, "INIT_LOGVAR": -4, "VPT_TYPE": "coopvpt"},
+    "VaMP": {"TEST_SAMPLES": 3, "INIT_STD": 0.3},
+    "VaMP_MMRL": {"TEST_SAMPLES": 3, "INIT_STD": 0.3, "TRAINER.MMRL.FUSE": "fused"},
+    "EMPL": {"TEST_SAMPLES": 3, "STEPS": 2, "STEP": 0.1, "INIT_NOISE": 0.3},
+    "EMPL per batch": {"TEST_SAMPLES": 3, "STEPS": 1, "INIT_NOISE": 0.3, "PER": "batch"},
+}
+NORMAL = draws.normal
+CASES = pytest.mark.parametrize("case", DRAWING)
+
+
+def drawing(case: str, data, out, weights, n: int = 3, **more: object):
+    """A shaken trainer of a case in eval mode, whose tests draw n times."""
+    method, settings = case.split()[0], DRAWING[case] | more
+    settings[next(iter(settings))] = n
+    keys = [k if "." in k else f"TRAINER.{NODE[method]}.{k}" for k in settings]
+    opts = [word for pair in zip(keys, map(str, settings.values()), strict=True) for word in pair]
+    return shortened(build(method, data, out, weights, *opts))
+
+
+def shortened(trainer):
+    """Shaken, in eval mode, with a test of two batches of 12 and 8 images."""
+    shake(trainer.model.learner)
+    trainer.set_model_mode("eval")
+    [batch] = trainer.test_loader
+    parts = slice(0, 60, 5), slice(1, 40, 5)
+    trainer.test_loader = [{k: v[part] for k, v in batch.items()} for part in parts]
+    trainer.cfg.defrost()
+    trainer.cfg.DATALOADER.FEATURES = ""
+    return trainer
+
+
+def with_draws(monkeypatch, trainer, sigma: float, n: int, only: Sequence[int]):
+    """From here on the model has of the run's n draws `only` those, times sigma."""
+
+    def chosen(like, _, *shape, seed):
+        assert seed == trainer.seed
+        return sigma * torch.stack([NORMAL(like, n, *shape, seed=seed)[:, i] for i in only], dim=1)
+
+    monkeypatch.setattr(draws, "normal", chosen)
+    trainer.model.eval()
+
+
+def accuracy_of(predict, trainer) -> float:
+    """Accuracy of `predict(images)` on the test's own batches, in percent."""
+    right = total = 0
+    for images, label in map(trainer.parse_batch_test, trainer.test_loader):
+        with torch.no_grad():
+            right += (predict(images).argmax(dim=1) == label).sum().item()
+        total += len(label)
+    return 100 * right / total
+
+
+@CASES
+def test_a_posterior_is_drawn_from(data, tmp_path, weights, monkeypatch, case):
+    """Each draw alone and their average, beside a model whose draws are replaced by hand."""
+    trainer = drawing(case, data, tmp_path, weights)
+    of_run = accuracy_of(trainer.model_inference, trainer)
+    got = cloud.measure_posterior(trainer, [0, 2], None)
+    assert accuracy_of(trainer.model_inference, trainer) == of_run == got.average == got.as_tested
+    assert [len(values) for values in got.accuracy] == [1, 3]
+    for sigma, values in zip(got.sigmas, got.accuracy, strict=True):
+        for i, value in enumerate(values):
+            with_draws(monkeypatch, trainer, sigma, 3, [i])
+            assert value == accuracy_of(trainer.model_inference, trainer), (sigma, i)
+    with_draws(monkeypatch, trainer, 1, 3, range(3))
+    assert got.average == accuracy_of(trainer.model_inference, trainer)
+    assert len({*got.accuracy[0], *got.accuracy[1], got.average}) > 1
+
+
+@CASES
+def test_one_draw_is_a_test_of_one(data, tmp_path, weights, case):
+    """By the method's own key, and the seed of the run."""
+    got = cloud.measure_posterior(drawing(case, data, tmp_path / "3", weights), [1], 1)
+    one = drawing(case, data, tmp_path / "1", weights, n=1)
+    assert got.accuracy == [[accuracy_of(one.model_inference, one)]]
+    assert got.average == got.accuracy[0][0] and got.as_tested is None
+
+
+def test_without_draws_there_is_the_mean(data, tmp_path, weights, monkeypatch):
+    """VaMP with TEST_SAMPLES 0 tests what is here σ 0; without a variance it has no posterior."""
+    trainer = drawing("VaMP", data, tmp_path / "0", weights, n=0)
+    got = cloud.measure_posterior(trainer, [0, 1], None)
+    assert got.accuracy[0] == [accuracy_of(trainer.model_inference, trainer)] and not got.as_tested
+    with_draws(monkeypatch, trainer, 1, 1, [0])
+    trainer.model.learner.text_prompts.noise.spread = 1.0
+    assert got.accuracy[1] == [accuracy_of(trainer.model_inference, trainer)] == [got.average]
+    fixed = drawing("VaMP", data, tmp_path / "fixed", weights, VARIATIONAL=False)
+    with pytest.raises(cloud.UsageError, match="VaMP has no posterior to draw prompts from"):
+        cloud.check_posterior(fixed)
+
+
+def sampled(method: str, data, out, weights):
+    """ReBaPL with three samples, each shaken more."""
+    trainer = shortened(build(method, data, out, weights))
+    for _ in range(3):
+        shake(trainer.model.learner, 0.2)
+        trainer.samples.append(trainer.frozen_copy())
+    shake(trainer.model.learner, 0.2)
+    trainer.set_model_mode("eval")
+    return trainer
+
+
+def test_samples_one_by_one_and_their_average(data, tmp_path, weights):
+    trainer = sampled("ReBaPL_MaPLe", data, tmp_path, weights)
+    got = cloud.measure_posterior(trainer, [0, 1], None)
+    assert got.sigmas == [1] and got.at(0) == [] and len(set(got.at(1))) > 1
+    assert got.at(1) == [accuracy_of(sample, trainer) for sample in trainer.samples]
+    assert got.average == got.as_tested == accuracy_of(trainer.model_inference, trainer)
+    trainer.samples = []
+    with pytest.raises(cloud.UsageError, match="ReBaPL_MaPLe's checkpoint has no samples"):
+        cloud.measure_posterior(trainer, [1], None)
+
+
+@pytest.mark.parametrize("method", ["BayesianPrompt", "EMPL", "EMPL per batch", "CoCoOp"])
+def test_noise_on_a_context_from_which_prompts_are_made(data, tmp_path, weights, method):
+    """As of a model whose own ctx has it added."""
+    if method == "CoCoOp":
+        trainer = shortened(build(method, data, tmp_path, weights))
+    else:
+        trainer = drawing(method, data, tmp_path, weights)
+    got = cloud.measure(trainer, [0, 3], 2, torch.randn_like)
+    assert got.accuracy[0] == [accuracy_of(trainer.model_inference, trainer)] == [got.as_tested]
+    ctx = trainer.model.learner.ctx
+    clean = ctx.detach().clone()
+    for i, value in enumerate(got.accuracy[1]):
+        with torch.no_grad(), seeded(mix_seed(i)):
+            ctx.copy_(clean + 3 * torch.randn_like(clean))
+        assert value == accuracy_of(trainer.model_inference, trainer)
+    assert len({*got.accuracy[0], *got.accuracy[1]}) > 1
+
+
+def test_noise_on_all_samples(data, tmp_path, weights):
+    """The same on each; images are seen with the clean prompts."""
+    trainer = sampled("ReBaPL_MaPLe", data, tmp_path, weights)
+    got = cloud.measure(trainer, [0, 3], 2, torch.randn_like)
+    assert got.accuracy[0] == [accuracy_of(trainer.model_inference, trainer)]
+    assert not any("vectors" in vars(model.learner) for model in trainer.samples)
+
+    def average(images):
+        features = [model.image_features(images) for model in trainer.samples]
+        logits = []
+        for model, f in zip(trainer.samples, features, strict=True):
+            clean = model.learner.ctx.clone()
+            with seeded(mix_seed(1)):
+                model.learner.ctx.copy_(clean + 3 * torch.randn_like(clean))
+            logits.append(model.logits(f, model.text_features()))
+            model.learner.ctx.copy_(clean)
+        return sum(z.softmax(dim=-1) for z in logits)
+
+    assert got.accuracy[1][1] == accuracy_of(average, trainer) != got.accuracy[1][0]
+
+
+# the same as a command
+
+
+@pytest.fixture(scope="module")
+def rivals(data, tmp_path_factory) -> Path:
+    """Output folders of methods with a posterior, and of MMRL, which has none."""
+    out = tmp_path_factory.mktemp("rivals")
+    of_bpl = "TRAINER.VPT.L", "3", "TRAINER.VPT.VPT_TYPE", "coopvpt"
+    of_empl = "TRAINER.EMPL.SAMPLES", "2", "TRAINER.EMPL.STEPS", "1"
+    cycles = "OPTIM.CYCLE_EPOCHS", "1", "TRAINER.REBAPL.NOISE_EPOCHS", "1"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", sys.stdout)
+        for method, opts in (
+            ("BayesianPrompt", of_bpl),
+            ("VaMP", ("TRAINER.VAMP.TEST_SAMPLES", "2")),
+            ("EMPL", of_empl),
+            ("ReBaPL_CoOp", cycles),
+            ("MMRL", ()),
+        ):
+            assert run(method, data, out / method, "OPTIM.MAX_EPOCH", "2", *opts) == 0
+    return out
+
+
+def test_the_cloud_of_posteriors(rivals, capsys, caplog):
+    """Table, file and figure; a method without one is skipped with a line."""
+    assert cloud.main([str(rivals), "--noise", "posterior", "--sigmas", "1", "0"]) == 0
+    captured = capsys.readouterr()
+    skipped = [line for line in captured.err.splitlines() if not line.startswith("[")]
+    assert skipped == ["skipped: MMRL has no posterior to draw prompts from"] and not caplog.text
+    for method, n in (("BayesianPrompt", 3), ("VaMP", 2), ("EMPL", 2), ("ReBaPL_CoOp", 2)):
+        got = json.loads((rivals / method / "cloud.json").read_text())
+        assert got["noise"] == "posterior" and got["draws"] == n and not got["trained_sigma"]
+        assert got["average"] == accuracy(rivals / method)
+        at = dict(zip(got["sigmas"], got["accuracy"], strict=True))
+        assert list(at) == ([1] if method == "ReBaPL_CoOp" else [0, 1]) and len(at[1]) == n
+        [row] = [line.split("  ") for line in captured.out.splitlines() if f" {method} " in line]
+        cells = [cell.strip() for cell in row if cell.strip()][3:]
+        shown = [f"{np.mean(a):.1f}" + f" ± {np.std(a):.1f}" * (len(a) > 1) for a in at.values()]
+        shown = ["–", *shown] if method == "ReBaPL_CoOp" else shown
+        assert cells == [*shown, f"{got['average']:.1f}", "1"]
+    figure = figures.draw("cloud", find_results([rivals]))
+    [ax] = figure.axes
+    assert ax.get_xlabel() == "σ, × the posterior's deviation"
+    assert {"BayesianPrompt", "EMPL"} < set(ax.get_legend_handles_labels()[1])
+    stars = [line.get_ydata() for line in ax.get_lines() if line.get_marker() == "*"]
+    averages = [accuracy(rivals / m) for m in ("BayesianPrompt", "EMPL", "ReBaPL_CoOp", "VaMP")]
+    assert sorted(y[0] for y in stars if len(y)) == pytest.approx(sorted(averages))
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("VaMP", "; see --noise posterior"),
+        ("MMRL", ""),
+    ],
+)
+def test_methods_without_vectors_to_be_moved(rivals, method, more, capsys):
+    assert cloud.main([str(rivals / method)]) == 1
+    line = f"skipped: {method} learns no vectors that are its text prompts{more}"
+    assert capsys.readouterr().err.splitlines()[1:] == [line]
+
+
+@pytest.mark.parametrize(("method", "of"), [("BayesianPrompt", ""), ("EMPL", ""),
+                                            ("ReBaPL_CoOp", "sample {i}, ")])  # fmt: skip
+def test_the_words_of_a_context(rivals, method, of, capsys):
+    """ReBaPL's are its samples': they are what it tests."""
+    assert words.main([str(rivals / method), "1"]) == 0
+    out = capsys.readouterr().out
+    file = torch.load(rivals / method / "prompt_learner/model.pth.tar-2", weights_only=True)
+    contexts = [state["ctx"] for state in file.get("samples", [file["state_dict"]])]
+    names = [f"{of}ctx {k}".format(i=i) for i in range(1, 1 + len(contexts)) for k in range(1, 5)]
+    rows = [line for line in out.splitlines() if re.match(r"(sample \d, )?ctx", line)]
+    assert len(rows) == len(names) == 4 * (2 if of else 1)
+    embedding = embeddings().float()
+    for row, name, vector in zip(rows, names, torch.cat(contexts).float(), strict=True):
+        word = _tokenizer.decoder[int((embedding - vector).norm(dim=1).argmin())]
+        assert row.startswith(f"{name} ") and f"{word} " in row
+
+
+@pytest.mark.parametrize(
+    ("method", "text"),
+    [("VaMP", "VaMP's text prompts are draws"), ("MMRL", "MMRL's text tokens appear in an upper")],
+)
+def test_methods_without_vectors_to_name(rivals, method, text, capsys):
+    with pytest.raises(SystemExit) as left:
+        words.main([str(rivals / method)])
+    assert left.value.code == 1
     the_line(capsys, text)
 
 

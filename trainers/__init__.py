@@ -28,10 +28,6 @@ allow("0 or more", lambda v: v >= 0, "LOSS_WEIGHT KG_WEIGHT COOP.W LOSS.LAMBDA")
 allow("0 or more", lambda v: v >= 0, "KL_WEIGHT VPT.TEST_L VPT.HIDDEN")
 allow("1 or more", lambda v: v >= 1, "VPT.L")
 allow("a number from -100 to 20, or None", lambda v: v is None or -100 <= v <= 20, "INIT_LOGVAR")
-allow("0 or more", lambda v: v >= 0, "REBAPL.TEMPERATURE REPULSION.STRENGTH MAX_FORCE")
-allow("1 or more", lambda v: v >= 1, "SAMPLES_PER_CYCLE REPULSION.IMAGES")
-allow("above 0", lambda v: v > 0, "REPULSION.BANDWIDTH REPULSION.EPS")
-allow("1 or more, or -1 for all", lambda v: v >= 1 or v == -1, "REPULSION.ROWS")
 allow("words, True or False", lambda v: isinstance(v, str | None), "CTX_INIT")
 
 

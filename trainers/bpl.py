@@ -17,7 +17,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import UsageError
 
 from .coop import CoOp, PromptLearner
-from .draws import MOST_PROMPTS, ConditionalCLIP, in_parts, kl_normal, log_mean_probability, normal
+from .draws import MOST_PROMPTS, ConditionalCLIP, Noise, in_parts, kl_normal, log_mean_probability
 
 # The logits (B, L, C) of L draws -> what the loss takes for log-probabilities (B, C).
 LIKELIHOODS = {
@@ -59,8 +59,7 @@ class PosteriorPromptLearner(PromptLearner):
     where the posterior is `conditional` on them, else 1.
 
     Args:
-        draws: how many in training, and how many in a test.
-        seed: of a test's draws.
+        noise: what it is drawn by.
     """
 
     conditional: bool
@@ -72,21 +71,19 @@ class PosteriorPromptLearner(PromptLearner):
         n_ctx: int,
         words: Sequence[int],
         *,
-        draws: tuple[int, int],
-        seed: int,
+        noise: Noise,
     ):
         super().__init__(clip_model, classnames, n_ctx, words)
-        self.n_draws, self.seed = draws, seed
+        self.noise = noise
 
     def draws(self, mean: Tensor, log_var: Tensor) -> Tensor:
-        """L draws (R, L, W) of r: new ones in training, in tests always the same."""
-        n, seed = (self.n_draws[0], None) if self.training else (self.n_draws[1], self.seed)
-        noise = normal(mean, n, mean.shape[-1], seed=seed)
+        """L draws (R, L, W) of r."""
+        noise = self.noise(mean, mean.shape[-1])
         return mean[:, None] + (log_var / 2).exp()[:, None] * noise
 
     def conditional_text_features(self, clip_model: CLIP, r: Tensor) -> Tensor:
         """(G, W) -> (G, C, D), not normalised."""
-        return self.text.encode(clip_model, {"ctx": self.ctx + r[:, None]})
+        return self.text.encode(clip_model, {"ctx": self.vectors()["ctx"] + r[:, None]})
 
 
 class UnconditionalLearner(PosteriorPromptLearner):
@@ -172,8 +169,7 @@ class BayesianPrompt(CoOp):
     def build_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
         node = self.node
         options = {
-            "draws": (node.L, node.TEST_L or node.L),
-            "seed": self.seed,
+            "noise": Noise(node.L, node.TEST_L or node.L, self.seed),
             "init_log_var": node.INIT_LOGVAR,
         }
         if node.VPT_TYPE == "coopvpt":

@@ -35,7 +35,8 @@ class ConditionalPromptLearner(PromptLearner):
     def conditional_text_features(self, clip_model: CLIP, image_features: Tensor) -> Tensor:
         """(B, D) unit length -> (B, C, D), not normalised."""
         shift = self.meta_net(image_features)[:, None]  # (B, 1, W)
-        return self.text.encode(clip_model, self.vectors() | {"ctx": self.ctx + shift})
+        vectors = self.vectors()
+        return self.text.encode(clip_model, vectors | {"ctx": vectors["ctx"] + shift})
 
 
 class CoCoOpCLIP(ConditionalCLIP):

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dassl.utils import mix_seed
@@ -67,6 +67,30 @@ def normal(like: Tensor, *shape: int, seed: int | None = None) -> Tensor:
     generator = torch.Generator().manual_seed(mix_seed(seed, *shape))  # the same on every device
     draws = torch.randn(*shape, generator=generator, dtype=torch.float64)
     return draws.to(like).expand(len(like), *shape)
+
+
+class Noise(nn.Module):
+    """Standard normal draws for each image: new ones in training, in tests always the same.
+
+    Args:
+        n_train, n_test: draws for an image in a training step, and in a test.
+        seed: of a test's draws, the run's.
+
+    Attributes:
+        spread: factor of a test's draws. 1: as trained; 0: what is drawn is its mean.
+        only: those of a test's draws that are used.
+    """
+
+    def __init__(self, n_train: int, n_test: int, seed: int):
+        super().__init__()
+        self.n_train, self.n_test, self.seed = n_train, n_test, seed
+        self.spread, self.only = 1.0, slice(None)
+
+    def forward(self, like: Tensor, *shape: int) -> Tensor:
+        """S draws for each of the B rows of `like`, of its type: (B, S, *shape)."""
+        n, seed = (self.n_train, None) if self.training else (self.n_test, self.seed)
+        noise = normal(like, n, *shape, seed=seed)
+        return noise if self.training else self.spread * noise[:, self.only]
 
 
 def log_mean_probability(logits: Tensor) -> Tensor:

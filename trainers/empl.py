@@ -73,24 +73,23 @@ allow("at most 1000", lambda v: v <= 1000,
 class EMPLCLIP(CustomCLIP):
     """The learner is CoOp's: one ctx (N, W), where the chains start.
 
-    The trainer sets `node`, its settings, and `seed`, that of the draws in tests.
+    The trainer sets `node`, its settings, and `noise`, that of the chains.
     """
 
     node: CfgNode
-    seed: int
+    noise: draws.Noise
+
+    @property
+    def ctx(self) -> Tensor:
+        """(N, W)."""
+        return self.learner.vectors()["ctx"]
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, R, R) -> logits (B, C); of averaged probabilities, their logarithms."""
-        samples, steps = self.node.SAMPLES, self.node.STEPS
-        if not self.training:
-            samples, steps = self.node.TEST_SAMPLES or samples, self.node.TEST_STEPS or steps
-        if not steps and not self.node.INIT_NOISE:  # each prompt would be ctx
+        if not self.steps and not self.node.INIT_NOISE:  # each prompt would be ctx
             return super().forward(image)
-        features = self.image_features(image)
-        groups = features[:, None] if self.node.PER == "image" else features[None]  # (groups, b, D)
-        prompts = self.sample(groups, samples, steps)  # (G, N, W)
-        text = draws.in_parts(self.texts, self.most(), prompts)  # (G, C, D)
-        text = text.unflatten(0, (-1, samples))  # (groups, M, C, D)
+        groups = self.groups(self.image_features(image))  # (groups, b, D)
+        text = self.own_texts(groups)  # (groups, M, C, D)
         if self.node.AVERAGE == "feature":
             text = self.unit(text.mean(dim=1, keepdim=True))  # M is 1 from here on
         logits = self.row_logits(groups.repeat_interleave(text.shape[1], 0), text.flatten(0, 1))
@@ -100,17 +99,33 @@ class EMPLCLIP(CustomCLIP):
             return draws.log_mean_probability(logits)
         return logits.mean(dim=1)
 
-    def sample(self, groups: Tensor, samples: int, steps: int) -> Tensor:
-        """Unit-length image features (groups, b, D) -> M prompts for each group, (G, N, W)."""
-        ctx = self.learner.ctx
-        seed = None if self.training else self.seed
-        noise = draws.normal(groups, samples, 1 + steps, *ctx.shape, seed=seed).flatten(0, 1)
-        rows = groups.repeat_interleave(samples, dim=0), noise
+    @property
+    def steps(self) -> int:
+        """Of a chain."""
+        return self.node.STEPS if self.training else self.node.TEST_STEPS or self.node.STEPS
+
+    def groups(self, features: Tensor) -> Tensor:
+        """Unit-length features (B, D) -> (groups, b, D)."""
+        return features[:, None] if self.node.PER == "image" else features[None]
+
+    def own_texts(self, groups: Tensor) -> Tensor:
+        """Unit-length image features (groups, b, D) -> (groups, M, C, D), unit length."""
+        prompts = self.sample(groups)  # (groups, M, N, W)
+        text = draws.in_parts(self.texts, self.most(), prompts.flatten(0, 1))  # (G, C, D)
+        return text.unflatten(0, prompts.shape[:2])
+
+    def sample(self, groups: Tensor) -> Tensor:
+        """Unit-length image features (groups, b, D) -> M prompts for each group."""
+        ctx = self.ctx
+        noise = self.noise(groups, 1 + self.steps, *ctx.shape)  # (groups, M, …)
+        rows = groups.repeat_interleave(noise.shape[1], dim=0), noise.flatten(0, 1)
         if self.node.META == "unrolled" and torch.is_grad_enabled():
-            return draws.in_parts(self.chain, self.most(), *rows)
-        with torch.no_grad():
-            way = draws.in_parts(self.chain, self.most(), *rows) - ctx
-        return ctx + way
+            ends = draws.in_parts(self.chain, self.most(), *rows)
+        else:
+            with torch.no_grad():
+                way = draws.in_parts(self.chain, self.most(), *rows) - ctx
+            ends = ctx + way
+        return ends.unflatten(0, noise.shape[:2])
 
     def chain(self, features: Tensor, noise: Tensor) -> Tensor:
         """The ends of Langevin chains in E from ctx, float32 whatever the precision: (G, N, W).
@@ -119,7 +134,7 @@ class EMPLCLIP(CustomCLIP):
             features: (G, b, D), unit length, of the images a prompt is for.
             noise: (G, 1 + steps, N, W), standard normal: the start's and each step's.
         """
-        node, unrolled, ctx = self.node, torch.is_grad_enabled(), self.learner.ctx
+        node, unrolled, ctx = self.node, torch.is_grad_enabled(), self.ctx
         step, std = node.STEP, node.NOISE
         if node.COUPLED:
             step, std = step / 2, step**0.5
@@ -143,7 +158,7 @@ class EMPLCLIP(CustomCLIP):
         logits = self.row_logits(features, self.texts(prompts))  # (G, b, C)
         energy = node.TEMPERATURE * ENERGIES[node.ENERGY](logits / node.TEMPERATURE).mean(dim=1)
         if node.PRIOR_STD:
-            away = (prompts - self.learner.ctx).square().sum(dim=(1, 2))
+            away = (prompts - self.ctx).square().sum(dim=(1, 2))
             energy = energy + away / (2 * node.PRIOR_STD**2)
         return energy
 
@@ -171,7 +186,9 @@ class EMPL(CoOp):
     def build_model(self) -> None:
         print(WHAT)
         super().build_model()
-        self.model.node, self.model.seed = self.node, self.seed
+        node = self.model.node = self.node
+        n_test = node.TEST_SAMPLES or node.SAMPLES
+        self.model.noise = draws.Noise(node.SAMPLES, n_test, self.seed)
         if self.node.PER == "batch":
             size = f"DATALOADER.TEST.BATCH_SIZE {self.cfg.DATALOADER.TEST.BATCH_SIZE}"
             print(f"TRAINER.EMPL.PER batch: a test's result depends on its batches, here of {size}")

@@ -36,16 +36,23 @@ class Ensemble(CLIPTrainer):
     def model_inference(self, input: Tensor) -> Tensor:
         if not self.samples:
             return super().model_inference(input)
+        return self.average(self.samples_logits(input))
+
+    def samples_logits(self, input: Tensor) -> Tensor:
+        """(B, 3, R, R), or kept features -> (B, S, C)."""
         live, logits = self.model, []
+        # Such as MMRL's `fused`, which is set after the samples are loaded.
+        settings = {k: v for k, v in vars(live).items() if k != "training" and k[0] != "_"}
         for sample in self.samples:
+            vars(sample).update(settings)
             self.model = sample
             logits.append(super().model_inference(input))
         self.model = live
-        return self.average(torch.stack(logits, dim=-2))
+        return torch.stack(logits, dim=-2)
 
     def test(self, split: str | None = None) -> float:
         if self.samples:
-            print(f"Tested is the average over {len(self.samples)} samples")
+            print(f"Samples averaged: {len(self.samples)}")
         return super().test(split)
 
     def more_to_save(self) -> dict:

@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from clip.model import CLIP
 
-from .draws import kl_normal, normal
+from .draws import Noise, kl_normal
 
 
 def start(*shape: int, std: float | None) -> Tensor:
@@ -58,34 +58,36 @@ class VariationalPrompts(nn.Module):
     Args:
         node: TRAINER.VAMP.
         shape: L, M, W.
+        seed: of a test's draws.
     """
 
-    def __init__(self, node: CfgNode, clip_model: CLIP, shape: tuple[int, int, int]):
+    def __init__(self, node: CfgNode, clip_model: CLIP, shape: tuple[int, int, int], seed: int):
         super().__init__()
         self.node, std = node, node.INIT_STD if node.VARIATIONAL else None
         nets = clip_model.visual.output_dim, node.HIDDEN, shape, std
         self.posterior = Gaussians(*nets) if node.SAMPLE_SPECIFIC else SharedGaussians(shape, std)
         if node.VARIATIONAL and node.PRIOR == "class":
             self.prior = Gaussians(*nets)
+        if node.VARIATIONAL:
+            self.noise = Noise(node.TRAIN_SAMPLES, node.TEST_SAMPLES or 1, seed)
+            self.noise.spread = 1.0 if node.TEST_SAMPLES else 0.0
 
-    def draws(self, mean: Tensor, log_var: Tensor, n: int, seed: int | None = None) -> Tensor:
-        """n draws for each image, (B, n, L, M, W), through which mean and variance are learned."""
-        noise = normal(mean, n, *mean.shape[1:], seed=seed)
-        return mean[:, None] + (0.5 * log_var).exp()[:, None] * noise
+    def draws(self, mean: Tensor, *log_var: Tensor) -> Tensor:
+        """Draws for each image, (B, S, L, M, W), through which mean and variance are learned."""
+        if not log_var:
+            return mean[:, None]
+        noise = self.noise(mean, *mean.shape[1:])
+        return mean[:, None] + (0.5 * log_var[0]).exp()[:, None] * noise
 
     def of_training(self, features: Tensor, prototypes: Tensor | None) -> tuple[Tensor, Tensor]:
         """Features (B, D) -> z (B, S, L, M, W), and the KL to the prior."""
         mean, *log_var = self.posterior(features)
-        if not log_var:
-            return mean[:, None], mean.new_zeros(())
-        kl = self.kl(mean, *log_var, prototypes)
-        return self.draws(mean, *log_var, self.node.TRAIN_SAMPLES), kl
+        kl = self.kl(mean, *log_var, prototypes) if log_var else mean.new_zeros(())
+        return self.draws(mean, *log_var), kl
 
-    def of_test(self, features: Tensor, seed: int) -> Tensor:
+    def of_test(self, features: Tensor) -> Tensor:
         """Features (B, D) -> z (B, S, L, M, W)."""
-        mean, *log_var = self.posterior(features)
-        n = self.node.TEST_SAMPLES if log_var else 0
-        return self.draws(mean, *log_var, n, seed) if n else mean[:, None]
+        return self.draws(*self.posterior(features))
 
     def kl(self, mean: Tensor, log_var: Tensor, prototypes: Tensor | None) -> Tensor:
         """Σ over layers of KL(q ‖ p), mean over the images (eq. 20).

@@ -2,7 +2,8 @@
 SGHMC, whose chain is repelled from where its last cycle ended, and their mean prediction.
 
 A host is any method of CLIPTrainer's: learner, loss, config node and PREC stay its own. The engine
-has the cycles of the rate (OPTIM.LR_SCHEDULER cyclic_cosine) and the optimizer (OPTIM.NAME sghmc).
+has the cycles of the rate (OPTIM.LR_SCHEDULER cyclic_cosine) and the optimizer (OPTIM.NAME sghmc),
+whose steps are AdamW's in the epochs that explore, if EXPLORE says so.
 docs/METHODS.md says where the paper and its published code differ.
 """
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from dassl.config import allow
 from dassl.engine import TRAINER_REGISTRY
 from dassl.optim import build_lr_scheduler
 from dassl.utils.errors import UsageError
@@ -21,6 +23,7 @@ from .coop import CoOp
 from .ensemble import Ensemble
 from .features import says
 from .maple import MaPLe
+from .mmrl import MMRL
 from .p2c import P2C
 from .repulsion import DISTANCES, Repelled
 
@@ -28,11 +31,11 @@ from .repulsion import DISTANCES, Repelled
 def add_config(cfg: CfgNode) -> None:
     node = cfg.TRAINER.REBAPL = CfgNode()
     node.NOISE_EPOCHS = 3  # the last of each cycle of OPTIM.CYCLE_EPOCHS: its sampling stage
+    node.EXPLORE = "sghmc"  # the steps before that stage: sghmc, without noise; adamw
     node.SAMPLES_PER_CYCLE = 1  # evenly spaced in the sampling stage, the last at its end
     node.NOISE = "code"  # code, paper: see noise_std
     node.TEMPERATURE = 100.0  # of NOISE code
     node.FRICTION = 0.1  # η of NOISE paper, with which the momentum is 1 - η
-    node.NOISE_ESTIMATE = 0.0  # γ̂ of NOISE paper
     node.CHAINS = "sequential"  # parallel: each cycle starts from new random weights
     node.AVERAGE = "probabilities"  # probabilities, logits
     repulsion = node.REPULSION = CfgNode()
@@ -48,26 +51,30 @@ def add_config(cfg: CfgNode) -> None:
     repulsion.MAX_FORCE = 0.0  # what a longer force is shortened to; 0: none is
 
 
-CHOICES = {
-    "NOISE": ("code", "paper"),
-    "CHAINS": ("sequential", "parallel"),
-    "AVERAGE": ("probabilities", "logits"),
-    "DISTANCE": tuple(DISTANCES),
-    "FEATURES": ("image", "text", "both"),
-    "AGAINST": ("last", "all"),
-    "ADD_TO": ("gradient", "parameters"),
-}
+allow("sghmc or adamw", lambda v: v in ("sghmc", "adamw"), "REBAPL.EXPLORE")
+allow("code or paper", lambda v: v in ("code", "paper"), "REBAPL.NOISE")
+allow("sequential or parallel", lambda v: v in ("sequential", "parallel"), "REBAPL.CHAINS")
+allow("probabilities or logits", lambda v: v in ("probabilities", "logits"), "REBAPL.AVERAGE")
+allow(", ".join(DISTANCES), lambda v: v in DISTANCES, "REPULSION.DISTANCE")
+allow("image, text or both", lambda v: v in ("image", "text", "both"), "REPULSION.FEATURES")
+allow("last or all", lambda v: v in ("last", "all"), "REPULSION.AGAINST")
+allow("gradient or parameters", lambda v: v in ("gradient", "parameters"), "REPULSION.ADD_TO")
+allow("from 0 to 1", lambda v: 0 <= v <= 1, "REBAPL.FRICTION")
+allow("0 or more", lambda v: v >= 0, "REBAPL.TEMPERATURE REPULSION.STRENGTH MAX_FORCE")
+allow("above 0", lambda v: v > 0, "REPULSION.BANDWIDTH REPULSION.EPS")
+allow("1 or more", lambda v: v >= 1, "SAMPLES_PER_CYCLE REPULSION.IMAGES")
+allow("1 or more, or -1 for all", lambda v: v >= 1 or v == -1, "REPULSION.ROWS")
 
 
 def noise_std(node: CfgNode, lr: float, momentum: float, n_images: int) -> float:
     """The factor of ε ~ N(0, I) in SGHMC's velocity v; θ moves by -lr v.
 
-    code: T √(2 lr μ) / N, as published. paper: √(2 (η - γ̂) α) / lr, eq. 17 with r = -lr v, and
+    code: T √(2 lr μ) / N, as published. paper: √(2 η α) / lr, eq. 17 with r = -lr v, γ̂ = 0, and
     α = lr / N, as the loss is a mean and Ũ the sum over all N images.
     """
     if node.NOISE == "code":
         return node.TEMPERATURE * math.sqrt(2 * lr * momentum) / n_images
-    return math.sqrt(2 * (node.FRICTION - node.NOISE_ESTIMATE) * lr / n_images) / lr if lr else 0.0
+    return math.sqrt(2 * node.FRICTION * lr / n_images) / lr if lr else 0.0
 
 
 def ends_part(step: int, steps: int, parts: int) -> bool:
@@ -91,36 +98,27 @@ class ReBaPL(Ensemble, Repelled):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        node, cycle, epochs = cfg.TRAINER.REBAPL, cfg.OPTIM.CYCLE_EPOCHS, cfg.OPTIM.MAX_EPOCH
-        repulsion, name = node.REPULSION, type(self).__name__
-        for key, choices in CHOICES.items():
-            section = "" if key in node else "REPULSION."
-            if (value := node.get(key, repulsion.get(key))) not in choices:
-                line = f"TRAINER.REBAPL.{section}{key} {value!r}: choose from {', '.join(choices)}"
-                raise UsageError(line)
-        if epochs % cycle:
-            line = f"OPTIM.MAX_EPOCH {epochs}: {name} needs whole cycles of OPTIM.CYCLE_EPOCHS"
-            raise UsageError(f"{line} {cycle}")
-        if cfg.OPTIM.NAME != "sghmc":
-            raise UsageError(f"OPTIM.NAME {cfg.OPTIM.NAME}: {name} needs sghmc, SGD with noise")
-        if node.CHAINS == "parallel" and cfg.MODEL.INIT_WEIGHTS:
-            line = "MODEL.INIT_WEIGHTS: with TRAINER.REBAPL.CHAINS parallel"
-            raise UsageError(f"{line} each cycle starts from new random weights")
-        still = repulsion.FEATURES == "image" and says(self, "frozen_image_tower")
-        must = {
-            f"NOISE_EPOCHS {node.NOISE_EPOCHS}: must be from 0 to OPTIM.CYCLE_EPOCHS {cycle}": (
-                0 <= node.NOISE_EPOCHS <= cycle
+        node, optim, name = cfg.TRAINER.REBAPL, cfg.OPTIM, type(self).__name__
+        cycle = f"OPTIM.CYCLE_EPOCHS {optim.CYCLE_EPOCHS}"
+        of_images = node.REPULSION.STRENGTH and node.REPULSION.FEATURES == "image"
+        wrong = {
+            f"OPTIM.MAX_EPOCH {optim.MAX_EPOCH}: {name} needs whole cycles of {cycle}": (
+                optim.MAX_EPOCH % optim.CYCLE_EPOCHS
             ),
-            "NOISE_ESTIMATE and FRICTION: must be from 0 to 1, the first one not above the other": (
-                0 <= node.NOISE_ESTIMATE <= node.FRICTION <= 1
+            f"OPTIM.NAME {optim.NAME}: {name} needs sghmc, SGD with noise": optim.NAME != "sghmc",
+            f"TRAINER.REBAPL.NOISE_EPOCHS {node.NOISE_EPOCHS}: must be from 0 to {cycle}": (
+                not 0 <= node.NOISE_EPOCHS <= optim.CYCLE_EPOCHS
             ),
-            f"REPULSION.FEATURES image: {name} leaves the image tower as it is; choose text": (
-                not still or not repulsion.STRENGTH
+            "MODEL.INIT_WEIGHTS: each chain of TRAINER.REBAPL.CHAINS parallel has random weights": (
+                node.CHAINS == "parallel" and cfg.MODEL.INIT_WEIGHTS
+            ),
+            f"TRAINER.REBAPL.REPULSION.FEATURES image: {name} learns nothing of images; set text": (
+                of_images and says(self, "frozen_image_tower")
             ),
         }
-        for message, fine in must.items():
-            if not fine:
-                raise UsageError(f"TRAINER.REBAPL.{message}")
+        for line, so in wrong.items():
+            if so:
+                raise UsageError(line)
 
     def build_model(self) -> None:
         super().build_model()
@@ -136,7 +134,7 @@ class ReBaPL(Ensemble, Repelled):
         super().before_train()
 
     def before_epoch(self) -> None:
-        """Begins a cycle if it is time, and sets the epoch's noise."""
+        """Begins a cycle if it is time, and sets the epoch's kind of steps and their noise."""
         super().before_epoch()
         node, cycle = self.sampler, self.cfg.OPTIM.CYCLE_EPOCHS
         if self.epoch % cycle == 0:
@@ -144,6 +142,7 @@ class ReBaPL(Ensemble, Repelled):
             if self.epoch and node.CHAINS == "parallel":
                 self.new_chain()
         noisy = self.epoch % cycle >= cycle - node.NOISE_EPOCHS
+        self.optim.adamw = node.EXPLORE == "adamw" and not noisy
         n_images = len(self.train_loader_x.dataset)
         for group in self.optim.param_groups:
             if node.NOISE == "paper":
@@ -176,10 +175,10 @@ class ReBaPL(Ensemble, Repelled):
             with torch.no_grad():
                 for p, f in force.items():
                     p += f
-        epochs_left = self.cfg.OPTIM.CYCLE_EPOCHS - 1 - self.epoch % self.cfg.OPTIM.CYCLE_EPOCHS
-        steps_left = (epochs_left + 1) * self.num_batches - self.batch_idx - 1
         stage = self.sampling_steps(self.num_batches)
-        if ends_part(stage - steps_left, stage, self.sampler.SAMPLES_PER_CYCLE):
+        before_stage = self.cfg.OPTIM.CYCLE_EPOCHS * self.num_batches - stage
+        done = self.epoch % self.cfg.OPTIM.CYCLE_EPOCHS * self.num_batches + self.batch_idx + 1
+        if ends_part(done - before_stage, stage, self.sampler.SAMPLES_PER_CYCLE):
             self.keep_sample()
 
     def sampling_steps(self, steps_of_epoch: int) -> int:
@@ -216,6 +215,16 @@ class ReBaPL_MaPLe(ReBaPL, MaPLe):
     """On MaPLe, as published."""
 
     graphed = takes_attributes = True
+
+
+@TRAINER_REGISTRY.register()
+class ReBaPL_MMRL(ReBaPL, MMRL):
+    """On MMRL. Compared are class tokens' features, as every test reads them, but not the others'.
+
+    Their force leaves the second projection alone, and the text tower's layers.
+    """
+
+    graphed = True
 
 
 @TRAINER_REGISTRY.register()

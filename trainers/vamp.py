@@ -60,13 +60,15 @@ allow("mean or sum", lambda v: v in ("mean", "sum"), "VAMP.KL_REDUCTION")
 class VaMPLearner(nn.Module):
     """z before the template's words and in the next blocks; learned vectors behind the patches."""
 
-    def __init__(self, node: CfgNode, clip_model: CLIP, classnames: list[str], template: str):
+    def __init__(
+        self, node: CfgNode, clip_model: CLIP, classnames: list[str], template: str, seed: int
+    ):
         super().__init__()
         text, vision = clip_model.transformer, clip_model.visual.transformer
         check_length(node.N_CTX, ())
         check_depth("TRAINER.VAMP.PROMPT_DEPTH", node.PROMPT_DEPTH, text, vision)
         shape = node.PROMPT_DEPTH, node.N_CTX
-        self.text_prompts = VariationalPrompts(node, clip_model, (*shape, text.width))
+        self.text_prompts = VariationalPrompts(node, clip_model, (*shape, text.width), seed)
         vision_prompts = torch.empty(*shape, vision.width).normal_(std=0.02)
         self.vision_prompts = nn.Parameter(vision_prompts)  # (L, M, Wv)
         before, ending = template.split("{}")
@@ -87,8 +89,6 @@ class VaMPLearner(nn.Module):
 
 
 class VaMPCLIP(ConditionalCLIP):
-    seed: int  # of the draws of tests
-
     @torch.no_grad()
     def frozen_pass(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Where the pass with prompts begins, and frozen CLIP's features (B, D) as they are."""
@@ -103,7 +103,7 @@ class VaMPCLIP(ConditionalCLIP):
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, R, R) -> the log of the draws' mean probabilities (eq. 21), (B, C)."""
         below, frozen = self.frozen_pass(image)
-        z = self.learner.text_prompts.of_test(self.seen(frozen), self.seed)
+        z = self.learner.text_prompts.of_test(self.seen(frozen))
         return log_mean_probability(self.test_logits(below, z))
 
     def test_logits(self, below: Tensor, z: Tensor) -> Tensor:
@@ -119,11 +119,8 @@ class VaMP(CLIPTrainer):
     graphed = True
 
     def build_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
-        return VaMPLearner(self.node, clip_model, classnames, zero_shot_template(self.cfg))
-
-    def build_model(self) -> None:
-        super().build_model()
-        self.model.seed = self.seed
+        template = zero_shot_template(self.cfg)
+        return VaMPLearner(self.node, clip_model, classnames, template, self.seed)
 
     def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """E_q[−log p(y | x, z)] + weight · Σ KL(q(z | x) ‖ p(z | o_y)) (eq. 20)."""

@@ -32,11 +32,17 @@ class VaMPMMRLLearner(MultiModalRepresentationLearner):
     space_class = ImageSpace
 
     def __init__(
-        self, node: CfgNode, vamp: CfgNode, clip_model: CLIP, classnames: list[str], template: str
+        self,
+        node: CfgNode,
+        vamp: CfgNode,
+        clip_model: CLIP,
+        classnames: list[str],
+        template: str,
+        seed: int,
     ):
         super().__init__(node, clip_model, classnames, template)
         shape = len(self.blocks), node.N_REP_TOKENS, clip_model.transformer.width
-        self.text_prompts = VariationalPrompts(vamp, clip_model, shape)
+        self.text_prompts = VariationalPrompts(vamp, clip_model, shape, seed)
 
     def conditional_text_features(self, clip_model: CLIP, z: Tensor) -> Tensor:
         """(G, L, M, W) -> (G, C, D), not normalised."""
@@ -83,7 +89,7 @@ class VaMP_MMRL(VaMP, MMRL):
 
     def build_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
         vamp, template = self.cfg.TRAINER.VAMP, zero_shot_template(self.cfg)
-        return VaMPMMRLLearner(self.node, vamp, clip_model, classnames, template)
+        return VaMPMMRLLearner(self.node, vamp, clip_model, classnames, template, self.seed)
 
     def likelihood(
         self, below: Tensor, frozen: Tensor, label: Tensor, z: Tensor

@@ -38,7 +38,7 @@ def build_optimizer(
         "radam": (RAdam, {"betas": betas}),
         "rmsprop": (RMSprop, {"momentum": c.MOMENTUM, "alpha": c.RMSPROP_ALPHA}),
         "sgd": (SGD, sgd),
-        "sghmc": (SGHMC, sgd),
+        "sghmc": (SGHMC, sgd | {"betas": betas}),
     }
     check_availability(c.NAME, AVAI_OPTIMS, "optimizer")
     if param_groups is None and c.STAGED_LR:

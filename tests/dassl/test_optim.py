@@ -185,6 +185,53 @@ def test_sghmcs_noise_leaves_alone_what_has_no_gradient(cfg):
     assert not p.any() and torch.equal(torch.get_rng_state(), state)
 
 
+EXPLORED = [True, True, True, False, False, False, True, True]  # steps that are AdamW's
+
+
+def explore(cfg, gradients, resume_after=None):
+    """A parameter after each step; with `resume_after` another optimizer goes on there."""
+    optimizer, p = sghmc(cfg, noise=0.1, start=1.0)
+    seen = []
+    for step, (adamw, gradient) in enumerate(zip(EXPLORED, gradients, strict=True)):
+        optimizer.adamw = adamw
+        torch.manual_seed(step)
+        p.grad = gradient.clone()
+        optimizer.step()
+        seen.append(p.detach().clone())
+        if step == resume_after:
+            state = optimizer.state_dict()
+            optimizer, other = sghmc(cfg, noise=0.1)
+            with torch.no_grad():
+                other.copy_(p)
+            p = other
+            load_optim({"optimizer": state}, optimizer, None, "a file")
+    return seen
+
+
+def test_sghmc_explores_with_adamw(cfg):
+    """Each stage is bit for bit a new optimizer's: AdamW's, which draws nothing, and SGD's."""
+    cfg.OPTIM.ADAM_BETA1, cfg.OPTIM.LR = 0.8, 0.01
+    gradients = [torch.randn(3) for _ in EXPLORED]
+    ours = explore(cfg, gradients)
+    plain = nn.Parameter(torch.ones(3))
+    for step, adamw in enumerate(EXPLORED):
+        if step == 0 or EXPLORED[step - 1] != adamw:
+            cfg.OPTIM.NAME = "adamw" if adamw else "sgd"
+            optimizer = build_optimizer([plain], cfg.OPTIM)
+        torch.manual_seed(step)
+        plain.grad = gradients[step] + (0 if adamw else 0.1 * torch.randn(3))
+        optimizer.step()
+        assert torch.equal(ours[step], plain)
+
+
+@pytest.mark.parametrize("after", range(len(EXPLORED) - 1))
+def test_a_resumed_sghmc_remembers_either_stage(cfg, after):
+    """What the steps before have gathered goes on, wherever the stage begins."""
+    gradients = [torch.randn(3) for _ in EXPLORED]
+    whole = explore(cfg, gradients)
+    assert all(map(torch.equal, explore(cfg, gradients, resume_after=after), whole))
+
+
 def test_unknown_optimizer(cfg):
     cfg.OPTIM.NAME = "sdg"
     with pytest.raises(UsageError, match='Unknown optimizer "sdg": did you mean sgd?'):

@@ -38,7 +38,7 @@ DEPTHS = {
     "ReBaPL_P2C": {"TRAINER.P2C.PROMPT_DEPTH": 4},
 }
 # The keys that list a method's blocks, from 1: all but the first.
-LAYERS = dict.fromkeys(["MMRL", "VaMP_MMRL"], "TRAINER.MMRL.REP_LAYERS")
+LAYERS = dict.fromkeys(["MMRL", "VaMP_MMRL", "ReBaPL_MMRL"], "TRAINER.MMRL.REP_LAYERS")
 LAYERS |= {"MMRLpp": "TRAINER.MMRLpp.REP_LAYERS"}
 # ReBaPL needs whole cycles.
 CYCLES = {"OPTIM.CYCLE_EPOCHS": "3", "TRAINER.REBAPL.NOISE_EPOCHS": "1"}

@@ -10,7 +10,7 @@ from tests.trainers.methods import batch, build, shake
 
 METHODS = """
 CoOp CoCoOp KgCoOp ProGrad TCP P2C PromptSRC MultiModalAdapter
-BayesianPrompt MMRL MMRLpp VaMP VaMP_MMRL EMPL ReBaPL_MaPLe
+BayesianPrompt MMRL MMRLpp VaMP VaMP_MMRL EMPL ReBaPL_MaPLe ReBaPL_MMRL
 """.split()
 QUIET = """
 TRAINER.P2C.DPD.ENABLED False

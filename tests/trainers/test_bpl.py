@@ -27,7 +27,7 @@ from tests.trainers.methods import (
     upstream_file,
 )
 from trainers import add_configs, bpl
-from trainers.draws import normal
+from trainers.draws import Noise, normal
 
 FORMS = pytest.mark.parametrize("form", ["cocoopvpt", "coopvpt"])
 W = 64  # of the tiny CLIP: width of the text tower, and the features'
@@ -101,7 +101,7 @@ def test_on_vit_b16(tmp_path, vit_b16):
     given = *three_classes(tmp_path), *options("cocoopvpt", L=2)
     trainer = build("BayesianPrompt", tmp_path, tmp_path / "out", vit_b16, *given)
     clip_model, names = trainer.model.clip, class_names(trainer)
-    shared = {"draws": (2, 2), "seed": 1, "init_log_var": None}
+    shared = {"noise": Noise(2, 2, seed=1), "init_log_var": None}
     other = bpl.UnconditionalLearner(clip_model, names, *trainer.start(), **shared)
     count = [sum(p.numel() for p in m.parameters()) for m in (trainer.model.learner, other)]
     assert count == [659_456, 3_072]
@@ -219,8 +219,8 @@ def test_more_draws_make_a_test_depend_less_on_the_seed(data, tmp_path, weights,
     image, learner = batch(weights, trainer.num_classes)[0][:1], trainer.model.learner
     variances = []
     for n in (1, 16):
-        learner.n_draws, predicted = (1, n), []
-        for learner.seed in range(30):
+        learner.noise.n_test, predicted = n, []
+        for learner.noise.seed in range(30):
             trainer.set_model_mode("eval")
             with torch.no_grad():
                 predicted.append(trainer.model_inference(image).exp())

@@ -128,6 +128,7 @@ FILES = {
     "MMRLpp": ("", "MultiModalRepresentationLearner", MMRLPP),
     "ReBaPL_CoOp": (CYCLES, "prompt_learner", {"ctx": (4, W)}),
     "ReBaPL_MaPLe": (CYCLES, "MultiModalPromptLearner", below("prompt_learner", MAPLE)),
+    "ReBaPL_MMRL": (CYCLES, "MultiModalRepresentationLearner", MMRL),
     "ReBaPL_P2C": (
         CYCLES,
         "MultiModalPromptLearner",

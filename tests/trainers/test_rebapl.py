@@ -9,30 +9,36 @@ import torch
 from torch import Tensor
 
 from dassl.engine import TrainerX
-from reference import coop_plain, maple_plain, rebapl_plain
+from reference import coop_plain, maple_plain, mmrl_plain, rebapl_plain
 from reference.clip_plain import PlainCLIP
 from tests.fake_cuda import FakeCuda
-from tests.runs import run
+from tests.runs import REPO, run
 from tests.trainers import test_capture
 from tests.trainers.files import accuracies, read, three_classes
 from tests.trainers.methods import (
+    assert_logits,
     assert_refused,
     batch,
     build,
     class_names,
+    in_double,
     parameters,
     shake,
+    upper_layers,
 )
 from tests.trainers.test_amp import amp
+from train import parse_args, setup_cfg
 from trainers.base import CLIPTrainer
 from trainers.coop import PromptLearner
 from trainers.draws import log_mean_probability
 from trainers.rebapl import ends_part, noise_std
 from trainers.repulsion import DISTANCES
 
-FOLDERS = {"ReBaPL_CoOp": "prompt_learner"}  # the others' is MaPLe's
+FOLDERS = {  # the others' is MaPLe's
+    "ReBaPL_CoOp": "prompt_learner",
+    "ReBaPL_MMRL": "MultiModalRepresentationLearner",
+}
 QUIET = ("TRAINER.P2C.DPD.ENABLED", "False", "TRAINER.P2C.AUX.ENABLED", "False")
-HOSTS = "ReBaPL_MaPLe ReBaPL_CoOp ReBaPL_P2C".split()
 
 
 def options(**settings) -> list[str]:
@@ -118,16 +124,28 @@ class Plain:
         if self.host == "MaPLe":
             self.words = {"frozen_words": "of a"}
 
+        self.layers = upper_layers(weights)
+
     def text(self, prompts) -> Tensor:
         if self.host == "CoOp":
             return coop_plain.text_features(self.clip, prompts, self.names)
+        if self.host == "MMRL":
+            return self.mmrls(prompts, self.images).text
         return maple_plain.text_features(self.clip, prompts, self.names, **self.words)
+
+    def image(self, prompts) -> Tensor:
+        if self.host == "MMRL":
+            return self.mmrls(prompts, self.images).of_class
+        return maple_plain.image_features(self.clip, prompts, self.images)
+
+    def mmrls(self, prompts, image: Tensor) -> mmrl_plain.Features:
+        return mmrl_plain.features(self.clip, prompts, self.names, image, self.layers)
 
     def features(self, prompts) -> Tensor:
         """What is compared."""
         parts, of = [], self.trainer.cfg.TRAINER.REBAPL.REPULSION.FEATURES
         if of != "text":
-            parts.append(unit(maple_plain.image_features(self.clip, prompts, self.images)))
+            parts.append(unit(self.image(prompts)))
         if of != "image":
             parts.append(unit(self.text(prompts)))
         return torch.cat(parts)
@@ -135,16 +153,22 @@ class Plain:
     def logits(self, prompts, image: Tensor) -> Tensor:
         if self.host == "CoOp":
             return coop_plain.logits(self.clip, prompts, self.names, image)
+        if self.host == "MMRL":
+            both = mmrl_plain.both_logits(self.clip, self.mmrls(prompts, image))
+            return 0.7 * both[0] + 0.3 * both[1]
         return maple_plain.maple_forward(self.clip, prompts, self.names, image, **self.words).logits
 
     def loss(self, prompts, given) -> Tensor:
         image, label = given
+        if self.host == "MMRL":
+            found = self.mmrls(prompts, image)
+            return mmrl_plain.loss_of(self.clip, found, self.names, image, label)
         return torch.nn.functional.cross_entropy(self.logits(prompts, image), label)
 
 
 def doubled(name, data, tmp_path, weights, *opts) -> TrainerX:
     trainer = build(name, data, tmp_path, weights, *QUIET, *opts)
-    trainer.model.double(), trainer.model.clip.double()
+    in_double(trainer)
     shake(trainer.model.learner)
     return trainer
 
@@ -153,7 +177,7 @@ def train(trainer: TrainerX, weights, steps_of_epoch: int) -> list[list[rebapl_p
     """Trains on random batches; returns them with what was drawn."""
     trainer.num_batches, size = steps_of_epoch, weights["input_resolution"].item()
     generator, epochs, repulsion = torch.Generator().manual_seed(1), [], trainer.repulsion
-    dtype = trainer.model.learner.ctx.dtype
+    dtype = trainer.references.dtype
     for epoch in range(trainer.max_epoch):
         trainer.epoch = epoch
         trainer.before_epoch()
@@ -182,10 +206,11 @@ CASES = {
     ),
     "eq. 16 to 18": (
         "ReBaPL_CoOp",
-        {"NOISE": "paper", "FRICTION": 0.3, "NOISE_ESTIMATE": 0.1, "SAMPLES_PER_CYCLE": 2}
+        {"NOISE": "paper", "FRICTION": 0.3, "SAMPLES_PER_CYCLE": 2}
         | {"features": "text", "distance": "wasserstein", "rows": 4, "against": "all"}
         | {"add_to": "parameters"},
     ),
+    "AdamW first": ("ReBaPL_MMRL", {"EXPLORE": "adamw", "distance": "wasserstein", "rows": 3}),
     "all rows": ("ReBaPL_P2C", {"distance": "mmd", "rows": -1, "bandwidth": 0.5}),
 }
 
@@ -207,7 +232,7 @@ def test_two_cycles_are_the_references(case, data, tmp_path, weights):
     )
     if node.NOISE == "paper":
         momentum = 0.7
-        noise = partial(rebapl_plain.papers_noise, friction=0.3, estimate=0.1, n_images=n_images)
+        noise = partial(rebapl_plain.papers_noise, friction=0.3, n_images=n_images)
     distance = PLAIN[repulsion.DISTANCE]
     if repulsion.DISTANCE == "mmd":
         distance = partial(distance, bandwidth=repulsion.BANDWIDTH)
@@ -216,6 +241,7 @@ def test_two_cycles_are_the_references(case, data, tmp_path, weights):
         base_rate=optim.LR, noise=noise, momentum=momentum, strength=repulsion.STRENGTH,
         epsilon=1e-3, sampled_steps=(2, 3) if node.SAMPLES_PER_CYCLE == 2 else (3,),
         against_all=repulsion.AGAINST == "all", directly=repulsion.ADD_TO == "parameters",
+        adamw_first=node.EXPLORE == "adamw",
     )  # fmt: skip
     samples = [sample for of_cycle in expected.samples for sample in of_cycle]
     assert len(samples) == len(trainer.samples) == 2 * node.SAMPLES_PER_CYCLE
@@ -356,18 +382,30 @@ def test_the_references_are_the_seeds_and_leave_the_training_alone(data, tmp_pat
 # -- limits
 
 
-@pytest.mark.parametrize("host", ["MaPLe", "CoOp", "P2C"])
+@pytest.mark.parametrize("host", ["MaPLe", "CoOp", "P2C", "MMRL"])
 def test_one_cycle_without_noise_and_repulsion_is_the_host(host, data, tmp_path):
     """Bit for bit the host's training by SGD with that schedule."""
     same = ["OPTIM.LR_SCHEDULER", "cyclic_cosine", "OPTIM.CYCLE_EPOCHS", "3"]
-    assert run(host, data, tmp_path / "host", *same) == 0
+    assert run(host, data, tmp_path / "host", "OPTIM.NAME", "sgd", *same) == 0
     ours = f"ReBaPL_{host}"
-    quiet = options(NOISE_EPOCHS=2, TEMPERATURE=0.0, strength=0.0)
+    quiet = options(NOISE_EPOCHS=2, TEMPERATURE=0.0, EXPLORE="sghmc", strength=0.0)
     assert run(ours, data, tmp_path / "ours", *same, *quiet) == 0
     folder = FOLDERS.get(ours, "MultiModalPromptLearner")
     expected, got = read(tmp_path / "host", folder), read(tmp_path / "ours", folder)
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[key], got[key]) for key in got)
+
+
+def test_adamw_to_the_end_is_mmrl(data, tmp_path):
+    """Without a sampling stage and repulsion, bit for bit."""
+    same = ["OPTIM.LR_SCHEDULER", "cyclic_cosine", "OPTIM.CYCLE_EPOCHS", "3"]
+    assert run("MMRL", data, tmp_path / "host", *same) == 0
+    opts = [*same, *options(NOISE_EPOCHS=0, strength=0.0)]
+    assert run("ReBaPL_MMRL", data, tmp_path / "ours", *opts) == 0
+    expected, got = (read(tmp_path / name, FOLDERS["ReBaPL_MMRL"]) for name in ("host", "ours"))
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[key], got[key]) for key in got)
+    assert len(samples_in(tmp_path / "ours", "ReBaPL_MMRL", 3)) == 1
 
 
 def test_repulsion_begins_with_the_second_cycle(data, tmp_path):
@@ -383,18 +421,21 @@ def test_repulsion_begins_with_the_second_cycle(data, tmp_path):
     assert not torch.equal(second[key], second_without[key])
 
 
-def test_which_epochs_have_noise_and_how_much(data, tmp_path, weights):
+@pytest.mark.parametrize("explore", ["sghmc", "adamw"])
+def test_which_epochs_have_noise_and_how_much(data, tmp_path, weights, explore):
     """The published list, at the published rates; 5 classes of 16 shots are 80 images."""
-    keys = ("OPTIM.LR", "0.002", *cycles(15, 5, 3))
+    keys = ("OPTIM.LR", "0.002", *cycles(15, 5, 3, EXPLORE=explore))
     trainer = build("ReBaPL_MaPLe", data, tmp_path, weights, *keys)
     trainer.train_loader_x = type("Loader", (), {"dataset": range(80)})
-    noise = []
+    noise, explored = [], []
     for trainer.epoch in range(15):
         trainer.before_epoch()
+        explored.append(trainer.optim.adamw)
         [group] = trainer.optim.param_groups
         noise.append((group["noise"], group["lr"]))
         trainer.optim.step(), trainer.sched.step()
     assert [e for e, (std, _) in enumerate(noise) if std] == [2, 3, 4, 7, 8, 9, 12, 13, 14]
+    assert explored == [explore == "adamw" and not std for std, _ in noise]
     std, lr = noise[2]
     assert std == pytest.approx(100 * math.sqrt(2 * 0.001809 * 0.9) / 80, rel=1e-3)
     assert lr == pytest.approx(0.001809, rel=1e-3)
@@ -490,6 +531,26 @@ def test_probabilities_are_averaged_and_logits_on_request(data, tmp_path, weight
     assert not torch.allclose(got["logits"].softmax(-1), expected, rtol=0.01)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("classes", "alpha"), [("base", 0.7), ("new", 1)])
+def test_mmrls_samples_read_what_mmrl_reads(classes, alpha, data, tmp_path, weights):
+    """Of new classes the class token's feature alone: known after the samples are loaded."""
+    name, run = "ReBaPL_MMRL", tmp_path / "run"
+    trainer = sampled(data, run, weights, 0.05, 0.05, name=name)
+    trainer.save_model(2, str(run))
+    opts = ("DATASET.SUBSAMPLE_CLASSES", classes, *options(AVERAGE="logits"))
+    tested = build(name, data, tmp_path / "test", weights, *opts)
+    tested.load_model(str(run))
+    tested.set_model_mode("eval")
+    image, _ = batch(weights, 16)
+    plain, expected = Plain(tested, weights, torch.float32), 0
+    for sample in trainer.samples:
+        found = plain.mmrls(dict(sample.learner.named_parameters()), image)
+        of_class, of_rep = mmrl_plain.both_logits(plain.clip, found)
+        expected += (alpha * of_class + (1 - alpha) * of_rep) / len(trainer.samples)
+    assert_logits(tested, image, expected)
+
+
 def test_the_mean_of_probabilities_near_0():
     logits = torch.tensor([[0.0, 200.0], [0.0, 300.0]])
     expected = torch.tensor([-200 - math.log(2), 0.0])
@@ -537,7 +598,7 @@ def test_a_file_holds_the_samples_so_far_and_a_test_takes_them(data, tmp_path, c
         flags = ("--eval-only", "--model-dir", str(tmp_path / "run"), "--load-epoch", str(epoch))
         assert run(name, data, tmp_path / f"test{epoch}", *TWO_CYCLES, flags=flags) == 0
         out = capsys.readouterr().out
-        assert (f"Tested is the average over {told} samples" in out) is (told > 0)
+        assert (f"Samples averaged: {told}\n" in out) is (told > 0)
     assert [line for line in out.splitlines() if line.startswith("* accuracy")] == trained
     # A host tests the present state.
     flags = ("--eval-only", "--model-dir", str(tmp_path / "run"))
@@ -581,7 +642,20 @@ def everything(path) -> list[Tensor]:
 @pytest.mark.parametrize("epoch", [2, 3])
 def test_a_run_stopped_in_its_second_cycle(name, settings, epoch, data, tmp_path, monkeypatch):
     """In its first or in its second epoch: it ends bit for bit as if it had never been."""
-    opts = cycles(4, 2, 1, images=8, **settings)
+    stopped_and_whole(
+        name, cycles(4, 2, 1, images=8, **settings), epoch, tmp_path, data, monkeypatch
+    )
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_a_run_stopped_in_either_stage(epoch, data, tmp_path, monkeypatch):
+    """Its second epoch of AdamW, the first of SGHMC, or the second."""
+    opts = cycles(4, 4, 2, EXPLORE="adamw")
+    stopped_and_whole("ReBaPL_MMRL", opts, epoch, tmp_path, data, monkeypatch)
+
+
+def stopped_and_whole(name, opts, epoch, tmp_path, data, monkeypatch) -> None:
+    """A run of four epochs that is stopped in one of them and goes on ends as one that is not."""
     assert run(name, data, tmp_path / "whole", *opts) == 0
     go_on = CLIPTrainer.forward_backward
 
@@ -613,22 +687,47 @@ def test_more_cycles_but_no_others(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("protocol", "dataset", "epochs", "weight", "dim"),
+    [
+        ("", "stanford_cars", (15, 5, 3), 7.0, 512),
+        ("", "eurosat", (15, 5, 3), 0.01, 2048),
+        ("_cross_datasets", "imagenet", (6, 2, 1), 0.2, 512),
+    ],
+)
+def test_settings_on_mmrl(protocol, dataset, epochs, weight, dim):
+    """ReBaPL's, and MMRL's by dataset."""
+    args = ["--trainer", "ReBaPL_MMRL", "--dataset-config-file"]
+    args += [f"{REPO}/configs/datasets/{dataset}.yaml", "--config-file"]
+    args += [f"{REPO}/configs/trainers/ReBaPL_MMRL/vit_b16{protocol}.yaml"]
+    cfg = setup_cfg(parse_args(args))
+    node, optim = cfg.TRAINER.REBAPL, cfg.OPTIM
+    assert epochs == (optim.MAX_EPOCH, optim.CYCLE_EPOCHS, node.NOISE_EPOCHS)
+    assert (optim.NAME, optim.LR, optim.WEIGHT_DECAY) == ("sghmc", 0.001, 5e-4)
+    assert (weight, dim) == (cfg.TRAINER.MMRL.REG_WEIGHT, cfg.TRAINER.MMRL.REP_DIM)
+    repulsion = node.REPULSION
+    assert (repulsion.STRENGTH, repulsion.ROWS, repulsion.DISTANCE) == (1e-4, 64, "wasserstein")
+    assert node.EXPLORE == "adamw" and node.SAMPLES_PER_CYCLE == 1
+
+
+@pytest.mark.parametrize(
     ("opts", "line"),
     [
         (cycles(5, 2), "OPTIM.MAX_EPOCH 5"),
         (cycles(3, 3, 4), "TRAINER.REBAPL.NOISE_EPOCHS 4"),
-        (cycles(3, 3, NOISE="none"), "TRAINER.REBAPL.NOISE 'none': choose from code, paper"),
-        (cycles(3, 3, distance="l2"), "TRAINER.REBAPL.REPULSION.DISTANCE 'l2'"),
+        (cycles(2, 3), "OPTIM.MAX_EPOCH 2"),
+        (cycles(3, 3, NOISE="none"), "TRAINER.REBAPL.NOISE none: must be code or paper"),
+        (cycles(3, 3, EXPLORE="sgd"), "TRAINER.REBAPL.EXPLORE sgd"),
+        (cycles(3, 3, distance="l2"), "TRAINER.REBAPL.REPULSION.DISTANCE l2"),
         (cycles(3, 3, SAMPLES_PER_CYCLE=5), "TRAINER.REBAPL.SAMPLES_PER_CYCLE 5"),
         (cycles(3, 3, SAMPLES_PER_CYCLE=0), "TRAINER.REBAPL.SAMPLES_PER_CYCLE 0"),
-        (cycles(3, 3, FRICTION=0.1, NOISE_ESTIMATE=0.2), "TRAINER.REBAPL.NOISE_ESTIMATE"),
+        (cycles(3, 3, FRICTION=1.1), "TRAINER.REBAPL.FRICTION 1.1"),
         (cycles(3, 3, eps=0.0), "TRAINER.REBAPL.REPULSION.EPS 0.0"),
         (cycles(3, 3, rows=0), "TRAINER.REBAPL.REPULSION.ROWS 0"),
         ([*cycles(3, 3), "OPTIM.NAME", "sgd"], "OPTIM.NAME sgd"),
         ([*cycles(3, 3), "OPTIM.CYCLE_EPOCHS", "0"], "OPTIM.CYCLE_EPOCHS"),
         (
             [*cycles(3, 3, CHAINS="parallel"), "MODEL.INIT_WEIGHTS", "some.pth"],
-            "MODEL.INIT_WEIGHTS: with TRAINER.REBAPL.CHAINS parallel",
+            "MODEL.INIT_WEIGHTS: each chain of TRAINER.REBAPL.CHAINS parallel",
         ),
     ],
 )

@@ -97,6 +97,7 @@ CASES = {
     "BayesianPrompt TRAINER.VPT.L 2": (sgd, bpl),
     "BayesianPrompt TRAINER.VPT.L 2 TRAINER.VPT.VPT_TYPE coopvpt": (sgd, bpl),
     "ReBaPL_CoOp": (sgd, of(coop_plain.loss)),  # in its first cycle; the others: test_rebapl.py
+    "ReBaPL_MMRL": (adamw, upper(mmrl_plain.loss)),
     "ReBaPL_P2C TRAINER.P2C.DPD.ENABLED False TRAINER.P2C.AUX.ENABLED False": (sgd, p2c),
 }
 
@@ -109,6 +110,7 @@ def test_parameters_after_20_steps(method, data, tmp_path, weights):
     in_double(trainer)
     shake(trainer.model.learner)
     trainer.num_batches = STEPS + 1  # no epoch ends, so the rate stays
+    trainer.before_epoch()
     for group in trainer.optim.param_groups:
         group["lr"] = 0.01
     prompts, names, plain = (

@@ -7,11 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.distributions import Normal, kl_divergence
+from yacs.config import CfgNode
 
+import train
 from reference import vamp_mmrl_plain, vamp_plain
 from reference.clip_plain import PlainCLIP
 from reference.maple_plain import gradients
-from tests.runs import run
+from runs.run import usual_config
+from tests.runs import REPO, run
 from tests.trainers import test_steps
 from tests.trainers.files import accuracies, read, three_classes
 from tests.trainers.methods import (
@@ -25,7 +28,7 @@ from tests.trainers.methods import (
     shake,
     uneven_names,
 )
-from trainers import draws, gaussian_prompts
+from trainers import draws
 from trainers.vamp import VaMP
 
 FOLDERS = {"VaMP": "VariationalPromptLearner", "VaMP_MMRL": "VariationalRepresentationLearner"}
@@ -148,13 +151,13 @@ def test_without_draws_it_equals_the_reference(data, tmp_path, weights, method, 
 @HOSTS
 def test_parameters_after_20_steps(data, tmp_path, weights, monkeypatch, method):
     """In double precision, as in test_steps.py, with the draws that each step made."""
-    drawn, generator = [], torch.Generator().manual_seed(4)
+    drawn, generator, normal = [], torch.Generator().manual_seed(4), draws.normal
 
-    def normal(*args, **kwargs):
-        drawn.append(draws.normal(*args, **kwargs))
+    def spy(*args, **kwargs):
+        drawn.append(normal(*args, **kwargs))
         return drawn[-1]
 
-    monkeypatch.setattr(gaussian_prompts, "normal", normal)
+    monkeypatch.setattr(draws, "normal", spy)
     prototypes = torch.randn(16, 64, generator=generator, dtype=torch.float64)
     monkeypatch.setattr(VaMP, "prototypes", prototypes)
 
@@ -255,7 +258,7 @@ def test_a_batch_of_training_is_its_images_one_by_one(data, tmp_path, weights, m
     trainer = shaken(method, data, tmp_path, weights, *keys("TRAIN_SAMPLES", "2"))
     image, label = batch(weights, trainer.num_classes)
     noise = draws.normal(image, 2, *shape(trainer))
-    monkeypatch.setattr(gaussian_prompts, "normal", lambda *_, **__: noise)
+    monkeypatch.setattr(draws, "normal", lambda *_, **__: noise)
     whole = trainer.gradients(image, label)
     expected = {n: p.grad.clone() for n, p in trainer.model.learner.named_parameters()}
     monkeypatch.setattr(draws, "MOST_PROMPTS", 4 * trainer.num_classes)
@@ -281,7 +284,7 @@ def test_a_test_repeats_whatever_its_batches_are(data, tmp_path, weights, monkey
         assert torch.equal(torch.get_rng_state(), before)
         monkeypatch.setattr(draws, "MOST_PROMPTS", 7 * trainer.num_classes)
         alone = torch.cat([trainer.model_inference(image[i : i + 1]) for i in range(3)])
-        trainer.model.seed += 1
+        trainer.model.learner.text_prompts.noise.seed += 1
         other = trainer.model_inference(image)
     torch.testing.assert_close(alone, whole, rtol=1e-5, atol=1e-5)
     assert (other - whole).abs().max() > 0.01
@@ -392,3 +395,49 @@ NODES = {"VaMP": "VAMP", "VaMP_MMRL": "MMRL"}
 )
 def test_a_setting_that_does_not_fit(data, tmp_path, capsys, line, key, value):
     assert_refused("VaMP", data, tmp_path, capsys, line, f"TRAINER.VAMP.{key}", value)
+
+
+# What a protocol's run is given on a dataset: batch, epochs, warm-up; MMRL's λ and width.
+PUBLISHED = [
+    ("base2new_train", "eurosat", (4, 10, 1), (0.01, 2048)),
+    ("base2new_train", "stanford_cars", (4, 10, 1), (7.0, 512)),
+    ("base2new_train", "imagenet", (32, 5, 1), (0.5, 512)),
+    ("xd_train", "imagenet", (32, 1, -1), (0.2, 512)),
+    ("xd_test", "eurosat", (32, 1, -1), (0.2, 512)),
+    ("few_shot", "food101", (4, 50, 1), (5.0, 512)),
+    ("few_shot", "imagenet", (32, 5, 1), (0.5, 512)),
+]
+
+
+@pytest.mark.parametrize(("script", "dataset", "training", "mmrl"), PUBLISHED)
+@HOSTS
+def test_published_settings(method, script, dataset, training, mmrl):
+    cfg = settings(method, usual_config(script, method, dataset, {}), dataset)
+    batch_size, optim = cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.OPTIM
+    assert (batch_size, optim.MAX_EPOCH, optim.WARMUP_EPOCH) == training
+    assert (optim.NAME, optim.LR, optim.WEIGHT_DECAY) == ("adamw", 0.001, 0.01)
+    if method == "VaMP_MMRL":
+        assert mmrl == (cfg.TRAINER.MMRL.REG_WEIGHT, cfg.TRAINER.MMRL.REP_DIM)
+        assert cfg.TRAINER.MMRL.REP_LAYERS == [6, 7, 8, 9, 10, 11, 12]
+
+
+@HOSTS
+def test_the_ablations_rows(method):
+    """On every dataset the method's own settings, but for the row's key."""
+    for dataset in ("imagenet", "eurosat"):
+        own = settings(method, usual_config("base2new_train", method, dataset, {}), dataset)
+        rows = {"sample_specific": (False, "class"), "normal_prior": (True, "normal")}
+        for row, given in (rows | {"class_prior": (True, "class")}).items():
+            cfg = settings(method, f"table4_{row}", dataset)
+            assert given == (cfg.TRAINER.VAMP.VARIATIONAL, cfg.TRAINER.VAMP.PRIOR)
+            cfg.TRAINER.VAMP.VARIATIONAL, cfg.TRAINER.VAMP.PRIOR = True, "class"
+            assert cfg == own
+
+
+def settings(method: str, cfg: str, dataset: str) -> CfgNode:
+    """Of a config file on a dataset."""
+    args = ["--trainer", method, "--config-file", f"{REPO}/configs/trainers/{method}/{cfg}.yaml"]
+    args += ["--dataset-config-file", f"{REPO}/configs/datasets/{dataset}.yaml"]
+    made = train.setup_cfg(train.parse_args(args))
+    made.defrost()
+    return made
