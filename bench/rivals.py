@@ -205,7 +205,7 @@ def shaken_copy(trainer: TrainerX, generator: torch.Generator) -> torch.nn.Modul
     """A sample: the model as it is, moved far enough for float32 to tell the two apart."""
     sample = trainer.frozen_copy()
     for p in sample.learner.parameters():
-        p.data += 0.05 * torch.randn(p.shape, generator=generator).to(p)
+        p.data += 0.2 * torch.randn(p.shape, generator=generator).to(p)
     return sample
 
 
