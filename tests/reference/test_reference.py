@@ -75,6 +75,7 @@ def test_imports_nothing_of_the_project() -> None:
         "ast",
         "collections",
         "dataclasses",
+        "itertools",
         "math",
         "pathlib",
         "typing",
