@@ -25,6 +25,7 @@ from dassl.config import (
     notes_on_training,
     record_config,
 )
+from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import build_trainer
 from dassl.utils import (
     Failure,
@@ -110,7 +111,8 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     for path in filter(None, (args.dataset_config_file, args.config_file)):
         if not os.path.isfile(path):
             raise UsageError(f"no config file {path}")
-        merge_file(cfg, path, dataset=given.get("DATASET.NAME", cfg.DATASET.NAME))
+        name = given.get("DATASET.NAME", cfg.DATASET.NAME)
+        merge_file(cfg, path, name, DATASET_REGISTRY.registered_names())
     flags = [(as_flag(name), key, vars(args)[name]) for name, key in FLAGS.items()]
     merge_command_line(cfg, flags, args.opts, HINTS)
     if not cfg.TRAINER.NAME or not cfg.DATASET.NAME:

@@ -457,3 +457,26 @@ def test_a_files_values_by_dataset(tmp_path, data, capsys):
     file.write_text("BY_DATASET: {EuroSAT: {OPTIM: {LRR: 0.2}}}\n")
     with pytest.raises(UsageError, match=r"own.yaml: there is no config key OPTIM.LRR; did you"):
         read(*shapes)
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ("[EuroSAT]", "BY_DATASET must have sections, as"),
+        ("0", "BY_DATASET must have sections, as"),
+        ("{EuroSAT: 3}", "BY_DATASET must have sections, as"),
+        ("{EuroSAT: }", "BY_DATASET must have sections, as"),
+        (
+            "{EuroSta: {OPTIM: {LR: 0.2}}}",
+            'Unknown dataset in BY_DATASET "EuroSta": did you mean E',
+        ),
+        ("{1: {OPTIM: {LR: 0.2}}}", "there is no config key 1"),
+    ],
+)
+def test_a_section_by_dataset_that_is_wrong(section, says, tmp_path):
+    """A name with a typo would else be a setting that is silently not there."""
+    file = tmp_path / "own.yaml"
+    file.write_text(f"BY_DATASET: {section}\n")
+    flags = ["--trainer", "CoOp", "--config-file", str(file), "DATASET.NAME", "Shapes"]
+    with pytest.raises(UsageError, match=f"own.yaml: {says}"):
+        train.setup_cfg(train.parse_args(flags))

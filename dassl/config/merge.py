@@ -1,7 +1,7 @@
 """Reading YAML files and the command line into a config, with one-line errors."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import zip_longest
@@ -10,7 +10,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from dassl.files import load_yaml, regular
-from dassl.utils import UsageError
+from dassl.utils import UsageError, check_availability
 
 # By the end of a key: what its value is, given what a file or a command line says.
 _readers: dict[str, Callable[[object], object]] = {}
@@ -29,18 +29,35 @@ def read_values_by(end_of_key: str, read: Callable[[object], object]) -> None:
     _readers[end_of_key] = read
 
 
-def merge_file(cfg: CfgNode, path: str, dataset: str = "") -> None:
+def merge_file(
+    cfg: CfgNode, path: str, dataset: str = "", datasets: Collection[str] | None = None
+) -> None:
     """Merges a YAML file into cfg, and over it what its section BY_DATASET has for the dataset.
 
-    Raises UsageError with one line for an unknown key (naming the nearest), a key that is there
-    twice, a value of the wrong type or a broken file.
+    Args:
+        datasets: names that BY_DATASET may have; None: any.
+
+    Raises UsageError with one line for an unknown key or dataset (naming the nearest), a key that
+    is there twice, a value of the wrong type or a broken file.
     """
     with one_line_errors(cfg, path):
         values = read_file(path)
-        by_dataset = values.pop("BY_DATASET", None) or {}
+        by_dataset = values.pop("BY_DATASET", None)
+        by_dataset = CfgNode() if by_dataset is None else by_dataset
+        check_by_dataset(by_dataset, datasets)
         cfg.merge_from_other_cfg(values)
         for name, values in by_dataset.items():  # those of other datasets too, to find mistakes
             (cfg if name == dataset else cfg.clone()).merge_from_other_cfg(values)
+
+
+def check_by_dataset(section: object, datasets: Collection[str] | None) -> None:
+    """Raises an error unless a file's BY_DATASET has a section of keys for each dataset."""
+    of_each = section if isinstance(section, CfgNode) else {"": section}
+    if not all(isinstance(values, CfgNode) for values in of_each.values()):
+        example = "{EuroSAT: {OPTIM: {MAX_EPOCH: 60}}}"
+        raise ValueError(f"BY_DATASET must have sections, as {example}")
+    for name in of_each if datasets is not None else ():
+        check_availability(name, datasets, "dataset in BY_DATASET")
 
 
 def merge_command_line(
@@ -94,14 +111,14 @@ def read_file(path: str | Path) -> CfgNode:
     values = load_yaml(Path(regular(path)).read_text(encoding="utf-8"))
     if not isinstance(values, dict | None):
         raise ValueError("it holds no keys with values")
-    return _read_values(CfgNode(values))
+    return CfgNode(_read_values(values or {}))
 
 
-def _read_values(node: CfgNode) -> CfgNode:
+def _read_values(node: dict) -> dict:
     for key, value in node.items():
         if not isinstance(key, str):  # `1: …`, or `on: …`, which YAML reads as True
             raise ValueError(f"there is no config key {key}")
-        if isinstance(value, CfgNode):
+        if isinstance(value, dict):
             _read_values(value)
         elif reader := _reader(key):
             node[key] = reader(value)

@@ -123,6 +123,8 @@ def _with_warmup(optimizer: Optimizer, scheduler: LRScheduler, c: CfgNode) -> LR
     check_availability(c.WARMUP_TYPE, ["constant", "linear"], "OPTIM.WARMUP_TYPE")
     if not c.WARMUP_RECOUNT:
         scheduler.last_epoch = c.WARMUP_EPOCH
+        if isinstance(scheduler, CyclicCosine):  # the others have their first rate once, as Dassl's
+            scheduler._last_lr = scheduler.get_lr()
     if c.WARMUP_TYPE == "constant":
         return ConstantWarmupScheduler(optimizer, scheduler, c.WARMUP_EPOCH, c.WARMUP_CONS_LR)
     return LinearWarmupScheduler(optimizer, scheduler, c.WARMUP_EPOCH, c.WARMUP_MIN_LR)

@@ -79,11 +79,20 @@ def test_cycles_of_cosines(cfg, resume_after):
 def test_cycles_that_restart_in_time(cfg):
     c = cfg.OPTIM
     c.LR, c.LR_SCHEDULER, c.CYCLE_EPOCHS, c.MAX_EPOCH = 0.002, "cyclic_cosine", 5, 15
-    c.WARMUP_RECOUNT = False  # the first epoch behind a warm-up has the full rate, as Dassl's
-    first = [1e-5, 0.002, *TOP[2:], LATE]
+    c.WARMUP_RECOUNT = False
+    first = [1e-5, *TOP[1:], LATE]
     assert rates(c, 15) == pytest.approx([*first, *TOP, LATE, *TOP, LATE], rel=1e-3)
     c.WARMUP_EPOCH = -1
     assert rates(c, 15) == pytest.approx([*TOP, LATE] * 3, rel=1e-3)
+
+
+def test_no_sample_of_a_short_cycle_is_at_the_highest_rate(cfg):
+    """As the files for cross-dataset runs say."""
+    c = cfg.OPTIM
+    c.LR, c.LR_SCHEDULER, c.CYCLE_EPOCHS, c.MAX_EPOCH = 0.002, "cyclic_cosine", 2, 6
+    c.WARMUP_RECOUNT = False
+    assert rates(c, 6) == pytest.approx([1e-5, 0.001, 0.002, 0.001, 0.002, 0.001])
+    assert rates(c, 6, 2) == rates(c, 6)
 
 
 def test_one_cycle_is_a_cosine(cfg):

@@ -12,6 +12,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import Failure
 from reference import bpl_plain
 from reference.clip_plain import PlainCLIP
+from runs.run import read_words
 from tests.runs import REPO
 from tests.trainers.files import three_classes
 from tests.trainers.methods import (
@@ -316,6 +317,17 @@ def test_draws_and_epochs_of_a_dataset(name):
     assert seen["none"] == seen["ImageNet"] == seen["FGVCAircraft"] == (10, 10)
     assert seen["EuroSAT"] == (20, 60) and seen["DescribableTextures"] == (40, 10)
     assert len({name for name, values in seen.items() if values != (10, 10)}) == 9
+
+
+@pytest.mark.parametrize("script", ["xd_train", "xd_test"])
+def test_another_dataset_is_tested_with_the_draws_of_training(script):
+    for dataset in ("imagenet", "oxford_pets", "ucf101", "imagenet_r"):
+        run, _ = read_words([script, "BayesianPrompt", dataset, "1"], {})
+        add_configs(cfg := get_cfg_default())
+        merge_file(cfg, f"{REPO}/configs/datasets/{dataset}.yaml")
+        file = f"{REPO}/configs/trainers/BayesianPrompt/{run.cfg}.yaml"
+        merge_file(cfg, file, cfg.DATASET.NAME)
+        assert (cfg.TRAINER.VPT.L, cfg.OPTIM.MAX_EPOCH) == (10, 10)
 
 
 def test_upstreams_name_is_the_same_method():
