@@ -79,8 +79,8 @@ def ask(run: Result, method: str, args: argparse.Namespace, clips: set[tuple]) -
     """Measures a run and writes its gap.json. Raises: Failure if it cannot be measured.
 
     Args:
-        clips: datasets and CLIPs whose zero-shot rows there are; a new one is added, and its rows
-            come before the run's.
+        clips: datasets and CLIPs that have their zero-shot rows already. A new one is added here,
+            and its rows come before the run's.
     """
     trainer = load_run(run.folder, args.root, check=check)
     backbone = trainer.cfg.MODEL.BACKBONE.NAME

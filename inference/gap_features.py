@@ -29,8 +29,8 @@ from trainers.zsclip import SEVEN, ZeroshotCLIP
 from .gap_numbers import Features
 
 # Image features (B, D) and text features (C, D), or (B, C, D) where each image has its own; all of
-# unit length. Those of a method are by what tells several sets apart: "" if there is one, else as
-# "one draw" and "mean of 8 draws".
+# unit length. A method's pairs have names: "" if there is only one, else for example "one draw" and
+# "mean of 8 draws".
 Pair = tuple[Tensor, Tensor]
 Pairs = Mapping[str, Pair]
 
@@ -106,7 +106,7 @@ def one_and_mean(texts: Iterable[Tensor], what: str) -> dict[str, Tensor]:
 
 
 def of_samples(each: Sequence[Pairs]) -> Pairs:
-    """The last sample's, and of all samples the mean features, of images and of texts."""
+    """The last sample's features, and the mean features of all samples."""
     if len(each) == 1:
         return each[0]
     found = {}

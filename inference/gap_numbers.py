@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Unit features of single precision that are nearer than this may be the same but for rounding.
+# Unit features nearer than this may differ only by single precision's rounding.
 SAME = 1e-6
 BLOCK = 256  # points whose differences to all others are taken at once
 
@@ -67,7 +67,7 @@ def mean_abs_cosine(direction: Tensor, points: Tensor) -> float:
     """
     if direction.norm() <= SAME:
         return math.nan
-    points = points - points.mean(dim=0)  # less is lost where distances come from products
+    points = points - points.mean(dim=0)  # small numbers lose less in the products below
     along, square = points @ (direction / direction.norm()), points.square().sum(dim=1)
     total, pairs = 0.0, 0
     for block in torch.arange(len(points)).split(BLOCK):
@@ -102,8 +102,8 @@ class Picture(NamedTuple):
 def picture(features: Features) -> Picture:
     """Features in two directions: the mean gap's, and the first principal one across it.
 
-    Without the mean gap's direction both modalities have the same mean, so the second direction
-    is that of their common spread. It is turned so that the classes' numbers grow along it.
+    If the mean gap is 0, both modalities have the same mean, and the second direction is the
+    first principal one of all features. It is turned so that the classes' numbers grow along it.
     """
     image, own = features.image.double(), features.own.double()
     gaps = image - own

@@ -1,7 +1,8 @@
 """Bayesian Prompt Learning (Derakhshani et al., ICCV 2023): CoOp with a context shifted at random.
 
-One vector r ~ N(μ, diag σ²) is added to each vector of ctx. μ and σ are made of the image's
-feature, or are learned, one for all images. A prediction averages L draws' probabilities.
+One random vector r ~ N(μ, diag σ²) is added to each vector of ctx. μ and σ are made by nets from
+the image's feature (conditional), or are parameters, the same for all images (unconditional). A
+prediction averages the probabilities of L draws.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from dassl.utils.errors import UsageError
 from .coop import CoOp, PromptLearner
 from .draws import MOST_PROMPTS, ConditionalCLIP, Noise, in_parts, kl_normal, log_mean_probability
 
-# The logits (B, L, C) of L draws -> what the loss takes for log-probabilities (B, C).
+# The logits (B, L, C) of L draws -> log-probabilities (B, C) for the loss.
 LIKELIHOODS = {
     "log_mean": log_mean_probability,
     "mean_log": lambda logits: logits.log_softmax(dim=-1).mean(dim=-2),
@@ -27,7 +28,7 @@ LIKELIHOODS = {
 # The divergence of each dimension (R, W) -> of each posterior (R,).
 REDUCTIONS = {"mean": partial(torch.mean, dim=-1), "sum": partial(torch.sum, dim=-1)}
 CHOICES = {
-    "VPT_TYPE": {  # and a key that only its files have
+    "VPT_TYPE": {  # with each a key that only its checkpoints have
         "cocoopvpt": "meta_net.weight_mean.module.0.weight",
         "coopvpt": "mean_posterior",
     },
@@ -47,19 +48,19 @@ def add_config(cfg: CfgNode) -> None:
     node.TEST_L = 0  # draws in a test; 0: L
     node.KL_WEIGHT = 0.001
     node.KL_REDUCTION = "mean"  # over the dimensions of r, as upstream; sum: the divergence itself
-    node.LIKELIHOOD = "log_mean"  # of the mean probability, as upstream; mean_log: eq. 1's bound
+    node.LIKELIHOOD = "log_mean"  # as upstream: log of the mean probability; mean_log: eq. 1
     node.INIT_LOGVAR = None  # log σ² at the start; None: upstream's random one
-    node.HIDDEN = 0  # width of the nets that make the image's posterior; 0: half its feature's
+    node.HIDDEN = 0  # of the nets that make an image's posterior; 0: half the feature's width
 
 
 class PosteriorPromptLearner(PromptLearner):
     """CoOp's ctx, and the posterior of the vector r that is added to each of its vectors.
 
-    A subclass has `posterior(image_features)` -> mean and log σ², each (R, W): R is the B images
-    where the posterior is `conditional` on them, else 1.
+    A subclass has `posterior(image_features)` -> mean and log σ², each (R, W): R is B if the
+    posterior is `conditional` on the image, else 1.
 
     Args:
-        noise: what it is drawn by.
+        noise: the standard normal noise of its draws.
     """
 
     conditional: bool
@@ -108,7 +109,7 @@ class UnconditionalLearner(PosteriorPromptLearner):
 
 
 class ConditionalLearner(PosteriorPromptLearner):
-    """`meta_net` has two nets from an image's feature (D) to its posterior."""
+    """`meta_net` has two nets: from an image's feature (D) to the mean, and to log σ²."""
 
     conditional = True
 
@@ -132,7 +133,7 @@ class ConditionalLearner(PosteriorPromptLearner):
 
 
 def net(n_in: int, hidden: int, n_out: int) -> nn.ModuleDict:
-    """Three linear layers, under upstream's name."""
+    """Three linear layers, with upstream's names."""
     first, second, third = map(nn.Linear, (n_in, hidden, hidden), (hidden, hidden, n_out))
     return nn.ModuleDict({"module": nn.Sequential(first, nn.ELU(), second, nn.ELU(), third)})
 
@@ -185,7 +186,7 @@ class BayesianPrompt(CoOp):
         return F.nll_loss(likelihood(logits), label) + self.node.KL_WEIGHT * kl, {"kl": kl.detach()}
 
     def clean_state_dict(self, name: str, state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """As it is. Raises: UsageError for the other VPT_TYPE's file."""
+        """Unchanged. Raises: UsageError for a file of the other VPT_TYPE."""
         of_file = [form for form, key in CHOICES["VPT_TYPE"].items() if key in state_dict]
         if of_file and self.node.VPT_TYPE not in of_file:
             line = f"the model to load is of TRAINER.VPT.VPT_TYPE {of_file[0]}"
@@ -195,6 +196,6 @@ class BayesianPrompt(CoOp):
 
 @TRAINER_REGISTRY.register()
 class VPT(BayesianPrompt):
-    """By the name that upstream's commands have."""
+    """BayesianPrompt by the name that it has in upstream's commands."""
 
     frozen_image_tower = graphed = True

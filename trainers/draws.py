@@ -1,5 +1,6 @@
-"""Many prompts for an image: of its own (CoCoOp), or several draws, whose predictions are averaged.
+"""Text features that differ from image to image, for CoCoOp and the methods that draw prompts.
 
+A method that draws has several random prompts for an image, and averages their predictions.
 Shapes: B images, S draws for each, C classes; G rows, each an image with one of its draws.
 """
 
@@ -14,7 +15,8 @@ from dassl.utils import mix_seed
 
 from .base import CustomCLIP
 
-# Prompts (rows × classes) encoded at once: of a ViT-B/16 with gradients some 10 GB in float32.
+# At most so many prompts (rows × classes) are encoded at once. With gradients that takes about
+# 10 GB for ViT-B/16 in float32.
 MOST_PROMPTS = 4096
 
 
@@ -44,7 +46,7 @@ class ConditionalCLIP(CustomCLIP):
 def in_parts(function: Callable[..., Tensor], most: int, *rows: Tensor) -> Tensor:
     """function(*rows), with at most `most` rows at a time.
 
-    For its gradients a part is computed a second time, so the memory is that of one part.
+    In backward each part is computed once more, so the memory needed is that of one part.
     """
     most = max(1, most)
     if len(rows[0]) <= most:
@@ -57,7 +59,7 @@ def in_parts(function: Callable[..., Tensor], most: int, *rows: Tensor) -> Tenso
 
 
 def normal(like: Tensor, *shape: int, seed: int | None = None) -> Tensor:
-    """Standard normal draws (B, *shape) for the B rows of `like`, of its type.
+    """Standard normal draws (B, *shape) for the B rows of `like`, with its dtype and device.
 
     Without a seed they are new, for training. With the run's seed, for tests, they are the same
     for every image: a test repeats, whatever its batch size.
@@ -77,8 +79,8 @@ class Noise(nn.Module):
         seed: of a test's draws, the run's.
 
     Attributes:
-        spread: factor of a test's draws. 1: as trained; 0: what is drawn is its mean.
-        only: those of a test's draws that are used.
+        spread: factor of a test's draws. 1: as trained; 0: all are 0, so a prompt is its mean.
+        only: which of a test's draws are used.
     """
 
     def __init__(self, n_train: int, n_test: int, seed: int):
@@ -87,14 +89,14 @@ class Noise(nn.Module):
         self.spread, self.only = 1.0, slice(None)
 
     def forward(self, like: Tensor, *shape: int) -> Tensor:
-        """S draws for each of the B rows of `like`, of its type: (B, S, *shape)."""
+        """S draws for each of the B rows of `like`, with its dtype: (B, S, *shape)."""
         n, seed = (self.n_train, None) if self.training else (self.n_test, self.seed)
         noise = normal(like, n, *shape, seed=seed)
         return noise if self.training else self.spread * noise[:, self.only]
 
 
 def log_mean_probability(logits: Tensor) -> Tensor:
-    """(…, S, C) -> (…, C): the log of the mean of the S softmaxes. It serves as their logits."""
+    """(…, S, C) -> (…, C): the log of the mean of the S softmaxes, which is used as logits."""
     return logits.log_softmax(dim=-1).logsumexp(dim=-2) - math.log(logits.shape[-2])
 
 

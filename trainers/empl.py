@@ -1,11 +1,11 @@
 """EMPL: energy-based multi-prompt learning after the abstract of Chen et al. (ICCV 2023).
 
-Only the abstract was to be had. From it: several prompt embeddings for an image, drawn from an
+Only the abstract was available. From it: several prompt embeddings for an image, drawn from an
 energy-based distribution that CLIP itself defines. The rest, settings included, is ours
 (docs/METHODS.md), so its numbers are not the paper's.
 
-Shapes: B images in `groups` with prompts of their own: each image (groups B, b 1), or with PER
-batch all of them (groups 1, b B). M prompts for a group; G = groups · M rows; C classes.
+Shapes: B images in groups of b that share M prompts: with PER image each is a group (B groups,
+b = 1), with PER batch all are one (1 group, b = B). G = groups · M rows; C classes.
 """
 
 from contextlib import nullcontext
@@ -42,7 +42,7 @@ def add_config(cfg: CfgNode) -> None:
     node.PREC = "fp32"  # fp16, bf16, fp32, tf32, amp
     node.ENERGY = "lse"  # or entropy, max
     node.TEMPERATURE = 1.0  # T: the energy is T · ENERGY(logits / T)
-    node.PRIOR_STD = 0.02  # of the Gaussian around ctx that the prompts are drawn from too; 0: none
+    node.PRIOR_STD = 0.02  # σ of a Gaussian around ctx, whose energy is added; 0: none
     node.SAMPLES = 4  # M
     node.STEPS = 3  # of a chain
     node.STEP = 0.01  # their size
@@ -50,9 +50,9 @@ def add_config(cfg: CfgNode) -> None:
     node.NOISE = 0.01  # std of the noise of each step
     node.INIT_NOISE = 0.01  # std of the noise with which a chain starts
     node.COUPLED = False  # Welling and Teh's: STEP / 2, and noise of std √STEP in place of NOISE
-    node.META = "first_order"  # a chain's way is a constant to ctx; or unrolled: it is not
+    node.META = "first_order"  # gradients take a chain's way as a constant; unrolled: go through it
     node.AVERAGE = "probability"  # what is averaged over the prompts; or logit, feature (of texts)
-    node.PER = "image"  # or batch: one set of prompts, by the mean of the energies of its images
+    node.PER = "image"  # or batch: one set of prompts for all its images, by their mean energy
     node.TEST_SAMPLES = 0  # 0: SAMPLES
     node.TEST_STEPS = 0  # 0: STEPS
 
@@ -128,7 +128,7 @@ class EMPLCLIP(CustomCLIP):
         return ends.unflatten(0, noise.shape[:2])
 
     def chain(self, features: Tensor, noise: Tensor) -> Tensor:
-        """The ends of Langevin chains in E from ctx, float32 whatever the precision: (G, N, W).
+        """Langevin chains on E that start at ctx: their ends (G, N, W), float32 whatever PREC is.
 
         Args:
             features: (G, b, D), unit length, of the images a prompt is for.
@@ -138,7 +138,7 @@ class EMPLCLIP(CustomCLIP):
         step, std = node.STEP, node.NOISE
         if node.COUPLED:
             step, std = step / 2, step**0.5
-        # Only this kernel's gradient has a gradient.
+        # Of the attention kernels only this one can be differentiated twice.
         attention = sdpa_kernel(SDPBackend.MATH) if unrolled else nullcontext()
         with torch.enable_grad(), torch.autocast(ctx.device.type, enabled=False), attention:
             h = ctx + node.INIT_NOISE * noise[:, 0]

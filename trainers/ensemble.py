@@ -1,4 +1,4 @@
-"""A trainer whose test averages over kept states of what it learns, its samples."""
+"""A trainer that keeps several states of its learner, the samples; a test averages over them."""
 
 from copy import deepcopy
 
@@ -12,7 +12,7 @@ from .draws import log_mean_probability
 
 
 class Ensemble(CLIPTrainer):
-    """Samples are in the checkpoints beside the present state, which is tested if there are none.
+    """A checkpoint has the present state and the samples. Without samples the state is tested.
 
     Each sample is a model of its own in eval mode, so its text features are computed once.
     """
@@ -41,7 +41,7 @@ class Ensemble(CLIPTrainer):
     def samples_logits(self, input: Tensor) -> Tensor:
         """(B, 3, R, R), or kept features -> (B, S, C)."""
         live, logits = self.model, []
-        # Such as MMRL's `fused`, which is set after the samples are loaded.
+        # Settings such as MMRL's `fused`, which is set only after the samples are loaded.
         settings = {k: v for k, v in vars(live).items() if k != "training" and k[0] != "_"}
         for sample in self.samples:
             vars(sample).update(settings)
@@ -59,7 +59,7 @@ class Ensemble(CLIPTrainer):
         return {"samples": [sample.learner.state_dict() for sample in self.samples]}
 
     def load_more(self, checkpoint: dict, source: str) -> None:
-        """The samples so far; a host's own file has none."""
+        """Loads the samples; a file of the host's own trainer has none."""
         states = checkpoint.get("samples", [])
         self.samples = [self.frozen_copy() for _ in states]
         for i, (sample, state) in enumerate(zip(self.samples, states, strict=True), start=1):

@@ -1,4 +1,4 @@
-"""Text prompts that are Gaussian, and the nets that say with which mean and variance (vamp.py).
+"""VaMP's Gaussian text prompts z, and the nets that give their means and variances.
 
 Shapes: B images, S draws for each, L layers with M prompts of width W.
 """
@@ -16,8 +16,8 @@ from .draws import Noise, kl_normal
 
 
 def start(*shape: int, std: float | None) -> Tensor:
-    """What a Gaussian begins with: means (1, *shape), with `std` also log-variances (2, *shape)."""
-    mean = torch.empty(shape).normal_(std=0.02)  # as prompts begin
+    """Initial means (1, *shape); with `std`, means and log-variances (2, *shape)."""
+    mean = torch.empty(shape).normal_(std=0.02)  # as other learned prompts
     return torch.stack([mean] if std is None else [mean, torch.full(shape, 2 * math.log(std))])
 
 
@@ -42,7 +42,7 @@ class Gaussians(nn.ModuleList):
 
 
 class SharedGaussians(nn.Module):
-    """The same for all images, learned as it is."""
+    """One Gaussian for all images, whose mean and log-variance are parameters."""
 
     def __init__(self, shape: tuple[int, int, int], std: float | None):
         super().__init__()
@@ -53,7 +53,7 @@ class SharedGaussians(nn.Module):
 
 
 class VariationalPrompts(nn.Module):
-    """z, whatever its places in the text tower.
+    """The posterior of z, its prior and its draws; where z goes, the learner says.
 
     Args:
         node: TRAINER.VAMP.
@@ -73,7 +73,7 @@ class VariationalPrompts(nn.Module):
             self.noise.spread = 1.0 if node.TEST_SAMPLES else 0.0
 
     def draws(self, mean: Tensor, *log_var: Tensor) -> Tensor:
-        """Draws for each image, (B, S, L, M, W), through which mean and variance are learned."""
+        """Draws for each image (B, S, L, M, W), with gradients; no `log_var`: the mean."""
         if not log_var:
             return mean[:, None]
         noise = self.noise(mean, *mean.shape[1:])

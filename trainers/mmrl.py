@@ -29,15 +29,15 @@ def mmrl_node() -> CfgNode:
     node.REP_LAYERS = [6, 7, 8, 9, 10, 11, 12]  # blocks that get tokens, counted from 1
     node.REP_DIM = 512  # of the shared space
     node.PREC = "amp"  # fp16, bf16, fp32, tf32, amp
-    node.ALPHA = 0.7  # the class token's part in the loss and in a test's fused logits
-    node.REG_WEIGHT = 1.0  # λ, of what holds the features to frozen CLIP's
+    node.ALPHA = 0.7  # weight of the class token's logits; of the others': 1 - ALPHA
+    node.REG_WEIGHT = 1.0  # λ, weight of what holds the features near frozen CLIP's
     node.FUSE = "auto"  # which logits a test reads: auto, fused, class; see MMRL.fuses
     node.FUSE_WHAT = "logits"  # logits, probabilities
     return node
 
 
 def add_config(cfg: CfgNode) -> None:
-    cfg.TASK = ""  # upstream's B2N, FS, CD: what FUSE "auto" is
+    cfg.TASK = ""  # upstream's B2N, FS or CD, which decides where FUSE is auto
     cfg.TRAINER.MMRL = mmrl_node()
 
 
@@ -69,7 +69,7 @@ class SharedSpace(nn.Module):
         self.compound_rep_tokens = nn.Parameter(r)
         to_image = nn.Linear(node.REP_DIM, clip_model.visual.transformer.width)
         to_text = nn.Linear(node.REP_DIM, clip_model.transformer.width)
-        blocks = range(len(node.REP_LAYERS))  # whose layers start equal
+        blocks = range(len(node.REP_LAYERS))  # whose Linears start equal
         self.compound_rep_tokens_r2vproj = nn.ModuleList(deepcopy(to_image) for _ in blocks)
         self.compound_rep_tokens_r2tproj = nn.ModuleList(deepcopy(to_text) for _ in blocks)
 
@@ -85,8 +85,8 @@ class SharedSpace(nn.Module):
 class MultiModalRepresentationLearner(nn.Module):
     """The shared space, the second projection, and a prompt of words for each class.
 
-    Both towers are CLIP's own below the first listed block: there each class's text is computed
-    once, `text_below` (1, P + T, W).
+    Below the first listed block both towers are CLIP's own, so what reaches that block of each
+    class's text is computed once: `text_below` (1, P + T, W).
     """
 
     space_class = SharedSpace
@@ -105,7 +105,7 @@ class MultiModalRepresentationLearner(nn.Module):
         self.register_buffer("text_below", below, persistent=False)
 
     def start_projection(self, shape: torch.Size) -> dict[str, Tensor]:
-        """The representation tokens' projection (Wv, D), which does not start from CLIP's."""
+        """The representation tokens' projection (Wv, D): random, not a copy of CLIP's."""
         return {"proj_rep": torch.randn(shape) * shape[0] ** -0.5}
 
     def projection(self, clip_model: CLIP) -> Tensor:
@@ -113,7 +113,7 @@ class MultiModalRepresentationLearner(nn.Module):
         return self.image_encoder["proj_rep"]
 
     def compose(self, tokens: Tensor) -> Prompts:
-        """What a block after the first listed one gets: these, whatever the block before made."""
+        """What a later listed block gets at the tokens' places: here these instead of its input."""
         return tokens
 
     def by_block(self, tokens: Sequence[Tensor]) -> dict[int, Prompts]:
@@ -164,7 +164,7 @@ class MultiModalRepresentationLearner(nn.Module):
 
 
 class MMRLCLIP(CustomCLIP):
-    fused = True  # whether logits are of both features, or of the class token's alone
+    fused = True  # logits are of both features; False: of the class token's alone
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, R, R) -> logits (B, C), float32."""
@@ -181,7 +181,7 @@ class MMRLCLIP(CustomCLIP):
 
 
 def fuse(node: CfgNode, class_logits: Tensor, rep_logits: Tensor) -> Tensor:
-    """A test's logits of both features': (…, C)."""
+    """The logits (…, C) of a test that reads both features."""
     alpha = node.ALPHA
     if node.FUSE_WHAT == "logits":
         return alpha * class_logits + (1 - alpha) * rep_logits
@@ -243,7 +243,8 @@ class MMRL(CLIPTrainer):
     def fuses(self, source: str) -> bool:
         """Whether a test of a model trained on the dataset `source` reads both features.
 
-        Both on classes it was trained on; on others the class token's, which generalises better.
+        With FUSE auto and no TASK: both on classes it was trained on; on others the class token's
+        alone, which generalises better.
         """
         name, classes = self.cfg.DATASET.NAME, self.cfg.DATASET.SUBSAMPLE_CLASSES
         if self.node.FUSE != "auto":

@@ -1,7 +1,8 @@
 """MMRL++ (Guo & Gu, IJCV 2026): MMRL with fewer parameters, its tokens mixed from block to block.
 
-One matrix for all blocks of a tower with a low-rank change for each, a low-rank change of CLIP's
-projection, and tokens mixed into what the block before made of the older ones.
+All blocks of a tower share one matrix, to which each adds a low-rank change of its own; the second
+projection is CLIP's with a low-rank change. A block's new tokens are mixed with the block before's
+outputs at their places.
 """
 
 import math
@@ -21,8 +22,8 @@ from .mmrl import MMRL, MultiModalRepresentationLearner, mmrl_node
 def add_config(cfg: CfgNode) -> None:
     node = cfg.TRAINER.MMRLpp = mmrl_node()
     node.RES_LORA_DIM = 4  # rank of each block's change
-    node.PROJ_LORA_DIM = 64  # rank of the projection's
-    node.BETA = 0.9  # part of the new tokens in the mixture; 1: MMRL's
+    node.PROJ_LORA_DIM = 64  # rank of the projection's change
+    node.BETA = 0.9  # weight of the new tokens in the mixture; 1: no mixture, as MMRL
 
 
 allow("from 1 to 1000", lambda v: 1 <= v <= 1000, "RES_LORA_DIM PROJ_LORA_DIM")
@@ -36,7 +37,7 @@ def low_rank(rows: int, rank: int, columns: int) -> dict[str, Tensor]:
 
 
 class SharedAligner(nn.Module):
-    """A Linear for each listed block: (K, d) -> (K, width). They differ by low rank and in bias."""
+    """A Linear for each listed block, (K, d) -> (K, width): the same but for low rank and bias."""
 
     def __init__(self, linear: nn.Linear, blocks: int, rank: int):
         super().__init__()
@@ -82,7 +83,7 @@ class ProgressiveLearner(MultiModalRepresentationLearner):
         return clip_model.visual.proj + self.image_encoder["A"] @ self.image_encoder["B"]
 
     def compose(self, tokens: Tensor) -> Prompts:
-        """β of these and 1 − β of what the block before made of its own."""
+        """β of these, and 1 − β of the block before's outputs at the tokens' places."""
         beta = self.node.BETA
         return lambda older: beta * tokens + (1 - beta) * older
 

@@ -1,9 +1,9 @@
-"""ReBaPL (Bendou et al., CVPR 2026, arXiv 2511.17339): samples of a host's prompts by cyclical
-SGHMC, whose chain is repelled from where its last cycle ended, and their mean prediction.
+"""ReBaPL (Bendou et al., CVPR 2026, arXiv 2511.17339): a test averages over samples of a host's
+prompts, drawn by cyclical SGHMC, in which each cycle is repelled from samples of the one before.
 
-A host is any method of CLIPTrainer's: learner, loss, config node and PREC stay its own. The engine
-has the cycles of the rate (OPTIM.LR_SCHEDULER cyclic_cosine) and the optimizer (OPTIM.NAME sghmc),
-whose steps are AdamW's in the epochs that explore, if EXPLORE says so.
+A host is any method of CLIPTrainer's: learner, loss, config node and PREC stay its own. In
+dassl/optim are the rate's cycles (OPTIM.LR_SCHEDULER cyclic_cosine) and the optimizer (OPTIM.NAME
+sghmc), which with EXPLORE adamw takes AdamW's steps until a cycle's sampling stage.
 docs/METHODS.md says where the paper and its published code differ.
 """
 
@@ -30,12 +30,12 @@ from .repulsion import DISTANCES, Repelled
 
 def add_config(cfg: CfgNode) -> None:
     node = cfg.TRAINER.REBAPL = CfgNode()
-    node.NOISE_EPOCHS = 3  # the last of each cycle of OPTIM.CYCLE_EPOCHS: its sampling stage
-    node.EXPLORE = "sghmc"  # the steps before that stage: sghmc, without noise; adamw
+    node.NOISE_EPOCHS = 3  # the last of a cycle's OPTIM.CYCLE_EPOCHS: its sampling stage
+    node.EXPLORE = "sghmc"  # steps before that stage: sghmc (without noise) or adamw
     node.SAMPLES_PER_CYCLE = 1  # evenly spaced in the sampling stage, the last at its end
     node.NOISE = "code"  # code, paper: see noise_std
     node.TEMPERATURE = 100.0  # of NOISE code
-    node.FRICTION = 0.1  # η of NOISE paper, with which the momentum is 1 - η
+    node.FRICTION = 0.1  # η of NOISE paper; the momentum is 1 - η then
     node.CHAINS = "sequential"  # parallel: each cycle starts from new random weights
     node.AVERAGE = "probabilities"  # probabilities, logits
     repulsion = node.REPULSION = CfgNode()
@@ -43,12 +43,12 @@ def add_config(cfg: CfgNode) -> None:
     repulsion.DISTANCE = "mmd"  # mmd, wasserstein, mse
     repulsion.FEATURES = "image"  # image, text, both
     repulsion.IMAGES = 128  # reference images, of the training set
-    repulsion.ROWS = 32  # features compared in a step, drawn in each; -1: all
-    repulsion.AGAINST = "last"  # last, all: samples of the cycle before
-    repulsion.ADD_TO = "gradient"  # gradient; parameters: past momentum and rate (eq. 16)
+    repulsion.ROWS = 32  # how many features each step draws and compares; -1: all
+    repulsion.AGAINST = "last"  # last sample of the cycle before, or all of that cycle's
+    repulsion.ADD_TO = "gradient"  # gradient; parameters: without momentum and rate (eq. 16)
     repulsion.BANDWIDTH = 1.0  # of mmd's kernel
     repulsion.EPS = 1e-6
-    repulsion.MAX_FORCE = 0.0  # what a longer force is shortened to; 0: none is
+    repulsion.MAX_FORCE = 0.0  # a longer one is shortened to this length; 0: no limit
 
 
 allow("sghmc or adamw", lambda v: v in ("sghmc", "adamw"), "REBAPL.EXPLORE")
@@ -78,12 +78,12 @@ def noise_std(node: CfgNode, lr: float, momentum: float, n_images: int) -> float
 
 
 def ends_part(step: int, steps: int, parts: int) -> bool:
-    """Whether `step`, from 1, is the last of one of `parts` parts of `steps` steps, evenly long."""
+    """Whether `step`, from 1, is the last of a part, if `steps` are cut in `parts` even parts."""
     return step > 0 and step * parts // steps > (step - 1) * parts // steps
 
 
 class ReBaPL(Ensemble, Repelled):
-    """Comes before a host: `class ReBaPL_MaPLe(ReBaPL, MaPLe)`.
+    """Goes before a host in a class's bases: `class ReBaPL_MaPLe(ReBaPL, MaPLe)`.
 
     Attributes:
         present: representations of this cycle's samples; `before`: of those of the cycle before.
@@ -219,9 +219,9 @@ class ReBaPL_MaPLe(ReBaPL, MaPLe):
 
 @TRAINER_REGISTRY.register()
 class ReBaPL_MMRL(ReBaPL, MMRL):
-    """On MMRL. Compared are class tokens' features, as every test reads them, but not the others'.
+    """On MMRL. The force compares class tokens' features alone, since every test reads these.
 
-    Their force leaves the second projection alone, and the text tower's layers.
+    So it does not act on the second projection, nor on the maps to the text tower.
     """
 
     graphed = True
@@ -236,6 +236,6 @@ class ReBaPL_CoOp(ReBaPL, CoOp):
 
 @TRAINER_REGISTRY.register()
 class ReBaPL_P2C(ReBaPL, P2C):
-    """On P2C, whose own noise goes on."""
+    """On P2C, whose own noise stays on in training."""
 
     graphed = takes_attributes = True

@@ -1,7 +1,7 @@
-"""ReBaPL's force away from earlier samples, whose features are far from each other then.
+"""ReBaPL's force, which drives what is learned away from earlier samples.
 
-The potential ξ / (d² + ε) is of a distance d between two sets of features: those that the present
-prompts and those that a sample's prompts give to the same reference images and classes.
+It is minus the gradient of a potential ξ / (d² + ε). d is a distance between two sets of features
+of the same reference images and classes: those with the present prompts and those with a sample's.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from dassl.utils import mix_seed, seeded
 
 from .base import CLIPTrainer, CustomCLIP
 
-REFERENCES = 2**31  # mixed with the seed for the reference images: no epoch has this number
+REFERENCES = 2**31  # mixed with the seed to draw reference images; no epoch has this number
 
 
 def mse(x: Tensor, y: Tensor) -> Tensor:
@@ -27,7 +27,8 @@ def mse(x: Tensor, y: Tensor) -> Tensor:
 def wasserstein(x: Tensor, y: Tensor) -> Tensor:
     """W₂²: the least mean of |x_i - y_π(i)|² over all permutations π.
 
-    Between as many points of equal weight the best transport is a permutation. It has no gradient.
+    Between equally many points of equal weight the best transport is a permutation. Gradients
+    take it as a constant.
     """
     from scipy.optimize import linear_sum_assignment  # here, since it is slow to import
 
@@ -42,12 +43,12 @@ def mmd(x: Tensor, y: Tensor, bandwidth: float = 1.0) -> Tensor:
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         return torch.exp(squared_distances(a, b) / (-2 * bandwidth**2))
 
-    # Summed before the mean: for near sets the three are almost the same.
+    # Added before the mean is taken: in near sets they nearly cancel, and rounding would show.
     return (kernel(x, x) + kernel(y, y) - 2 * kernel(x, y)).mean()
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """(n, D) and (m, D) -> (n, m). From the differences, lest near rows are rounded away."""
+    """(n, D) and (m, D) -> (n, m). By differences: in products, rounding hides small ones."""
     return (x[:, None] - y[None]).square().sum(-1)
 
 
@@ -113,7 +114,7 @@ class Repelled(CLIPTrainer):
     def force(self) -> dict[Tensor, Tensor]:
         """{parameter: minus the gradient there of Σ ξ / (d² + ε) over the samples}."""
         node, rows = self.repulsion, self.draw_rows()
-        self.model.eval()  # as samples are read: P2C's noise is no distance
+        self.model.eval()  # as when a sample is kept; P2C's noise must not count as distance
         features = self.representation(self.model, rows)
         self.model.train()
         options = {"bandwidth": node.BANDWIDTH} if node.DISTANCE == "mmd" else {}
@@ -121,8 +122,8 @@ class Repelled(CLIPTrainer):
         squared = [DISTANCES[node.DISTANCE](features, other[rows], **options) for other in others]
         squared = torch.stack(squared)
         self.distance = squared.detach().mean()
-        # The chain rule by hand: of near sets ξ / (d² + ε)² is huge, and what goes backward through
-        # a tower in half precision must not be.
+        # The chain rule by hand: for near sets the slope ξ / (d² + ε)² is huge, and would overflow
+        # on its way back through a tower in half precision. So gradients get it afterwards.
         slopes = node.STRENGTH / (squared.detach() + node.EPS) ** 2
         weighted = (slopes / slopes.sum() * squared).sum()
         params = [p for p in self.model.learner.parameters() if p.requires_grad]

@@ -1,10 +1,10 @@
 """VaMP (Cheng and Han, NeurIPS 2025, arXiv 2511.22664): an image's text prompts are drawn for it.
 
-For each layer a net makes a Gaussian of text prompts z of the image's frozen feature: the posterior
-(eq. 13, 14). In training it is held near the Gaussian that a second net makes of the prototype of
-the image's class: the class-aware prior (eq. 18, 19). The image tower's prompts are ordinary ones.
-Here all are in MaPLe's places, in vamp_mmrl.py in MMRL's. There is no public code; docs/METHODS.md
-says what was chosen where the paper is silent.
+For each layer, a net takes the image's frozen feature and gives a Gaussian of text prompts z: the
+posterior (eq. 13, 14). In training a KL term holds it near the class-aware prior: the Gaussian that
+a second net gives for the prototype of the image's class (eq. 18, 19). The image tower's prompts
+are ordinary ones. Here all prompts go where MaPLe's go, in vamp_mmrl.py where MMRL's go. There is
+no public code; docs/METHODS.md says what was chosen where the paper is silent.
 
 Shapes: B images, S draws for each, L layers with M prompts of width W (Wv in the image tower).
 """
@@ -32,12 +32,12 @@ from .prompt_text import Gap, PromptText, check_length, zero_shot_template
 
 def add_config(cfg: CfgNode) -> None:
     node = cfg.TRAINER.VAMP = CfgNode()
-    node.N_CTX = 2  # M; of MaPLe's places, as PROMPT_DEPTH and PREC
+    node.N_CTX = 2  # M; VaMP_MMRL has N_REP_TOKENS, REP_LAYERS and PREC of TRAINER.MMRL
     node.PROMPT_DEPTH = 9  # L, blocks that get prompts in both towers
     node.PREC = "amp"  # fp16, bf16, fp32, tf32, amp
     node.SAMPLE_SPECIFIC = True  # False: one posterior for all images
     node.VARIATIONAL = True  # False: z is the mean; nothing is drawn, and there is no KL
-    node.PRIOR = "class"  # class, normal: N(0, I)
+    node.PRIOR = "class"  # class: from the class's prototype; normal: N(0, I)
     node.HIDDEN = 32  # width between the two linear layers of a net
     node.INIT_STD = 0.02  # σ of z at the start
     node.TRAIN_SAMPLES = 1
@@ -45,7 +45,7 @@ def add_config(cfg: CfgNode) -> None:
     node.KL_WEIGHT = 1.0
     node.KL_REDUCTION = "mean"  # over the M·W elements of a layer: mean, sum (the ELBO's)
     node.FEATURE_NORM = True  # features have unit length before a net sees them
-    node.PROTOTYPE_NORM = True  # and so have their means
+    node.PROTOTYPE_NORM = True  # and so have the prototypes
 
 
 allow("from 1 to 10000", lambda v: 1 <= v <= 10**4, "VAMP.HIDDEN")
@@ -91,7 +91,7 @@ class VaMPLearner(nn.Module):
 class VaMPCLIP(ConditionalCLIP):
     @torch.no_grad()
     def frozen_pass(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the pass with prompts begins, and frozen CLIP's features (B, D) as they are."""
+        """What the pass with prompts begins from, and frozen CLIP's features (B, D)."""
         return image, self.clip.encode_image(image)
 
     def seen(self, frozen: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class VaMPCLIP(ConditionalCLIP):
         return log_mean_probability(self.test_logits(below, z))
 
     def test_logits(self, below: Tensor, z: Tensor) -> Tensor:
-        """(B, S, L, M, W) -> (B, S, C); below: as `frozen_pass` gives it."""
+        """z (B, S, L, M, W) -> logits (B, S, C); below: `frozen_pass`'s first result."""
         return self.draws_logits(self.image_features(below), z)
 
 
@@ -134,7 +134,7 @@ class VaMP(CLIPTrainer):
     def likelihood(
         self, below: Tensor, frozen: Tensor, label: Tensor, z: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The host's loss, its mean over the draws (B, S, L, M, W); what to log. Here it is CE."""
+        """The host's loss, here cross-entropy, its mean over the draws; and what to log."""
         logits = self.model.draws_logits(self.model.image_features(below), z)  # (B, S, C)
         labels = label.repeat_interleave(z.shape[1])
         return F.cross_entropy(logits.flatten(0, 1), labels), {}
@@ -164,7 +164,7 @@ class VaMP(CLIPTrainer):
         return F.normalize(means, dim=-1) if cfg.TRAINER.VAMP.PROTOTYPE_NORM else means
 
     def before_train(self) -> None:
-        super().before_train()  # a run that goes on takes them from its checkpoint
+        super().before_train()  # which restores the prototypes of a resumed run
         if self.class_aware:
             _ = self.prototypes
 

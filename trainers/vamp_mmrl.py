@@ -1,6 +1,6 @@
 """VaMP on MMRL's places: MMRL with the text tower's tokens drawn for each image (see vamp.py).
 
-MMRL's image tokens, its two features of an image, its loss and its rule for what a test reads stay.
+As in MMRL are the image tokens, an image's two features, the loss, and which logits a test reads.
 Shapes as in vamp.py; M and L are what TRAINER.MMRL's N_REP_TOKENS and REP_LAYERS say.
 """
 
@@ -57,7 +57,7 @@ class VaMPMMRLCLIP(VaMPCLIP, MMRLCLIP):
         return below, self.learner.frozen_features(self.clip, below)
 
     def test_logits(self, below: Tensor, z: Tensor) -> Tensor:
-        """(B, S, L, M, W) -> (B, S, C), fused of both features or the class token's."""
+        """z (B, S, L, M, W) -> logits (B, S, C): both features', fused, or the class token's."""
         features = self.both_features(below)[: 2 if self.fused else 1]
 
         def logits(z: Tensor, *features: Tensor) -> Tensor:
