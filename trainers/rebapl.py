@@ -174,7 +174,7 @@ class ReBaPL(Ensemble, Repelled):
         if self.repulsion.ADD_TO == "parameters":
             with torch.no_grad():
                 for p, f in force.items():
-                    p += f
+                    p += f.nan_to_num(0.0, 0.0, 0.0)  # amp's scaler sees gradients alone overflow
         stage = self.sampling_steps(self.num_batches)
         before_stage = self.cfg.OPTIM.CYCLE_EPOCHS * self.num_batches - stage
         done = self.epoch % self.cfg.OPTIM.CYCLE_EPOCHS * self.num_batches + self.batch_idx + 1

@@ -359,6 +359,19 @@ def test_a_force_is_no_longer_than_allowed(data, tmp_path, weights):
     assert torch.equal(forces[2], forces[0])
 
 
+def test_a_force_that_overflows_is_not_added_to_parameters(data, tmp_path, weights, monkeypatch):
+    """Added to a gradient it makes the scaler leave out the step."""
+    keys = options(rows=-1, add_to="parameters")
+    trainer = build("ReBaPL_MaPLe", data, tmp_path, weights, *keys)
+    force_and_reference(trainer, weights)
+    ctx = trainer.model.learner.ctx
+    monkeypatch.setattr(trainer, "force", lambda: {ctx: torch.full_like(ctx, torch.inf)})
+    image, label = batch(weights, 16)
+    trainer.epoch, trainer.batch_idx, trainer.num_batches = 0, 0, 2
+    trainer.forward_backward({"img": image, "label": label, "domain": label})
+    assert ctx.isfinite().all()
+
+
 def test_the_references_are_the_seeds_and_leave_the_training_alone(data, tmp_path, weights):
     """Augmented training images, the same whatever is drawn before; another seed's are others."""
     first, again, other = (
