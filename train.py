@@ -26,7 +26,7 @@ from dassl.config import (
     record_config,
 )
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.engine import build_trainer
+from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import (
     Failure,
     UsageError,
@@ -136,6 +136,8 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     check_output_dir(cfg)
     check_resume(cfg)
     setup_logger(cfg.OUTPUT_DIR)
+    if note := getattr(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), "note", ""):
+        print(note)
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
     print(f"** Arguments **\n{vars(args)}\n** Config **\n{cfg}")

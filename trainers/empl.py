@@ -180,11 +180,11 @@ class EMPL(CoOp):
     """The loss, cross-entropy of the averaged prediction, is CLIPTrainer's."""
 
     frozen_image_tower = graphed = True
+    note = WHAT
     node_name = "EMPL"
     model_class = EMPLCLIP
 
     def build_model(self) -> None:
-        print(WHAT)
         super().build_model()
         node = self.model.node = self.node
         n_test = node.TEST_SAMPLES or node.SAMPLES

@@ -45,6 +45,8 @@ class TrainerBase(Checkpoints):
     number or tensor to log}, parse_batch_test(batch), model_inference(input) and test().
     """
 
+    note = ""  # what the log of its runs begins with
+
     def __init__(self):
         super().__init__()
         self._writer = None

@@ -10,6 +10,7 @@ from reference import coop_plain, empl_plain
 from reference.clip_plain import PlainCLIP
 from reference.empl_plain import Settings
 from reference.maple_plain import gradients
+from tests.runs import run
 from tests.trainers.files import three_classes
 from tests.trainers.methods import (
     assert_gradients,
@@ -297,11 +298,11 @@ def test_coops_file_can_be_tested(data, tmp_path, weights):
     assert_logits(trainer, image, expected)
 
 
-def test_it_says_first_whose_it_is(data, tmp_path, weights, capsys):
-    build("EMPL", data, tmp_path, weights)
-    lines = capsys.readouterr().out.splitlines()
-    said = lines.index(WHAT)
-    assert "after the abstract of Chen et al." in WHAT and lines[said + 1].startswith("Precision")
+def test_a_log_says_first_whose_it_is(data, tmp_path):
+    opts = "OPTIM.MAX_EPOCH 1 OPTIM.WARMUP_EPOCH 0 TEST.NO_TEST True".split()
+    assert run("EMPL", data, tmp_path / "out", *opts, flags=("--no-train",)) == 0
+    assert (tmp_path / "out" / "log.txt").read_text().splitlines()[0] == WHAT
+    assert "after the abstract of Chen et al." in WHAT
     assert "after the abstract of Chen et al." in empl_module.__doc__.splitlines()[0]
 
 
