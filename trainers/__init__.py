@@ -25,9 +25,6 @@ def add_configs(cfg: CfgNode) -> None:
 allow("at most 1000", lambda v: v <= 1000,  # learned vectors, and widths by which layers grow
       "N_CTX N_CTX_TEXT N_CTX_VISION N_ATT1 N_ATT2 N_ATT3 HIDDEN_SCALE ADAPTER_DIM")  # fmt: skip
 allow("0 or more", lambda v: v >= 0, "LOSS_WEIGHT KG_WEIGHT COOP.W LOSS.LAMBDA")
-allow("0 or more", lambda v: v >= 0, "KL_WEIGHT VPT.TEST_L VPT.HIDDEN")
-allow("1 or more", lambda v: v >= 1, "VPT.L")
-allow("a number from -100 to 20, or None", lambda v: v is None or -100 <= v <= 20, "INIT_LOGVAR")
 allow("words, True or False", lambda v: isinstance(v, str | None), "CTX_INIT")
 
 

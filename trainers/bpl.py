@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from clip.model import CLIP
+from dassl.config import allow
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import UsageError
 
@@ -51,6 +52,11 @@ def add_config(cfg: CfgNode) -> None:
     node.LIKELIHOOD = "log_mean"  # as upstream: log of the mean probability; mean_log: eq. 1
     node.INIT_LOGVAR = None  # log σ² at the start; None: upstream's random one
     node.HIDDEN = 0  # of the nets that make an image's posterior; 0: half the feature's width
+
+
+allow("0 or more", lambda v: v >= 0, "VPT.KL_WEIGHT VPT.TEST_L VPT.HIDDEN")
+allow("1 or more", lambda v: v >= 1, "VPT.L")
+allow("a number from -100 to 20, or None", lambda v: v is None or -100 <= v <= 20, "INIT_LOGVAR")
 
 
 class PosteriorPromptLearner(PromptLearner):
