@@ -148,7 +148,7 @@ def check(trainer: TrainerBase) -> None:
     """Raises Unknown for a trainer whose features are not known here."""
     known = isinstance(trainer, CLIPTrainer) and type(trainer.model).forward in PAIRS
     if not known and not isinstance(trainer, ZeroshotCLIP):
-        line = f"{type(trainer).__name__}: inference/gap_features.py does not know its features (PAIRS)"
+        line = f"{type(trainer).__name__}: its features are not in inference/gap_features.py, PAIRS"
         raise Unknown(line)
 
 

@@ -451,7 +451,7 @@ def test_runs_that_cannot_be_measured(runs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gap_features, "PAIRS", kept)
     assert gap.main([str(tmp_path)]) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("[")]
-    why = "inference/gap_features.py does not know its features"
+    why = "its features are not in inference/gap_features.py, PAIRS"
     assert errors[0] == f"skipped: CoCoOp: {why}"
     assert errors[1].startswith(f"error: {tmp_path}/coop: no checkpoint (prompt_learner)")
     assert len(errors) == 2 and (tmp_path / "p2c/gap.json").exists()
