@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import cases, floor, memory, ours, plain, rivals, steps, timing
+from bench import cases, floor, memory, ours, parameters, plain, rivals, steps, timing
 from bench.cases import Case
 from dassl.utils import Failure
 from reference import cocoop_plain, maple_plain
@@ -347,3 +347,20 @@ def test_memory_is_the_peak_of_the_step(weights, monkeypatch):
 def test_memory_that_cannot_be_measured_is_one_line():
     with pytest.raises(Failure, match="NoMethod step.*memory ended with 1: KeyError"):
         memory.memory_in_a_process(tiny("NoMethod", "memory"), "plain")
+
+
+def test_parameters_are_counted_as_the_papers_and_their_code_have_them():
+    """Of VaMP, whose paper's number does not fit its text: the sum of its nets' sizes."""
+    numbers = {
+        "BayesianPrompt/vit_b16": 659_456,
+        "BayesianPrompt/vit_b16_unconditional": 3_072,
+        "MMRL/vit_b16": 4_992_256,
+        "MMRLpp/vit_b16": 813_312,
+        "VaMP/vit_b16_c2_ep10_batch4": 2 * 9 * (513 * 32 + 33 * 2048) + 9 * 2 * 768,
+        "ReBaPL_MaPLe/vit_b16": 3_555_072,
+        "EMPL/vit_b16_ep10_batch1": 4 * 512,
+        "ZeroshotCLIP/vit_b16": 0,
+    }
+    clip_model = parameters.vit_b16()
+    for config, number in numbers.items():
+        assert parameters.count(clip_model, Path(f"configs/trainers/{config}.yaml"))[0] == number
