@@ -17,7 +17,7 @@ STEPS, EPOCHS = 20, 2
 NODES = dict.fromkeys(["CoOp", "KgCoOp", "ProGrad", "TCP"], "COOP")  # of the config, by trainer
 NODES |= {"CoCoOp": "COCOOP", "MaPLe": "MAPLE", "MaPLe_ATP": "MAPLE", "P2C": "P2C"}
 NODES |= {"PromptSRC": "PROMPTSRC", "MultiModalAdapter": "MMADAPTER", "BayesianPrompt": "VPT"}
-NODES |= {"MMRL": "MMRL", "MMRLpp": "MMRLpp"}
+NODES |= {"MMRL": "MMRL", "MMRLpp": "MMRLpp", "EMPL": "EMPL"}
 NODES |= {"VaMP": "VAMP", "VaMP_MMRL": "MMRL"}
 # Relative to their length: what an eighth of a bit more or less in each of many roundings leaves of
 # a loss, a gradient.
@@ -122,7 +122,8 @@ def gradients(trainer: TrainerX, given: tuple[Tensor, Tensor]) -> tuple[Tensor, 
 
 # Without what is drawn, which on a GPU is something else.
 QUIET = ("TRAINER.P2C.DPD.ENABLED", "False", "TRAINER.P2C.AUX.ENABLED", "False")
-QUIET += ("TRAINER.VPT.INIT_LOGVAR", "-60")
+QUIET += ("TRAINER.VPT.INIT_LOGVAR", "-60", "TRAINER.VAMP.VARIATIONAL", "False")
+QUIET += ("TRAINER.EMPL.NOISE", "0.0", "TRAINER.EMPL.INIT_NOISE", "0.0")
 
 
 @pytest.mark.parametrize("name", NODES)
