@@ -115,9 +115,11 @@ class CLIPTrainer(KeptFeatures, TrainerX):
 
     A method whose saved tensors have a row for each class, as a linear probe's, names them in
     `class_rows`: other classes are then refused, and the same ones in another order found.
+    One whose test cannot be an ONNX graph (inference/graph.py) says why in `no_graph`.
     """
 
     class_rows = ()
+    no_graph = ""
 
     # In upstream's files, made of the class names; here neither saved nor loaded.
     derived_buffers = ("token_prefix", "token_suffix", "token_middle")
