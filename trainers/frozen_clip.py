@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 
 import torch
 from yacs.config import CfgNode
 
 from clip.download import sha256_of
+from clip.huggingface import ACTIVATIONS, QUICK_GELU, activation_of
 from clip.model import CLIP, Transformer
 from clip.weights import build_model, convert_weights, find_weights, read_state_dict, source_of
+from dassl.config.check import allow
 from dassl.utils.errors import UsageError
 
 # PREC -> the type of the frozen CLIP's large weights. tf32 is float32 whose products a GPU may
@@ -22,38 +25,50 @@ PRECISIONS = {
     "amp": torch.float32,
 }
 
+allow(
+    f'{" or ".join(ACTIVATIONS)}, or "" for what the config.json beside the weights says',
+    lambda v: v in ("", *ACTIVATIONS),
+    "BACKBONE.ACTIVATION",
+)
+
 
 def add_config(cfg: CfgNode) -> None:
-    """Adds where the weights come from, if not from OpenAI."""
+    """Adds where the weights come from, if not from OpenAI, and what they do not tell."""
     node = cfg.MODEL.BACKBONE
     node.WEIGHTS = ""  # a file or address instead of OpenAI's; or the environment's CLIP_WEIGHTS
     node.MIRROR = ""  # an address with copies of OpenAI's files; or CLIP_MIRROR
+    node.ACTIVATION = ""  # quick_gelu or gelu; else as the config.json beside it says, or QuickGELU
 
 
 def check_clip(cfg: CfgNode) -> None:
     """Checks MODEL as far as that is possible before data and weights are read.
 
-    Raises: UsageError for a head, which no CLIP has, and for a name or path that has no weights.
+    Raises: UsageError for a head, which no CLIP has, and for a name or path that has no weights;
+    Failure for a config.json of another model.
     """
     backbone, head = cfg.MODEL.BACKBONE, cfg.MODEL.HEAD.NAME
     if head:
         why = "has no effect, as there is no head on a CLIP"
         raise UsageError(f"MODEL.HEAD.NAME {head} (--head): {why}")
-    source_of(backbone.NAME, backbone.WEIGHTS)
+    source = source_of(backbone.NAME, backbone.WEIGHTS)
+    if isinstance(source, Path):  # it is there already
+        activation_of(source, backbone.ACTIVATION)
 
 
 def load_clip(cfg: CfgNode, dtype: torch.dtype, device: torch.device) -> CLIP:
     """The CLIP that MODEL.BACKBONE names, frozen, its large weights in dtype, on the device.
 
     Its `source` has file and SHA-256, for results.json: a model's name does not tell its files
-    apart.
+    apart; and the activation, if it is not QuickGELU.
     """
     backbone = cfg.MODEL.BACKBONE
     file = find_weights(backbone.NAME, backbone.WEIGHTS, backbone.MIRROR)
+    activation = activation_of(file, backbone.ACTIVATION)
+    other = {} if activation == QUICK_GELU else {"activation": activation}
     if cfg.VERBOSE:
-        print(f"CLIP weights: {file}")
-    model = build_model(read_state_dict(file))
-    model.source = {"file": str(file), "sha256": sha256_of(file)}
+        print(f"CLIP weights: {file}" + (f" (activation: {activation})" if other else ""))
+    model = build_model(read_state_dict(file), activation)
+    model.source = {"file": str(file), "sha256": sha256_of(file), **other}
     convert_weights(model, dtype)
     given, size = tuple(cfg.INPUT.SIZE), model.visual.input_resolution
     if given != (size, size):
