@@ -105,8 +105,8 @@ def _activations(config: Mapping) -> list[str]:
     Raises: Failure for a model that is not computed here, TypeError for odd values.
     """
     if (kind := config["model_type"]) != "clip":
-        what = f"of a model of type {kind}, not clip"
-        raise Failure(f"{what}; other CLIP weights need a folder of their own")
+        what = f"model_type is {kind}, and only clip can be computed here"
+        raise Failure(f"{what}; if the weights are not of it, give them a folder of their own")
     activations = []
     for tower, default in DEFAULTS.items():
         # Old files have both, of which transformers takes the first.

@@ -221,7 +221,7 @@ SAYS_NO = {
     ),
     "heads, not named": (config({"hidden_size": 768, "num_attention_heads": 8}), "text_config has"),
     "epsilon": (config({"layer_norm_eps": 1e-6}), "layer_norm_eps 1e-06"),
-    "another model": (config(model_type="siglip"), "of a model of type siglip, not clip"),
+    "another model": (config(model_type="siglip"), "model_type is siglip, and only clip"),
     "words": (config(text_config="gelu"), "not as transformers writes it"),
 }
 
