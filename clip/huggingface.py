@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -15,7 +14,6 @@ FILES = "model.safetensors", "pytorch_model.bin"  # as transformers looks for th
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.|\.index\.json$")  # a part of a file, the list of its parts
 # OpenAI's activation, and the one with which LAION, say, trained.
 ACTIVATIONS = QUICK_GELU, GELU = "quick_gelu", "gelu"
-SIZES = "hidden_size", "num_attention_heads", "layer_norm_eps"
 HEAD_WIDTH, EPS = 64, 1e-5
 # What a config.json need not say. (transformers' defaults, sizes are ViT-B's.)
 DEFAULT = {"hidden_act": QUICK_GELU, "layer_norm_eps": EPS}
@@ -111,12 +109,15 @@ def _activations(config: Mapping) -> list[str]:
     for tower, default in DEFAULTS.items():
         # Old files have both, of which transformers takes the first.
         given = config.get(f"{tower}_config_dict") or config.get(f"{tower}_config") or {}
-        sizes = default | given
-        width, heads, eps = itemgetter(*SIZES)(sizes)
-        if width != HEAD_WIDTH * heads or eps != EPS:
-            what = f"{tower}_config has {width} channels in {heads} heads, layer_norm_eps {eps}"
-            raise Failure(f"{what}; computed here are heads of {HEAD_WIDTH} channels and {EPS}")
-        activations.append(sizes["hidden_act"])
+        said = default | given
+        if said["hidden_size"] != HEAD_WIDTH * said["num_attention_heads"]:
+            what = f"{said['hidden_size']} channels in {said['num_attention_heads']} heads"
+            line = f"{tower}_config has {what}; only heads of {HEAD_WIDTH} can be computed here"
+            raise Failure(line)
+        if (eps := said["layer_norm_eps"]) != EPS:
+            line = f"{tower}_config has layer_norm_eps {eps}; only {EPS} can be computed here"
+            raise Failure(line)
+        activations.append(said["hidden_act"])
     return activations
 
 

@@ -216,11 +216,13 @@ SAYS_NO = {
     ),
     "heads": (
         config(vision={"num_attention_heads": 1}),
-        "vision_config has 128 channels in 1 heads, layer_norm_eps 1e-05; computed here are heads "
-        "of 64 channels",
+        "vision_config has 128 channels in 1 heads; only heads of 64 can be computed here",
     ),
     "heads, not named": (config({"hidden_size": 768, "num_attention_heads": 8}), "text_config has"),
-    "epsilon": (config({"layer_norm_eps": 1e-6}), "layer_norm_eps 1e-06"),
+    "epsilon": (
+        config({"layer_norm_eps": 1e-6}),
+        "text_config has layer_norm_eps 1e-06; only 1e-05 can",
+    ),
     "another model": (config(model_type="siglip"), "model_type is siglip, and only clip"),
     "words": (config(text_config="gelu"), "not as transformers writes it"),
 }
