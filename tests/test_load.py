@@ -310,10 +310,7 @@ def test_a_trainer_that_does_not_say_is_noted(probe, data, tmp_path, capsys):
 
 def test_a_training_bound_to_its_classes_does_not_go_on_with_others(csc, data, tmp_path, capsys):
     folder = Path(shutil.copytree(csc, tmp_path / "train"))
-    the_file(folder).unlink()
-    edit(
-        folder / "prompt_learner" / "model.pth.tar-2", lambda c: c["about"]["classnames"].reverse()
-    )
+    edit(the_file(folder), lambda c: c["about"]["classnames"].reverse())
     assert run("CoOp", data, folder, *CSC) == 1
     assert "it is bound to its classes" in capsys.readouterr().err
 
