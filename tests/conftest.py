@@ -54,6 +54,8 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=8, help="how many runs tests/test_kill.py kills")
+    every = "tests/test_export.py makes the graph of each method, not one of each kind"
+    parser.addoption("--all-exports", action="store_true", help=every)
 
 
 @pytest.fixture(autouse=True)

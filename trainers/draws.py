@@ -72,7 +72,7 @@ def normal(like: Tensor, *shape: int, seed: int | None = None) -> Tensor:
 
 @cache
 def of_seed(seed: int, *shape: int) -> Tensor:
-    """Standard normal draws, float64 and the same on every device. A graph has them as a constant."""
+    """Standard normal draws, float64, the same on every device. A graph has them as a constant."""
     generator = torch.Generator().manual_seed(mix_seed(seed, *shape))
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
