@@ -38,11 +38,15 @@ class TorchModel:
         """(B, 3, H, W) -> (B, C). Raises: Failure if the memory does not hold the batch."""
         import torch
 
+        from dassl.utils.errors import MEMORY_FULL, known
+
         image = torch.from_numpy(pixels).to(self.trainer.device)
         try:
             with torch.no_grad():
                 return self.trainer.model_inference(image).float().cpu().numpy()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if known(error) != MEMORY_FULL:
+                raise
             line = f"{self.device} has no memory for a batch of {len(pixels)} images"
             raise Failure(f"{line}: lower --batch-size, or take --cpu") from error
 

@@ -17,8 +17,8 @@ from .predictions import Prediction
 if TYPE_CHECKING:  # slow, so imported where the matrix is drawn
     from matplotlib.figure import Figure
 
-EDGE, GAP, MARGIN = 220, 24, 28  # pixels: of an image, between images, around all
-LINE, TEXT, TITLE = 24, 15, 20  # pixels: a line's height, sizes of letters
+EDGE, GAP, MARGIN = 240, 26, 28  # pixels: of an image, between images, around all
+LINE, TEXT, TITLE = 24, 14, 20  # pixels: a line's height, sizes of letters
 COLUMNS = 5
 BEST = 3  # classes under an image
 INK, GREY = "#222222", "#6b6b6b"
@@ -95,14 +95,15 @@ def sheet(predictions: Sequence[Prediction], title: str) -> Image.Image:
     rows = -(-len(predictions) // COLUMNS)
     columns = COLUMNS if rows != 1 else max(3, len(predictions))
     width = 2 * MARGIN + columns * (EDGE + GAP) - GAP
-    size = width, 2 * MARGIN + TITLE + rows * (height + GAP)
+    above = 2 * MARGIN + TITLE // 2
+    size = width, above + rows * (height + GAP)
     picture = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(picture)
     text = fitted(title, width - 2 * MARGIN, TITLE, "-Bold")
     pen.text((MARGIN, MARGIN), text, INK, font(TITLE, "-Bold"), "lm")
     for place, prediction in enumerate(predictions):
         row, column = divmod(place, COLUMNS)
-        left, top = MARGIN + column * (EDGE + GAP), MARGIN + TITLE + row * (height + GAP)
+        left, top = MARGIN + column * (EDGE + GAP), above + row * (height + GAP)
         add(picture, pen, prediction, left, top)
     return picture
 
@@ -123,8 +124,8 @@ def add(
 
     write(0, Path(prediction.image).name, GREY)
     if known:
-        sign, (ink, _) = ("✓", RIGHT) if prediction.right else ("✗", WRONG)
-        write(1, f"{sign} {prediction.truth}", ink)
+        said = "✓ right" if prediction.right else f"✗ true: {prediction.truth}"
+        write(1, said, (RIGHT if prediction.right else WRONG)[0])
     for place, (name, share) in enumerate(prediction.classes[:BEST]):
         look = PLAIN
         if known and (name == prediction.truth or not place):
@@ -148,9 +149,10 @@ def confusion(predictions: Sequence[Prediction], about: str) -> "Figure":
 
     pairs = [(p.truth, p.classes[0][0]) for p in predictions]
     names = sorted({name for pair in pairs for name in pair})
+    place = {name: i for i, name in enumerate(names)}
     counts = np.zeros((len(names), len(names)), int)
-    for pair in pairs:
-        counts[tuple(map(names.index, pair))] += 1
+    for true, predicted in pairs:
+        counts[place[true], place[predicted]] += 1
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
 
     side = 3.5 + 0.32 * min(len(names), 120)  # inches; more classes than that are drawn smaller

@@ -1,6 +1,7 @@
 """A model's input from an image, as a run's test reads it: Pillow and numpy, no PyTorch.
 
-Bit for bit what dassl/data/transforms gives for testing.
+Bit for bit what dassl/data/transforms gives for testing (with instance_norm, whose sums have
+another order, up to rounding).
 """
 
 from collections.abc import Mapping
@@ -20,16 +21,18 @@ def read_pixels(path: str, preprocessing: Mapping[str, Any]) -> np.ndarray:
 def to_pixels(image: Image.Image, preprocessing: Mapping[str, Any]) -> np.ndarray:
     """An RGB image -> (3, H, W) float32, resized, cropped and normalised.
 
-    preprocessing: of a model's self-description: resize (pixels of the shorter edge), crop (H, W),
-    interpolation (its name), mean and std (3 numbers each, or None: left in [0, 1]).
+    preprocessing: the one in a model's self-description (dassl.data.transforms.preprocessing_of).
     """
     how = Image.Resampling[preprocessing["interpolation"].upper()]
     image = center_crop(resize(image, preprocessing["resize"], how), *preprocessing["crop"])
     pixels = np.asarray(image).transpose(2, 0, 1).astype(np.float32) / np.float32(255)
-    if preprocessing["mean"] is None:
-        return pixels
-    mean, std = (np.array(preprocessing[key], np.float32) for key in ("mean", "std"))
-    return (pixels - mean[:, None, None]) / std[:, None, None]
+    if preprocessing["mean"] is not None:
+        mean, std = (np.array(preprocessing[key], np.float32) for key in ("mean", "std"))
+        pixels = (pixels - mean[:, None, None]) / std[:, None, None]
+    if preprocessing.get("instance_norm"):
+        mean, std = pixels.mean((1, 2), keepdims=True), pixels.std((1, 2), keepdims=True, ddof=1)
+        pixels = (pixels - mean) / (std + np.float32(1e-8))
+    return pixels
 
 
 def resize(image: Image.Image, edge: int, how: Image.Resampling) -> Image.Image:

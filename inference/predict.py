@@ -65,6 +65,9 @@ def predict(
             if good:
                 logits = model.logits(np.stack([pixels[i] for i in good]))
                 here, labels = zip(*(part[i] for i in good), strict=True)
+                if (bad := np.isnan(logits).any(axis=1)).any():
+                    line = f"{here[bad.argmax()]}: the scores are NaN"
+                    raise Failure(f"{line}: the model's weights are damaged or overflow PREC")
                 yield from predictions_of(here, logits, model.classnames, topk, labels)
             bar.update(len(part))
 
@@ -88,6 +91,8 @@ def decoded(
 
 def read_row(row: tuple, preprocessing: dict) -> np.ndarray | Failure:
     """(3, H, W) of the image that a row begins with, or what keeps it from being read."""
+    if not os.path.exists(row[0]):
+        return Failure(f"{row[0]} is not there; if it is a link, its file is not")
     try:
         return read_pixels(row[0], preprocessing)
     except Failure as error:
@@ -120,7 +125,7 @@ def form(args: argparse.Namespace, predictions: Iterator[Prediction]) -> Iterato
 def run(args: argparse.Namespace) -> int:
     """0, or 1 if an image could not be read. Raises: Failure."""
     images = find_images(args.images)
-    opts = {"weights": args.weights, "use_cuda": not args.cpu, "any_clip": args.any_clip}
+    opts = {"weights": args.weights or "", "use_cuda": not args.cpu, "any_clip": args.any_clip}
     model = open_model(args.run, args.classes, **opts)
     about = f"{model.about['trainer']} on {model.about['clip']['name']}"
     about += f", {len(model.classnames)} classes"
@@ -205,7 +210,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--picture", type=picture, metavar="FILE.png", help=pictures)
     add("--picture-limit", type=number, default=40, metavar="N", help="images of a sheet; 40")
     add("--batch-size", type=number, default=32, metavar="N", help="default: 32")
-    add("--weights", type=existing, default="", metavar="FILE", help="CLIP, if it has moved")
+    add("--weights", type=existing, metavar="FILE", help="CLIP, if it has moved")
     add("--any-clip", action="store_true", help="also take a CLIP that is not the run's")
     add("--cpu", action="store_true", help="use no GPU")
     args = parser.parse_args(argv)
