@@ -37,13 +37,13 @@ def draw(predictions: Sequence[Prediction], about: str, file: Path, limit: int) 
 
     Raises: Failure if a file cannot be written, or an image not be read any more.
     """
-    shown = count(limit, predictions, "images")
+    shown = count(limit, predictions, "image")
     save(sheet(predictions[:limit], f"{about}: {shown}"), file)
     yield f"{file}: {shown}"
     if predictions[0].truth is None:
         return
     wrong = sorted((p for p in predictions if not p.right), key=lambda p: -p.classes[0][1])
-    shown = f"{count(limit, wrong, 'mistakes')} among {len(predictions):,} images"
+    shown = f"{count(limit, wrong, 'mistake')} among {len(predictions):,} images"
     shown += ", the surest first" * (len(wrong) > 1)
     mistakes, matrix = (file.with_name(f"{file.stem}-{x}.png") for x in ("mistakes", "confusion"))
     save(sheet(wrong[:limit], f"{about}: {shown}"), mistakes)
@@ -55,7 +55,7 @@ def draw(predictions: Sequence[Prediction], about: str, file: Path, limit: int) 
 
 def count(limit: int, items: Sequence, what: str) -> str:
     """How many are shown of how many."""
-    all_of_them = f"{len(items):,} {what}"
+    all_of_them = f"{len(items):,} {what}{'s' * (len(items) != 1)}"
     return all_of_them if len(items) <= limit else f"the first {limit:,} of {all_of_them}"
 
 

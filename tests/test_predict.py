@@ -1,6 +1,7 @@
 """inference/predict.py: beside the runs' own tests, and by a model whose answers are known."""
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -282,6 +283,27 @@ def test_out_is_written_whole_or_not_at_all(model, photos, tmp_path, monkeypatch
     assert out.read_text() == before and sorted(os.listdir(tmp_path)) == ["out.csv", "photos"]
 
 
+def test_pictures(model, photos, tmp_path, capsys):
+    """Of images in the classes' folders three, else one and why."""
+    arguments = [str(REPO), str(photos), "--picture", f"{tmp_path}/x.png"]
+    assert predict.main(arguments) == 0
+    told = capsys.readouterr().err.splitlines()[2:]
+    assert told == [
+        f"{tmp_path}/x.png: 6 images",
+        f"{tmp_path}/x-mistakes.png: 1 mistake among 6 images",
+        f"{tmp_path}/x-confusion.png: the confusion matrix",
+    ]
+    for name in ("x.png", "x-mistakes.png", "x-confusion.png"):
+        os.remove(tmp_path / name)
+    paint(photos / "violet" / "1.png", BLUE)
+    assert predict.main([*arguments, "--picture-limit", "5"]) == 0
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        f"{tmp_path}/x.png: the first 5 of 7 images",
+        "no picture of mistakes: no class is called like the folder violet",
+    ]
+    assert sorted(os.listdir(tmp_path)) == ["photos", "x.png"]
+
+
 def test_scores_that_are_nan(model, photos, monkeypatch, capsys):
     monkeypatch.setattr(model, "logits", lambda x: np.full((len(x), 3), np.nan), raising=False)
     with pytest.raises(SystemExit) as left:
@@ -344,6 +366,48 @@ def test_nothing_slow_is_imported_to_say_what_is_wrong(argv):
     code = "from inference import predict\ntry: predict.main()\nexcept SystemExit: pass"
     slow = {"torch", "torchvision", "matplotlib", "onnxruntime", "inference.load"}
     assert not imported(code, *argv) & slow
+
+
+def test_an_exported_model_is_asked_without_torch(photos, tmp_path):
+    """A graph that is `Colours`, in the form of inference.export's folders."""
+    onnx = pytest.importorskip("onnx", reason="makes the model.onnx")
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("inference.onnx_model", reason="is to come")
+    make, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
+    nodes = [
+        make.make_node("ReduceMean", ["image", "axes"], ["mean"], keepdims=0),
+        make.make_node("Mul", ["mean", "ten"], ["logits"]),
+    ]
+    constants = [
+        make.make_tensor("axes", onnx.TensorProto.INT64, [2], [2, 3]),
+        make.make_tensor("ten", FLOAT, [], [10.0]),
+    ]
+    graph = make.make_graph(
+        nodes,
+        "colours",
+        [make.make_tensor_value_info("image", FLOAT, ["batch", 3, 4, 4])],
+        [make.make_tensor_value_info("logits", FLOAT, ["batch", 3])],
+        constants,
+    )
+    folder = tmp_path / "export"
+    folder.mkdir()
+    opset = [make.make_opsetid("", 18)]
+    onnx.save(make.make_model(graph, opset_imports=opset, ir_version=10), folder / "model.onnx")
+    sha256 = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
+    about = {"format": 1, "input": "image", "output": "logits", "sha256": sha256}
+    about |= Colours.about | {"classnames": Colours.classnames, "config": {}, "precision": "fp32"}
+    (folder / "preprocess.json").write_text(json.dumps(about))
+
+    out = tmp_path / "out.csv"
+    code = "from inference import predict\nassert predict.main() == 0"
+    options = ("--format", "csv", "--out", str(out), "--picture", f"{tmp_path}/x.png")
+    modules = imported(code, str(folder), str(photos), *options)
+    assert "onnxruntime" in modules and "torch" not in modules
+    rows = list(csv.DictReader(io.StringIO(out.read_text())))
+    assert [row["image"] for row in rows] == names_of(photos)
+    best = ["blue", "red", "deep green", "deep green", "red", "red"]
+    assert [row["class_1"] for row in rows] == best
+    assert float(rows[0]["probability_1"]) == pytest.approx(SURE, rel=1e-6)
 
 
 def test_the_script_and_a_closed_pipe(data, tmp_path):
