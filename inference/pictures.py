@@ -167,7 +167,9 @@ def confusion(predictions: Sequence[Prediction], about: str) -> "Figure":
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     right = sum(p.right for p in predictions)
-    figure.suptitle(f"{about}\n{right:,} of {len(predictions):,} images are right", fontsize=11)
+    figure.suptitle(
+        f"{about}\n{right:,} of {len(predictions):,} images are right", fontsize=max(11, side)
+    )
     for row, column in np.argwhere(counts):
         ink = "white" if shares[row, column] > 0.5 else WRONG[0] if row != column else INK
         here = {"ha": "center", "va": "center", "color": ink, "fontsize": letters}
