@@ -79,7 +79,7 @@ def table_lines(predictions: Iterable[Prediction], width: int | None = None) -> 
         shown -= 1
     yield from _table(found, shown)
     if shown < topk:
-        yield f"(the best {shown} of {topk}: the terminal has no room for more; --format csv has)"
+        yield f"(the best {shown} of {topk}: the terminal holds no more; --topk {topk} shows all)"
 
 
 def _table(found: Sequence[Prediction], shown: int) -> list[str]:
