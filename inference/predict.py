@@ -127,7 +127,8 @@ def run(args: argparse.Namespace) -> int:
     images = find_images(args.images)
     opts = {"weights": args.weights or "", "use_cuda": not args.cpu, "any_clip": args.any_clip}
     model = open_model(args.run, args.classes, **opts)
-    about = f"{model.about['trainer']} on {model.about['clip']['name']}"
+    clip = model.about.get("clip")  # a method of one's own may have none
+    about = model.about["trainer"] + (f" on {clip['name']}" if clip else "")
     about += f", {len(model.classnames)} classes"
     say(f"{about}, {model.device}")
 
