@@ -30,8 +30,8 @@ class TorchModel:
         from dassl.engine.record import device_name
 
         self.trainer = trainer
-        self.classnames = list(trainer.classnames)
         self.about = trainer.describe()
+        self.classnames = self.about["classnames"]
         self.device = device_name(trainer.device)
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
