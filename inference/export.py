@@ -27,13 +27,13 @@ from torch import Tensor
 
 from dassl.commands import OneLineParser, command_line, leave, say
 from dassl.engine import TrainerBase
-from dassl.files import regular
 from dassl.utils import Failure, UsageError, atomic_write
 from dassl.utils.errors import CannotWrite
 from trainers.base import CustomCLIP
 from trainers.features import says
 from trainers.zsclip import ZeroshotCLIP
 
+from .arguments import add_model, parse_model
 from .card import CARD, model_card, record_of
 from .graph import BATCHES, TOLERANCE, NoGraph, images, in_float32, write_graph
 from .load import load_model
@@ -154,33 +154,13 @@ def check_new(out: Path) -> None:
 # The command
 
 
-def names_in(file: str) -> list[str]:
-    """The class names in a file, one a line. Raises: ArgumentTypeError if there are none."""
-    try:
-        lines = Path(regular(file)).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise argparse.ArgumentTypeError(f"cannot read {file}: {why}") from error
-    if names := [line.strip() for line in lines if line.strip()]:
-        return names
-    raise argparse.ArgumentTypeError(f"{file}: no names in it, which stand one a line")
-
-
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; leaves with code 2 and one line if it makes no sense."""
     parser = OneLineParser("python -m inference.export", description=__doc__, epilog=EXAMPLES)
-    add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="output folder, checkpoint file or export")
-    add("out", type=Path, metavar="OUT", help="a new folder")
-    names = parser.add_mutually_exclusive_group()
-    names.add_argument("--classes", nargs="+", metavar="NAME", help="in place of the run's")
-    names.add_argument("--classes-file", type=names_in, metavar="FILE", help="one name a line")
-    add("--weights", default="", metavar="FILE", help="CLIP, if it has moved")
-    add("--any-clip", action="store_true", help="also take a CLIP that is not the run's")
-    add("--no-onnx", action="store_true", help="make no model.onnx")
-    args = parser.parse_args(argv)
-    args.classes = args.classes or args.classes_file
-    return args
+    add_model(parser)
+    parser.add_argument("out", type=Path, metavar="OUT", help="a new folder")
+    parser.add_argument("--no-onnx", action="store_true", help="make no model.onnx")
+    return parse_model(parser, argv)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -188,7 +168,7 @@ def run(args: argparse.Namespace) -> None:
     if not args.no_onnx:
         need("onnx", "onnxscript", "onnxruntime")
     check_new(args.out)
-    opts = {"weights": args.weights, "any_clip": args.any_clip, "use_cuda": False}
+    opts = {"weights": args.weights or "", "any_clip": args.any_clip, "use_cuda": False}
     trainer = load_model(args.run, args.classes, **opts)
     about = trainer.describe()
     say(f"{about['trainer']} on {about['clip']['name']}, {len(about['classnames'])} classes")

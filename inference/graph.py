@@ -4,8 +4,12 @@ What does not depend on the image is a constant of the graph: text features (of 
 prompts depend on it, the text tower is in the graph instead), and the draws of a test.
 """
 
+import io
 import json
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +88,7 @@ def trace(trainer: TrainerBase) -> Any:
     module, image = Graph(trainer).eval(), images(trainer, 3)
     module(image)  # makes what the graph then has as constants
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of libraries' own old names
+        with quiet():
             return torch.onnx.export(
                 module,
                 (image,),
@@ -98,6 +101,18 @@ def trace(trainer: TrainerBase) -> Any:
     except torch.onnx.OnnxExporterError as error:
         cause = first_line(error.__cause__ or error)
         raise NoGraph(f"torch.onnx cannot trace {type(trainer).__name__}: {cause}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, what libraries print, warn of and log is dropped: pages, beside their errors."""
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable()
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 @torch.no_grad()
