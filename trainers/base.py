@@ -80,9 +80,9 @@ class CustomCLIP(nn.Module):
         """
         if self.training or torch.is_grad_enabled():
             return self.unit(self.learner.text_features(self.clip))
-        tensors = chain(self.learner.parameters(), self.learner.buffers())
         if torch.compiler.is_compiling():  # a graph has them as a constant
             return self._kept[1]
+        tensors = chain(self.learner.parameters(), self.learner.buffers())
         versions = [(t._version, t.data_ptr(), t.dtype) for t in tensors]
         if not self._kept or self._kept[0] != versions:
             self._kept = versions, self.unit(self.learner.text_features(self.clip))
