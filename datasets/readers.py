@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
+from PIL import features
+
 from dassl.data.datasets import Datum
 from dassl.files import regular
 from dassl.utils import Failure, listdir_nohidden, read_json, write_json
@@ -15,9 +17,11 @@ from dassl.utils.images import open_image
 from dassl.utils.lock import locked
 
 T = TypeVar("T")
-NO_CLASSES = ("__MACOSX", "split_fewshot")  # of a Mac's archive, of few-shot picks
+# Of a Mac's archive, a Synology's thumbnails, of a file system's check, of few-shot picks.
+NO_CLASSES = ("__MACOSX", "@eaDir", "lost+found", "split_fewshot")
 # Files called so are images; of others Pillow is asked, which takes longer.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
+IMAGE_SUFFIXES += (".webp", *[".avif"] * features.check("avif"))
 EXTRACT = "extract the images again, or get the file that belongs to them"
 
 
@@ -100,19 +104,17 @@ def read_class_folders(
     images: Path,
     classes: Mapping[str, str],
     lister: Callable[[Path, list[str]], list[str]] = list_images,
-    complete: bool = True,
 ) -> list[Datum]:
     """All images of class folders; `classes` are {folder: class name} by label.
 
     What lies there besides, and images beside the folders, is counted in a line.
-    Raises: Failure for a class without images; unless `complete`, its folder may be missing.
+    Raises: Failure for a class without images.
     """
     names = listdir_nohidden(str(images), sort=True)
     others = [n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and n not in classes]
     items = [
         Datum(f"{images}/{folder}/{name}", label, classname=classname)
         for label, (folder, classname) in enumerate(classes.items())
-        if complete or (images / folder).is_dir()
         for name in lister(images / folder, others)
     ]
     if others:
