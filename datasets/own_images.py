@@ -63,10 +63,12 @@ def look(folder: Path) -> Contents:
     try:
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
-                if not entry.name.startswith(".") and entry.name not in ASIDE:
-                    image = not entry.is_dir() and is_image(entry)
-                    rest = found.folders if entry.is_dir() else found.others
-                    (found.images if image else rest).append(entry.name)
+                if entry.name.startswith(".") or entry.name in ASIDE:
+                    continue
+                elif entry.is_dir():
+                    found.folders.append(entry.name)
+                else:
+                    (found.images if is_image(entry) else found.others).append(entry.name)
     except OSError as error:
         raise Failure(f"Cannot list the folder {folder}: {error.strerror}") from error
     return found
