@@ -129,6 +129,7 @@ def test_a_class_folder_that_is_gone_since_the_split(tmp_path):
             (tmp_path / name).mkdir(exist_ok=True)
             (tmp_path / name / f"{name}{i}.jpg").touch()
     load(tmp_path)
+    touch(tmp_path, {"another": 9})
     shutil.move(tmp_path / "owl", tmp_path / "barn owl")
     told = f"split_zhou_ImageFolder.json names 4 images in the class folder {tmp_path}/owl, which "
     rest = "call it so again, or for a new split remove the file, and split_fewshot beside it"

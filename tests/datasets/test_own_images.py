@@ -50,10 +50,11 @@ def test_the_usual_spellings_of_train_val_and_test(names, told, tmp_path, capsys
 def test_classes_may_be_called_train_and_test(tmp_path, capsys):
     """They always could, and hold images; who meant parts is told what they have to hold."""
     touch(tmp_path, {"Train": 4, "Testing": 4})
+    (tmp_path / "Train" / "old").mkdir()
     assert load(tmp_path).classnames == ["Testing", "Train"]
     told = f"{tmp_path}: Testing and Train are taken for classes, as they hold images themselves; "
     told += "to train and test by them, make class folders in each\n"
-    assert capsys.readouterr().out == told
+    assert capsys.readouterr().out.startswith(told)
     touch(tmp_path, {"plane": 4})
     (tmp_path / "split_zhou_ImageFolder.json").unlink()
     assert load(tmp_path).classnames == ["Testing", "Train", "plane"]
@@ -158,6 +159,7 @@ def test_a_mistake_has_its_own_sentence(mistake, tmp_path, capsys):
         load(root)
     assert told in str(caught.value) and "\n" not in str(caught.value)
     assert "archive again" not in str(caught.value)
+    assert ("the root is" in str(caught.value)) == ("the root is" in told)
     before = listing(root)
     assert doctor.main(["image_folder", "--root", str(root)]) == 1
     assert told in capsys.readouterr().out and listing(root) == before
