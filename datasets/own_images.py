@@ -12,8 +12,9 @@ from PIL import features
 
 from dassl.data.datasets import Datum
 from dassl.utils import Failure
+from dassl.utils.images import is_image
 
-from .readers import NO_CLASSES, is_image, some
+from .readers import NO_CLASSES, some
 
 # What folders of training, validation and test images are called, in any case.
 PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}

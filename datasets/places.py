@@ -6,9 +6,9 @@ from pathlib import Path
 from shlex import quote
 
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils.images import IMAGE_SUFFIXES
 
 from .benchmark import Benchmark
-from .readers import IMAGE_SUFFIXES
 
 DEPTH = 5  # how far below a dataset's folder its images can lie
 

@@ -28,6 +28,24 @@ def record_config(cfg: CfgNode) -> None:
         file.write(cfg.dump())
 
 
+def plain_config(cfg: CfgNode) -> dict:
+    """The values as plain data, dicts and lists, but for those that change no result.
+
+    So equal trainings in other folders, with more workers …, have equal ones.
+    """
+
+    def plain(node: CfgNode, prefix: str = "") -> dict:
+        return {
+            key: plain(value, f"{prefix}{key}.")
+            if isinstance(value, CfgNode)
+            else get_value(node, key)
+            for key, value in node.items()
+            if not f"{prefix}{key}".startswith(_FREE)
+        }
+
+    return plain(cfg)
+
+
 def check_output_dir(cfg: CfgNode) -> None:
     """Raises UsageError if the output folder has a run of another config."""
     for key, was, now in _differences(cfg, cfg.OUTPUT_DIR):

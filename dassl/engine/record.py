@@ -66,7 +66,7 @@ class Recorder:
         self.in_training = False
 
     def tested(
-        self, metrics: dict[str, float], per_class: dict[str, float], seconds: float
+        self, metrics: dict[str, float], per_class: dict[str, dict[str, float]], seconds: float
     ) -> None:
         """Writes results.json; raises Failure if it cannot be written.
 
@@ -81,7 +81,8 @@ class Recorder:
         train_images = sum(e["images"] for e in known)
         result = {
             "metrics": metrics,
-            "per_class": per_class,
+            "per_class": {name: of_class["recall"] for name, of_class in per_class.items()},
+            "per_class_metrics": per_class,
             "loss": [e["loss"] for e in epochs],
             "epoch_seconds": [e["seconds"] for e in epochs],
             "train_seconds": train_seconds if known else None,
@@ -98,7 +99,7 @@ class Recorder:
         """What was run, where, and with what."""
         cfg, out, models = self.trainer.cfg, sys.stdout, self.trainer._models.values()
         params = [p for model in models for p in model.parameters() if p.requires_grad]
-        return {
+        return self.trainer.describe() | {
             "format": RESULTS_FORMAT,
             "trainer": cfg.TRAINER.NAME,
             "dataset": cfg.DATASET.NAME,
@@ -115,7 +116,7 @@ class Recorder:
             "eval_only": not self.trained,
             "model": self._model(),
             "parameters": sum({id(p): p.numel() for p in params}.values()),
-        } | self.trainer.about()
+        }
 
     def _model(self) -> dict[str, Any] | None:
         """What an --eval-only run has loaded, from a folder relative to its own."""
