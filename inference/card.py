@@ -18,6 +18,14 @@ from .onnx_model import GRAPH
 
 CARD = "README.md"
 SHOWN = 30  # class names
+TITLES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "macro_precision": "macro precision",
+    "macro_recall": "macro recall",
+    "top5_accuracy": "top-5 accuracy",
+    "ece": "expected calibration error",
+}
 # OpenAI's models as the hub has them.
 ON_THE_HUB = {
     "ViT-B/32": "openai/clip-vit-base-patch32",
@@ -53,6 +61,7 @@ def model_card(trainer: TrainerBase, record: Mapping[str, Any], files: Container
         "dataset": config["DATASET"],
         "method": " ".join(doc.split("\n\n")[0].split()),
         "record": record,
+        "metrics": {TITLES[k]: v for k, v in record.get("metrics", {}).items() if k in TITLES},
         "same_classes": record.get("classnames") == about["classnames"],
         "files": files,
         "shown": SHOWN,
