@@ -98,15 +98,21 @@ def as_flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def default_cfg() -> CfgNode:
+    """All keys that a config may have, the engine's, the datasets' and the methods'."""
+    cfg = get_cfg_default()
+    datasets.add_config(cfg)
+    trainers.add_configs(cfg)
+    return cfg
+
+
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
     """Defaults, dataset yaml, method yaml, its BY_DATASET, command line: the later wins.
 
     Raises UsageError for a file that is missing or wrong, an unknown key or one given twice, or a
     value that it cannot have.
     """
-    cfg = get_cfg_default()
-    datasets.add_config(cfg)
-    trainers.add_configs(cfg)
+    cfg = default_cfg()
     given = dict(zip(args.opts[::2], args.opts[1::2], strict=False))
     for path in filter(None, (args.dataset_config_file, args.config_file)):
         if not os.path.isfile(path):

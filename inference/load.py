@@ -1,19 +1,32 @@
-"""A run read back from its output folder: its config, its trainer, the model that it tested."""
+"""A trained model read back: of a run's output folder, of a checkpoint, of an exported folder.
+
+`load_run` builds a run's trainer with its dataset, `load_model` without, from names of classes.
+"""
 
 import argparse
 import io
 import os
 import shlex
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from yacs.config import CfgNode
 
+from dassl.config import check_values, merge_recorded
 from dassl.engine import TrainerBase, build_trainer
+from dassl.engine.checkpoints import about_of
+from dassl.files import BEST, CONFIG, resumable
 from dassl.results_json import load_results
-from dassl.utils import Failure, set_random_seed
-from train import parse_args, setup_cfg
+from dassl.utils import Failure, UsageError, expand_user, load_checkpoint, set_random_seed
+from train import default_cfg, parse_args, setup_cfg
+from trainers.frozen_clip import other_clip
+
+from .prompts_file import PROMPTS, read_prompts
 
 Check = Callable[[TrainerBase], object]
 
@@ -29,6 +42,133 @@ def config_of(folder: Path, root: str | None = None) -> CfgNode | None:
         return None
     flags = ["--config-file", str(file), *(["--root", root] if root else [])]
     return setup_cfg(parse_args(flags))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a trained model is read from, and what is said there of it."""
+
+    cfg: CfgNode
+    load: Callable[[TrainerBase], None]  # into a trainer built with cfg
+    classnames: Sequence[str] = ()  # those of its run, if they are said
+    clip: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load_model(
+    run: Path,
+    classnames: Sequence[str] | None = None,
+    *,
+    weights: str = "",
+    use_cuda: bool = True,
+    any_clip: bool = False,
+) -> TrainerBase:
+    """The trainer of a trained model, in eval mode, without its dataset.
+
+    Its `describe()["classnames"]` are the model's classes, its `model_inference` takes normalised
+    images (B, 3, R, R) on its `device` to logits (B, C).
+
+    Args:
+        run: an output folder (of an --eval-only run the model that it tested), a checkpoint file,
+            or what inference.export made.
+        classnames: other names than those of the run.
+        weights: the file of CLIP, if it is not where it was.
+        any_clip: take a CLIP that is not the one it was trained on.
+
+    Raises: UsageError or Failure, in one line, if there is no model, it is damaged, its classes
+        are not known, given twice, or others than it is bound to, or CLIP is another.
+    """
+    source = find_source(Path(expand_user(run)))
+    names = list(source.classnames) if classnames is None else list(classnames)
+    if not names:
+        hint = "older versions did not write them down: give their names (--classes)"
+        raise Failure(f"{run} does not name its classes; {hint}")
+    if classnames and (twice := [name for name, n in Counter(names).items() if n > 1]):
+        raise UsageError(f"class {twice[0]!r} is given twice")
+    cfg = source.cfg.clone()
+    cfg.defrost()
+    cfg.USE_CUDA, cfg.VERBOSE = use_cuda, False
+    if weights:
+        cfg.MODEL.BACKBONE.WEIGHTS = weights
+    if source.classnames and set(names) - set(source.classnames):
+        cfg.DATASET.SUBSAMPLE_CLASSES = "new"  # what a base-to-new test of other classes has
+    cfg.freeze()
+    with only_notes():
+        set_random_seed(cfg.SEED % 2**32)
+        trainer = build_trainer(cfg, names)
+        source.load(trainer)
+    trainer.set_model_mode("eval")
+    theirs, ours = trainer.trained.get("clip") or source.clip, trainer.describe().get("clip", {})
+    if not any_clip and (line := other_clip(theirs, ours)):
+        raise Failure(f"{run}: {line}: give its own with --weights, or take this one (--any-clip)")
+    return trainer
+
+
+def find_source(run: Path) -> Source:
+    """What a path holds of a model; raises UsageError or Failure if it holds none."""
+    if run.is_dir() and (run / CONFIG).is_file():
+        return source_of_run(run)
+    if run.is_dir() and (run / PROMPTS).is_file():
+        run = run / PROMPTS
+    if run.is_dir():
+        what = f"neither {CONFIG}, as an output folder has, nor {PROMPTS}, as an exported one"
+        raise Failure(f"{run} holds no trained model: it has {what}")
+    if run.suffix == Path(PROMPTS).suffix:
+        return source_of_files(run, *read_prompts(run))
+    if not run.exists():
+        raise UsageError(f"{run}: no such file or folder")
+    checkpoint = load_checkpoint(str(run))
+    return source_of_files(run, about_of(checkpoint), {"": checkpoint})
+
+
+def source_of_run(folder: Path) -> Source:
+    """An output folder: as results.json says, or else the checkpoint."""
+    cfg = config_of(folder)
+    try:
+        said = load_results(folder)
+    except (OSError, ValueError, RecursionError):
+        said = {}
+    if not isinstance(said, dict) or not said.get("classnames"):
+        has_model = any(resumable(path) or (path / BEST).is_file() for path in folder.iterdir())
+        said = about_of(load_checkpoint(str(find_checkpoint(folder)))) if has_model else {}
+
+    def load(trainer: TrainerBase) -> None:
+        if names := trainer.get_model_names():  # zero-shot CLIP has none
+            trainer.load_model(*tested_model(folder, names))
+
+    return Source(cfg, load, said.get("classnames") or (), said.get("clip") or {})
+
+
+def source_of_files(path: Path, about: Mapping, checkpoints: Mapping[str, dict]) -> Source:
+    """Checkpoints by the names of their models, "" for the only one, that say what they are."""
+    if not isinstance(about.get("config"), Mapping):
+        hint = "give the output folder of its run instead"
+        raise Failure(f"{path} does not say which method and config it is of; {hint}")
+    cfg = default_cfg()
+    merge_recorded(cfg, about["config"], str(path))
+    check_values(cfg)
+
+    def load(trainer: TrainerBase) -> None:
+        names = trainer.get_model_names()
+        if sorted(checkpoints) not in (sorted(names), [""] * len(names)):
+            raise Failure(f"{path} does not hold all of {', '.join(names)}")
+        for name in names:
+            checkpoint = checkpoints.get(name) or checkpoints[""]
+            trainer.load_checkpoint(name, checkpoint, str(path))
+
+    return Source(cfg, load, about.get("classnames") or (), about.get("clip") or {})
+
+
+@contextmanager
+def only_notes() -> Iterator[None]:
+    """Inside, of what is printed only the notes come through, to stderr."""
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said):
+            yield
+    finally:
+        for line in said.getvalue().splitlines():
+            if line.startswith("Note: "):
+                print(line, file=sys.stderr)
 
 
 def load_run(folder: Path, root: str | None = None, check: Check | None = None) -> TrainerBase:
@@ -78,3 +218,18 @@ def tested_model(folder: Path, names: Sequence[str]) -> tuple[str, int | None]:
         missing = f"no checkpoint ({', '.join(names)})"
         raise Failure(f"{folder}: {missing}, and no results.json that says where it is")
     return away, given.load_epoch
+
+
+def find_checkpoint(source: Path) -> Path:
+    """The file itself, or in an output folder the model that is tested: the best, else the newest.
+
+    Raises: UsageError if there is none.
+    """
+    if os.path.isfile(source):
+        return source
+    if not os.path.isdir(source):
+        raise UsageError(f"{source}: no such file or folder")
+    for folder in sorted(path for path in source.iterdir() if path.is_dir()):
+        if names := [BEST] * (folder / BEST).is_file() or resumable(str(folder)):
+            return folder / names[0]
+    raise UsageError(f"{source}: no checkpoint in it")

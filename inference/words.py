@@ -6,7 +6,6 @@ nearest word is often far: compare its distance with the norm of the vector.
 """
 
 import argparse
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,11 +18,10 @@ from yacs.config import CfgNode
 from clip.clip import _MODELS, _tokenizer
 from clip.weights import find_weights, read_state_dict
 from dassl.commands import OneLineParser, command_line, leave
-from dassl.files import BEST, resumable
 from dassl.utils import Failure, UsageError, load_checkpoint
 from trainers.atprompt import attribute_words
 
-from .load import config_of
+from .load import config_of, find_checkpoint
 
 BUNDLED = "ViT-Tiny/8"
 EXAMPLES = """examples:
@@ -40,21 +38,6 @@ UNNAMED = {
     " where they stand among features of words, so no word is near them",
 }
 PROMPTSRC_DEEP = re.compile(r".*text_encoder\.transformer\.resblocks\.(\d+)\.VPT_shallow")
-
-
-def find_checkpoint(source: Path) -> Path:
-    """The file itself, or in an output folder the model that is tested: the best, else the newest.
-
-    Raises: UsageError if there is none.
-    """
-    if os.path.isfile(source):
-        return source
-    if not os.path.isdir(source):
-        raise UsageError(f"{source}: no such file or folder")
-    for folder in sorted(path for path in source.iterdir() if path.is_dir()):
-        if names := [BEST] * (folder / BEST).is_file() or resumable(str(folder)):
-            return folder / names[0]
-    raise UsageError(f"{source}: no checkpoint in it")
 
 
 def tested_states(checkpoint: Mapping) -> dict[str, Mapping[str, Tensor]]:

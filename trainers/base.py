@@ -16,6 +16,7 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_pretrained_weights
 from dassl.utils.errors import UsageError
 
+from .atprompt import attribute_words
 from .features import KeptFeatures, says
 from .frozen_clip import (
     PRECISIONS,
@@ -24,7 +25,9 @@ from .frozen_clip import (
     check_clip,
     choose_precision,
     load_clip,
+    other_clip,
 )
+from .prompt_text import zero_shot_template
 
 
 class CustomCLIP(nn.Module):
@@ -107,7 +110,12 @@ class CLIPTrainer(KeptFeatures, TrainerX):
         frozen_image_tower = True  tests may take kept image features (features.py)
         takes_attributes = True    it has a place for ATPrompt's attributes (atprompt.py)
         always_attributes = True   it has them whatever USE_ATPROMPT says
+
+    A method whose saved tensors have a row for each class, as a linear probe's, names them in
+    `class_rows`: other classes are then refused, and the same ones in another order found.
     """
+
+    class_rows = ()
 
     # In upstream's files, made of the class names; here neither saved nor loaded.
     derived_buffers = ("token_prefix", "token_suffix", "token_middle")
@@ -137,6 +145,7 @@ class CLIPTrainer(KeptFeatures, TrainerX):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
+        zero_shot_template(cfg)
         if (copies := cfg.DATALOADER.K_TRANSFORMS) != 1:
             why = f"{type(self).__name__} takes one copy of each image"
             raise UsageError(f"DATALOADER.K_TRANSFORMS {copies}: {why}")
@@ -231,7 +240,23 @@ class CLIPTrainer(KeptFeatures, TrainerX):
         return self.model.clip
 
     def about(self) -> dict[str, Any]:
-        return {"clip": self.model.clip.source}
+        return {
+            "template": zero_shot_template(self.cfg),
+            "attributes": list(self.attributes()),
+            "precision": self.prec,
+            "clip": self.model.clip.source,
+        }
+
+    def attributes(self) -> tuple[str, ...]:
+        """The attribute words of the prompts."""
+        if not says(self, "takes_attributes"):
+            return ()
+        return attribute_words(self.cfg, always=says(self, "always_attributes"))
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        super().load_model(directory, epoch)
+        if line := other_clip(self.trained.get("clip", {}), self.model.clip.source):
+            print(f"Note: {line}")
 
     def state_to_resume(self) -> dict:
         return {"scaler": self.scaler.state_dict()} if self.scaler else {}

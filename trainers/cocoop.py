@@ -9,10 +9,8 @@ from yacs.config import CfgNode
 from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
 
-from .atprompt import attribute_words
 from .coop import CoOp, PromptLearner
 from .draws import ConditionalCLIP
-from .features import says
 
 
 def add_config(cfg: CfgNode) -> None:
@@ -60,7 +58,7 @@ class CoCoOp(CoOp):
             n_ctx,
             words,
             att=self.cfg.TRAINER.ATPROMPT,
-            attributes=attribute_words(self.cfg, always=says(self, "always_attributes")),
+            attributes=self.attributes(),
         )
 
 

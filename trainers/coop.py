@@ -10,7 +10,7 @@ from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.errors import UsageError
 
-from .atprompt import add_attributes, attribute_words, sliced_as_upstream
+from .atprompt import add_attributes, sliced_as_upstream
 from .base import CLIPTrainer
 from .features import says
 from .prompt_text import NAME, Gap, PromptText, check_length, ctx_words
@@ -125,6 +125,10 @@ class CoOp(CLIPTrainer):
             line = "with TRAINER.COOP.CSC True every class has a context of its own, so there is"
             raise UsageError(f"DATASET.SUBSAMPLE_CLASSES new: {line} nothing for new classes")
 
+    @property
+    def class_rows(self) -> tuple[str, ...]:
+        return ("ctx",) if self.cfg.TRAINER.COOP.CSC else ()
+
     def build_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
         n_ctx, words = self.start()
         return PromptLearner(
@@ -135,7 +139,7 @@ class CoOp(CLIPTrainer):
             csc=self.node.CSC,
             position=self.node.CLASS_TOKEN_POSITION,
             att=self.cfg.TRAINER.ATPROMPT,
-            attributes=attribute_words(self.cfg, always=says(self, "always_attributes")),
+            attributes=self.attributes(),
         )
 
     def start(self) -> tuple[int, list[int]]:

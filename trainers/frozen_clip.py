@@ -1,8 +1,9 @@
 """The frozen CLIP that a config names: its weights, and the precision in which it computes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from yacs.config import CfgNode
@@ -45,20 +46,32 @@ def check_clip(cfg: CfgNode) -> None:
 def load_clip(cfg: CfgNode, dtype: torch.dtype, device: torch.device) -> CLIP:
     """The CLIP that MODEL.BACKBONE names, frozen, its large weights in dtype, on the device.
 
-    Its `source` has file and SHA-256, for results.json: a model's name does not tell its files
-    apart.
+    Its `source` has name, file and SHA-256, for results.json and checkpoints: a name alone does not
+    tell files apart.
     """
     backbone = cfg.MODEL.BACKBONE
     file = find_weights(backbone.NAME, backbone.WEIGHTS, backbone.MIRROR)
     if cfg.VERBOSE:
         print(f"CLIP weights: {file}")
     model = build_model(read_state_dict(file))
-    model.source = {"file": str(file), "sha256": sha256_of(file)}
+    model.source = {"name": backbone.NAME, "file": str(file), "sha256": sha256_of(file)}
     convert_weights(model, dtype)
     given, size = tuple(cfg.INPUT.SIZE), model.visual.input_resolution
     if given != (size, size):
         raise UsageError(f"INPUT.SIZE {given}: {backbone.NAME} takes images of ({size}, {size})")
     return model.requires_grad_(False).to(device)
+
+
+def other_clip(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """That two CLIPs are not the same, in words; "" if they are, or one does not say.
+
+    Args:
+        theirs: `source` of the CLIP that a model was trained on; ours: of the present one.
+    """
+    if theirs.get("sha256") in (None, ours.get("sha256")):
+        return ""
+    was = f"{theirs.get('name')}, {theirs.get('file')}, SHA-256 {theirs['sha256'][:12]}…"
+    return f"trained on another CLIP ({was}) than {ours['file']} ({ours['sha256'][:12]}…)"
 
 
 def choose_precision(prec: str, device: torch.device, fixed: bool = False) -> str:

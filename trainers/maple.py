@@ -13,10 +13,8 @@ from yacs.config import CfgNode
 from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
 
-from .atprompt import attribute_words
 from .base import CLIPTrainer
 from .coop import PromptLearner
-from .features import says
 from .frozen_clip import check_depth
 from .prompt_text import ctx_words
 
@@ -96,7 +94,7 @@ class MaPLe(CLIPTrainer):
             clip_model,
             classnames,
             att=self.cfg.TRAINER.ATPROMPT,
-            attributes=attribute_words(self.cfg, always=says(self, "always_attributes")),
+            attributes=self.attributes(),
         )
 
     def clean_state_dict(self, name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

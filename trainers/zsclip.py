@@ -35,6 +35,11 @@ class ZeroshotCLIP(KeptFeatures, TrainerX):
     """One template per dataset."""
 
     frozen_image_tower = True
+    class_rows = ()
+
+    @property
+    def classnames(self) -> list[str]:
+        return self.dm.dataset.classnames
 
     def templates(self) -> tuple[str, ...]:
         return (zero_shot_template(self.cfg),)
@@ -48,14 +53,19 @@ class ZeroshotCLIP(KeptFeatures, TrainerX):
         self.autocast = autocast_of(self.prec, self.device)
         allow_tf32(False)  # as for the other methods: the kept features are theirs too
         self.clip_model = load_clip(self.cfg, PRECISIONS[self.prec], self.device)
-        classnames = self.dm.dataset.classnames
-        self.text_features = hand_crafted_features(self.clip_model, classnames, self.templates())
+        templates = self.templates()
+        self.text_features = hand_crafted_features(self.clip_model, self.classnames, templates)
 
     def frozen_clip(self) -> CLIP:
         return self.clip_model
 
     def about(self) -> dict[str, Any]:
-        return {"clip": self.clip_model.source}
+        return {
+            "template": zero_shot_template(self.cfg),
+            "attributes": [],
+            "precision": self.prec,
+            "clip": self.clip_model.source,
+        }
 
     def model_inference(self, image: Tensor) -> Tensor:
         """Images (B, 3, R, R), or kept features (B, D) -> logits (B, C)."""

@@ -2,11 +2,17 @@
 
 from .check import allow, check_schedule, check_values
 from .defaults import clean_cfg, get_cfg_default
-from .merge import merge_command_line, merge_file, read_values_by
+from .merge import (
+    merge_command_line,
+    merge_file,
+    merge_recorded,
+    read_values_by,
+)
 from .recorded import (
     check_output_dir,
     check_resume,
     notes_on_training,
+    plain_config,
     record_config,
     recorded_value,
 )
@@ -21,7 +27,9 @@ __all__ = [
     "get_cfg_default",
     "merge_command_line",
     "merge_file",
+    "merge_recorded",
     "notes_on_training",
+    "plain_config",
     "read_values_by",
     "record_config",
     "recorded_value",

@@ -160,6 +160,12 @@ def _kind(key: str, value: object) -> str:
     return f"must be {_KINDS[type(value)]}" + (f", as {value}" if value not in ([], "") else "")
 
 
+def merge_recorded(cfg: CfgNode, config: Mapping, source: str) -> None:
+    """Merges what `plain_config` gave; raises UsageError as merge_file, naming the source."""
+    with one_line_errors(cfg, source):
+        cfg.merge_from_other_cfg(CfgNode(dict(config)))
+
+
 def all_keys(node: CfgNode, prefix: str = "") -> list[str]:
     """The dotted keys of all values."""
     keys = []

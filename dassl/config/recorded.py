@@ -10,6 +10,7 @@ from dassl.utils import UsageError, atomic_write, mkdir_if_missing
 
 from .merge import all_keys, get_value, one_line_errors, read_file
 
+_PLACES = ("OUTPUT_DIR", "RESUME", "DATASET.ROOT")
 # What may differ between two runs that share an output folder: it changes no result.
 _FREE = ("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS",
          "DATALOADER.CACHE_MB", "DATALOADER.FEATURES", "DATALOADER.TEST_CACHE", "DATALOADER.TEST.",
@@ -26,6 +27,24 @@ def record_config(cfg: CfgNode) -> None:
     mkdir_if_missing(cfg.OUTPUT_DIR)
     with atomic_write(f"{cfg.OUTPUT_DIR}/{CONFIG}", "w") as file:
         file.write(cfg.dump())
+
+
+def plain_config(cfg: CfgNode) -> dict:
+    """The values as plain data, dicts and lists, but for those that only say where something is.
+
+    So equal trainings in other folders have equal ones.
+    """
+
+    def plain(node: CfgNode, prefix: str = "") -> dict:
+        return {
+            key: plain(value, f"{prefix}{key}.")
+            if isinstance(value, CfgNode)
+            else get_value(node, key)
+            for key, value in node.items()
+            if prefix + key not in _PLACES
+        }
+
+    return plain(cfg)
 
 
 def check_output_dir(cfg: CfgNode) -> None:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -131,6 +132,18 @@ def build_data_loader(
         # else the loader draws from the model's generator, for each worker
         generator=torch.Generator(),
     )
+
+
+class NoData:
+    """What a trainer finds in place of a DataManager where there are only names of classes."""
+
+    train_loader_x = train_loader_u = val_loader = test_loader = None
+    num_source_domains = 0
+
+    def __init__(self, classnames: Sequence[str]):
+        self.num_classes = len(classnames)
+        self.lab2cname = dict(enumerate(classnames))
+        self.dataset = SimpleNamespace(classnames=list(classnames), lab2cname=self.lab2cname)
 
 
 class DataManager:

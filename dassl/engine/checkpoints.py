@@ -37,6 +37,9 @@ class Checkpoints:
 
     # Beginnings of names: buffers made from the classes, neither loaded nor missed.
     derived_buffers: tuple[str, ...] = ()
+    # The saved tensors that have a row for each class, which bind a model to its classes: () if
+    # there are none, None if the method does not say.
+    class_rows: tuple[str, ...] | None = None
 
     def __init__(self):
         self._models: OrderedDict[str, nn.Module] = OrderedDict()
@@ -44,6 +47,7 @@ class Checkpoints:
         self._scheds: OrderedDict[str, Any] = OrderedDict()
         # what load_model has loaded: folder, epoch asked for, files
         self.loaded: dict[str, Any] | None = None
+        self.trained: Mapping[str, Any] = {}  # what the loaded file says of itself, see describe
 
     def register_model(
         self, name: str = "model", model: Any = None, optim: Any = None, sched: Any = None
@@ -61,6 +65,10 @@ class Checkpoints:
         return tolist_if_not(names)
 
     # -- what a trainer may replace
+
+    def describe(self) -> dict[str, Any]:
+        """What a file says of its model, in plain data; with "classnames", the present ones."""
+        return {}
 
     def weights_to_save(self, name: str) -> Mapping[str, Tensor]:
         """What a checkpoint of model `name` holds, and must hold to be loaded."""
@@ -99,6 +107,7 @@ class Checkpoints:
                 if p.requires_grad and not torch.isfinite(p).all():
                     line = f"Epoch {epoch + 1} left {key} NaN or infinite, so it is not saved"
                     raise Failure(f"{line}. {NOT_FINITE}")
+        about = self.describe()
         for name in self._models:
             optim, sched = self._optims[name], self._scheds[name]
             state = {
@@ -107,6 +116,7 @@ class Checkpoints:
                 "optimizer": None if optim is None else optim.state_dict(),
                 "scheduler": None if sched is None else sched.state_dict(),
                 "val_result": val_result,
+                "about": about,
             } | self.more_to_save()
             if extra := self.state_to_resume():
                 state["trainer"] = extra
@@ -123,7 +133,8 @@ class Checkpoints:
         print(f"Found checkpoint at {directory} (will resume training)")
         checkpoints = newest_whole(folders)
         for name, folder, checkpoint in zip(names, folders, checkpoints, strict=True):
-            self._load(name, checkpoint, folder)
+            self._check_same_classes(checkpoint, folder)
+            self.load_checkpoint(name, checkpoint, folder)
             load_optim(checkpoint, self._optims[name], self._scheds[name], folder)
         try:
             self.resume_state(checkpoints[0].get("trainer", {}))
@@ -147,19 +158,51 @@ class Checkpoints:
             file = _file_to_load(os.path.join(directory, name), epoch)
             path = os.path.join(directory, name, file)
             checkpoint = load_checkpoint(path)
-            self._load(name, checkpoint, path)
+            self.load_checkpoint(name, checkpoint, path)
             about = ", ".join(f"{key}={checkpoint.get(key)}" for key in ("epoch", "val_result"))
             print(f"Load {path} to {name} ({about})")
             with open(path, "rb") as opened:
                 files[name] = file, hashlib.file_digest(opened, "sha256").hexdigest()
         self.loaded = {"folder": directory, "epoch": epoch, "files": files}
 
-    def _load(self, name: str, checkpoint: dict, source: str) -> None:
+    def load_checkpoint(self, name: str, checkpoint: dict, source: str) -> None:
+        """Loads what `save_model` wrote of model `name`; `source` says where it is from.
+
+        Raises Failure, naming the source, if it does not fit.
+        """
+        self.trained = about_of(checkpoint)
         state_dict = self.clean_state_dict(name, weights_of(checkpoint, source))
         state_dict = self._without_derived(state_dict)
+        state_dict = self.rows_of_own_classes(state_dict, source)
         expected = self._without_derived(self.weights_to_save(name))
         load_weights(self._models[name], state_dict, expected, source)
         self.load_more(checkpoint, source)
+
+    def rows_of_own_classes(
+        self, state_dict: Mapping[str, Tensor], source: str
+    ) -> Mapping[str, Tensor]:
+        """A file's tensors, those with a row for each class in the order of the present classes.
+
+        Raises Failure if there are classes that the file has no rows for.
+        """
+        theirs, ours = self.trained.get("classnames"), self.describe().get("classnames")
+        if self.class_rows == () or theirs == ours or (self.class_rows or theirs) is None:
+            return state_dict
+        if self.class_rows is None or theirs is None:
+            print(f"Note: {unknown_classes(source, theirs)}")
+            return state_dict
+        rows = rows_of(theirs, ours, source)
+        return {
+            key: value[rows] if key in self.class_rows else value
+            for key, value in state_dict.items()
+        }
+
+    def _check_same_classes(self, checkpoint: dict, source: str) -> None:
+        """Raises Failure if a training that is bound to its classes cannot go on with these."""
+        theirs, ours = about_of(checkpoint).get("classnames"), self.describe().get("classnames")
+        if self.class_rows and theirs and theirs != ours:
+            line = f"Training cannot go on from {source}: it is bound to its classes"
+            raise Failure(f"{line}, and these are others, or in another order")
 
     def _without_derived(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         buffers = self.derived_buffers
@@ -223,6 +266,31 @@ class Checkpoints:
                 path = os.path.join(self.output_dir, name, epoch_file(epoch))
                 if os.path.isfile(path):
                     os.remove(path)
+
+
+def about_of(checkpoint: Mapping) -> Mapping[str, Any]:
+    """What a checkpoint says of its model; nothing if it is an old one, or of other code."""
+    about = checkpoint.get("about")
+    return about if isinstance(about, Mapping) else {}
+
+
+def unknown_classes(source: str, theirs: list[str] | None) -> str:
+    """What is to be said of a model that is perhaps bound to other classes than the present."""
+    if theirs is None:
+        return f"{source} does not name its classes; they are taken to be these, in this order"
+    line = f"{source} was trained on other classes ({theirs[0]}, …) than it is used for"
+    return f"{line}, and its trainer does not say (class_rows) whether it is bound to them"
+
+
+def rows_of(theirs: list[str], ours: list[str], source: str) -> list[int]:
+    """Where each of our classes is among theirs; raises Failure if one is not, or twice."""
+    bound = f"{source} is bound to the {len(theirs)} classes it was trained on ({theirs[0]}, …)"
+    for name in ours:
+        if name not in theirs:
+            raise Failure(f"{bound}: it knows no {name!r}")
+        if theirs.count(name) > 1:
+            raise Failure(f"{bound}, of which two are called {name!r}: keep their order")
+    return [theirs.index(name) for name in ours]
 
 
 def _file_to_load(folder: str, epoch: int | None) -> str:

@@ -98,7 +98,7 @@ class Recorder:
         """What was run, where, and with what."""
         cfg, out, models = self.trainer.cfg, sys.stdout, self.trainer._models.values()
         params = [p for model in models for p in model.parameters() if p.requires_grad]
-        return {
+        return self.trainer.describe() | {
             "format": RESULTS_FORMAT,
             "trainer": cfg.TRAINER.NAME,
             "dataset": cfg.DATASET.NAME,
@@ -115,7 +115,7 @@ class Recorder:
             "eval_only": not self.trained,
             "model": self._model(),
             "parameters": sum({id(p): p.numel() for p in params}.values()),
-        } | self.trainer.about()
+        }
 
     def _model(self) -> dict[str, Any] | None:
         """What an --eval-only run has loaded, from a folder relative to its own."""

@@ -16,8 +16,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from dassl.data import DataManager, Loader
+from dassl.config import plain_config
+from dassl.data import DataManager, Loader, NoData
 from dassl.data.kept_images import kept_images
+from dassl.data.transforms import preprocessing_of
 from dassl.evaluation import build_evaluator
 from dassl.files import BEST
 from dassl.utils import Failure, check_availability, mix_seed, mkdir_if_missing, set_random_seed
@@ -25,6 +27,8 @@ from dassl.utils.meters import AverageMeter, MetricMeter
 
 from .checkpoints import NOT_FINITE, Checkpoints, Names
 from .record import Recorder, device_name
+
+ABOUT_FORMAT = 1  # of `describe`
 
 # What third-party files import from here, loaded only for them.
 _THIRD_PARTY = {"SimpleNet": "dassl.thirdparty.modeling", "TrainerXU": "dassl.thirdparty.trainers",
@@ -59,7 +63,7 @@ class TrainerBase(Checkpoints):
             model.train(mode == "train")
 
     def about(self) -> dict[str, Any]:
-        """What results.json is to say of the run besides: names and plain data."""
+        """What `describe` says besides, and so results.json: names and plain data."""
         return {}
 
     # -- tensorboard
@@ -171,6 +175,8 @@ class TrainerBase(Checkpoints):
 class SimpleTrainer(TrainerBase):
     """Builds data, model and evaluator from a config, saves, tests and logs."""
 
+    dm: DataManager | NoData | None = None  # given before __init__ where there is no dataset
+
     def __init__(self, cfg: CfgNode):
         super().__init__()
         check_availability(cfg.TEST.SPLIT, ["test", "val"], "TEST.SPLIT")
@@ -200,7 +206,7 @@ class SimpleTrainer(TrainerBase):
 
     def build_data_loader(self) -> None:
         """Sets the loaders, num_classes and lab2cname."""
-        self.dm = DataManager(self.cfg)
+        self.dm = self.dm or DataManager(self.cfg)
         self.train_loader_x = self.dm.train_loader_x
         self.train_loader_u = self.dm.train_loader_u
         self.val_loader = self.dm.val_loader
@@ -208,6 +214,17 @@ class SimpleTrainer(TrainerBase):
         self.num_classes = self.dm.num_classes
         self.num_source_domains = self.dm.num_source_domains
         self.lab2cname = self.dm.lab2cname
+
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint, results.json and an exported model say of the model: plain data."""
+        return {
+            "format": ABOUT_FORMAT,
+            "trainer": self.cfg.TRAINER.NAME,
+            "config": plain_config(self.cfg),
+            "classnames": [name for _, name in sorted(self.lab2cname.items())],
+            "bound_to_classes": None if self.class_rows is None else bool(self.class_rows),
+            "preprocessing": preprocessing_of(self.cfg),
+        } | self.about()
 
     def build_model(self) -> None:
         """Builds and registers the model; here a SimpleNet."""

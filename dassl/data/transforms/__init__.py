@@ -1,3 +1,3 @@
-from .transforms import INTERPOLATION_MODES, build_transform
+from .transforms import INTERPOLATION_MODES, build_transform, preprocessing_of
 
-__all__ = ["INTERPOLATION_MODES", "build_transform"]
+__all__ = ["INTERPOLATION_MODES", "build_transform", "preprocessing_of"]

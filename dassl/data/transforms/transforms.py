@@ -1,6 +1,7 @@
 """From a PIL image to the model's input, by the names in INPUT.TRANSFORMS."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -121,3 +122,21 @@ def build_transform(
         for step in steps:
             print(f"+ {step}")
     return v2.Compose(steps)
+
+
+def preprocessing_of(cfg: CfgNode) -> dict[str, Any]:
+    """What `build_transform` does to a test image, in plain data, in this order.
+
+    resize: pixels of the shorter edge; crop: [height, width] of the centre; interpolation: its
+    name; mean, std: of the RGB channels, None where nothing is normalised; instance_norm: only
+    where it is chosen.
+    """
+    given, chosen = cfg.INPUT, cfg.INPUT.TRANSFORMS
+    normalized = "normalize" in chosen
+    return {
+        "resize": max(given.SIZE),
+        "crop": list(given.SIZE),
+        "interpolation": given.INTERPOLATION,
+        "mean": list(given.PIXEL_MEAN) if normalized else None,
+        "std": list(given.PIXEL_STD) if normalized else None,
+    } | ({"instance_norm": True} if "instance_norm" in chosen else {})
