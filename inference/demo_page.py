@@ -1,7 +1,6 @@
 """The page of inference.demo: its parts in Gradio, and what they show."""
 
 import html
-from collections import Counter
 
 import gradio as gr
 import numpy as np
@@ -105,9 +104,6 @@ def class_names(text: str) -> list[str]:
     names = [name for part in parts if (name := " ".join(part.split()))]
     if not names:
         raise UsageError("Type the names of the classes first.")
-    name, times = Counter(names).most_common(1)[0]
-    if times > 1:
-        raise UsageError(f'"{name}" is there {times} times; each class needs a name of its own.')
     return names
 
 
@@ -116,6 +112,7 @@ def spread_figure(names: list[str], draws: np.ndarray, sigma: float) -> Figure:
     means = draws.mean(axis=0)
     top = np.argsort(-means, kind="stable")[:SHOWN]
     figure = Figure(figsize=(6.4, 1.3 + 0.32 * len(top)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # inches
     axes = figure.subplots()
     for y, c in enumerate(top):
         axes.plot(draws[:, c], np.full(len(draws), y), "o", color="C0", alpha=0.35, mew=0)
