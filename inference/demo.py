@@ -47,8 +47,10 @@ def serve(model: DemoModel, listening: socket.socket) -> None:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         from .demo_page import page_server  # reads both when it is imported
 
+        server = page_server(model)
+        listening.listen()  # who asks before the server runs waits for it
         say(f"http://{HOST}:{listening.getsockname()[1]} shows the page; Ctrl-C ends it")
-        page_server(model).run(sockets=[listening])
+        server.run(sockets=[listening])
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
