@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dassl.commands import OneLineParser, existing_folder, log_to_stderr, plain
+from dassl.results_json import MORE_METRICS
 from results.base_new import hm_table, read_tree, render
 from results.logs import find_runs, newest_result
 from results.statistics import Stat, summarise
@@ -76,13 +77,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
          "<dataset>/shots_<n>/<trainer>/<cfg>/seed<N>")  # fmt: skip
     add("--test-log", action="store_true",
         help="also count the logs of --eval-only runs (--hm always does)")  # fmt: skip
-    add("--keyword", default="accuracy", choices=("accuracy", "macro_f1"),
+    add("--keyword", default="accuracy", choices=("accuracy", "macro_f1", *MORE_METRICS),
         help="default: %(default)s")  # fmt: skip
     add("--ci95", action="store_true", help="show 1.96*std/sqrt(n) in place of the population std")
     add("--format", default="text", choices=(*TABLE_FORMATS, "csv"), help="of the --hm table")
     args = parser.parse_args(argv)
     if args.format != "text" and not args.hm:
         parser.error("--format goes with --hm")
+    if args.keyword == "ece" and args.hm:
+        parser.error("--hm has no ece: a harmonic mean is of what is better when it is higher")
     return args
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from .files import RESULTS, RESULTS_FORMAT, regular
 
 METRICS = ("accuracy", "error_rate", "macro_f1")  # in percent
+# Others, also in percent. Older records lack them, and tests on up to 5 classes have no top-5.
+MORE_METRICS = ("macro_precision", "macro_recall", "top5_accuracy", "ece")
 # The fields that are read, and their kinds.
 FIELDS = (
     dict.fromkeys(("trainer", "dataset", "subsample", "command", "device"), str)
@@ -20,7 +22,8 @@ FIELDS = (
 )
 # The same of fields that older records lack.
 OPTIONAL = (
-    dict.fromkeys(("images_per_second", "peak_memory_mb", "versions", "per_class"), dict)
+    dict.fromkeys(("images_per_second", "peak_memory_mb", "versions"), dict)
+    | dict.fromkeys(("per_class", "per_class_metrics"), dict)
     | {"commit": str | None}
     | dict.fromkeys(("machine", "finished"), str)
 )
@@ -59,7 +62,14 @@ def problem(record: object, sections: Iterable[str] = ()) -> str:
             node = node.get(part, {})
             if not isinstance(node, dict):
                 return f"its config's {section} is no section"
-    metrics = [record["metrics"].get(key) for key in METRICS]
-    if not all(isinstance(value, int | float) and 0 <= value <= 100 for value in metrics):
+    metrics = dict.fromkeys(METRICS) | record["metrics"]
+    if not all(_is_percent(metrics[key]) for key in (*METRICS, *MORE_METRICS) if key in metrics):
         return f"its metrics are {record['metrics']}"
+    for name, of_class in record.get("per_class_metrics", {}).items():
+        if not isinstance(of_class, dict) or not all(map(_is_percent, of_class.values())):
+            return f"per_class_metrics has {of_class!r} for {name}"
     return ""
+
+
+def _is_percent(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= 100

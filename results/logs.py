@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dassl.files import RESULTS_FORMAT, regular
-from dassl.results_json import load_results
+from dassl.results_json import MORE_METRICS, load_results, problem
 
 TRAINING_ENDS = ("Finish training", "Finished training")  # the second is Dassl 0.5's
 METRIC = re.compile(r"\* (\w+): (\d+(?:\.\d+)?)%")
-RECORDED = {"error": "error_rate"}  # a metric's name in results.json, where it is another
+# metrics' names in results.json, where they are others
+RECORDED = {"error": "error_rate", "average": "perclass_accuracy"}
 LOG_NAME = re.compile(r"log\.txt(-[\d-]+)?")
 
 log = logging.getLogger("results.logs")  # runs/ silences it: what is not finished is run there
@@ -55,8 +56,11 @@ def read_log(path: Path) -> LogResult | None:
     return LogResult(path, metrics, trained=finished is True)
 
 
-def unrounded(result: LogResult) -> LogResult:
-    """Take the metrics from the results.json beside the log, where they are the same but longer."""
+def with_record(result: LogResult) -> LogResult:
+    """Take from the results.json beside the log what it has of the log's metrics, with more digits.
+
+    Also what the log does not show, where the record names this log.
+    """
     try:
         record = load_results(result.path.parent)
         if record["format"] != RESULTS_FORMAT:
@@ -66,6 +70,9 @@ def unrounded(result: LogResult) -> LogResult:
             value = record["metrics"][RECORDED.get(name, name)]
             if abs(value - rounded) <= 0.051:
                 metrics[name] = value
+        if record.get("log") == result.path.name and not problem(record):
+            more = [name for name in MORE_METRICS if name in record["metrics"]]
+            metrics |= {name: record["metrics"][name] for name in more}
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return result
     return result._replace(metrics=metrics)
@@ -92,6 +99,7 @@ def newest_result(folder: Path, keyword: str, eval_only: bool) -> LogResult | No
     for path in logs:
         try:
             result = read_log(path)
+            result = result and with_record(result)
         except OSError as error:
             log.warning("cannot read %s", error)
             result = None
@@ -100,7 +108,7 @@ def newest_result(folder: Path, keyword: str, eval_only: bool) -> LogResult | No
                 if skipped:
                     newer = f"no finished run in the newer {', '.join(skipped)}"
                     log.warning("%s: %s; using %s", folder, newer, path.name)
-                return unrounded(result)
+                return result
             hint = " (--test-log reads the logs of --eval-only runs)"
         skipped.append(path.name)
     log.warning("%s: no %s of a finished run in %s%s", folder, keyword, ", ".join(skipped), hint)

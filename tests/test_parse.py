@@ -43,6 +43,22 @@ def trained_05(accuracy):
     return f"{epoch}{block('11.11')}{epoch}Finished training\n{block(f'{accuracy:.2f}')}"
 
 
+def record(accuracy, more=(), **changes):
+    base = {
+        "format": 1,
+        "trainer": "P2C",
+        "dataset": "DescribableTextures",
+        "seed": 1,
+        "shots": 16,
+        "subsample": "base",
+    }
+    base |= {"eval_only": False, "parameters": 1000, "train_seconds": 60.0, "log": "log.txt"}
+    base |= {"config": {}, "loss": [1.0], "epoch_seconds": [60.0], "device": "a CPU"}
+    base["command"] = "python train.py --config-file configs/trainers/P2C/my_cfg.yaml --seed 1"
+    metrics = {"accuracy": accuracy, "error_rate": 20.0, "macro_f1": 70.0, "total": 9, "correct": 8}
+    return json.dumps(base | {"metrics": metrics | dict(more)} | changes)
+
+
 def write(root, files):
     for name, text in files.items():
         path = root / name
@@ -200,6 +216,42 @@ def test_keyword(tmp_path):
         tmp_path, {"seed1/log.txt": trained(85.2, f1=70.0), "seed2/log.txt": trained(85.2, f1=74.0)}
     )
     assert "* macro_f1: 72.00% +- 2.00%" in run(tmp_path, "--keyword", "macro_f1").stdout
+
+
+MORE = {"macro_precision": 71.0, "macro_recall": 72.0, "top5_accuracy": 99.0, "ece": 4.25}
+
+
+def test_keyword_of_a_record(tmp_path):
+    """What a log does not show is in the results.json of the same run."""
+    for seed, ece in ((1, 4.25), (2, 6.25)):
+        text = record(85.23, {"macro_f1": 50.0, "error_rate": 1.0} | MORE | {"ece": ece})
+        files = {"log.txt": trained(85.2), "results.json": text}
+        write(tmp_path / f"seed{seed}", files)
+    for keyword, value in (MORE | {"ece": 5.25, "accuracy": 85.23}).items():
+        done = run(tmp_path, "--keyword", keyword)
+        assert f"\n* {keyword}: {value:.2f}% +- {1.0 * (keyword == 'ece'):.2f}%\n" in done.stdout
+    for text in (
+        record(85.23, MORE, log=RERUN),  # of another run
+        record(85.23, MORE | {"ece": "4.25"}),
+        record(85.23),  # an older one
+    ):
+        write(tmp_path, {"seed2/results.json": text})
+        done = run(tmp_path, "--keyword", "ece")
+        assert "\n* ece: 4.25% +- 0.00%\n" in done.stdout
+        assert "seed2: no ece of a finished run in log.txt" in done.stderr
+
+
+def test_keyword_of_a_log_with_more_metrics(tmp_path):
+    more = "".join(f"* {name}: {value:.1f}%\n" for name, value in MORE.items())
+    classes = "=> per-class result\n* class: 0 (a)\ttotal: 2\tcorrect: 1\tacc: 50.0%\t"
+    classes += "precision: 33.3%\trecall: 50.0%\n* average: 72.0%\n"
+    write(tmp_path, {"seed1/log.txt": trained(85.2) + more + classes})
+    assert "\n* ece: 4.20% +- 0.00%\n" in run(tmp_path, "--keyword", "ece").stdout
+    assert "\n* accuracy: 85.20% +- 0.00%\n" in run(tmp_path).stdout
+    text = record(85.23, MORE | {"macro_f1": 50.0, "error_rate": 1.0, "perclass_accuracy": 72.0})
+    write(tmp_path, {"seed1/results.json": text})
+    assert "\n* ece: 4.25% +- 0.00%\n" in run(tmp_path, "--keyword", "ece").stdout
+    assert "\n* accuracy: 85.23% +- 0.00%\n" in run(tmp_path).stdout
 
 
 def test_eval_only_logs_count_only_when_asked_for(tmp_path):
@@ -446,6 +498,7 @@ def test_wrong_arguments(tmp_path):
         ["--format", "csv"],
         ["--hm", "--multi-exp"],
         ["--keyword", "acuracy"],
+        ["--keyword", "ece", "--hm"],
         ["--hmm"],
     ):
         done = run(tmp_path, *words)

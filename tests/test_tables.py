@@ -26,27 +26,11 @@ from results.statistics import paired_difference
 from results.text_table import show_delta
 from runs import plan, protocol
 
-from .test_parse import EPOCH, RERUN, block, trained, trained_05, write
+from .test_parse import EPOCH, RERUN, block, record, trained, trained_05, write
 
 REPO = Path(__file__).resolve().parents[1]
 P2C = "P2C/vit_b16_ep5_batch4"
 MAPLE = "MaPLe/vit_b16_c2"
-
-
-def record(accuracy, **changes):
-    base = {
-        "format": 1,
-        "trainer": "P2C",
-        "dataset": "DescribableTextures",
-        "seed": 1,
-        "shots": 16,
-        "subsample": "base",
-    }
-    base |= {"eval_only": False, "parameters": 1000, "train_seconds": 60.0, "log": "log.txt"}
-    base |= {"config": {}, "loss": [1.0], "epoch_seconds": [60.0], "device": "a CPU"}
-    base["command"] = "python train.py --config-file configs/trainers/P2C/my_cfg.yaml --seed 1"
-    metrics = {"accuracy": accuracy, "error_rate": 20.0, "macro_f1": 70.0, "total": 9, "correct": 8}
-    return json.dumps(base | {"metrics": metrics} | changes)
 
 
 def pair(root, dataset, method, seed, base, new, log=trained, shots=16):
@@ -184,7 +168,10 @@ def test_a_record_goes_before_its_log_and_a_later_log_before_the_record(tmp_path
         record(float("nan")), record(250.0), record(-1.0),
         record(80.0, log=1), record(80.0, parameters=None), record(80.0, metrics={"accuracy": 1}),
         "[" * 99999, record(80.0, loss=["low"]), record(80.0, epoch_seconds=[{}]),
-        record(80.0, versions=["torch 2"]),
+        record(80.0, versions=["torch 2"]), record(80.0, more={"ece": "low"}),
+        record(80.0, more={"ece": float("nan")}), record(80.0, more={"top5_accuracy": 100.1}),
+        record(80.0, per_class_metrics=[]), record(80.0, per_class_metrics={"cat": 7}),
+        record(80.0, per_class_metrics={"cat": {"recall": None}}),
         record(80.0, images_per_second=7), record(80.0, peak_memory_mb={"process": "much"}),
         record(80.0, commit=7),
         record(80.0, finished=None), record(80.0, machine=[]), record(80.0, config={"OPTIM": 3}),

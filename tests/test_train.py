@@ -395,6 +395,7 @@ def test_weights_and_mirror_by_config(data, tmp_path, monkeypatch, capsys):
         (tmp_path / "a" / "results.json").read_text()
     )  # the model's name alone says nothing
     assert record["clip"] == {
+        "name": "ViT-B/16",
         "file": small,
         "sha256": hashlib.sha256(Path(small).read_bytes()).hexdigest(),
     }

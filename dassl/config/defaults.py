@@ -117,6 +117,8 @@ _C.TRAIN.COUNT_ITER = "train_x"  # TrainerXU's epoch: train_x | train_u | smalle
 _C.TEST = CN()
 _C.TEST.EVALUATOR = "Classification"
 _C.TEST.PER_CLASS_RESULT = False
+# also precision, recall, top-5 accuracy and calibration error in the log; results.json has them
+_C.TEST.MORE_METRICS = False
 _C.TEST.COMPUTE_CMAT = False  # confusion matrix in OUTPUT_DIR/cmat.pt
 _C.TEST.NO_TEST = False
 _C.TEST.SPLIT = "test"  # test | val

@@ -10,7 +10,6 @@ from dassl.utils import UsageError, atomic_write, mkdir_if_missing
 
 from .merge import all_keys, get_value, one_line_errors, read_file
 
-_PLACES = ("OUTPUT_DIR", "RESUME", "DATASET.ROOT")
 # What may differ between two runs that share an output folder: it changes no result.
 _FREE = ("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS",
          "DATALOADER.CACHE_MB", "DATALOADER.FEATURES", "DATALOADER.TEST_CACHE", "DATALOADER.TEST.",
@@ -30,9 +29,9 @@ def record_config(cfg: CfgNode) -> None:
 
 
 def plain_config(cfg: CfgNode) -> dict:
-    """The values as plain data, dicts and lists, but for those that only say where something is.
+    """The values as plain data, dicts and lists, but for those that change no result.
 
-    So equal trainings in other folders have equal ones.
+    So equal trainings in other folders, with more workers …, have equal ones.
     """
 
     def plain(node: CfgNode, prefix: str = "") -> dict:
@@ -41,7 +40,7 @@ def plain_config(cfg: CfgNode) -> dict:
             if isinstance(value, CfgNode)
             else get_value(node, key)
             for key, value in node.items()
-            if prefix + key not in _PLACES
+            if not f"{prefix}{key}".startswith(_FREE)
         }
 
     return plain(cfg)

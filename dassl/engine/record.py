@@ -66,7 +66,7 @@ class Recorder:
         self.in_training = False
 
     def tested(
-        self, metrics: dict[str, float], per_class: dict[str, float], seconds: float
+        self, metrics: dict[str, float], per_class: dict[str, dict[str, float]], seconds: float
     ) -> None:
         """Writes results.json; raises Failure if it cannot be written.
 
@@ -81,7 +81,8 @@ class Recorder:
         train_images = sum(e["images"] for e in known)
         result = {
             "metrics": metrics,
-            "per_class": per_class,
+            "per_class": {name: of_class["recall"] for name, of_class in per_class.items()},
+            "per_class_metrics": per_class,
             "loss": [e["loss"] for e in epochs],
             "epoch_seconds": [e["seconds"] for e in epochs],
             "train_seconds": train_seconds if known else None,

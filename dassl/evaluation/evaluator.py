@@ -11,7 +11,10 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from dassl.commands import plain
+from dassl.results_json import MORE_METRICS
 from dassl.utils import Failure, Registry, atomic_write, mkdir_if_missing
+
+from .measures import calibration_gaps, rank
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 
@@ -24,8 +27,8 @@ def build_evaluator(cfg: CfgNode, **kwargs) -> "EvaluatorBase":
 class EvaluatorBase:
     """reset(), then process(output, label) per batch, then evaluate()."""
 
-    # Told by evaluate() its metrics, {class name: accuracy} and the seconds since reset().
-    when_done: Callable[[dict[str, float], dict[str, float], float], None] | None = None
+    # Told by evaluate() its metrics, those of each class by name and the seconds since reset().
+    when_done: Callable[[dict[str, float], dict[str, dict[str, float]], float], None] | None = None
 
     def __init__(self, cfg: CfgNode):
         self.cfg = cfg
@@ -33,7 +36,13 @@ class EvaluatorBase:
 
 @EVALUATOR_REGISTRY.register()
 class Classification(EvaluatorBase):
-    """Accuracy and macro F1; on demand accuracy per class and a confusion matrix."""
+    """Accuracy, macro F1, precision, recall, top-5 accuracy and expected calibration error.
+
+    A class's recall is its accuracy; its precision is the share of its predictions that are right,
+    and 0 if it is never predicted. The macro ones are means over the classes that occur: a class
+    without images is in none of them. Top-5 accuracy is there where there are more than 5 classes.
+    On demand also a confusion matrix.
+    """
 
     def __init__(self, cfg: CfgNode, lab2cname: dict[int, str] | None = None, **kwargs):
         super().__init__(cfg)
@@ -46,67 +55,90 @@ class Classification(EvaluatorBase):
         self._counts: Tensor | None = None
         self._cmat: Tensor | None = None  # (C · C,): label times C plus prediction
         self._nans: Tensor | int = 0  # images with a score that is NaN
+        self._top5: Tensor | int = 0  # images whose class is among the first five
+        self._gaps: Tensor | float = 0.0  # (BINS,), see calibration_gaps
         self._start = time.monotonic()
 
     def process(self, mo: Tensor, gt: Tensor) -> None:
         """Counts, without waiting for the device: mo (B, C) scores, gt (B,) labels."""
-        classes, pred = mo.shape[1], mo.argmax(dim=1)
+        mo, classes, pred = mo.detach(), mo.shape[1], mo.argmax(dim=1)
         gt = gt.to(pred)
         if self._counts is None:
             self._counts = torch.zeros(3, classes, dtype=torch.int64, device=mo.device)
             if self.cfg.TEST.COMPUTE_CMAT:
                 self._cmat = torch.zeros(classes * classes, dtype=torch.int32, device=mo.device)
+        hit = pred == gt
         self._nans = self._nans + mo.isnan().any(dim=1).sum()
+        self._top5 = self._top5 + (rank(mo, gt) < 5).sum()
+        self._gaps = self._gaps + calibration_gaps(mo, hit)
         images, predicted, right = self._counts
         ones = torch.ones_like(gt)  # for scatter_add_, since bincount would wait for the device
         images.scatter_add_(0, gt, ones)
         predicted.scatter_add_(0, pred, ones)
-        right.scatter_add_(0, gt, (pred == gt).long())
+        right.scatter_add_(0, gt, hit.long())
         if self._cmat is not None:
             self._cmat.scatter_add_(0, gt * classes + pred, ones.int())
 
     def evaluate(self) -> OrderedDict[str, float]:
-        """Prints and returns accuracy, error_rate, macro_f1 (and perclass_accuracy) in percent.
+        """Prints and returns the metrics by their names in results.json, in percent.
 
-        Macro F1 is the mean over the classes that occur. Raises Failure if nothing was processed,
-        or a score was NaN.
+        accuracy, error_rate, macro_f1, macro_precision, macro_recall, top5_accuracy, ece and, if it
+        is wanted, perclass_accuracy. Raises Failure if nothing was processed, or a score was NaN.
         """
         if self._counts is None:
             raise Failure("There is nothing to evaluate: the test split is empty")
         if nans := int(self._nans):
             line = f"The scores of {nans:,} images are NaN"
             raise Failure(f"{line}: the model's weights are damaged or overflow PREC")
-        images, predicted, right = self._counts.cpu().numpy()
+        counts = self._counts.cpu().numpy()
         seconds = time.monotonic() - self._start  # here the last batch has come from its device
+        images, predicted, right = counts[:, counts[0] > 0]  # of the classes that occur
         total, correct = int(images.sum()), int(right.sum())
-        accuracy = 100.0 * correct / total
-        occurs = images > 0
-        macro_f1 = 100.0 * float(np.mean(2.0 * right[occurs] / (images + predicted)[occurs]))
-        results = OrderedDict(accuracy=accuracy, error_rate=100.0 - accuracy, macro_f1=macro_f1)
-        labels = np.flatnonzero(images).tolist()
-        per_class = {label: 100.0 * int(right[label]) / int(images[label]) for label in labels}
+        per_class = _per_class(counts)
+        results = OrderedDict(accuracy=100.0 * correct / total)
+        results["error_rate"] = 100.0 - results["accuracy"]
+        results["macro_f1"] = 100.0 * float(np.mean(2.0 * right / (images + predicted)))
+        for name in ("precision", "recall"):
+            results[f"macro_{name}"] = float(np.mean([of[name] for of in per_class.values()]))
+        if counts.shape[1] > 5:
+            results["top5_accuracy"] = 100.0 * int(self._top5) / total
+        results["ece"] = 100.0 * float(self._gaps.abs().sum()) / total
         if self.cfg.TEST.PER_CLASS_RESULT:
-            results["perclass_accuracy"] = float(np.mean([*per_class.values()]))
+            results["perclass_accuracy"] = results["macro_recall"]
         if self._cmat is not None:
-            self._save_confusion(occurs | (predicted > 0))
+            self._save_confusion(counts[:2].any(axis=0))
         if self.when_done:  # before a result is printed: a log that has one has its files
-            by_name = {}
-            for label, of_class in per_class.items():  # ImageNet has some names twice
-                name = self._name(label)
-                by_name[f"{name} ({label})" if name in by_name else name] = of_class
-            self.when_done(dict(results, total=total, correct=correct), by_name, seconds)
-        # one write: a log has the whole result or none of it
-        block = f"=> result\n* total: {total:,}\n* correct: {correct:,}\n"
-        block += f"* accuracy: {accuracy:.1f}%\n* error: {100.0 - accuracy:.1f}%\n"
-        print(f"{block}* macro_f1: {macro_f1:.1f}%")
+            metrics = dict(results, total=total, correct=correct)
+            self.when_done(metrics, self._by_name(per_class), seconds)
+        self._print_result(results, total, correct)
         if self.cfg.TEST.PER_CLASS_RESULT:
-            print("=> per-class result")
-            for label, of_class in per_class.items():
-                counts = f"total: {images[label]:,}\tcorrect: {right[label]:,}"
-                named = f"* class: {label} ({plain(self._name(label))})"
-                print(f"{named}\t{counts}\tacc: {of_class:.1f}%")
+            self._print_classes(per_class, counts)
             print(f"* average: {results['perclass_accuracy']:.1f}%")
         return results
+
+    def _print_result(self, results: dict[str, float], total: int, correct: int) -> None:
+        """In one write: a log has the whole result or none of it."""
+        block = f"=> result\n* total: {total:,}\n* correct: {correct:,}\n"
+        block += f"* accuracy: {results['accuracy']:.1f}%\n* error: {results['error_rate']:.1f}%\n"
+        names = ("macro_f1", *(MORE_METRICS if self.cfg.TEST.MORE_METRICS else ()))
+        print(block + "\n".join(f"* {n}: {results[n]:.1f}%" for n in names if n in results))
+
+    def _print_classes(self, per_class: dict[int, dict[str, float]], counts: np.ndarray) -> None:
+        print("=> per-class result")
+        for label, of_class in per_class.items():
+            total, _, correct = counts[:, label]
+            line = f"* class: {label} ({plain(self._name(label))})\ttotal: {total:,}"
+            line += f"\tcorrect: {correct:,}\tacc: {of_class['recall']:.1f}%"
+            if self.cfg.TEST.MORE_METRICS:
+                line += "".join(f"\t{name}: {value:.1f}%" for name, value in of_class.items())
+            print(line)
+
+    def _by_name(self, per_class: dict[int, dict[str, float]]) -> dict[str, dict[str, float]]:
+        found = {}
+        for label, of_class in per_class.items():  # ImageNet has some names twice
+            name = self._name(label)
+            found[f"{name} ({label})" if name in found else name] = of_class
+        return found
 
     def _name(self, label: int) -> str:
         return self._lab2cname[label] if self._lab2cname else str(label)
@@ -119,3 +151,13 @@ class Classification(EvaluatorBase):
         with atomic_write(path) as file:
             torch.save(counts / counts.sum(dim=1, keepdim=True).clamp(min=1), file)
         print(f"Confusion matrix is saved to {path}")
+
+
+def _per_class(counts: np.ndarray) -> dict[int, dict[str, float]]:
+    """Precision and recall in percent of each class that occurs, from Classification's counts."""
+    found = {}
+    for label, (images, predicted, right) in enumerate(counts.T.tolist()):
+        if images:
+            precision, recall = 100.0 * right / max(predicted, 1), 100.0 * right / images
+            found[label] = {"precision": precision, "recall": recall}
+    return found

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from sklearn.metrics import precision_score
 
 from dassl.engine import record
 from dassl.evaluation import build_evaluator
+from dassl.results_json import problem
 from dassl.utils import Failure, setup_logger
 from results.records import find_results
 
@@ -66,6 +68,17 @@ def test_a_run_from_beginning_to_end(make, monkeypatch):
         name: 100 * right[labels == i].float().mean().item() for i, name in enumerate("abc")
     }
     assert got["per_class"] == pytest.approx(of_class)
+    probabilities, labels = trainer.model(images).softmax(1).tolist(), labels.tolist()
+    guesses = [row.index(max(row)) for row in probabilities]
+    each = {"labels": range(3), "average": None, "zero_division": 0}
+    precision, recall = precision_score(labels, guesses, **each), list(of_class.values())
+    assert list(got["per_class_metrics"]) == list("abc")
+    for of, p, r in zip(got["per_class_metrics"].values(), precision, recall, strict=True):
+        assert of == pytest.approx({"precision": 100 * p, "recall": r})
+    assert got["metrics"]["macro_precision"] == pytest.approx(100 * precision.mean())
+    assert got["metrics"]["macro_recall"] == pytest.approx(sum(recall) / 3)
+    assert 0 <= got["metrics"]["ece"] <= 100 and "top5_accuracy" not in got["metrics"]
+    assert problem(got) == ""
     assert got["loss"] == pytest.approx(
         [sum(losses[:4]) / 4, sum(losses[4:]) / 4]
     )  # 18 images: 4 batches of 4
@@ -306,7 +319,7 @@ def test_two_classes_of_one_name(cfg):
     evaluator.process(torch.eye(3)[[0, 1, 0, 2]], torch.tensor([0, 1, 2, 2]))
     evaluator.evaluate()
     assert told[0]["correct"] == 3 and told[1] == {
-        "missile": 100.0,
-        "owl": 100.0,
-        "missile (2)": 50.0,
+        "missile": {"precision": 50.0, "recall": 100.0},
+        "owl": {"precision": 100.0, "recall": 100.0},
+        "missile (2)": {"precision": 100.0, "recall": 50.0},
     }

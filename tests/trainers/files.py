@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.runs import run
+import train
+from dassl.engine import build_trainer
+from tests.runs import arguments, run
 from tests.trainers.methods import UNEVEN
 
 
@@ -56,3 +58,18 @@ def train_and_test(
         == 0
     )
     assert len(trained) == 1 and accuracies(capsys) == trained
+
+
+def row_tensors(trainer: str, data: Path, out: Path, *opts: str) -> set[str]:
+    """The saved tensors whose number of rows is that of the classes, found out by building it.
+
+    For its `class_rows` to be compared with.
+    """
+    cfg = train.setup_cfg(train.parse_args(arguments(trainer, data, out, *opts)))
+    built = [build_trainer(cfg, [f"class {i}" for i in range(n)]) for n in (39, 41)]
+    few, many = (
+        {key: len(w) for name in t.get_model_names() for key, w in t.weights_to_save(name).items()}
+        for t in built
+    )
+    assert few.keys() == many.keys()
+    return {key for key in few if few[key] != many[key]}

@@ -1,0 +1,354 @@
+"""What a model says of itself, and models read back without their datasets."""
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import train
+from clip.weights import BUNDLED
+from dassl.engine import TRAINER_REGISTRY, TrainerX, build_trainer
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import Failure, UsageError
+from inference.load import load_model, load_run
+from inference.prompts_file import read_prompts, save_prompts
+
+from .runs import CONFIGS, arguments, run
+from .trainers.files import row_tensors
+from .trainers.methods import CYCLES
+
+SMALL_CLIP = BUNDLED / "vit_tiny_8.safetensors"
+CSC = ("TRAINER.COOP.CSC", "True", "TRAINER.COOP.CTX_INIT", "")
+OF_REBAPL = tuple(word for pair in CYCLES.items() for word in pair)
+
+
+def trained(trainer: str, data: Path, out: Path, *opts: str) -> Path:
+    """The output folder of a training."""
+    assert run(trainer, data, out, *opts) == 0
+    return out
+
+
+def on_new_classes(folder: Path, data: Path, out: Path, trainer: str, *opts: str) -> Path:
+    """The output folder of a test of its model on the new classes."""
+    flags = ("--eval-only", "--model-dir", str(folder))
+    with pytest.MonkeyPatch.context() as patch:  # results.json records the command
+        patch.setattr(sys, "argv", ["train.py", *flags])
+        assert run(trainer, data, out, "DATASET.SUBSAMPLE_CLASSES", "new", *opts, flags=flags) == 0
+    return out
+
+
+def logits(trainer: TrainerX) -> Tensor:
+    """Of five random images (5, C)."""
+    image = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        return trainer.model_inference(image)
+
+
+def names(trainer: TrainerX) -> list[str]:
+    return trainer.describe()["classnames"]
+
+
+def the_file(folder: Path) -> Path:
+    """Its newest checkpoint."""
+    return next(folder.glob("*/model.pth.tar-3"))
+
+
+def edit(path: Path, change) -> None:
+    """Saves what `change` makes of a checkpoint, in its place."""
+    checkpoint = torch.load(path, weights_only=True)
+    change(checkpoint)
+    torch.save(checkpoint, path)
+
+
+@pytest.fixture(scope="module")
+def p2c(data, tmp_path_factory) -> Path:
+    return trained("P2C", data, tmp_path_factory.mktemp("p2c") / "train")
+
+
+@pytest.fixture(scope="module")
+def csc(data, tmp_path_factory) -> Path:
+    return trained("CoOp", data, tmp_path_factory.mktemp("csc") / "train", *CSC)
+
+
+# what it says
+
+
+def test_a_file_says_what_it_is(p2c, data):
+    record = json.loads((p2c / "results.json").read_text())
+    about = torch.load(the_file(p2c), weights_only=True)["about"]
+    split = json.loads((data / "shapes" / "split_zhou_Shapes.json").read_text())
+    label_of = {name: label for _, label, name in split["test"]}
+    base = sorted(label_of, key=label_of.get)[:16]
+    for said in (record, about):
+        assert said["classnames"] == base and said["trainer"] == "P2C"
+        assert said["bound_to_classes"] is False and said["precision"] == "fp32"
+        assert said["template"] == "a photo of a {}." and said["attributes"] == ["color", "shape"]
+        assert said["preprocessing"] == {
+            "resize": 32,
+            "crop": [32, 32],
+            "interpolation": "bicubic",
+            "mean": [0.48145466, 0.4578275, 0.40821073],
+            "std": [0.26862954, 0.26130258, 0.27577711],
+        }
+        assert said["clip"]["name"] == "ViT-Tiny/8" and said["clip"]["file"] == str(SMALL_CLIP)
+        assert said["config"]["TRAINER"]["P2C"]["N_CTX"] == 2
+    assert about["format"] == record["format"] == 1
+    assert not {"OUTPUT_DIR", "RESUME"} & about["config"].keys()
+    assert "ROOT" not in about["config"]["DATASET"]
+    assert json.loads(json.dumps(about)) == about  # plain data only
+
+
+@pytest.mark.parametrize("trainer", CONFIGS)
+def test_a_method_says_what_is_bound_to_its_classes(trainer, data, tmp_path):
+    opts = OF_REBAPL if trainer.startswith("ReBaPL") else ()
+    cfg = train.setup_cfg(train.parse_args(arguments(trainer, data, tmp_path, *opts)))
+    said = build_trainer(cfg, ["a", "b", "c"]).class_rows
+    assert said is not None and row_tensors(trainer, data, tmp_path, *opts) == set(said)
+
+
+def test_csc_says_that_it_is_bound(data, tmp_path, csc):
+    assert row_tensors("CoOp", data, tmp_path, *CSC) == {"ctx"}
+    assert json.loads((csc / "results.json").read_text())["bound_to_classes"] is True
+
+
+# without the dataset
+
+
+def test_a_run_and_its_file_and_its_test(p2c, data, tmp_path):
+    """As of the trainer with the dataset, with the names that the run or the test had."""
+    of_test = on_new_classes(p2c, data, tmp_path / "test", "P2C")
+    for folder in (p2c, of_test):
+        with_data, without = load_run(folder), load_model(folder)
+        assert names(without) == [d for _, d in sorted(with_data.lab2cname.items())]
+        assert torch.equal(logits(without), logits(with_data))
+    alone = Path(shutil.copy(the_file(p2c), tmp_path / "a_model"))
+    assert torch.equal(logits(load_model(alone)), logits(load_model(p2c)))
+    other = load_model(p2c, names(load_model(of_test)))
+    assert torch.equal(logits(other), logits(load_model(of_test)))
+
+
+@pytest.mark.parametrize("trainer", ["ZeroshotCLIP", "CoCoOp", "MMRL", "VaMP", "ReBaPL_CoOp"])
+def test_all_kinds_of_methods(trainer, data, tmp_path):
+    opts = OF_REBAPL if trainer.startswith("ReBaPL") else ()
+    folder = trained(trainer, data, tmp_path / "train", *opts)
+    of_test = on_new_classes(folder, data, tmp_path / "test", trainer, *opts)
+    new = names(load_run(of_test))
+    assert torch.equal(logits(load_model(folder)), logits(load_run(folder)))
+    expected = logits(load_run(of_test))
+    assert torch.equal(logits(load_model(of_test)), expected)
+    assert torch.equal(logits(load_model(folder, new)), expected)
+    if trainer != "ZeroshotCLIP":
+        save_prompts(load_run(folder), tmp_path / "prompts.safetensors")
+        assert torch.equal(logits(load_model(tmp_path, new)), expected)
+
+
+def test_an_old_file_needs_names(p2c, tmp_path, capsys):
+    folder = Path(shutil.copytree(p2c, tmp_path / "old"))
+    (folder / "results.json").unlink()
+    expected, own = logits(load_model(folder)), names(load_model(p2c))  # the checkpoint says them
+    edit(the_file(folder), lambda checkpoint: checkpoint.pop("about"))
+    with pytest.raises(Failure, match="does not name its classes.*--classes"):
+        load_model(folder)
+    assert torch.equal(logits(load_model(folder, own)), expected)
+    with pytest.raises(Failure, match="give the output folder of its run"):
+        load_model(the_file(folder), own)
+
+
+@pytest.mark.parametrize(
+    ("what", "line"),
+    [
+        ("nothing", "no such file or folder"),
+        ("empty", "holds no trained model"),
+        ("no model", "train it first|no checkpoint"),
+        ("twice", "'a' is given twice"),
+        ("text", "truncated, damaged or no checkpoint"),
+        ("prompts", "truncated, damaged or no safetensors file"),
+    ],
+)
+def test_bad_input_is_one_line(what, line, p2c, tmp_path):
+    run, given = tmp_path / what, None
+    if what == "empty":
+        run.mkdir()
+    if what == "no model":
+        shutil.copytree(p2c, run)
+        the_file(run).unlink()
+        given = ["a", "b"]
+    if what == "twice":
+        run, given = p2c, ["a", "b", "a"]
+    if what in ("text", "prompts"):
+        run = tmp_path / ("a.safetensors" if what == "prompts" else "a.pt")
+        run.write_text("no model")
+    with pytest.raises((Failure, UsageError), match=line) as error:
+        load_model(run, given)
+    assert "\n" not in str(error.value)
+
+
+# another CLIP
+
+
+@pytest.fixture
+def other_clip(tmp_path) -> str:
+    """The small CLIP with other weights."""
+    weights = load_file(SMALL_CLIP)
+    weights["text_projection"] = weights["text_projection"] * 1.5
+    path = tmp_path / "other.pt"
+    rows = torch.zeros(49408, weights["token_embedding.weight"].shape[1])
+    rows[weights.pop("token_embedding.ids").long()] = weights["token_embedding.weight"].float()
+    torch.save(weights | {"token_embedding.weight": rows}, path)
+    return str(path)
+
+
+def test_a_model_of_another_clip_is_refused(p2c, other_clip, data, tmp_path, capsys):
+    with pytest.raises(Failure, match="trained on another CLIP.*ViT-Tiny/8.*--any-clip"):
+        load_model(p2c, weights=other_clip)
+    assert load_model(p2c, weights=other_clip, any_clip=True).describe()["clip"]["file"]
+    opts = ("MODEL.BACKBONE.WEIGHTS", other_clip)
+    on_new_classes(p2c, data, tmp_path / "test", "P2C", *opts)
+    assert "Note: trained on another CLIP" in capsys.readouterr().out
+    with pytest.raises(Failure, match="trained on another CLIP"):
+        load_model(tmp_path / "test")
+
+
+# bound to the classes
+
+
+@pytest.mark.parametrize("trainer", ["CoOp", "ReBaPL_CoOp"])
+def test_the_same_classes_in_another_order_are_found(trainer, csc, data, tmp_path):
+    folder = csc
+    if trainer != "CoOp":
+        folder = trained(trainer, data, tmp_path / "train", *CSC, *OF_REBAPL)
+    expected, own = logits(load_model(folder)), names(load_model(folder))
+    torch.testing.assert_close(logits(load_model(folder, own[::-1])).flip(1), expected)
+    some = logits(load_model(folder, [own[3], own[1]]))
+    if trainer == "CoOp":  # an average of probabilities depends on the others
+        torch.testing.assert_close(some, expected[:, [3, 1]])
+    assert some[0, 0] - some[0, 1] != 0
+
+
+def test_other_classes_are_refused(csc, data, tmp_path, capsys):
+    own = names(load_model(csc))
+    with pytest.raises((UsageError, Failure), match="every class has a context of its own"):
+        load_model(csc, [*own[:3], "zebra"])
+
+
+def linear_probe(class_rows: tuple[str, ...] | None) -> type[TrainerX]:
+    """A method on the engine alone."""
+
+    class LinearProbe(TrainerX):
+        def build_model(self):
+            pixels = 3 * self.cfg.INPUT.SIZE[0] * self.cfg.INPUT.SIZE[1]
+            self.model = torch.nn.Linear(pixels, self.num_classes)
+            self.optim = build_optimizer(self.model, self.cfg.OPTIM)
+            self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+            self.register_model("probe", self.model, self.optim, self.sched)
+
+        def model_inference(self, input):
+            return self.model(input.flatten(1))
+
+        def forward_backward(self, batch):
+            image, label, _ = self.parse_batch_train(batch)
+            loss = torch.nn.functional.cross_entropy(self.model_inference(image), label)
+            self.model_backward_and_update(loss)
+            if self.batch_idx + 1 == self.num_batches:
+                self.update_lr()
+            return {"loss": loss}
+
+    LinearProbe.class_rows = class_rows
+    return LinearProbe
+
+
+@pytest.fixture
+def probe(monkeypatch):
+    """Registers a linear probe that says the given `class_rows`."""
+
+    def register(class_rows):
+        found = TRAINER_REGISTRY.get
+        made = linear_probe(class_rows)
+        monkeypatch.setattr(
+            TRAINER_REGISTRY, "get", lambda name: made if name == "LinearProbe" else found(name)
+        )
+
+    return register
+
+
+def probe_run(data: Path, out: Path, *opts: str, flags: Sequence[str] = ()) -> int:
+    opts = ("TRAINER.NAME", "LinearProbe", *opts)
+    words = arguments("ZeroshotCLIP", data, out, *opts, flags=tuple(flags))
+    words[words.index("--trainer") + 1] = "LinearProbe"
+    return train.main(words)
+
+
+def test_a_linear_probe_is_not_tested_on_other_classes(probe, data, tmp_path, capsys):
+    """There are as many: nothing else would tell."""
+    probe(("weight", "bias"))
+    assert probe_run(data, tmp_path / "train") == 0
+    new = ("DATASET.SUBSAMPLE_CLASSES", "new")
+    flags = ("--eval-only", "--model-dir", str(tmp_path / "train"))
+    assert probe_run(data, tmp_path / "test", *new, flags=flags) == 1
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1 and "is bound to the 16 classes it was trained on" in error[0]
+    trainer = load_model(tmp_path / "train")
+    turned = load_model(tmp_path / "train", names(trainer)[::-1])
+    torch.testing.assert_close(logits(turned).flip(1), logits(trainer))
+
+
+def test_a_trainer_that_does_not_say_is_noted(probe, data, tmp_path, capsys):
+    probe(None)
+    assert probe_run(data, tmp_path / "train") == 0
+    flags = ("--eval-only", "--model-dir", str(tmp_path / "train"))
+    assert "Note: " not in capsys.readouterr().out
+    opts = ("DATASET.SUBSAMPLE_CLASSES", "new")
+    assert probe_run(data, tmp_path / "test", *opts, flags=flags) == 0
+    assert "was trained on other classes" in capsys.readouterr().out
+
+
+def test_a_training_bound_to_its_classes_does_not_go_on_with_others(csc, data, tmp_path, capsys):
+    folder = Path(shutil.copytree(csc, tmp_path / "train"))
+    edit(the_file(folder), lambda c: c["about"]["classnames"].reverse())
+    assert run("CoOp", data, folder, *CSC) == 1
+    assert "it is bound to its classes" in capsys.readouterr().err
+
+
+# prompts.safetensors
+
+
+@pytest.mark.parametrize("trainer", ["P2C", "ReBaPL_MaPLe"])
+def test_prompts_are_the_checkpoints_bit_for_bit(trainer, data, tmp_path):
+    opts = OF_REBAPL if trainer.startswith("ReBaPL") else ()
+    folder = trained(trainer, data, tmp_path / "train", *opts)
+    save_prompts(load_run(folder), tmp_path / "prompts.safetensors")
+    of_file = torch.load(the_file(folder), weights_only=True)
+    about, models = read_prompts(tmp_path / "prompts.safetensors")
+    assert about == of_file["about"]
+    [checkpoint] = models.values()
+
+    def assert_same(a, b):
+        if isinstance(a, Tensor):
+            assert a.dtype == b.dtype and torch.equal(a, b)
+        elif isinstance(a, Mapping):
+            assert a.keys() == b.keys()
+            for key in a:
+                assert_same(a[key], b[key])
+        else:
+            assert len(a) == len(b)
+            for x, y in zip(a, b, strict=True):
+                assert_same(x, y)
+
+    kept = ("state_dict", "samples") if trainer != "P2C" else ("state_dict",)
+    assert_same({key: checkpoint[key] for key in kept}, {key: of_file[key] for key in kept})
+    assert sorted(checkpoint) == sorted([*kept, "about"])
+    assert torch.equal(logits(load_model(tmp_path)), logits(load_run(folder)))
+
+
+def test_a_file_that_was_not_exported_here(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"ctx": torch.zeros(2)}, tmp_path / "prompts.safetensors")
+    with pytest.raises(Failure, match="does not say what it is"):
+        load_model(tmp_path)
