@@ -18,7 +18,7 @@ from .cloud_measures import has_vectors, make_noise, moved, predictor
 from .load import load_model
 
 DRAWS = 20  # of the noise, for a σ above 0
-KEPT = 4  # lists of class names whose models are kept
+KEPT = 2  # lists of class names whose models are kept
 
 
 class DemoModel:
