@@ -11,6 +11,7 @@ from dassl.utils.errors import UsageError
 from dassl.utils.lock import locked
 
 from .download import sha256_of
+from .huggingface import QUICK_GELU, activation_of
 from .model import CLIP
 from .simple_tokenizer import SimpleTokenizer
 
@@ -38,9 +39,13 @@ def _download(url: str, root: str | None = None) -> str:
     """
     root = root or CACHE
     path = find_weights(url, root=root)
-    if path.suffix != ".safetensors":
+    if (activation := activation_of(path)) != QUICK_GELU:
+        line = f"{path}: its activation is {activation}, and who asks for the file"
+        raise UsageError(f"{line} computes QuickGELU; take clip.load")
+    if path.suffix not in (".safetensors", ".bin"):
         return str(path)
-    # They open it with torch.jit.load, else torch.load: the small CLIP is unpacked for that.
+    # They open it with torch.jit.load, else torch.load, and want OpenAI's names: the small CLIP,
+    # say, is unpacked for that.
     target = Path(expand_user(root)) / f"{path.stem}-{sha256_of(path)[:12]}.pt"
     if not target.exists():
         with locked(target), atomic_write(target) as f:
@@ -53,12 +58,15 @@ def load(
     device: str | torch.device | None = None,
     jit: bool = False,
     download_root: str | None = None,
+    activation: str = "",
 ) -> tuple[CLIP, object]:
     """A model by name or path, in eval mode, and its transform of PIL images.
 
     As OpenAI's: in the weights' own precision on CUDA, in float32 on a CPU.
 
-    Raises: as `find_weights` and `read_state_dict`.
+    activation: see `activation_of`, of which it is `given`.
+
+    Raises: as `find_weights`, `activation_of` and `read_state_dict`.
     """
     from torchvision.transforms import v2  # slow to import
 
@@ -66,7 +74,7 @@ def load(
         raise UsageError("clip.load(jit=True) is not supported; the model is a plain module")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     file = find_weights(name, root=download_root or CACHE)
-    model = build_model(read_state_dict(file)).to(device)
+    model = build_model(read_state_dict(file), activation_of(file, activation)).to(device)
     if device.type == "cpu":
         model.float()
     size = model.visual.input_resolution

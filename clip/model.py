@@ -43,17 +43,17 @@ class QuickGELU(nn.Module):
 
 
 class MLP(nn.Sequential):
-    """Linear, QuickGELU, linear: (…, W) -> (…, W)."""
+    """Linear, QuickGELU (or what is put into its place), linear: (…, W) -> (…, W)."""
 
     def __init__(self, width: int):
         super().__init__()
-        self.add_module("c_fc", nn.Linear(width, 4 * width))
+        self.add_module("c_fc", Linear(width, 4 * width))
         self.add_module("gelu", QuickGELU())
-        self.add_module("c_proj", nn.Linear(4 * width, width))
+        self.add_module("c_proj", Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         weights = self.c_fc.weight, self.c_fc.bias, self.c_proj.weight, self.c_proj.bias
-        frozen = is_frozen(x, *weights)
+        frozen = isinstance(self.gelu, QuickGELU) and is_frozen(x, *weights)
         return FrozenMLP.apply(x, *weights)[0] if frozen else super().forward(x)
 
 

@@ -24,7 +24,8 @@ from dassl.utils import expand_user
 from dassl.utils.errors import Failure, UsageError
 
 from .download import fetch, sha256_of
-from .model import CLIP, Attention
+from .huggingface import FILES, GELU, QUICK_GELU, file_of, is_transformers, to_openai
+from .model import CLIP, MLP, Attention
 
 HTTP = ("http://", "https://")
 CACHE = "~/.cache/clip"
@@ -60,7 +61,8 @@ def find_weights(name: str, weights: str = "", mirror: str = "", root: str = CAC
     """The file with a model's weights, downloaded unless it is in root already.
 
     Args:
-        name: one of `available_models()`, or the path or http(s) address of a file.
+        name: one of `available_models()`, or the path or http(s) address of a file, or a folder
+            with transformers' model.safetensors or pytorch_model.bin.
         weights: a path or address to take instead. The environment's CLIP_WEIGHTS is taken
             only instead of a download: not of a path, nor of the bundled CLIP.
         mirror: address instead of OpenAI's, up to the SHA-256 (else CLIP_MIRROR's).
@@ -90,12 +92,13 @@ def source_of(name: str, weights: str = "") -> Path | str:
         source = os.environ.get("CLIP_WEIGHTS") or source
     if source.startswith(HTTP):
         return source
-    path = Path(expand_user(source.removeprefix("file://")))
+    path = file_of(Path(expand_user(source.removeprefix("file://"))))
     if path.is_file():
         return path
     if source != name or path.suffix or path.is_absolute():
         what = f"{path} (a folder)" if path.is_dir() else path
-        raise UsageError(f"no CLIP weights at {what}; give a file or the name of a model")
+        folder = f", or a folder with {' or '.join(FILES)}" if path.is_dir() else ""
+        raise UsageError(f"no CLIP weights at {what}; give a file or the name of a model{folder}")
     by_lower = {known.lower(): known for known in MODELS}
     nearest = difflib.get_close_matches(name.lower(), by_lower, n=1)
     hint = f"did you mean {by_lower[nearest[0]]}? " if nearest else ""
@@ -106,9 +109,9 @@ def source_of(name: str, weights: str = "") -> Path | str:
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The weights in a file: safetensors, torch.save's, or OpenAI's TorchScript archives.
 
-    A state dict may be below "state_dict" and its keys begin with "module.". It is mapped
-    into memory, not read, where its format allows. A TorchScript archive is a program, so
-    only OpenAI's own, known by their SHA-256, are opened.
+    A state dict may be below "state_dict" and its keys begin with "module."; names of
+    transformers' become OpenAI's. It is mapped into memory, not read, where its format allows. A
+    TorchScript archive is a program, so only OpenAI's own, known by their SHA-256, are opened.
 
     Raises: Failure naming the file and what is wrong with it.
     """
@@ -127,11 +130,18 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         content = content.get("state_dict", content)
     items = content.items() if isinstance(content, dict) else ()
     weights = {str(key).removeprefix("module."): value for key, value in items}
-    if lacks := next((key for key in REQUIRED if key not in weights), ""):
-        line = f"{path}: holds no CLIP weights under OpenAI's names"
+    theirs = is_transformers(weights)
+    lacks = next((key for key in REQUIRED if key not in weights), "")
+    if lacks and not theirs:
+        line = f"{path}: holds no CLIP weights under OpenAI's names or transformers'"
         raise Failure(f"{line} (there is no {lacks})")
     if wrong := [key for key, value in weights.items() if not _is_plain(value)]:
         raise Failure(f"{path}: {wrong[0]} is no tensor of real numbers")
+    if theirs:
+        try:
+            weights = to_openai(weights)
+        except Failure as e:
+            raise Failure(f"{path}: {e}") from e
     if weights["token_embedding.weight"].shape[:1] < (VOCABULARY,):
         rows = f"fewer rows than the {VOCABULARY} of CLIP's vocabulary"
         raise Failure(f"{path}: token_embedding.weight has {rows}")
@@ -188,6 +198,8 @@ def _why_unreadable(path: Path, error: Exception) -> str:
         return "the file is empty; get it again"
     if start.startswith(b"<"):
         return "it is a web page; get the file itself"
+    if start.startswith(b"version https://git-lfs"):
+        return "it only stands for the file; get that with `git lfs pull` in its folder"
     if named := re.search(r"GLOBAL (\S+)", str(error)):
         why = f"its pickle names {named[1]} and could run code"
         return f"refused, since {why}; weights hold tensors only"
@@ -211,8 +223,10 @@ def convert_weights(model: nn.Module, dtype: torch.dtype = torch.float16) -> Non
                 weight.data = weight.data.to(dtype)
 
 
-def build_model(state_dict: Mapping[str, Tensor]) -> CLIP:
+def build_model(state_dict: Mapping[str, Tensor], activation: str = QUICK_GELU) -> CLIP:
     """The CLIP whose weights these are, in eval mode, sizes read from the weights.
+
+    activation: one of huggingface.ACTIVATIONS, which weights do not tell.
 
     It computes in the type of `visual.conv1.weight`: half for OpenAI's archives. Tensors of
     the right type are used as they are, not copied.
@@ -235,6 +249,9 @@ def build_model(state_dict: Mapping[str, Tensor]) -> CLIP:
     except (RuntimeError, IndexError, ArithmeticError, ValueError) as e:  # impossible sizes
         why = " ".join(str(e).split())[:300]
         raise Failure(f"these weights make no CLIP: {why}") from e
+    for module in model.modules():
+        if isinstance(module, MLP) and activation == GELU:
+            module.gelu = nn.GELU()
     convert_weights(model, weights["visual.conv1.weight"].dtype)
     return model.eval()
 

@@ -11,13 +11,11 @@ from typing import Any, TypeVar
 from dassl.data.datasets import Datum
 from dassl.files import regular
 from dassl.utils import Failure, listdir_nohidden, read_json, write_json
-from dassl.utils.images import open_image
+from dassl.utils.images import IMAGE_SUFFIXES, is_image
 from dassl.utils.lock import locked
 
 T = TypeVar("T")
 NO_CLASSES = ("__MACOSX", "split_fewshot")  # of a Mac's archive, of few-shot picks
-# Files called so are images; of others Pillow is asked, which takes longer.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 EXTRACT = "extract the images again, or get the file that belongs to them"
 
 
@@ -53,18 +51,6 @@ def list_images(folder: Path, others: list[str]) -> list[str]:
         remedy = "extract the archive again, or remove the folder if it is no class"
         raise Failure(f"{folder} holds no images{what}: {remedy}")
     return sorted(name for name in found if found[name])
-
-
-def is_image(entry: os.DirEntry) -> bool:
-    """Whether it is called like an image, or else Pillow can open it."""
-    if entry.name.lower().endswith(IMAGE_SUFFIXES):
-        # A broken link is an image that is missing.
-        return entry.is_file() or not os.path.exists(entry.path)
-    try:
-        with open_image(entry.path):
-            return True
-    except Exception:  # what is no image can raise anything
-        return False
 
 
 class ListingCache:

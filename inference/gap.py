@@ -84,7 +84,8 @@ def ask(run: Result, method: str, args: argparse.Namespace, clips: set[tuple]) -
     """
     trainer = load_run(run.folder, args.root, check=check)
     backbone = trainer.cfg.MODEL.BACKBONE.NAME
-    clip = run.dataset, run.side, backbone, trainer.frozen_clip().source["sha256"]
+    source = trainer.frozen_clip().source
+    clip = run.dataset, run.side, backbone, source["sha256"], source.get("activation")
     features, zero_shot = gather(trainer, zero_shot=clip not in clips)
     if list(features) == [""] and abs(features[""].accuracy - run.metrics["accuracy"]) > 0.5:
         line = "%s: by its features the accuracy is %.1f, and the run's was %.1f"

@@ -101,6 +101,7 @@ P2C | OPTIM.WARMUP_CONS_LR -1.0 | must be 0 or more
 P2C | DATASET.NUM_LABELED 4 | DATASET.NUM_LABELED 4: has no effect on Shapes
 P2C | DATASET.SOURCE_DOMAINS ('day',) | has no effect on Shapes
 P2C | MODEL.HEAD.NAME mlp | has no effect, as there is no head on a CLIP
+P2C | MODEL.BACKBONE.ACTIVATION relu | must be quick_gelu or gelu, or ""
 P2C | MODEL.INIT_WEIGHTS ~nosuchuser/x | there is no user nosuchuser
 P2C | OPTIM.MOMENTUM -1.0 | must be 0 or more
 P2C | OPTIM.WEIGHT_DECAY -1.0 | must be 0 or more

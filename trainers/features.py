@@ -80,6 +80,7 @@ class KeptFeatures:
         open_clip = sys.modules.get("open_clip")  # imported where the tower is its own
         key |= {
             "clip": clip_model.source["sha256"],
+            "activation": clip_model.source.get("activation"),
             "precision": [self.prec, *rounding],
             "device": [device_name(self.device), capability, torch.version.cuda],
             "batch": loader.batch_size,  # products of another size may be other kernels

@@ -3,14 +3,17 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from yacs.config import CfgNode
 
 from clip.download import sha256_of
+from clip.huggingface import ACTIVATIONS, QUICK_GELU, activation_of
 from clip.model import CLIP, Transformer
 from clip.weights import build_model, convert_weights, find_weights, read_state_dict, source_of
+from dassl.config.check import allow
 from dassl.utils.errors import UsageError
 
 # PREC -> the type of the frozen CLIP's large weights. tf32 is float32 whose products a GPU may
@@ -23,38 +26,50 @@ PRECISIONS = {
     "amp": torch.float32,
 }
 
+allow(
+    f'{" or ".join(ACTIVATIONS)}, or "" for what the config.json beside the weights says',
+    lambda v: v in ("", *ACTIVATIONS),
+    "BACKBONE.ACTIVATION",
+)
+
 
 def add_config(cfg: CfgNode) -> None:
-    """Adds where the weights come from, if not from OpenAI."""
+    """Adds where the weights come from, if not from OpenAI, and what they do not tell."""
     node = cfg.MODEL.BACKBONE
     node.WEIGHTS = ""  # a file or address instead of OpenAI's; or the environment's CLIP_WEIGHTS
     node.MIRROR = ""  # an address with copies of OpenAI's files; or CLIP_MIRROR
+    node.ACTIVATION = ""  # quick_gelu or gelu; else as the config.json beside it says, or QuickGELU
 
 
 def check_clip(cfg: CfgNode) -> None:
     """Checks MODEL as far as that is possible before data and weights are read.
 
-    Raises: UsageError for a head, which no CLIP has, and for a name or path that has no weights.
+    Raises: UsageError for a head, which no CLIP has, and for a name or path that has no weights;
+    Failure for a config.json of another model.
     """
     backbone, head = cfg.MODEL.BACKBONE, cfg.MODEL.HEAD.NAME
     if head:
         why = "has no effect, as there is no head on a CLIP"
         raise UsageError(f"MODEL.HEAD.NAME {head} (--head): {why}")
-    source_of(backbone.NAME, backbone.WEIGHTS)
+    source = source_of(backbone.NAME, backbone.WEIGHTS)
+    if isinstance(source, Path):  # it is there already
+        activation_of(source, backbone.ACTIVATION)
 
 
 def load_clip(cfg: CfgNode, dtype: torch.dtype, device: torch.device) -> CLIP:
     """The CLIP that MODEL.BACKBONE names, frozen, its large weights in dtype, on the device.
 
     Its `source` has name, file and SHA-256, for results.json and checkpoints: a name alone does not
-    tell files apart.
+    tell files apart. It has the activation too, if that is not QuickGELU.
     """
     backbone = cfg.MODEL.BACKBONE
     file = find_weights(backbone.NAME, backbone.WEIGHTS, backbone.MIRROR)
+    activation = activation_of(file, backbone.ACTIVATION)
+    other = {} if activation == QUICK_GELU else {"activation": activation}
     if cfg.VERBOSE:
-        print(f"CLIP weights: {file}")
-    model = build_model(read_state_dict(file))
-    model.source = {"name": backbone.NAME, "file": str(file), "sha256": sha256_of(file)}
+        print(f"CLIP weights: {file}" + (f" (activation: {activation})" if other else ""))
+    model = build_model(read_state_dict(file), activation)
+    model.source = {"name": backbone.NAME, "file": str(file), "sha256": sha256_of(file), **other}
     convert_weights(model, dtype)
     given, size = tuple(cfg.INPUT.SIZE), model.visual.input_resolution
     if given != (size, size):
@@ -68,10 +83,16 @@ def other_clip(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     Args:
         theirs: `source` of the CLIP that a model was trained on; ours: of the present one.
     """
-    if theirs.get("sha256") in (None, ours.get("sha256")):
+    if theirs.get("sha256") is None:
         return ""
-    was = f"{theirs.get('name')}, {theirs.get('file')}, SHA-256 {theirs['sha256'][:12]}…"
-    return f"trained on another CLIP ({was}) than {ours['file']} ({ours['sha256'][:12]}…)"
+    if theirs["sha256"] != ours.get("sha256"):
+        was = f"{theirs.get('name')}, {theirs.get('file')}, SHA-256 {theirs['sha256'][:12]}…"
+        return f"trained on another CLIP ({was}) than {ours['file']} ({ours['sha256'][:12]}…)"
+    was, now = (source.get("activation", QUICK_GELU) for source in (theirs, ours))
+    if was != now:
+        why = "by the config.json beside it, or MODEL.BACKBONE.ACTIVATION"
+        return f"trained with activation {was}, and {ours['file']} has {now} ({why})"
+    return ""
 
 
 def choose_precision(prec: str, device: torch.device, fixed: bool = False) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from clip import frozen, model
@@ -26,8 +26,9 @@ def relative(ours: Tensor, exact: Tensor) -> float:
     return float((ours.double() - exact).norm() / exact.norm())
 
 
-def frozen_mlp(dtype: torch.dtype) -> MLP:
+def frozen_mlp(dtype: torch.dtype, activation: str = "quick_gelu") -> MLP:
     mlp = MLP(64).double().requires_grad_(False)
+    mlp.gelu = nn.GELU() if activation == "gelu" else mlp.gelu
     for i, p in enumerate(mlp.parameters()):
         p.copy_(some(*p.shape, seed=i) / 8)
     return mlp.to(dtype)
@@ -36,13 +37,16 @@ def frozen_mlp(dtype: torch.dtype) -> MLP:
 def plain_mlp(mlp: MLP, x: Tensor) -> Tensor:
     w1, b1, w2, b2 = (p.double() for p in mlp.parameters())
     h = x.double() @ w1.t() + b1
+    if isinstance(mlp.gelu, nn.GELU):
+        return (h * (1 + torch.erf(h / 2**0.5)) / 2) @ w2.t() + b2
     return (h / (1 + torch.exp(-1.702 * h))) @ w2.t() + b2
 
 
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
-def test_the_mlp_and_its_gradient_are_the_formulas(dtype, kernels):
+def test_the_mlp_and_its_gradient_are_the_formulas(dtype, activation, kernels):
     mlp, x, weights = (
-        frozen_mlp(dtype),
+        frozen_mlp(dtype, activation),
         (2 * some(3, 5, 64)).to(dtype),
         some(3, 5, 64, seed=1).to(dtype),
     )
@@ -81,11 +85,12 @@ def curvature(f, x: Tensor, out: Tensor, alone: bool) -> Tensor:
     return torch.autograd.grad(g.square().sum() * (1 if alone else y), x)[0]
 
 
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 @pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_a_gradient_of_the_gradient_is_the_formulas(dtype, alone, kernels):
+def test_a_gradient_of_the_gradient_is_the_formulas(dtype, alone, activation, kernels):
     """Of layers behind one another, as a layer's own curvature may be zero."""
-    mlp, x, out = frozen_mlp(dtype), 2 * some(3, 5, 64), some(3, 5, 64, seed=1)
+    mlp, x, out = frozen_mlp(dtype, activation), 2 * some(3, 5, 64), some(3, 5, 64, seed=1)
     weight, bias = some(64, 64, seed=5).to(dtype) / 8, some(64, seed=6).to(dtype)
 
     def ours(x: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ BAD = {
         "it is a web page",
     ),
     "text.pt": (
-        lambda w, path: path.write_text("version https://git-lfs"),
+        lambda w, path: path.write_text("weights of CLIP"),
         "it is no file of torch.save",
     ),
     "cut.pt": (cut(torch.save), "truncated or damaged, get it again"),
@@ -89,7 +89,7 @@ BAD = {
         lambda w, path: torch.save(
             {"state_dict": {"prompt_learner.ctx": torch.zeros(2)}, "epoch": 5}, path
         ),
-        "holds no CLIP weights under OpenAI's names (there is no visual.conv1.weight)",
+        "no CLIP weights under OpenAI's names or transformers' (there is no visual.conv1.weight)",
     ),
     "tensor.pt": (lambda w, path: torch.save(torch.zeros(2), path), "holds no CLIP weights"),
     "evil.pt": (

@@ -231,6 +231,7 @@ def test_in_a_random_order_there_are_none(data, tmp_path, weights):
         ("INPUT.PIXEL_MEAN", "[0.5,0.5,0.5]"),
         ("DATASET.SUBSAMPLE_CLASSES", "new"),
         ("MODEL.BACKBONE.WEIGHTS", "{}/other.safetensors"),
+        ("MODEL.BACKBONE.ACTIVATION", "gelu"),
     ],
 )
 def test_what_makes_other_features_has_a_file_of_its_own(opts, data, tmp_path, encoded):
