@@ -1,8 +1,6 @@
 """What the page of inference.demo asks a trained model."""
 
-import io
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,12 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dassl.data.transforms import build_transform
 from dassl.engine import TrainerBase
-from dassl.utils import read_image
 
 from .cloud_measures import has_vectors, make_noise, moved, predictor
 from .load import load_model
+from .pixels import read_pixels
 
 DRAWS = 20  # of the noise, for a σ above 0
 KEPT = 2  # lists of class names whose models are kept
@@ -41,8 +38,7 @@ class DemoModel:
         self.load = load
         self.trainer = load(None)
         self.movable = has_vectors(self.trainer)
-        with redirect_stdout(io.StringIO()):
-            self.transform = build_transform(self.trainer.cfg, is_train=False)
+        self.preprocessing = self.trainer.describe()["preprocessing"]
 
     def of(self, names: Sequence[str]) -> TrainerBase:
         """The model for these classes."""
@@ -60,9 +56,8 @@ class DemoModel:
 
         Raises: Failure if the image cannot be read, or the model cannot have these classes.
         """
-        pixels = self.transform(read_image(image))[None]
         trainer = self.of(names)
-        pixels = pixels.to(trainer.device)
+        pixels = torch.from_numpy(read_pixels(image, self.preprocessing))[None].to(trainer.device)
         if not sigma:
             return softmax(trainer.model_inference(pixels))
         predict, _ = predictor(trainer, [(pixels, torch.zeros(1))])
