@@ -102,6 +102,7 @@ def environment(home: Path) -> dict[str, str]:
     cache = env.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     env |= {"HOME": str(home), "XDG_CACHE_HOME": cache, "PYTHONUSERBASE": site.getuserbase()}
     env |= {"VENV": str(Path(sys.executable).parents[1]), "LC_ALL": "C.UTF-8"}
+    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"  # as after bin/activate
     return env | dict(pair.split("=") for pair in small.split())
 
 
