@@ -101,7 +101,7 @@ def environment(home: Path) -> dict[str, str]:
     env = {k: v for k, v in os.environ.items() if k not in ("DATA", "OUTPUT", "SHOTS")}
     cache = env.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     env |= {"HOME": str(home), "XDG_CACHE_HOME": cache, "PYTHONUSERBASE": site.getuserbase()}
-    env |= {"VENV": str(Path(sys.executable).parents[1]), "LC_ALL": "C.UTF-8"}
+    env["VENV"] = str(Path(sys.executable).parents[1])
     env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"  # as after bin/activate
     return env | dict(pair.split("=") for pair in small.split())
 
