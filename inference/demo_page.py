@@ -45,7 +45,7 @@ def build_page(model: DemoModel) -> gr.Blocks:
     """The page's parts, and what happens when they are used."""
     cfg = model.trainer.cfg
     method = cfg.TRAINER.NAME
-    of = f"trained on {cfg.DATASET.NAME}, on CLIP {cfg.MODEL.BACKBONE.NAME}"
+    of = f"for {cfg.DATASET.NAME}, with CLIP {cfg.MODEL.BACKBONE.NAME}"
     with gr.Blocks(title=f"{method} on {cfg.DATASET.NAME}", analytics_enabled=False) as page:
         gr.HTML(f"<h1>{html.escape(method)}</h1>{html.escape(of)}")
         with gr.Row():
