@@ -15,7 +15,8 @@ from dassl.utils.images import IMAGE_SUFFIXES, is_image
 from dassl.utils.lock import locked
 
 T = TypeVar("T")
-NO_CLASSES = ("__MACOSX", "split_fewshot")  # of a Mac's archive, of few-shot picks
+# Of a Mac's archive, a Synology's thumbnails, of a file system's check, of few-shot picks.
+NO_CLASSES = ("__MACOSX", "@eaDir", "lost+found", "split_fewshot")
 EXTRACT = "extract the images again, or get the file that belongs to them"
 
 
@@ -86,19 +87,17 @@ def read_class_folders(
     images: Path,
     classes: Mapping[str, str],
     lister: Callable[[Path, list[str]], list[str]] = list_images,
-    complete: bool = True,
 ) -> list[Datum]:
     """All images of class folders; `classes` are {folder: class name} by label.
 
     What lies there besides, and images beside the folders, is counted in a line.
-    Raises: Failure for a class without images; unless `complete`, its folder may be missing.
+    Raises: Failure for a class without images.
     """
     names = listdir_nohidden(str(images), sort=True)
     others = [n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and n not in classes]
     items = [
         Datum(f"{images}/{folder}/{name}", label, classname=classname)
         for label, (folder, classname) in enumerate(classes.items())
-        if complete or (images / folder).is_dir()
         for name in lister(images / folder, others)
     ]
     if others:

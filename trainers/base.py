@@ -255,7 +255,8 @@ class CLIPTrainer(KeptFeatures, TrainerX):
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         super().load_model(directory, epoch)
-        if line := other_clip(self.trained.get("clip", {}), self.model.clip.source):
+        theirs = self.trained.get("clip")
+        if theirs and (line := other_clip(theirs, self.model.clip.source)):
             print(f"Note: {line}")
 
     def state_to_resume(self) -> dict:

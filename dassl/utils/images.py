@@ -4,14 +4,15 @@ import os
 import struct
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from dassl.files import regular
 
 from .errors import Failure
 
 # Files called so are images; of others Pillow is asked, which takes longer.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
+IMAGE_SUFFIXES += (".webp", *[".avif"] * features.check("avif"))
 
 
 def is_image(entry: os.DirEntry) -> bool:
