@@ -22,6 +22,7 @@ from dassl.utils import Failure, write_json
 from trainers.features import KeptFeatures
 
 from .onnx_model import ABOUT, FORMAT, GRAPH, PREPROCESS, OnnxModel, first_line, sha256_of
+from .prompts_file import portable
 
 BATCHES = (1, 5, 16)  # with which the graph is compared with PyTorch
 TOLERANCE = 1e-4  # of the largest logit
@@ -72,7 +73,8 @@ def write_graph(trainer: TrainerBase, folder: Path) -> float:
     """
     if why := getattr(trainer, "no_graph", ""):
         raise NoGraph(why)
-    about = {"format": FORMAT, "input": "image", "output": "logits"} | trainer.describe()
+    about = {"format": FORMAT, "input": "image", "output": "logits"}
+    about |= portable(trainer.describe())
     program = trace(trainer)
     program.model.metadata_props[ABOUT] = json.dumps(about)
     program.save(str(folder / GRAPH))
