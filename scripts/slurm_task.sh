@@ -12,7 +12,7 @@ if [ "$attempt" -gt "$attempts" ]; then
 fi
 echo "== attempt $attempt of $attempts on $(uname -n), $(date '+%F %T'): $command"
 
-# Before the time limit, or if it is preempted, the batch script alone is sent SIGTERM.
+# Before the time limit the batch script alone is sent SIGTERM, by --signal=B:TERM@60.
 setsid bash -c "$command" & # in a process group of its own
 runner=$!
 trap 'kill -TERM "$runner"' TERM

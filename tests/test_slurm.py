@@ -67,6 +67,11 @@ def submit(process: subprocess.Popen) -> int:
     return int(said(process).split()[1].strip(":"))
 
 
+def tasks_of(cluster: Cluster, job: int) -> list[str]:
+    """Those of an array that have not ended."""
+    return [name for name in cluster.queue() if name == "?" or name.startswith(f"{job}_")]
+
+
 def pids_of(cluster: Cluster, task: int) -> list[int]:
     """The processes of a task: its batch script and all that it has started."""
     mark = f"SLURM_ARRAY_TASK_ID={task}\0"
@@ -101,9 +106,9 @@ def test_a_cancelled_task_does_not_come_back(cluster, tmp_path, submit_commands)
     job = submit_commands("sleep 1000")
     wait_for(lambda: cluster.queue().get(f"{job}_1") == "RUNNING" and pids_of(cluster, 1))
     assert cluster.ask("scancel", f"{job}") == ""
-    wait_for(lambda: not cluster.queue())
+    wait_for(lambda: not tasks_of(cluster, job))
     wait_for(lambda: not pids_of(cluster, 1))
-    assert not cluster.queue()
+    assert not tasks_of(cluster, job)
     last = (tmp_path / "slurm" / f"{job}_1.log").read_text()
     assert last.count("== attempt") == 1 and "CANCELLED" in last
 
@@ -146,6 +151,10 @@ def has_sigterm(pid: int) -> bool:
     return any(mask >> signal.SIGTERM - 1 & 1 for mask in masks)
 
 
+def limit(cluster: Cluster, task: str, minutes: int) -> None:
+    assert cluster.ask("scontrol", "update", f"JobId={task}", f"TimeLimit={minutes}") is not None
+
+
 def rows(table: str) -> list[list[str]]:
     """A table's rows without their last column, the seconds."""
     return [line.split()[:-1] for line in table.splitlines() if line.startswith("Shapes ")]
@@ -159,14 +168,15 @@ def test_killed_cut_lost_and_submitted_again(cluster, sweep, tmp_path):
     alone = sweep(file, "--slots", "1", OUTPUT=str(tmp_path / "alone"))
     send(held[KILLED], signal.SIGKILL)  # the run alone
     send(pids_of(cluster, LOST), signal.SIGKILL)  # the batch script too, so nobody asks for it
-    cluster.ask("scontrol", "update", f"JobId={job}_{CUT}", "TimeLimit=1")
+    limit(cluster, f"{job}_{CUT}", minutes=1)
     assert f"error: job {job} is at this sweep" in said(sweep(file, "--slurm", ""), 1)
     wait_for(lambda: any(has_sigterm(pid) for pid in held[CUT]))
     send(held[CUT], signal.SIGCONT)
     cluster.restart_controller()  # while the task asks it for its requeue
+    limit(cluster, f"{job}_{CUT}", minutes=10)  # however slow this machine is
     table = said(alone)
 
-    wait_for(lambda: not cluster.queue(), 0.1)
+    wait_for(lambda: not tasks_of(cluster, job), 0.1)
     logs = [(out / "slurm" / f"{job}_{task}.log").read_text() for task in (1, 2, 3, 4)]
     assert [log.count("== attempt") for log in logs] == [2, 2, 1, 1]
     assert "== stopped (exit code 137)" in logs[KILLED - 1]
@@ -179,7 +189,9 @@ def test_killed_cut_lost_and_submitted_again(cluster, sweep, tmp_path):
     shown = (out / "slurm" / f"{again}_table.log").read_text()
     assert shown.startswith("4 models: 4 finished\n")
     assert rows(shown) == rows(table) and len(rows(table)) == 2
-    for folder in [path.parent for path in (tmp_path / "alone").rglob("results.json")]:
+    folders = [path.parent for path in (tmp_path / "alone").rglob("results.json")]
+    assert len(folders) == 8
+    for folder in folders:
         assert state(folder) == state(out / folder.relative_to(tmp_path / "alone"))
 
 
@@ -191,7 +203,7 @@ def test_a_run_that_fails_by_itself(cluster, sweep, tmp_path):
     broken = {"broken": ["MODEL.INIT_WEIGHTS", "/no/such/file"]}
     file = write(tmp_path / "my.yaml", methods=["coop"], seeds=[1], settings=broken)
     job = submit(sweep(file, "--slurm", ""))
-    wait_for(lambda: not cluster.queue(), 0.1)
+    wait_for(lambda: not tasks_of(cluster, job), 0.1)
     lines = said(sweep(file, "--status")).splitlines()
     assert lines[0] == "failed     coop broken, shapes, seed 1: train"
     assert lines[1].startswith("    error: ") and "/no/such/file" in lines[1]
