@@ -7,7 +7,7 @@ import pkgutil
 from yacs.config import CfgNode
 
 # Commands (python -m datasets.doctor) and what only they need.
-_TOOLS = ("doctor", "imagenet_val", "prepare", "sources")
+_TOOLS = ("doctor", "imagenet_val", "own_doctor", "places", "prepare", "sources")
 
 for _module in pkgutil.iter_modules(__path__):
     if _module.name not in _TOOLS:

@@ -213,7 +213,9 @@ def check_names(names: Mapping[int, str], equal: bool = False) -> None:
             raise Failure(f"{line}: give it one in the split file or classnames.txt")
         if not equal and (other := labels.setdefault(words, label)) != label:
             line = f'The classes {other} and {label} are both called "{name}"'
-            raise Failure(f"{line}: rename one, or make them one")
+            line += ": rename one, or make them one"
+            same = f'"{names[other]}" is no other name, upper case and _ are not told apart'
+            raise Failure(line + f" ({same})" * (names[other] != name))
 
 
 def say_classes_without(what: str, names: Mapping[int, str], split: list[Datum]) -> None:

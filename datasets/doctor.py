@@ -7,9 +7,10 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from io import StringIO
 from itertools import chain
 from pathlib import Path
 from shlex import quote
@@ -23,6 +24,7 @@ from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import (
     Failure,
+    UsageError,
     check_availability,
     expand_user,
     print_error,
@@ -31,7 +33,12 @@ from dassl.utils import (
 )
 
 from .benchmark import SPLITS, Benchmark, read_lists
-from .readers import IMAGE_SUFFIXES, absent, nothing_saved, some
+from .image_folder import ImageFolder
+from .own_doctor import advice, tell
+from .own_images import Problems
+from .places import find_images, images_alone, misplaced, module_name, move_command, similar_folder
+from .readers import absent, nothing_saved, some
+from .shapes import DrawnBenchmark
 
 # Classes, and images to train on, validate and test with, as published with CoOp's splits.
 # ImageNet validates with its test images.
@@ -52,8 +59,8 @@ PUBLISHED = {
     "ImageNetA": (200, 0, 0, 7_500),
     "ImageNetR": (200, 0, 0, 30_000),
 }
-DEPTH = 5  # how far below a dataset's folder its images can lie
 NAMED = 10  # broken images that are named
+REPLACE = "Replace them; or remove them, and the split file and split_fewshot for a new split"
 
 
 @dataclass
@@ -61,23 +68,30 @@ class Finding:
     """The state of one dataset."""
 
     name: str
-    state: str = "missing"  # or incomplete, found
+    state: str = "missing"  # or incomplete, found, "not drawn yet"
     wrong: str = ""  # what is not as it should be
     mend: str = ""  # the command for it
     classes: int | None = None  # unknown if it cannot be read
     images: list[str] = field(default_factory=list)
+    table: str = ""  # of one's own images: each class
+
+    @property
+    def whole(self) -> bool:
+        """Whether a run can be made; what is drawn on first use needs nothing."""
+        return self.state in ("found", "not drawn yet")
 
     @property
     def counts(self) -> list[str]:
         """Images, images published, classes, classes published."""
-        classes, *splits = PUBLISHED[self.name]
-        found = "–" if self.classes is None else f"{self.classes:,}"
-        return [f"{len(self.images):,}", f"{sum(splits):,}", found, f"{classes:,}"]
+        known = published(self.name)
+        classes, images = (known[0], sum(known[1:])) if known else (None, None)
+        numbers = (len(self.images), images, self.classes, classes)
+        return ["–" if n is None else f"{n:,}" for n in numbers]
 
     @property
     def line(self) -> str:
         """What `prepare` says in the end."""
-        counts = "{} of {} images, {} of {} classes".format(*self.counts)
+        counts = "{} of {} images, {} of {} classes".format(*self.counts).replace(" of –", "")
         return self.with_mend(f"{self.name}: {self.state}, {counts}", self.wrong)
 
     def with_mend(self, *lines: str) -> str:
@@ -85,18 +99,28 @@ class Finding:
         return "\n  ".join(filter(None, (*lines, self.mend)))
 
 
+def published(name: str) -> tuple[int, ...] | None:
+    """Classes and images of each split; None where nobody knows, as of one's own images."""
+    kind = DATASET_REGISTRY.get(name)
+    if issubclass(kind, DrawnBenchmark):
+        classes = len(kind.classes())
+        return classes, *(classes * n for n in kind.parts.values())
+    return PUBLISHED.get(name)
+
+
 def dataset_name(name: str) -> str:
     """DATASET.NAME, of itself or of its config file, in any case. Raises UsageError."""
-    names = {known.lower(): known for known in PUBLISHED}
-    names |= {module_name(known): known for known in PUBLISHED}
-    if name.lower() not in names:
-        check_availability(name, PUBLISHED, "dataset")
-    return names[name.lower()]
-
-
-def module_name(name: str) -> str:
-    """The name of a dataset's file here, which is that of its config file."""
-    return DATASET_REGISTRY.get(name).__module__.rpartition(".")[2]
+    kinds = map(DATASET_REGISTRY.get, DATASET_REGISTRY.registered_names())
+    names = {kind.__name__: kind for kind in kinds if issubclass(kind, Benchmark)}
+    known = {module_name(known): known for known in names}
+    known |= {kind.dataset_dir: known for known, kind in names.items() if kind.dataset_dir}
+    known |= {known.lower(): known for known in names}
+    if name.lower() not in known:
+        if os.path.isdir(name):
+            remedy = f"for your own images give image_folder --root {quote(name)}"
+            raise UsageError(f"{name} is a folder and no dataset's name: {remedy}")
+        check_availability(name, names, "dataset")
+    return known[name.lower()]
 
 
 def command(tool: str, name: str, root: Path, *flags: str) -> str:
@@ -110,23 +134,56 @@ def examine(name: str, root: Path) -> Finding:
     """Reads a dataset as a run would; if that fails, looks at what lies there."""
     kind = DATASET_REGISTRY.get(name)
     folder = root / kind.dataset_dir
-    finding = Finding(name, mend=command("prepare", name, root))
-    cfg = get_cfg_default()
-    datasets.add_config(cfg)
-    cfg.DATASET.NAME, cfg.DATASET.ROOT = name, str(root)
+    if kind is ImageFolder:
+        return examine_own(root)
+    finding = Finding(name, mend=command("prepare", name, root) if published(name) else "")
+    if issubclass(kind, DrawnBenchmark) and not split_file(folder, name).exists():
+        finding.state, finding.wrong = "not drawn yet", "a run draws it, or at once"
+        return finding
     try:
-        with nothing_saved():
-            data = kind(cfg)
+        data = read(name, root)
     except (Failure, OSError) as e:
         finding.images = list(find_images(folder))
         finding.state = "incomplete" if finding.images else "missing"
         explain(finding, kind, root, str(e))
     else:
-        items = chain(data.train_x, data.val or (), data.test)
-        finding.images = list(dict.fromkeys(item.impath for item in items))
-        finding.classes = data.num_classes
+        found(finding, data)
         compare(finding, split_file(folder, name))
     return finding
+
+
+def examine_own(root: Path) -> Finding:
+    """Reads one's own images; what a run would say of them is said here."""
+    finding, said = Finding("ImageFolder"), StringIO()
+    try:
+        with redirect_stdout(said):
+            data = read(finding.name, root)
+    except (Failure, OSError) as e:
+        finding.images = list(find_images(root))
+        finding.state = "incomplete" if root.is_dir() else "missing"
+        lines = e.lines if isinstance(e, Problems) else [str(e).removeprefix("ImageFolder: ")]
+        finding.wrong = "\n  ".join(lines)
+    else:
+        found(finding, data)
+        finding.table = tell(data)
+        finding.wrong = "\n  ".join([*said.getvalue().splitlines(), *advice(data)])
+    return finding
+
+
+def read(name: str, root: Path) -> Benchmark:
+    """What a run would read; nothing is saved but what is drawn. Raises Failure or OSError."""
+    cfg = get_cfg_default()
+    datasets.add_config(cfg)
+    cfg.DATASET.NAME, cfg.DATASET.ROOT = name, str(root)
+    with nothing_saved():
+        return DATASET_REGISTRY.get(name)(cfg)
+
+
+def found(finding: Finding, data: Benchmark) -> None:
+    """Notes that the dataset could be read, and what of."""
+    items = chain(data.train_x, data.val or (), data.test)
+    finding.images = list(dict.fromkeys(item.impath for item in items))
+    finding.state, finding.classes = "found", data.num_classes
 
 
 def split_file(folder: Path, name: str) -> Path:
@@ -134,24 +191,11 @@ def split_file(folder: Path, name: str) -> Path:
     return folder / f"split_zhou_{name}.json"
 
 
-def find_images(folder: Path) -> Iterator[str]:
-    """All image files below a folder."""
-    for path, folders, files in os.walk(folder, followlinks=True):
-        deep = len(Path(path).relative_to(folder).parts) >= DEPTH
-        folders[:] = [] if deep else [n for n in folders if not is_aside(n)]
-        for name in files:
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                yield f"{path}/{name}"
-
-
-def is_aside(name: str) -> bool:
-    """Whether a folder is hidden, or of a Mac's archive."""
-    return name.startswith((".", "__MACOSX"))
-
-
 def compare(finding: Finding, split: Path) -> None:
     """What was read with what was published."""
-    classes, *splits = PUBLISHED[finding.name]
+    if not published(finding.name):
+        return
+    classes, *splits = published(finding.name)
     fewer = sum(splits) - len(finding.images)
     fewer_classes = classes - finding.classes
     if fewer > 0 or fewer_classes > 0:
@@ -208,59 +252,6 @@ def explain_no_folder(finding: Finding, kind: type[Benchmark], root: Path) -> No
         finding.mend = command("doctor", finding.name, root.parent)
 
 
-def similar_folder(root: Path, kind: type[Benchmark]) -> Path | None:
-    """A folder that is called nearly like the dataset's: "DTD", "oxford-flowers"."""
-
-    def letters(name: str) -> str:
-        return name.lower().replace("-", "").replace("_", "")
-
-    names = (kind.dataset_dir, kind.__name__, module_name(kind.__name__))
-    known = set(map(letters, names))
-    for path in sorted(root.iterdir()) if root.is_dir() else []:
-        if letters(path.name) in known and path.name != kind.dataset_dir and path.is_dir():
-            return path
-    return None
-
-
-def images_alone(root: Path, kind: type[Benchmark]) -> Path | None:
-    """Another site's folder of images: in the data folder, or taken for it."""
-    places = [root / name for name in kind.also_called]
-    if root.name in kind.also_called:
-        places.append(root)
-    for place in places:
-        if not (place / kind.image_dir).is_dir() and any(find_images(place)):
-            return place
-    return None
-
-
-def misplaced(expected: Path, folder: Path, also_called: Collection[str]) -> Path | None:
-    """Where the folder `expected` lies instead: inside itself, or elsewhere in `folder`."""
-    names = (expected.name, *also_called)
-    for name in names:
-        if (expected / name).is_dir():
-            return expected / name
-    if expected.is_dir():
-        return None
-    for depth in range(DEPTH - 1):
-        for path in (p for name in names for p in sorted(folder.glob("*/" * depth + name))):
-            aside = any(map(is_aside, path.relative_to(folder).parts))
-            # Another process may just have made `expected` itself.
-            if not aside and path != expected and path.is_dir() and any(find_images(path)):
-                return path
-    return None
-
-
-def move_command(lies: Path, expected: Path) -> str:
-    """The shell's, that makes of one folder the other."""
-    here, there = quote(str(lies)), quote(str(expected))
-    above = quote(str(expected.parent))
-    if lies.parent == expected:  # what is left would be taken for a class
-        return f"mv {here}/* {there}/ && rmdir {here}"
-    if lies.parent in expected.parents:  # imagenet/train, to be imagenet/images/train
-        return f"mkdir -p {above} && mv {here} {there}"
-    return f"mv {quote(str(lies.parent))}/* {above}/"  # with annotations beside it
-
-
 def count_absent(split: Path, images: Path) -> str:
     """A line on images that a split file names and that are not there; "" if none."""
     try:
@@ -288,13 +279,17 @@ def open_all(finding: Finding, root: Path) -> None:
     with ProcessPoolExecutor() as pool:
         results = pool.map(is_broken, paths, chunksize=64)
         results = list(tqdm(results, total=len(paths), desc=finding.name, disable=None))
-    broken = [path for path, bad in zip(paths, results, strict=True) if bad]
-    if broken:
-        line = f"{len(broken):,} images cannot be opened: {some(broken, NAMED)}"
-        finding.wrong = f"{finding.wrong}. {line}" if finding.wrong else line
-        if finding.state == "found":
-            finding.state = "incomplete"
+    broken = sorted(path for path, bad in zip(paths, results, strict=True) if bad)
+    if not broken:
+        return
+    line = f"{len(broken):,} images cannot be opened: {some(broken, NAMED)}"
+    finding.wrong = "\n  ".join(filter(None, (finding.wrong, line)))
+    if finding.state == "found":
+        finding.state = "incomplete"
+        if published(finding.name):
             finding.mend = command("prepare", finding.name, root, "--again")
+        else:
+            finding.mend = REPLACE
 
 
 def report(findings: list[Finding]) -> str:
@@ -303,8 +298,9 @@ def report(findings: list[Finding]) -> str:
     headers = ("dataset", "state", "images", "published", "classes", "published")
     align = ("left", "left", *["right"] * 4)
     table = tabulate(rows, headers, colalign=align, disable_numparse=True)
+    tables = [f.table for f in findings if f.table]
     notes = [f.with_mend(f"{f.name}: {f.wrong}") for f in findings if f.wrong]
-    return "\n\n".join(filter(None, (table, "\n".join(notes))))
+    return "\n\n".join(filter(None, (table, *tables, "\n".join(notes))))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -316,12 +312,12 @@ def run(args: argparse.Namespace) -> int:
         for finding in findings:
             open_all(finding, root)
     print(plain(report(findings), keep="\n"))
-    return int(bool(args.names) and any(f.state != "found" for f in findings))
+    return int(bool(args.names) and any(not f.whole for f in findings))
 
 
 def add_root(p: argparse.ArgumentParser) -> None:
     """The flag --root."""
-    text = "folder that holds all datasets (default: DATA, or data)"
+    text = "folder of all datasets, or of your image_folder (default: DATA, or data)"
     p.add_argument("--root", default=datasets.default_root(), help=text)
 
 
@@ -329,7 +325,9 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
     tolerate_encoding()
     p = OneLineParser("python -m datasets.doctor", description=__doc__)
-    text = "DATASET.NAME or config file (default: all fifteen)"
+    text = (
+        "DATASET.NAME or config file, image_folder for your own (default: the fifteen benchmarks)"
+    )
     p.add_argument("names", nargs="*", metavar="NAME", help=text)
     add_root(p)
     p.add_argument("--deep", action="store_true", help="open every image")

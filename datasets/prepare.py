@@ -24,9 +24,10 @@ from dassl.utils.errors import Failure, UsageError
 from dassl.utils.lock import locked
 from dassl.utils.logger import print_error, tolerate_encoding
 
-from .doctor import Finding, add_root, command, dataset_name, examine, split_file
+from .doctor import Finding, add_root, command, dataset_name, examine, read, split_file
 from .imagenet_val import sort_validation_images
 from .readers import read_classnames
+from .shapes import DrawnBenchmark
 from .sources import BY_HAND, DRIVE, SOURCES, Source
 
 HINT = "give --mirror an address that has it"
@@ -46,7 +47,13 @@ def prepare(name: str, root: Path, mirror: str = "", again: bool = False) -> Fin
         dataset's folder.
     """
     finding = examine(name, root)
-    folder = root / DATASET_REGISTRY.get(name).dataset_dir
+    kind = DATASET_REGISTRY.get(name)
+    folder = root / kind.dataset_dir
+    if name not in SOURCES:
+        if issubclass(kind, DrawnBenchmark) and (again or finding.state != "found"):
+            split_file(folder, name).unlink(missing_ok=True)
+            read(name, root)  # which draws it
+        return examine(name, root)
     if not again and finding.mend not in ("", command("prepare", name, root)):
         return finding  # the images are there, in another place
     if not plan(finding, folder, again) and not lists_too_few(finding):
@@ -245,6 +252,8 @@ def run(args: argparse.Namespace) -> int:
     name, root = dataset_name(args.name), Path(expand_user(args.root))
     if args.labels and name != "ImageNet":
         raise UsageError("--labels are of ImageNet's validation images: give it with imagenet")
+    if args.labels and not args.labels.is_file():
+        raise UsageError(f"--labels {args.labels}: no such file")
     if args.mirror and not args.mirror.startswith(("http://", "https://")):
         raise UsageError(f"the mirror {args.mirror!r} is no http:// or https:// address")
     finding = prepare(name, root, args.mirror, args.again)

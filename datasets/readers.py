@@ -11,13 +11,12 @@ from typing import Any, TypeVar
 from dassl.data.datasets import Datum
 from dassl.files import regular
 from dassl.utils import Failure, listdir_nohidden, read_json, write_json
-from dassl.utils.images import open_image
+from dassl.utils.images import IMAGE_SUFFIXES, is_image
 from dassl.utils.lock import locked
 
 T = TypeVar("T")
-NO_CLASSES = ("__MACOSX", "split_fewshot")  # of a Mac's archive, of few-shot picks
-# Files called so are images; of others Pillow is asked, which takes longer.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+# Of a Mac's archive, a Synology's thumbnails, of a file system's check, of few-shot picks.
+NO_CLASSES = ("__MACOSX", "@eaDir", "lost+found", "split_fewshot")
 EXTRACT = "extract the images again, or get the file that belongs to them"
 
 
@@ -55,18 +54,6 @@ def list_images(folder: Path, others: list[str]) -> list[str]:
     return sorted(name for name in found if found[name])
 
 
-def is_image(entry: os.DirEntry) -> bool:
-    """Whether it is called like an image, or else Pillow can open it."""
-    if entry.name.lower().endswith(IMAGE_SUFFIXES):
-        # A broken link is an image that is missing.
-        return entry.is_file() or not os.path.exists(entry.path)
-    try:
-        with open_image(entry.path):
-            return True
-    except Exception:  # what is no image can raise anything
-        return False
-
-
 class ListingCache:
     """`list_images`, remembered in a JSON file until a folder's modification time changes."""
 
@@ -100,19 +87,17 @@ def read_class_folders(
     images: Path,
     classes: Mapping[str, str],
     lister: Callable[[Path, list[str]], list[str]] = list_images,
-    complete: bool = True,
 ) -> list[Datum]:
     """All images of class folders; `classes` are {folder: class name} by label.
 
     What lies there besides, and images beside the folders, is counted in a line.
-    Raises: Failure for a class without images; unless `complete`, its folder may be missing.
+    Raises: Failure for a class without images.
     """
     names = listdir_nohidden(str(images), sort=True)
     others = [n for n in names if n.lower().endswith(IMAGE_SUFFIXES) and n not in classes]
     items = [
         Datum(f"{images}/{folder}/{name}", label, classname=classname)
         for label, (folder, classname) in enumerate(classes.items())
-        if complete or (images / folder).is_dir()
         for name in lister(images / folder, others)
     ]
     if others:

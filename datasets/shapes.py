@@ -92,6 +92,7 @@ class DrawnBenchmark(Benchmark):
     classes = staticmethod(combinations)
     style = Style(**LOOK)
     parts = {"train": 40, "val": 8, "test": 50}  # images of each class
+    restore = "remove the folder of the dataset, and the next run draws it"
 
     def prepare(self) -> None:
         if self.split_file.exists():

@@ -101,6 +101,9 @@ SOURCES = {
 
 # {folder} is the dataset's.
 BY_HAND = {
+    "ImageFolder": """\
+Your own images are not downloaded. Put them there, and classnames.txt if the names say little:
+  one folder of images for each class   {folder}/<class>/""",
     "StanfordCars": """\
 The images' own links are dead. From a copy of the original archives (Kaggle, a colleague) put
   cars_train.tgz                   extracted   {folder}/cars_train/00001.jpg …

@@ -183,6 +183,11 @@ def all_models(
     return models
 
 
+def counted(models: Sequence[Model]) -> str:
+    """How many there are, in words."""
+    return f"{len(models)} model{'' if len(models) == 1 else 's'}"
+
+
 def runs_of(models: Iterable[Model]) -> list[Run]:
     """Each training before its tests."""
     return [run for model in models for run in model.runs]

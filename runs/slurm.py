@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dassl.commands import leave, say
 
-from .plan import SCRIPTS, Model, as_typed
+from .plan import SCRIPTS, Model, as_typed, counted
 
 TASK = SCRIPTS / "slurm_task.sh"
 ATTEMPTS = 10  # of a task, unless it is said
@@ -122,14 +122,14 @@ class Array:
         """
         refuse_second(name := job_name(self.output))
         if len(self.models) > (limit := array_limit()):
-            say(f"Slurm takes {limit} of {len(self.models)} models: later, submit the others")
+            say(f"Slurm takes {limit} of {counted(self.models)}: later, submit the others")
             self.models = self.models[:limit]
         script = self.script()
         job = sbatch(script)
         refuse_second(name, job)
         logs = logs_of(self.output)
         (logs / f"{job}.sbatch").write_text(script)
-        print(f"job {job}: {len(self.models)} models, a log for each: {logs}/{job}_N.log")
+        print(f"job {job}: {counted(self.models)}, a log for each: {logs}/{job}_N.log")
         print(f"how it goes: bash scripts/sweep.sh {file} --status; squeue --name={name}")
         table = sbatch(self.table_script(job, file))
         print(f"job {table}: at their end the table, in {logs}/{job}_table.log")
@@ -137,17 +137,14 @@ class Array:
 
 def refuse_second(name: str, ours: int | None = None) -> None:
     """Leaves if a job of that name has not ended, and is older than ours, which then ends."""
-    jobs = {
-        int(job) for job in ask("squeue", "--noheader", f"--name={name}", "--format=%F").split()
-    }
-    older = [job for job in sorted(jobs) if ours is None or job < ours]
+    jobs = ask("squeue", "--noheader", f"--name={name}", "--format=%F").split()
+    older = [job for job in map(int, jobs) if ours is None or job < ours]
     if not older:
         return
     if ours is not None:
         ask("scancel", str(ours))
-    leave(
-        f"job {older[0]} is at this sweep: wait for its end, or end it with scancel {older[0]}", 1
-    )
+    job = min(older)
+    leave(f"job {job} is at this sweep: wait for its end, or end it with scancel {job}", 1)
 
 
 def array_limit() -> int:
@@ -166,17 +163,18 @@ def ask(*command: str, stdin: str = "") -> str:
     if not shutil.which(command[0]):
         line = f"no {command[0]} on the PATH: --slurm is for a login node of a Slurm cluster"
         leave(f"{line}; --dry-run prints what it would submit", 2)
-    pipe, said = subprocess.PIPE, []
-    with tempfile.TemporaryFile("w+") as file:
-        file.write(stdin)
-        file.seek(0)
-        with subprocess.Popen(command, stdin=file, stdout=pipe, stderr=pipe, text=True) as process:
+    said, file = [], tempfile.TemporaryFile
+    with file("w+") as given, file("w+") as answer:
+        given.write(stdin)
+        given.seek(0)
+        files = {"stdin": given, "stdout": answer, "stderr": subprocess.PIPE}
+        with subprocess.Popen(command, text=True, **files) as process:
             for line in process.stderr:
                 said.append(line.strip().removeprefix(f"{command[0]}: ").removeprefix("error: "))
                 if BUSY in line:
                     process.kill()
                     leave(f"{command[0]}: the queue is full ({said[-1]}): submit again later", 1)
-            answer = process.stdout.read()
-    if process.returncode:
-        leave(f"{command[0]}: {'; '.join(said)}", 1)
-    return answer
+        if process.returncode:
+            leave(f"{command[0]}: {'; '.join(said)}", 1)
+        answer.seek(0)
+        return answer.read()

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from dassl.commands import plain
 from dassl.files import FAILURE
 
-from .plan import Model, Run, unfinished
+from .plan import Model, Run, counted, unfinished
 from .pool import LAST_LINES, text_lines
 from .progress import in_words
 from .slurm import logs_of
@@ -40,7 +40,7 @@ def report(models: Sequence[Model], output: str) -> str:
     lines = ["\n    ".join([f"{of.state:9}  {of.lines[0]}", *of.lines[1:]]) for of in told]
     count = Counter(of.state for of in found)
     counts = ", ".join(f"{count[state]} {state}" for state in STATES if count[state])
-    return plain("\n".join([*lines, f"{len(models)} models: {counts}"]), keep="\n")
+    return plain("\n".join([*lines, f"{counted(models)}: {counts}"]), keep="\n")
 
 
 def task_logs(output: str) -> dict[str, Path]:

@@ -208,7 +208,7 @@ def test_a_run_that_fails_by_itself(cluster, sweep, tmp_path):
     assert lines[0] == "failed     coop broken, shapes, seed 1: train"
     assert lines[1].startswith("    error: ") and "/no/such/file" in lines[1]
     log = tmp_path / "my" / "slurm" / f"{job}_1.log"
-    assert lines[2:] == [f"    see {log} (exit code 1)", "1 models: 1 failed"]
+    assert lines[2:] == [f"    see {log} (exit code 1)", "1 model: 1 failed"]
     assert log.read_text().count("== attempt") == 1
 
 

@@ -181,6 +181,7 @@ class EMPL(CoOp):
 
     frozen_image_tower = graphed = True
     note = WHAT
+    no_graph = "a test of EMPL takes gradients, by which its prompts are drawn for each image"
     node_name = "EMPL"
     model_class = EMPLCLIP
 

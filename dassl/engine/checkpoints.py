@@ -185,8 +185,11 @@ class Checkpoints:
 
         Raises Failure if there are classes that the file has no rows for.
         """
-        theirs, ours = self.trained.get("classnames"), self.describe().get("classnames")
-        if self.class_rows == () or theirs == ours or (self.class_rows or theirs) is None:
+        theirs = self.trained.get("classnames")
+        if self.class_rows == () or (self.class_rows or theirs) is None:
+            return state_dict
+        ours = self.describe().get("classnames")
+        if theirs == ours:
             return state_dict
         if self.class_rows is None or theirs is None:
             print(f"Note: {unknown_classes(source, theirs)}")

@@ -1,26 +1,28 @@
-# ruff: noqa: I001  the names stand in tables, not one a line
-# fmt: off
-from dassl.thirdparty.tools import (count_num_param, init_network_weights, open_all_layers,
-                                    open_specified_layers)
+"""What the engine is made with. A name's file is imported when it is first asked for: a program
+that only reads images and says errors loads no PyTorch."""
 
-from .checkpoint import (load_checkpoint, load_pretrained_weights, resume_from_checkpoint,
-                         save_checkpoint)
-from .errors import Failure, UsageError
-from .images import read_image
-from .logger import Logger, print_error, setup_logger, tolerate_encoding
-from .meters import AverageMeter, MetricMeter
-from .registry import Registry, check_availability
-from .tools import (atomic_write, check_isfile, collect_env_info, cpu_cores, download_url,
-                    expand_user, listdir_nohidden, mix_seed, mkdir_if_missing, read_json, seeded,
-                    set_random_seed, tolist_if_not, write_json)
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "AverageMeter", "Failure", "Logger", "MetricMeter", "Registry", "UsageError", "atomic_write",
-    "check_availability", "check_isfile", "collect_env_info", "count_num_param", "cpu_cores",
-    "download_url", "expand_user", "init_network_weights", "listdir_nohidden", "load_checkpoint",
-    "load_pretrained_weights", "mix_seed", "mkdir_if_missing", "open_all_layers",
-    "open_specified_layers", "print_error", "read_image", "read_json", "resume_from_checkpoint",
-    "save_checkpoint", "seeded", "set_random_seed", "setup_logger", "tolerate_encoding",
-    "tolist_if_not", "write_json",
-]
-# fmt: on
+_NAMES = {
+    "dassl.thirdparty.tools": "count_num_param init_network_weights open_all_layers"
+    " open_specified_layers",
+    "dassl.utils.checkpoint": "load_checkpoint load_pretrained_weights resume_from_checkpoint"
+    " save_checkpoint",
+    "dassl.utils.errors": "Failure UsageError",
+    "dassl.utils.images": "read_image",
+    "dassl.utils.logger": "Logger print_error setup_logger tolerate_encoding",
+    "dassl.utils.meters": "AverageMeter MetricMeter",
+    "dassl.utils.registry": "Registry check_availability",
+    "dassl.utils.tools": "atomic_write check_isfile collect_env_info cpu_cores download_url"
+    " expand_user listdir_nohidden mix_seed mkdir_if_missing read_json seeded set_random_seed"
+    " tolist_if_not write_json",
+}
+_FILE = {name: file for file, names in _NAMES.items() for name in names.split()}
+__all__ = sorted(_FILE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FILE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_FILE[name]), name)

@@ -1,7 +1,5 @@
 """What a user can cause ends in one clear line: what is wrong, where, what to do."""
 
-import torch
-
 from dassl.commands import NO_SPACE
 
 
@@ -41,6 +39,8 @@ WORKER_KILLED = (
 
 def known(error: Exception) -> str:
     """One line for a library's error that a user can do something about, else ""."""
+    import torch  # not above: programs that import none of it say errors too
+
     text = str(error)
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in text:
         return MEMORY_FULL

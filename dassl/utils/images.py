@@ -1,13 +1,30 @@
-"""Reading image files."""
+"""Finding and reading image files."""
 
+import os
 import struct
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from dassl.files import regular
 
 from .errors import Failure
+
+# Files called so are images; of others Pillow is asked, which takes longer.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
+IMAGE_SUFFIXES += (".webp", *[".avif"] * features.check("avif"))
+
+
+def is_image(entry: os.DirEntry) -> bool:
+    """Whether it is called like an image, or else Pillow can open it."""
+    if entry.name.lower().endswith(IMAGE_SUFFIXES):
+        # A broken link is an image that is missing.
+        return entry.is_file() or not os.path.exists(entry.path)
+    try:
+        with open_image(entry.path):
+            return True
+    except Exception:  # what is no image can raise anything
+        return False
 
 
 def open_image(path: str) -> Image.Image:

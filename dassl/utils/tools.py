@@ -1,4 +1,4 @@
-"""Files, seeds, the environment."""
+"""Files, seeds, the environment. PyTorch is imported only where it is seeded or described."""
 
 import errno
 import http.client
@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 import numpy as np
-import torch
 
 from dassl.files import regular
 
@@ -129,6 +128,8 @@ def download_url(url: str, dst: str) -> None:
 
 def set_random_seed(seed: int) -> None:
     """Seeds random, numpy and torch (all devices)."""
+    import torch
+
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -142,6 +143,8 @@ def mix_seed(*parts: int) -> int:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Inside, the CPU's random numbers follow from `seed`; outside they go on."""
+    import torch
+
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -161,6 +164,7 @@ def cpu_cores() -> int:
 
 def collect_env_info() -> str:
     """Versions and hardware, one per line."""
+    import torch
     import torchvision
 
     versions = {

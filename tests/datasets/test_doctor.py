@@ -2,15 +2,19 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets import doctor
+from dassl.utils import Failure
+from datasets import doctor, prepare
+from datasets.shapes import Shapes
 
 from ..runs import REPO
 from . import trees
@@ -111,6 +115,44 @@ def test_as_a_command(tmp_path):
 def test_an_unknown_name(capsys):
     assert doctor.main(["eurosta"]) == 2
     assert 'error: Unknown dataset "eurosta": did you mean EuroSAT?' in capsys.readouterr().err
+
+
+def test_the_names_of_the_drawn_and_of_ones_own():
+    """As configs/datasets calls them, in any case."""
+    for file in (REPO / "configs" / "datasets").glob("*.yaml"):
+        name = yaml.safe_load(file.read_text())["DATASET"]["NAME"]
+        assert {doctor.dataset_name(word) for word in (file.stem, name, name.upper())} == {name}
+
+
+def test_a_drawn_dataset(tmp_path, diagnose, monkeypatch):
+    monkeypatch.setattr(Shapes, "parts", {"train": 2, "val": 1, "test": 1})
+    code, out = diagnose("shapes")
+    assert code == 0
+    assert out.splitlines()[2].split() == ["Shapes", *"not drawn yet 0 128 – 32".split()]
+    assert "Shapes: a run draws it, or at once\n" in out
+    line = f"python -m datasets.prepare Shapes --root {tmp_path}"
+    assert mend(out) == line
+    assert prepare.main(shlex.split(line)[3:]) == 0
+    code, out = diagnose("shapes", "--deep")
+    assert code == 0
+    assert out.splitlines()[-1].split() == ["Shapes", "found", "128", "128", "32", "32"]
+    image = next((tmp_path / "shapes" / "images").rglob("*.png"))
+    content = image.read_bytes()
+    image.write_bytes(content[:100])
+    assert diagnose("shapes")[0] == 0
+    code, out = diagnose("shapes", "--deep")
+    assert code == 1 and f"Shapes: 1 images cannot be opened: {image}\n" in out
+    assert mend(out) == f"{line} --again"
+    image.unlink()
+    code, out = diagnose("shapes")
+    assert code == 1 and f"json names 1 images that are not there, the first is {image}\n" in out
+    assert mend(out) == line
+    with pytest.raises(Failure, match="remove the folder of the dataset, and the next run draws"):
+        load("shapes", tmp_path)
+    for flags in ((), ("--again",)):
+        assert prepare.main([*shlex.split(line)[3:], *flags]) == 0
+        assert image.read_bytes() == content and diagnose("shapes", "--deep")[0] == 0
+        image.write_bytes(content[:100])
 
 
 def test_half_extracted(tmp_path, diagnose):

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
+import PIL
 import pytest
 from PIL import Image
 
@@ -53,11 +55,15 @@ def test_class_folders_are_split_once(tmp_path, capsys):
     # More images change nothing, but that is said.
     touch(tmp_path, {"eagle_owl": 4})
     assert rows(load(tmp_path).test) == rows(data.test)
-    told = f'{tmp_path}/eagle_owl/0.PNG of class "eagle_owl", first of 4 images, is not in '
-    told += "split_zhou_ImageFolder.json as"
-    assert (
-        f"{told} such. Runs go by the file: remove it, and split_fewshot" in capsys.readouterr().out
+    assert capsys.readouterr().out.endswith(
+        f"{tmp_path}/split_zhou_ImageFolder.json does not know 1 class folder: eagle_owl (4 "
+        "images). Runs go by the file; for a new split remove the file, and split_fewshot beside it"
+        "\n"
     )
+    (tmp_path / "barn_owl" / "new.jpg").touch()
+    load(tmp_path)
+    told = f"does not know 1 image: {tmp_path}/barn_owl/new.jpg. Runs go by the file; for a new"
+    assert told in capsys.readouterr().out
 
 
 def test_folders_for_train_val_and_test(tmp_path):
@@ -113,10 +119,35 @@ def test_what_has_changed_since_the_split_is_said(tmp_path, capsys):
     (tmp_path / "auk" / "7.jpg").rename(tmp_path / "auk" / "1.jpg")
     (tmp_path / "classnames.txt").write_text("auk great auk\nowl snowy owl\n")
     assert load(tmp_path).classnames == ["great auk", "barn owl"]
-    assert (
-        'owl/0.PNG of class "snowy owl", first of 4 images, is not in split_'
-        in capsys.readouterr().out
-    )
+    told = f'{tmp_path}/split_zhou_ImageFolder.json has other class names: "barn owl" (now "snowy'
+    assert f'{told} owl"). Runs go by the file; for a new split' in capsys.readouterr().out
+
+
+def test_a_class_folder_that_is_gone_since_the_split(tmp_path):
+    for name in ("auk", "owl"):
+        for i in range(4):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / f"{name}{i}.jpg").touch()
+    load(tmp_path)
+    touch(tmp_path, {"another": 9})
+    shutil.move(tmp_path / "owl", tmp_path / "barn owl")
+    told = f"split_zhou_ImageFolder.json names 4 images in the class folder {tmp_path}/owl, which "
+    rest = "call it so again, or for a new split remove the file, and split_fewshot beside it"
+    with pytest.raises(Failure) as caught:
+        load(tmp_path)
+    assert str(caught.value).endswith(f"{told}is not there (perhaps it is barn owl now): {rest}")
+    shutil.rmtree(tmp_path / "barn owl")
+    with pytest.raises(Failure) as caught:
+        load(tmp_path)
+    assert str(caught.value).endswith(f"{told}is not there: {rest}")
+
+
+def test_what_the_split_does_not_need_does_not_end_a_run(tmp_path, capsys):
+    touch(tmp_path, {"auk": 4, "owl": 4})
+    before = rows(load(tmp_path).test)
+    (tmp_path / "results").mkdir()
+    assert rows(load(tmp_path).test) == before
+    assert f"{tmp_path}/results is empty: put images there, or remove" in capsys.readouterr().out
 
 
 def test_a_folder_with_a_space_can_be_named(tmp_path):
@@ -133,8 +164,9 @@ def test_a_folder_with_a_space_can_be_named(tmp_path):
 
 def test_two_folders_of_one_name_are_refused(tmp_path):
     touch(tmp_path, {"Snow_owl": 3, "snow owl": 3})
-    with pytest.raises(Failure, match='The classes 0 and 1 are both called "snow owl"'):
+    with pytest.raises(Failure, match='are both called "snow owl": rename one, or make') as caught:
         load(tmp_path)
+    assert '("Snow_owl" is no other name, upper case and _ are not told apart)' in str(caught.value)
 
 
 def test_small_classes(tmp_path, capsys):
@@ -181,11 +213,21 @@ def test_what_pillow_can_open_is_an_image(tmp_path, capsys):
     }
     assert files == {Path(name) / file for name in ("auk", "owl") for file in FORMATS}
     assert all(read_image(str(tmp_path / file)).size == (8, 8) for file in files)
-    told = f"{tmp_path}: 7 files or folders are left out, being no images that Pillow can open: "
-    told += "overview.png, auk/"
-    assert capsys.readouterr().out.startswith(told)
+    said = capsys.readouterr().out
+    version = PIL.__version__
+    assert said.splitlines() == [
+        f"{tmp_path}: left out 1 image beside the class folders (overview.png): move each to the "
+        "folder of its class",
+        f"{tmp_path}: left out 2 folders inside class folders (auk/folder.jpg, owl/folder.jpg): "
+        "move their images up into the class folder",
+        f"{tmp_path}: left out 3 files that Pillow {version} cannot open (owl/notes.txt, owl/pipe, "
+        "owl/pipe.jpg): no images, or damaged",
+        f"{tmp_path}: left out 1 file that Pillow {version} cannot open (owl/x.heic): convert them "
+        "to JPEG: on a Mac `sips -s format jpeg FILE --out NEW.jpg`, elsewhere `heif-convert FILE "
+        "NEW.jpg`",
+    ]
     load(tmp_path)
-    assert capsys.readouterr().out.count("\n") == 1  # only that again
+    assert capsys.readouterr().out == said
 
 
 def test_a_broken_link_is_an_image_that_is_missing(tmp_path):
@@ -204,7 +246,7 @@ def test_a_folder_of_what_pillow_cannot_open(tmp_path):
     (tmp_path / "owl").mkdir()
     (tmp_path / "owl" / "x.heic").write_text("x")
     with pytest.raises(
-        Failure, match=r"owl holds no images that Pillow can open, only owl/x.heic: extract"
+        Failure, match=r"owl holds no images that Pillow can open, only x.heic: convert them to JPE"
     ):
         load(tmp_path)
 
@@ -212,8 +254,8 @@ def test_a_folder_of_what_pillow_cannot_open(tmp_path):
 @pytest.mark.parametrize(
     ("classes", "line"),
     [
-        ({}, "holds no class folders: .*make one folder for each class"),
-        ({"owl": 0, "auk": 3}, "owl holds no images: "),
+        ({}, "holds no class folders: make one folder of images for each class"),
+        ({"owl": 0, "auk": 3}, "owl is empty: put images there, or remove the folder"),
         (
             {"owl": 1, "auk": 3},
             r'The class "owl" has only the image \S+/owl/0.PNG, a split needs 2: add some',

@@ -550,7 +550,7 @@ def test_gdown_is_not_installed(world):
     )
 
 
-@pytest.mark.parametrize("name", BY_HAND)
+@pytest.mark.parametrize("name", [name for name in BY_HAND if name in SOURCES])
 def test_by_hand(name, world):
     """What can be had is there; the rest is explained, and when it has been done all is well."""
     made = world.publish(name)
@@ -563,6 +563,18 @@ def test_by_hand(name, world):
     requests = len(world.server.requests)
     shutil.copytree(made, folder, dirs_exist_ok=True)
     assert world.prepare(name)[0] == 0 and len(world.server.requests) == requests
+
+
+def test_ones_own_images(world):
+    code, out, err = world.prepare("image_folder")
+    assert code == 1 and err == ""
+    assert out.startswith("Your own images are not downloaded. Put them there, and classnames.txt")
+    assert f"   {world.root}/<class>/\nthen: python -m datasets.doctor ImageFolder" in out
+    assert "ImageFolder: missing, 0 images, – classes\n" in out
+    for name in ("auk", "owl"):
+        text(world.root / name / "0.jpg"), text(world.root / name / "1.jpg")
+    code, out, err = world.prepare("image_folder")
+    assert code == 0 and err == "" and out.startswith("ImageFolder: found, 4 images, 2 classes\n")
 
 
 # -- ImageNet's validation images
@@ -675,14 +687,15 @@ def test_validation_images_are_sorted_by_a_list(kind, flat, world, tmp_path):
         (["tench"] * 22, "'tench' names no class of ImageNet"),
         (["n01440764"] * 21, "has no label for"),
         (["n01440764"] * 23, "has 23 labels, not 50,000: it is of other images"),
-        (None, "is missing"),
+        (None, "no such file"),
     ],
 )
 def test_labels_that_are_none(lines, told, flat, world, tmp_path):
     if lines:
         text(tmp_path / "labels.txt", *lines)
     code, _, err = world.prepare("imagenet", "--labels", str(tmp_path / "labels.txt"))
-    assert code == 1 and f"{tmp_path}/labels.txt" in err and told in err and err.count("\n") == 1
+    assert code == (1 if lines else 2) and err.count("\n") == 1
+    assert f"{tmp_path}/labels.txt" in err and told in err
     assert set(sort_of(flat).values()) == {"val"}
 
 
@@ -693,6 +706,9 @@ def test_errors_of_the_user(world, tmp_path, capsys):
         code == 2
         and err == "error: --labels are of ImageNet's validation images: give it with imagenet\n"
     )
+    code, _, err = world.prepare("imagenet", "--labels", str(tmp_path / "none"))
+    assert code == 2 and err == f"error: --labels {tmp_path}/none: no such file\n"
+    assert not world.root.exists()
     world.publish("EuroSAT")
     assert "the server says 404" in world.prepare("dtd")[2]
     shutil.rmtree(world.root)

@@ -1,0 +1,52 @@
+"""Which images a command line names, and which class each one's folder is called like."""
+
+import os
+from collections.abc import Iterator, Sequence
+
+from dassl.utils import Failure
+from dassl.utils.images import is_image
+
+
+def find_images(paths: Sequence[str]) -> list[str]:
+    """The files themselves, and all images in and below the folders, in the order of their names.
+
+    Raises: Failure for a folder without images, or one that cannot be listed.
+    """
+    found = []
+    for path in paths:
+        images = list(images_below(path, set())) if os.path.isdir(path) else [path]
+        if not images:
+            raise Failure(f"{path}: no images in it or below it")
+        found += images
+    return found
+
+
+def images_below(folder: str, seen: set[str]) -> Iterator[str]:
+    """Hidden files and folders are left out; `seen`, real paths, ends the circles of links."""
+    if (real := os.path.realpath(folder)) in seen:
+        return
+    seen.add(real)
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise Failure(f"Cannot list the folder {folder}: {error.strerror}") from error
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from images_below(entry.path, seen)
+        elif is_image(entry):
+            yield entry.path
+
+
+def true_classes(images: Sequence[str], classnames: Sequence[str]) -> tuple[list[str] | None, str]:
+    """The class that each image's folder is called like, and "".
+
+    A class is called like its folder, or so with spaces for underscores, as methods read names.
+    If one folder is called otherwise, there are none: None, and its name.
+    """
+    classes = {name.replace("_", " "): name for name in classnames}
+    classes |= {name: name for name in classnames}
+    folders = [os.path.basename(os.path.dirname(os.path.abspath(image))) for image in images]
+    found = [classes.get(name, classes.get(name.replace("_", " "))) for name in folders]
+    return (None, folders[found.index(None)]) if None in found else (found, "")
