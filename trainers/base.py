@@ -252,9 +252,7 @@ class CLIPTrainer(KeptFeatures, TrainerX):
         }
 
     def attributes(self) -> tuple[str, ...]:
-        """The attribute words of the prompts."""
-        if not says(self, "takes_attributes"):
-            return ()
+        """The attribute words of the prompts, none without ATPrompt."""
         return attribute_words(self.cfg, always=says(self, "always_attributes"))
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
