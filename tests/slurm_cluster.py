@@ -59,6 +59,8 @@ class Cluster:
     def __init__(self, folder: Path):
         self.folder = folder
         self.env = os.environ | {"SLURM_CONF": f"{folder}/slurm.conf", "PATH": PATH}
+        # A task has one core, a local sweep more: other threads would round otherwise.
+        self.env |= {"OMP_NUM_THREADS": "1"}
         self.daemons = ExitStack()
 
     def __enter__(self) -> "Cluster":
