@@ -325,6 +325,8 @@ def test_scores_that_are_nan(model, photos, monkeypatch, capsys):
 BAD = [
     (("/nowhere", "{photos}"), 2, "/nowhere: no such file or folder"),
     (("{run}", "/nowhere"), 2, "/nowhere: no such file or folder"),
+    (("{run}", "nowhere"), 2, f"nowhere: no such file or folder in {os.getcwd()}"),
+    (("{run}", "{photos}", "--classes", "a"), 2, "one class alone, 'a', has always 100%"),
     (("{run}",), 2, "required: IMAGE-OR-FOLDER"),
     (("{run}", "{empty}"), 1, "{empty}: no images in it or below it"),
     (("{run}", "{photos}", "{empty}"), 1, "{empty}: no images in it or below it"),
