@@ -23,7 +23,7 @@ os.environ["CUDA_VISIBLE_DEVICES"], torch.cuda.is_available = "", lambda: False
 
 # Files that take longest, first of all: at the end no process is left alone with one of them.
 LONG = ["test_kill", "test_scripts", "test_bench", "test_starter", "test_thirdparty"]
-LONG += ["test_tutorial", "test_demo"]
+LONG += ["test_slurm", "test_tutorial", "test_demo"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
