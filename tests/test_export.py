@@ -295,9 +295,11 @@ def test_a_model_of_openai(weights, tmp_path):
     card = model_card(trainer, {}, ["text_features.safetensors"])
     assert "base_model: openai/clip-vit-base-patch16" in card and "license: mit" in card
     assert '"ViT-B-16-quickgelu", "openai"' in card and "surveillance" in card
-    trainer.model.clip.source = source | {"sha256": "0" * 64}
+    assert "activation" not in card
+    trainer.model.clip.source = source | {"sha256": "0" * 64, "activation": "gelu"}
     card = model_card(trainer, {}, ["text_features.safetensors"])
     assert "license: unknown" in card and "base_model" not in card and "onnxruntime" not in card
+    assert "`, activation gelu |" in card
     assert 'clip.load("x.pt", "cpu")' in card  # the name would stand for OpenAI's
     assert "photo.jpg --weights x.pt\n" in card and "photo.jpg --weights x.pt --classes" in card
 
