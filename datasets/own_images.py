@@ -153,8 +153,14 @@ def why_no_images(inside: Contents, top: Contents) -> str:
         return f"{line}: {how_to_read(others) or 'put images there, or remove the folder'}"
     if not inside.folders:
         return f"{folder} is empty: put images there, or remove the folder"
-    line = f"{folder} holds folders ({some(inside.folders, 3)}) and no images"
-    line += ": if those are your classes,"
+    line = f"{folder} holds folders ({some(inside.folders, 3)}) and no images:"
+    parts = all(name.lower() in PART_OF for name in inside.folders)
+    if parts and top.folders == [folder.name]:
+        return f"{line} the root is {folder}"
+    if parts:
+        path = top.folder / inside.folders[0] / folder.name
+        return f"{line} those go above the classes, as in {path}"
+    line += " if those are your classes,"
     if top.folders == [folder.name]:
         return f"{line} the root is {folder}"
     return f"{line} move them up into {top.folder}, else set another root"

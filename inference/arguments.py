@@ -11,7 +11,8 @@ from dassl.files import regular
 def existing(text: str) -> str:
     """The type of an argument that must be a file or folder."""
     if not os.path.exists(text):
-        raise argparse.ArgumentTypeError(f"{text}: no such file or folder")
+        place = "" if os.path.isabs(text) else f" in {os.getcwd()}"  # the scripts' repository
+        raise argparse.ArgumentTypeError(f"{text}: no such file or folder{place}")
     return text
 
 

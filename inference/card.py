@@ -58,6 +58,7 @@ def model_card(trainer: TrainerBase, record: Mapping[str, Any], files: Container
     facts = {
         "about": about,
         "clip": clip,
+        "clip_file": Path(clip["file"]).name,
         "dataset": config["DATASET"],
         "method": " ".join(doc.split("\n\n")[0].split()),
         "record": record,

@@ -18,6 +18,7 @@ SIGMA_MAX = 0.5
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
 CSS = "#message { color: #b91c1c; font-size: 1.1em }"
 NAMES = "one a line, or all on one line with commas between"
+LABEL = "σ of the noise on the prompts"
 SIGMA = f"0: the prompts as learned; above it the average over {DRAWS} draws of noise"
 NO_SIGMA = "{} learns no vectors that are its text prompts, so there is no cloud to look at here."
 
@@ -55,7 +56,7 @@ def build_page(model: DemoModel) -> gr.Blocks:
                 names = gr.Textbox(text, label="Classes", info=NAMES, lines=5, max_lines=10)
                 given = [image, names]
                 if model.movable:
-                    sigma = gr.Slider(0, SIGMA_MAX, 0, step=0.005, label="σ", info=SIGMA)
+                    sigma = gr.Slider(0, SIGMA_MAX, 0, step=0.005, label=LABEL, info=SIGMA)
                     given.append(sigma)
                 else:
                     gr.HTML(html.escape(NO_SIGMA.format(method)))

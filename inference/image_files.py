@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 from dassl.utils import Failure
 from dassl.utils.images import is_image
 
+# Photos that Pillow may not know, so that reading them has to say so.
+PHOTOS = (".heic", ".heif", ".hif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw")
+
 
 def find_images(paths: Sequence[str]) -> list[str]:
     """The files themselves, and all images in and below the folders, in the order of their names.
@@ -22,7 +25,9 @@ def find_images(paths: Sequence[str]) -> list[str]:
 
 
 def images_below(folder: str, seen: set[str]) -> Iterator[str]:
-    """Hidden files and folders are left out; `seen`, real paths, ends the circles of links."""
+    """Photos in a form that Pillow cannot read are among them: to be named, not passed over.
+
+    Hidden files and folders are left out; `seen`, real paths, ends the circles of links."""
     if (real := os.path.realpath(folder)) in seen:
         return
     seen.add(real)
@@ -35,7 +40,7 @@ def images_below(folder: str, seen: set[str]) -> Iterator[str]:
             continue
         if entry.is_dir():
             yield from images_below(entry.path, seen)
-        elif is_image(entry):
+        elif is_image(entry) or entry.name.lower().endswith(PHOTOS):
             yield entry.path
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
+from clip.weights import OPENAI_SHA256, source_of
 from dassl.config import check_values, merge_recorded
 from dassl.engine import TrainerBase, build_trainer
 from dassl.engine.checkpoints import about_of
@@ -87,7 +88,7 @@ def load_model(
     cfg = source.cfg.clone()
     cfg.defrost()
     cfg.USE_CUDA, cfg.VERBOSE = use_cuda, False
-    if weights:
+    if weights := weights or recorded_weights(run, cfg, source.about.get("clip") or {}, any_clip):
         cfg.MODEL.BACKBONE.WEIGHTS = weights
     if own and set(names) - set(own) and not source.about.get("bound_to_classes"):
         cfg.DATASET.SUBSAMPLE_CLASSES = "new"  # what a base-to-new test of other classes has
@@ -102,6 +103,26 @@ def load_model(
     if not any_clip and (line := other_clip(theirs, ours)):
         raise Failure(f"{run}: {line}: give its own with --weights, or take this one (--any-clip)")
     return trainer
+
+
+def recorded_weights(run: Path, cfg: CfgNode, clip: Mapping[str, Any], any_clip: bool) -> str:
+    """The file of the CLIP that a model was trained on, if OpenAI's would be taken in its place.
+
+    So it is where the training had another in CLIP_WEIGHTS, and that is no longer set.
+
+    Raises: Failure if that file is gone, and another will not do.
+    """
+    name, file = cfg.MODEL.BACKBONE.NAME, clip.get("file")
+    if cfg.MODEL.BACKBONE.WEIGHTS or isinstance(source_of(name), Path):
+        return ""
+    if not file or clip.get("sha256") in (None, OPENAI_SHA256.get(name)):
+        return ""
+    if os.path.isabs(file) and os.path.isfile(file):  # an export says its name alone
+        return file
+    if any_clip:
+        return ""
+    line = f"its CLIP is not OpenAI's {name} but {file}, SHA-256 {clip['sha256'][:12]}…"
+    raise Failure(f"{run}: {line}, which is not there: say where it is with --weights")
 
 
 def find_source(run: Path) -> Source:

@@ -189,6 +189,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--batch-size", type=number, default=32, metavar="N", help="default: 32")
     add("--cpu", action="store_true", help="use no GPU")
     args = parse_model(parser, argv)
+    if args.classes and len(args.classes) == 1:
+        parser.error(f"one class alone, {args.classes[0]!r}, has always 100%: name two or more")
     if os.path.isdir(args.out):
         parser.error(f"--out {args.out}: is a folder")
     return args

@@ -4,6 +4,7 @@ Each tensor is named by its way in the checkpoints: model, "state_dict", key, wi
 file's metadata has the model's self-description (SimpleTrainer.describe) as JSON in "about".
 """
 
+import copy
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from clip.weights import HTTP
 from dassl.engine import TrainerBase
 from dassl.files import regular
 from dassl.utils import Failure, atomic_write
@@ -39,11 +41,14 @@ def save_prompts(trainer: TrainerBase, path: str | os.PathLike) -> None:
 
 
 def portable(about: Mapping[str, Any]) -> dict[str, Any]:
-    """A self-description for other machines: of CLIP's file only its name."""
+    """A self-description for other machines: of CLIP's file only its name, and no path to it."""
     if not about.get("clip"):
         return dict(about)
     clip = about["clip"] | {"file": os.path.basename(about["clip"]["file"])}
-    return about | {"clip": clip}
+    config = copy.deepcopy(about["config"])
+    if not config["MODEL"]["BACKBONE"]["WEIGHTS"].startswith(HTTP):
+        config["MODEL"]["BACKBONE"]["WEIGHTS"] = ""
+    return about | {"clip": clip, "config": config}
 
 
 def read_prompts(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, dict]]:

@@ -246,15 +246,28 @@ def test_the_card(coop, exported):
 
 
 def test_what_the_card_says_to_do(coop, exported, data, tmp_path, monkeypatch, capsys):
-    """Its two Python programs name the class that the run gives to a photo of an odd shape."""
+    """Its two Python programs name the class that the run gives to a photo of an odd shape.
+
+    Its EXIF says that it lies on its side, and so it would be another class.
+    """
     from dassl.data.transforms import build_transform
 
-    source = next((data / "shapes").rglob("*.png"))
-    Image.open(source).convert("RGB").resize((71, 46)).save(tmp_path / "photo.jpg", quality=95)
     trainer = load_model(coop, use_cuda=False)
-    pixels = build_transform(trainer.cfg, is_train=False)(Image.open(tmp_path / "photo.jpg"))
-    with torch.no_grad():
-        best = trainer.classnames[trainer.model_inference(pixels[None])[0].argmax()]
+    transform = build_transform(trainer.cfg, is_train=False)
+    photo, exif = tmp_path / "photo.jpg", Image.Exif()
+    exif[0x0112] = 6  # orientation: turn it to the right
+
+    def name(image: Image.Image) -> str:
+        with torch.no_grad():
+            logits = trainer.model_inference(transform(image)[None])
+        return trainer.classnames[logits[0].argmax()]
+
+    for source in sorted((data / "shapes").rglob("*.png")):
+        image = Image.open(source).convert("RGB").resize((71, 46))
+        image.save(photo, quality=95, exif=exif)
+        lying = Image.open(photo)
+        if (best := name(lying.rotate(-90, expand=True))) != name(lying):
+            break
     parts = (exported / "README.md").read_text().split("```python\n")[1:]
     programs = [part.split("```")[0] for part in parts]
     assert ["onnxruntime" in program for program in programs] == [True, False]
@@ -282,9 +295,13 @@ def test_a_model_of_openai(weights, tmp_path):
     card = model_card(trainer, {}, ["text_features.safetensors"])
     assert "base_model: openai/clip-vit-base-patch16" in card and "license: mit" in card
     assert '"ViT-B-16-quickgelu", "openai"' in card and "surveillance" in card
-    trainer.model.clip.source = source | {"sha256": "0" * 64}
-    card = model_card(trainer, {}, [])
+    assert "activation" not in card
+    trainer.model.clip.source = source | {"sha256": "0" * 64, "activation": "gelu"}
+    card = model_card(trainer, {}, ["text_features.safetensors"])
     assert "license: unknown" in card and "base_model" not in card and "onnxruntime" not in card
+    assert "`, activation gelu |" in card
+    assert 'clip.load("x.pt", "cpu")' in card  # the name would stand for OpenAI's
+    assert "photo.jpg --weights x.pt\n" in card and "photo.jpg --weights x.pt --classes" in card
 
 
 @pytest.mark.parametrize("name, why", [("EMPL", "a test of EMPL takes"), ("CoOp", "cannot trace")])

@@ -1,6 +1,7 @@
 """What a model says of itself, and models read back without their datasets."""
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import train
-from clip.weights import BUNDLED
+from clip.weights import BUNDLED, OPENAI_SHA256
 from dassl.engine import TRAINER_REGISTRY, TrainerX, build_trainer
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import Failure, UsageError
 from datasets.shapes import ShapesCount
-from inference.load import load_model, load_run
-from inference.prompts_file import read_prompts, save_prompts
+from inference.load import config_of, load_model, load_run, recorded_weights
+from inference.prompts_file import portable, read_prompts, save_prompts
 
 from .runs import CONFIGS, arguments, run
 from .trainers.files import row_tensors
@@ -217,6 +218,28 @@ def test_a_model_of_another_clip_is_refused(p2c, other_clip, data, tmp_path, cap
         load_model(tmp_path / "test")
 
 
+def test_the_clip_that_only_the_training_was_told_of(p2c, other_clip, monkeypatch):
+    """It is taken where it was, not OpenAI's, which would be downloaded."""
+    monkeypatch.delenv("CLIP_WEIGHTS", raising=False)
+    cfg = config_of(p2c)
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.NAME = "ViT-B/16"
+    clip = {"name": "ViT-B/16", "file": other_clip, "sha256": "0" * 64}
+    assert recorded_weights(p2c, cfg, clip, False) == other_clip
+    openai = clip | {"sha256": OPENAI_SHA256["ViT-B/16"]}
+    for said in (openai, {}):
+        assert recorded_weights(p2c, cfg, said, False) == ""
+    gone = clip | {"file": other_clip + "x"}
+    with pytest.raises(Failure, match="not OpenAI's ViT-B/16 but .*other.ptx, .*--weights"):
+        recorded_weights(p2c, cfg, gone, False)
+    assert recorded_weights(p2c, cfg, gone, True) == ""
+    monkeypatch.chdir(os.path.dirname(other_clip))  # a file called so need not be the one
+    with pytest.raises(Failure, match="--weights"):
+        recorded_weights(p2c, cfg, clip | {"file": "other.pt"}, False)
+    monkeypatch.setenv("CLIP_WEIGHTS", other_clip)  # it has moved, and the user says where
+    assert recorded_weights(p2c, cfg, gone, False) == ""
+
+
 # bound to the classes
 
 
@@ -318,6 +341,19 @@ def test_a_training_bound_to_its_classes_does_not_go_on_with_others(csc, data, t
 
 
 # prompts.safetensors
+
+
+@pytest.mark.parametrize(
+    "given, kept", [("/home/me/b.pt", ""), ("https://x.org/b", "https://x.org/b")]
+)
+def test_an_export_has_no_paths_of_this_machine(given, kept):
+    about = {"clip": {"file": "/home/me/b.pt"}}
+    about["config"] = {"MODEL": {"BACKBONE": {"NAME": "ViT-B/16", "WEIGHTS": given}}}
+    before = json.dumps(about)
+    said = portable(about)
+    assert "/home/me" not in json.dumps(said) and said["clip"]["file"] == "b.pt"
+    assert said["config"]["MODEL"]["BACKBONE"] == {"NAME": "ViT-B/16", "WEIGHTS": kept}
+    assert json.dumps(about) == before
 
 
 @pytest.mark.parametrize("trainer", ["P2C", "ReBaPL_MaPLe"])

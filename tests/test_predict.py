@@ -243,6 +243,16 @@ def test_images_that_cannot_be_read(model, photos, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_photos_that_pillow_does_not_know(model, photos, capsys):
+    """An iPhone's are named, not passed over as a list of names is."""
+    (photos / "red" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    (photos / "red" / "list.txt").write_text("names")
+    assert predict.main([str(REPO), str(photos)]) == 1
+    err = capsys.readouterr().err.splitlines()
+    assert [line for line in err if "IMG_1.HEIC" in line and line.startswith("skipped: ")]
+    assert err[-1] == "1 of 7 images could not be read"
+
+
 def test_folders_that_are_no_classes(model, photos, capsys):
     """One of them, and nothing is said of true classes."""
     other = paint(photos / "violet" / "1.png", BLUE)
@@ -315,6 +325,8 @@ def test_scores_that_are_nan(model, photos, monkeypatch, capsys):
 BAD = [
     (("/nowhere", "{photos}"), 2, "/nowhere: no such file or folder"),
     (("{run}", "/nowhere"), 2, "/nowhere: no such file or folder"),
+    (("{run}", "nowhere"), 2, f"nowhere: no such file or folder in {os.getcwd()}"),
+    (("{run}", "{photos}", "--classes", "a"), 2, "one class alone, 'a', has always 100%"),
     (("{run}",), 2, "required: IMAGE-OR-FOLDER"),
     (("{run}", "{empty}"), 1, "{empty}: no images in it or below it"),
     (("{run}", "{photos}", "{empty}"), 1, "{empty}: no images in it or below it"),

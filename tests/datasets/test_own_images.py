@@ -126,6 +126,15 @@ MISTAKES = {
         "{}/photos holds folders (auk, owl) and no images: if those are your classes, the root is "
         "{}/photos",
     ),
+    "one folder too high, with a split": (
+        lambda root: [touch(root / "images" / part, CLASSES) for part in ("train", "test")],
+        "{}/images holds folders (test, train) and no images: the root is {}/images",
+    ),
+    "a split in each class": (
+        lambda root: [touch(root / c, {"train": 3, "test": 3}) for c in ("auk", "owl")],
+        "{}/auk holds folders (test, train) and no images: those go above the classes, as in "
+        "{}/test/auk",
+    ),
     "groups of classes": (
         lambda root: (touch(root / "birds", CLASSES), touch(root, {"cars": 3})),
         "{}/birds holds folders (auk, owl) and no images: if those are your classes, move them up "
