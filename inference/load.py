@@ -197,7 +197,7 @@ def load_run(folder: Path, root: str | None = None, check: Check | None = None) 
 def tested_model(folder: Path, names: Sequence[str]) -> tuple[str, int | None]:
     """Folder and epoch of the model a run tested.
 
-    It is the run's own, or --model-dir's as it lies seen from the run's folder.
+    It is the run's own, or --model-dir's: as it lies seen from the run's folder, or where it was.
 
     Raises: Failure if neither is there.
     """
@@ -211,10 +211,12 @@ def tested_model(folder: Path, names: Sequence[str]) -> tuple[str, int | None]:
         given = flags.parse_known_args(shlex.split(record["command"]))[0]
         # Relative to the run's folder it holds also after the whole output was moved.
         relative = os.path.relpath(given.model_dir, record["config"]["OUTPUT_DIR"])
-        away = os.path.normpath(folder / relative)
+        places = [os.path.normpath(folder / relative)]
+        places += [given.model_dir] * os.path.isabs(given.model_dir)  # only this test was moved
     except (OSError, ValueError, KeyError, TypeError):
-        away = ""
-    if not os.path.isdir(away):
+        places = []
+    away = next(filter(os.path.isdir, places), "")
+    if not away:
         missing = f"no checkpoint ({', '.join(names)})"
         raise Failure(f"{folder}: {missing}, and no results.json that says where it is")
     return away, given.load_epoch

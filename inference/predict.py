@@ -97,6 +97,8 @@ def read_row(row: tuple, preprocessing: dict) -> np.ndarray | Failure:
         return read_pixels(row[0], preprocessing)
     except Failure as error:
         return error
+    except MemoryError:  # a line of 65,000 pixels is 65,000 times as long when resized
+        return Failure(f"{row[0]}: the memory does not hold it, resized")
 
 
 # The command
@@ -189,8 +191,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--batch-size", type=number, default=32, metavar="N", help="default: 32")
     add("--cpu", action="store_true", help="use no GPU")
     args = parse_model(parser, argv)
-    if os.path.isdir(args.out):
-        parser.error(f"--out {args.out}: is a folder")
+    if os.path.exists(args.out) and not os.path.isfile(args.out):
+        parser.error(f"--out {args.out}: is a folder or device, not a file")
     return args
 
 

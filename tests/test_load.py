@@ -133,6 +133,16 @@ def test_a_run_and_its_file_and_its_test(p2c, data, tmp_path):
     assert torch.equal(logits(other), logits(load_model(of_test)))
 
 
+def test_a_test_that_was_moved_alone(p2c, data, tmp_path, monkeypatch):
+    """Its model is found where --model-dir named it, whatever the present folder is."""
+    folder = on_new_classes(p2c, data, tmp_path / "test", "P2C")
+    monkeypatch.chdir(tmp_path)
+    expected = logits(load_model(folder))
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    moved = Path(shutil.move(folder, tmp_path / "a" / "b" / "test"))
+    assert torch.equal(logits(load_model(moved)), expected)
+
+
 @pytest.mark.parametrize("trainer", ["ZeroshotCLIP", "CoCoOp", "MMRL", "VaMP", "ReBaPL_CoOp"])
 def test_all_kinds_of_methods(trainer, data, tmp_path):
     opts = OF_REBAPL if trainer.startswith("ReBaPL") else ()
@@ -344,6 +354,24 @@ def test_prompts_are_the_checkpoints_bit_for_bit(trainer, data, tmp_path):
     assert_same({key: checkpoint[key] for key in kept}, {key: of_file[key] for key in kept})
     assert sorted(checkpoint) == sorted([*kept, "about"])
     assert torch.equal(logits(load_model(tmp_path)), logits(load_run(folder)))
+
+
+def test_a_flipped_bit_of_the_prompts_is_seen(p2c, tmp_path):
+    """safetensors itself sees none in the numbers."""
+    file = tmp_path / "prompts.safetensors"
+    save_prompts(load_model(p2c), file)
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 8
+    file.write_bytes(content)
+    with pytest.raises(Failure, match="damaged or no safetensors file: export it again"):
+        load_model(tmp_path)
+
+
+def test_names_that_are_no_text(p2c, tmp_path):
+    """As of a folder whose name is not UTF-8."""
+    odd = ["bad\udcff", "good"]
+    save_prompts(load_model(p2c, odd), tmp_path / "prompts.safetensors")
+    assert names(load_model(tmp_path)) == odd
 
 
 def test_a_file_that_was_not_exported_here(tmp_path):

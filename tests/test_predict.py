@@ -243,6 +243,14 @@ def test_images_that_cannot_be_read(model, photos, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_an_image_that_the_memory_does_not_hold(photos, monkeypatch):
+    def full(*args):
+        raise MemoryError
+
+    monkeypatch.setattr(predict, "read_pixels", full)
+    assert "red/1.png: the memory" in str(predict.read_row((f"{photos}/red/1.png",), {}))
+
+
 def test_folders_that_are_no_classes(model, photos, capsys):
     """One of them, and nothing is said of true classes."""
     other = paint(photos / "violet" / "1.png", BLUE)
@@ -331,6 +339,7 @@ BAD = [
     (("{run}", "{photos}", "--picture", "x.jpg"), 2, "x.jpg: must be a .png in a folder"),
     (("{run}", "{photos}", "--picture", "/nowhere/x.png"), 2, "must be a .png in a folder"),
     (("{run}", "{photos}", "--out", "{empty}"), 2, "--out {empty}: is a folder"),
+    (("{run}", "{photos}", "--out", "/dev/null"), 2, "--out /dev/null: is a folder or device"),
     (("{run}", "{photos}", "--weights", "/nowhere"), 2, "/nowhere: no such file or folder"),
 ]
 
