@@ -20,6 +20,7 @@ from yacs.config import CfgNode
 from dassl.config import check_values, merge_recorded
 from dassl.engine import TrainerBase, build_trainer
 from dassl.engine.checkpoints import about_of
+from dassl.engine.trainer import ABOUT_FORMAT
 from dassl.files import BEST, CONFIG, resumable
 from dassl.results_json import load_results
 from dassl.utils import Failure, UsageError, expand_user, load_checkpoint, set_random_seed
@@ -52,6 +53,7 @@ class Source:
     load: Callable[[TrainerBase], None]  # into a trainer built with cfg
     classnames: Sequence[str] = ()  # those of its run, if they are said
     clip: Mapping[str, Any] = field(default_factory=dict)
+    bound: bool = False  # to its classes
 
 
 def load_model(
@@ -89,7 +91,7 @@ def load_model(
     cfg.USE_CUDA, cfg.VERBOSE = use_cuda, False
     if weights:
         cfg.MODEL.BACKBONE.WEIGHTS = weights
-    if source.classnames and set(names) - set(source.classnames):
+    if source.classnames and set(names) - set(source.classnames) and not source.bound:
         cfg.DATASET.SUBSAMPLE_CLASSES = "new"  # what a base-to-new test of other classes has
     cfg.freeze()
     with only_notes():
@@ -135,7 +137,7 @@ def source_of_run(folder: Path) -> Source:
         if names := trainer.get_model_names():  # zero-shot CLIP has none
             trainer.load_model(*tested_model(folder, names))
 
-    return Source(cfg, load, said.get("classnames") or (), said.get("clip") or {})
+    return Source(cfg, load, **what_is_said(said, str(folder)))
 
 
 def source_of_files(path: Path, about: Mapping, checkpoints: Mapping[str, dict]) -> Source:
@@ -143,6 +145,9 @@ def source_of_files(path: Path, about: Mapping, checkpoints: Mapping[str, dict])
     if not isinstance(about.get("config"), Mapping):
         hint = "give the output folder of its run instead"
         raise Failure(f"{path} does not say which method and config it is of; {hint}")
+    if about.get("format") != ABOUT_FORMAT:
+        line = f"{path} says what it is in format {about.get('format')}, not {ABOUT_FORMAT}"
+        raise Failure(f"{line}: it was written by another version of this program")
     cfg = default_cfg()
     merge_recorded(cfg, about["config"], str(path))
     check_values(cfg)
@@ -155,7 +160,18 @@ def source_of_files(path: Path, about: Mapping, checkpoints: Mapping[str, dict])
             checkpoint = checkpoints.get(name) or checkpoints[""]
             trainer.load_checkpoint(name, checkpoint, str(path))
 
-    return Source(cfg, load, about.get("classnames") or (), about.get("clip") or {})
+    return Source(cfg, load, **what_is_said(about, str(path)))
+
+
+def what_is_said(about: Mapping, place: str) -> dict[str, Any]:
+    """Of a self-description what a Source has. Raises: Failure if it is of another kind."""
+    names, clip = about.get("classnames") or [], about.get("clip") or {}
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise Failure(f"{place}: its classnames are no list of names")
+    if not isinstance(clip, Mapping):
+        raise Failure(f"{place}: it does not say its clip as a name, a file and a SHA-256")
+    bound = bool(about.get("bound_to_classes"))
+    return {"classnames": names, "clip": clip, "bound": bound}
 
 
 @contextmanager

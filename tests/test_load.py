@@ -199,6 +199,22 @@ def test_bad_input_is_one_line(what, line, p2c, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("classnames", [1, 2], "classnames are no list of names"),
+        ("classnames", "abc", "classnames are no list of names"),
+        ("clip", "ViT-B/16", "does not say its clip"),
+        ("format", 9, "in format 9, not 1"),
+    ],
+)
+def test_a_file_that_says_odd_things_of_itself(key, value, line, p2c, tmp_path):
+    file = Path(shutil.copy(the_file(p2c), tmp_path / "a_model"))
+    edit(file, lambda checkpoint: checkpoint["about"].update({key: value}))
+    with pytest.raises(Failure, match=line):
+        load_model(file)
+
+
 # another CLIP
 
 
@@ -243,7 +259,7 @@ def test_the_same_classes_in_another_order_are_found(trainer, csc, data, tmp_pat
 
 def test_other_classes_are_refused(csc, data, tmp_path, capsys):
     own = names(load_model(csc))
-    with pytest.raises((UsageError, Failure), match="every class has a context of its own"):
+    with pytest.raises((UsageError, Failure), match="is bound to the 16 .* knows no 'zebra'"):
         load_model(csc, [*own[:3], "zebra"])
 
 
