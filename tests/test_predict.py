@@ -17,7 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
+from dassl.utils import Failure
 from inference import predict
+from inference.image_files import find_images
 from inference.load import load_run
 
 from .runs import REPO, run
@@ -249,6 +251,17 @@ def test_an_image_that_the_memory_does_not_hold(photos, monkeypatch):
 
     monkeypatch.setattr(predict, "read_pixels", full)
     assert "red/1.png: the memory" in str(predict.read_row((f"{photos}/red/1.png",), {}))
+
+
+def test_folders_that_are_nested_too_deep(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        for _ in range(1200):  # in steps: the whole path is longer than some systems allow
+            os.mkdir("a")
+            os.chdir("a")
+    with pytest.raises(Failure, match="nested too deep|Cannot list"):
+        find_images([str(tmp_path)])
+    subprocess.run(["rm", "-r", tmp_path / "a"], check=True)  # pytest itself could not
 
 
 def test_folders_that_are_no_classes(model, photos, capsys):
