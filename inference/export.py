@@ -80,7 +80,7 @@ def write_text_features(trainer: TrainerBase, path: Path) -> bool:
     about = trainer.describe()
     metadata = {
         "format": "pt",
-        "classnames": json.dumps(about["classnames"], ensure_ascii=False),
+        "classnames": json.dumps(about["classnames"]),
         "logit_scale": repr(scale),
         "clip": json.dumps({key: about["clip"][key] for key in ("name", "sha256")}),
     }

@@ -13,11 +13,14 @@ PHOTOS = (".heic", ".heif", ".hif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".n
 def find_images(paths: Sequence[str]) -> list[str]:
     """The files themselves, and all images in and below the folders, in the order of their names.
 
-    Raises: Failure for a folder without images, or one that cannot be listed.
+    Raises: Failure for a folder without images, or one that cannot be listed or is nested too deep.
     """
     found = []
     for path in paths:
-        images = list(images_below(path, set())) if os.path.isdir(path) else [path]
+        try:
+            images = list(images_below(path, set())) if os.path.isdir(path) else [path]
+        except RecursionError as error:
+            raise Failure(f"{path}: its folders are nested too deep") from error
         if not images:
             raise Failure(f"{path}: no images in it or below it")
         found += images

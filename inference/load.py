@@ -21,6 +21,7 @@ from clip.weights import OPENAI_SHA256, source_of
 from dassl.config import check_values, merge_recorded
 from dassl.engine import TrainerBase, build_trainer
 from dassl.engine.checkpoints import about_of
+from dassl.engine.trainer import ABOUT_FORMAT
 from dassl.files import BEST, CONFIG, resumable
 from dassl.results_json import load_results
 from dassl.utils import Failure, UsageError, expand_user, load_checkpoint, set_random_seed
@@ -158,7 +159,7 @@ def source_of_run(folder: Path) -> Source:
         if names := trainer.get_model_names():  # zero-shot CLIP has none
             trainer.load_model(*tested_model(folder, names))
 
-    return Source(cfg, load, said)
+    return Source(cfg, load, checked(said, str(folder)))
 
 
 def source_of_files(path: Path, about: Mapping, checkpoints: Mapping[str, dict]) -> Source:
@@ -166,6 +167,9 @@ def source_of_files(path: Path, about: Mapping, checkpoints: Mapping[str, dict])
     if not isinstance(about.get("config"), Mapping):
         hint = "give the output folder of its run instead"
         raise Failure(f"{path} does not say which method and config it is of; {hint}")
+    if about.get("format") != ABOUT_FORMAT:
+        line = f"{path} says what it is in format {about.get('format')}, not {ABOUT_FORMAT}"
+        raise Failure(f"{line}: it was written by another version of this program")
     cfg = default_cfg()
     merge_recorded(cfg, about["config"], str(path))
     check_values(cfg)
@@ -178,7 +182,17 @@ def source_of_files(path: Path, about: Mapping, checkpoints: Mapping[str, dict])
             checkpoint = checkpoints.get(name) or checkpoints[""]
             trainer.load_checkpoint(name, checkpoint, str(path))
 
-    return Source(cfg, load, about)
+    return Source(cfg, load, checked(about, str(path)))
+
+
+def checked(about: Mapping, place: str) -> Mapping[str, Any]:
+    """A self-description. Raises: Failure if its names or its CLIP are of another kind."""
+    names, clip = about.get("classnames") or [], about.get("clip") or {}
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise Failure(f"{place}: its classnames are no list of names")
+    if not isinstance(clip, Mapping):
+        raise Failure(f"{place}: it does not say its clip as a name, a file and a SHA-256")
+    return about
 
 
 @contextmanager
@@ -220,7 +234,7 @@ def load_run(folder: Path, root: str | None = None, check: Check | None = None) 
 def tested_model(folder: Path, names: Sequence[str]) -> tuple[str, int | None]:
     """Folder and epoch of the model a run tested.
 
-    It is the run's own, or --model-dir's as it lies seen from the run's folder.
+    It is the run's own, or --model-dir's: as it lies seen from the run's folder, or where it was.
 
     Raises: Failure if neither is there.
     """
@@ -234,10 +248,12 @@ def tested_model(folder: Path, names: Sequence[str]) -> tuple[str, int | None]:
         given = flags.parse_known_args(shlex.split(record["command"]))[0]
         # Relative to the run's folder it holds also after the whole output was moved.
         relative = os.path.relpath(given.model_dir, record["config"]["OUTPUT_DIR"])
-        away = os.path.normpath(folder / relative)
+        places = [os.path.normpath(folder / relative)]
+        places += [given.model_dir] * os.path.isabs(given.model_dir)  # only this test was moved
     except (OSError, ValueError, KeyError, TypeError):
-        away = ""
-    if not os.path.isdir(away):
+        places = []
+    away = next(filter(os.path.isdir, places), "")
+    if not away:
         missing = f"no checkpoint ({', '.join(names)})"
         raise Failure(f"{folder}: {missing}, and no results.json that says where it is")
     return away, given.load_epoch

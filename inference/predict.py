@@ -97,6 +97,8 @@ def read_row(row: tuple, preprocessing: dict) -> np.ndarray | Failure:
         return read_pixels(row[0], preprocessing)
     except Failure as error:
         return error
+    except MemoryError:  # a line of 65,000 pixels is 65,000 times as long when resized
+        return Failure(f"{row[0]}: the memory does not hold it, resized")
 
 
 # The command
@@ -191,8 +193,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parse_model(parser, argv)
     if args.classes and len(args.classes) == 1:
         parser.error(f"one class alone, {args.classes[0]!r}, has always 100%: name two or more")
-    if os.path.isdir(args.out):
-        parser.error(f"--out {args.out}: is a folder")
+    if os.path.exists(args.out) and not os.path.isfile(args.out):
+        parser.error(f"--out {args.out}: is a folder or device, not a file")
     return args
 
 

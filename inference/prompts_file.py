@@ -1,16 +1,19 @@
 """prompts.safetensors: what a method has learned, and what it says of itself, in one file.
 
 Each tensor is named by its way in the checkpoints: model, "state_dict", key, with "/" between. The
-file's metadata has the model's self-description (SimpleTrainer.describe) as JSON in "about".
+file's metadata has the model's self-description (SimpleTrainer.describe) as JSON in "about", and
+the SHA-256 of the tensors, as safetensors has no checksum of its own.
 """
 
 import copy
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -20,7 +23,7 @@ from dassl.engine import TrainerBase
 from dassl.files import regular
 from dassl.utils import Failure, atomic_write
 
-PROMPTS = "prompts.safetensors"
+PROMPTS, SUM = "prompts.safetensors", "sha256"
 
 
 def save_prompts(trainer: TrainerBase, path: str | os.PathLike) -> None:
@@ -35,9 +38,10 @@ def save_prompts(trainer: TrainerBase, path: str | os.PathLike) -> None:
     }
     # Copies: safetensors refuses tensors that share memory.
     tensors = {way: tensor.detach().cpu().clone() for way, tensor in flat(models)}
-    about = json.dumps(portable(trainer.describe()), ensure_ascii=False)
+    about = json.dumps(portable(trainer.describe()))
+    metadata = {"format": "pt", "about": about, SUM: sha256_of(tensors)}
     with atomic_write(path) as file:
-        file.write(save(tensors, metadata={"format": "pt", "about": about}))
+        file.write(save(tensors, metadata))
 
 
 def portable(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,8 +63,11 @@ def read_prompts(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, dic
     try:
         regular(Path(path)).stat()  # safetensors says less of a file that is not there
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("about", "null"))
+            said = file.metadata() or {}
+            about = json.loads(said.get("about", "null"))
             tensors = {way: file.get_tensor(way) for way in file.keys()}  # noqa: SIM118
+        if said.get(SUM, actual := sha256_of(tensors)) != actual:
+            raise ValueError("wrong checksum")
     except OSError as error:
         raise Failure(f"{path}: {error.strerror or error}") from error
     except (SafetensorError, ValueError, RecursionError) as error:
@@ -70,6 +77,15 @@ def read_prompts(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, dic
         line = f"{path} does not say what it is"
         raise Failure(f'{line} (no "about" in its metadata), so it was not exported here')
     return about, {name: {**model, "about": about} for name, model in nested(tensors).items()}
+
+
+def sha256_of(tensors: Mapping[str, Tensor]) -> str:
+    """Of their names and bytes."""
+    digest = hashlib.sha256()
+    for way, tensor in sorted(tensors.items()):
+        digest.update(way.encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def flat(tree: Mapping | list, way: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -136,6 +136,16 @@ def test_a_run_and_its_file_and_its_test(p2c, data, tmp_path):
     assert torch.equal(logits(other), logits(load_model(of_test)))
 
 
+def test_a_test_that_was_moved_alone(p2c, data, tmp_path, monkeypatch):
+    """Its model is found where --model-dir named it, whatever the present folder is."""
+    folder = on_new_classes(p2c, data, tmp_path / "test", "P2C")
+    monkeypatch.chdir(tmp_path)
+    expected = logits(load_model(folder))
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    moved = Path(shutil.move(folder, tmp_path / "a" / "b" / "test"))
+    assert torch.equal(logits(load_model(moved)), expected)
+
+
 @pytest.mark.parametrize("trainer", ["ZeroshotCLIP", "CoCoOp", "MMRL", "VaMP", "ReBaPL_CoOp"])
 def test_all_kinds_of_methods(trainer, data, tmp_path):
     opts = OF_REBAPL if trainer.startswith("ReBaPL") else ()
@@ -190,6 +200,22 @@ def test_bad_input_is_one_line(what, line, p2c, tmp_path):
     with pytest.raises((Failure, UsageError), match=line) as error:
         load_model(run, given)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("classnames", [1, 2], "classnames are no list of names"),
+        ("classnames", "abc", "classnames are no list of names"),
+        ("clip", "ViT-B/16", "does not say its clip"),
+        ("format", 9, "in format 9, not 1"),
+    ],
+)
+def test_a_file_that_says_odd_things_of_itself(key, value, line, p2c, tmp_path):
+    file = Path(shutil.copy(the_file(p2c), tmp_path / "a_model"))
+    edit(file, lambda checkpoint: checkpoint["about"].update({key: value}))
+    with pytest.raises(Failure, match=line):
+        load_model(file)
 
 
 # another CLIP
@@ -399,6 +425,24 @@ def test_mmrl_remembers_what_it_was_trained_on(trainer, data, tmp_path):
     save_prompts(tester, tmp_path / "prompts.safetensors")
     again = load_model(tmp_path)
     assert not again.model.fused and torch.equal(logits(again), logits(tester))
+
+
+def test_a_flipped_bit_of_the_prompts_is_seen(p2c, tmp_path):
+    """safetensors itself sees none in the numbers."""
+    file = tmp_path / "prompts.safetensors"
+    save_prompts(load_model(p2c), file)
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 8
+    file.write_bytes(content)
+    with pytest.raises(Failure, match="damaged or no safetensors file: export it again"):
+        load_model(tmp_path)
+
+
+def test_names_that_are_no_text(p2c, tmp_path):
+    """As of a folder whose name is not UTF-8."""
+    odd = ["bad\udcff", "good"]
+    save_prompts(load_model(p2c, odd), tmp_path / "prompts.safetensors")
+    assert names(load_model(tmp_path)) == odd
 
 
 def test_a_file_that_was_not_exported_here(tmp_path):

@@ -17,7 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
+from dassl.utils import Failure
 from inference import predict
+from inference.image_files import find_images
 from inference.load import load_run
 
 from .runs import REPO, run
@@ -253,6 +255,25 @@ def test_photos_that_pillow_does_not_know(model, photos, capsys):
     assert err[-1] == "1 of 7 images could not be read"
 
 
+def test_an_image_that_the_memory_does_not_hold(photos, monkeypatch):
+    def full(*args):
+        raise MemoryError
+
+    monkeypatch.setattr(predict, "read_pixels", full)
+    assert "red/1.png: the memory" in str(predict.read_row((f"{photos}/red/1.png",), {}))
+
+
+def test_folders_that_are_nested_too_deep(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        for _ in range(1200):  # in steps: the whole path is longer than some systems allow
+            os.mkdir("a")
+            os.chdir("a")
+    with pytest.raises(Failure, match="nested too deep|Cannot list"):
+        find_images([str(tmp_path)])
+    subprocess.run(["rm", "-r", tmp_path / "a"], check=True)  # pytest itself could not
+
+
 def test_folders_that_are_no_classes(model, photos, capsys):
     """One of them, and nothing is said of true classes."""
     other = paint(photos / "violet" / "1.png", BLUE)
@@ -343,6 +364,7 @@ BAD = [
     (("{run}", "{photos}", "--picture", "x.jpg"), 2, "x.jpg: must be a .png in a folder"),
     (("{run}", "{photos}", "--picture", "/nowhere/x.png"), 2, "must be a .png in a folder"),
     (("{run}", "{photos}", "--out", "{empty}"), 2, "--out {empty}: is a folder"),
+    (("{run}", "{photos}", "--out", "/dev/null"), 2, "--out /dev/null: is a folder or device"),
     (("{run}", "{photos}", "--weights", "/nowhere"), 2, "/nowhere: no such file or folder"),
 ]
 

@@ -13,6 +13,9 @@ from .errors import Failure
 # Files called so are images; of others Pillow is asked, which takes longer.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
 IMAGE_SUFFIXES += (".webp", *[".avif"] * features.check("avif"))
+# What Pillow's decoders raise: of a broken AVIF, say, RuntimeError.
+UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError, struct.error)
+UNREADABLE += (Image.DecompressionBombError,)
 
 
 def is_image(entry: os.DirEntry) -> bool:
@@ -45,7 +48,7 @@ def read_image(path: str) -> Image.Image:
     except FileNotFoundError as error:
         line = f"The image {path} does not exist: check DATASET.ROOT and the split file"
         raise Failure(line) from error
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         lines = str(getattr(error, "strerror", None) or error).splitlines()
         reason = lines[0] if lines else type(error).__name__
         raise Failure(f"Cannot read the image {path}: {reason}. Replace or remove it") from error

@@ -117,6 +117,15 @@ def test_read_image_names_a_broken_file(tmp_path, damage, name):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_read_image_names_a_broken_avif(tmp_path):
+    """Of which Pillow raises RuntimeError."""
+    path = tmp_path / "a.avif"
+    Image.effect_noise((64, 64), 50).save(path)
+    path.write_bytes(path.read_bytes().replace(b"av01", b"av00"))
+    with pytest.raises(Failure, match=f"Cannot read the image {path}: "):
+        read_image(str(path))
+
+
 def test_home_folders(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", "/home/me")
     assert [expand_user(p) for p in ("~", "~/x", "a/~", "./~x", "", Path("~/x"))] == [
