@@ -113,12 +113,10 @@ class CLIPTrainer(KeptFeatures, TrainerX):
         takes_attributes = True    it has a place for ATPrompt's attributes (atprompt.py)
         always_attributes = True   it has them whatever USE_ATPROMPT says
 
-    A method whose saved tensors have a row for each class, as a linear probe's, names them in
-    `class_rows`: other classes are then refused, and the same ones in another order found.
-    One whose test cannot be an ONNX graph (inference/graph.py) says why in `no_graph`.
+    `class_rows` names the saved tensors that have a row for each class, as a linear probe's: other
+    classes are then refused, and the same ones in another order found. () says there are none.
     """
 
-    class_rows = ()
     no_graph = ""
 
     # In upstream's files, made of the class names; here neither saved nor loaded.

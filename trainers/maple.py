@@ -83,6 +83,7 @@ class MaPLe(CLIPTrainer):
     """The loss is the cross-entropy of base.py."""
 
     node_name = "MAPLE"
+    class_rows = ()
     model_name = "MultiModalPromptLearner"
     key_prefix = "prompt_learner"  # upstream's file is of the whole model
     graphed = takes_attributes = True

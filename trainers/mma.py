@@ -102,6 +102,7 @@ class Adapters(nn.Module):
 @TRAINER_REGISTRY.register()
 class MultiModalAdapter(CLIPTrainer):
     node_name = "MMADAPTER"
+    class_rows = ()
     model_name = "adapter_learner"
     graphed = True
 

@@ -215,6 +215,7 @@ def mmrl_loss(
 @TRAINER_REGISTRY.register()
 class MMRL(CLIPTrainer):
     node_name = "MMRL"
+    class_rows = ()
     model_name = "MultiModalRepresentationLearner"
     model_class = MMRLCLIP
     learner_class = MultiModalRepresentationLearner

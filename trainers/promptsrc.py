@@ -81,6 +81,7 @@ class VLPromptLearner(nn.Module):
 @TRAINER_REGISTRY.register()
 class PromptSRC(CLIPTrainer):
     node_name = "PROMPTSRC"
+    class_rows = ()
     model_name = "VLPromptLearner"
     graphed = True
 

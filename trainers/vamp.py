@@ -114,6 +114,7 @@ class VaMPCLIP(ConditionalCLIP):
 @TRAINER_REGISTRY.register()
 class VaMP(CLIPTrainer):
     node_name = "VAMP"
+    class_rows = ()
     model_name = "VariationalPromptLearner"
     model_class = VaMPCLIP
     graphed = True
