@@ -131,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
     model = open_model(args.run, args.classes, **opts)
     clip = model.about.get("clip")  # a method of one's own may have none
     about = model.about["trainer"] + (f" on {clip['name']}" if clip else "")
+    about += f" (activation: {clip['activation']})" if clip and "activation" in clip else ""
     about += f", {len(model.classnames)} classes"
     say(f"{about}, {model.device}")
 

@@ -115,6 +115,7 @@ class CLIPTrainer(KeptFeatures, TrainerX):
 
     `class_rows` names the saved tensors that have a row for each class, as a linear probe's: other
     classes are then refused, and the same ones in another order found. () says there are none.
+    A method whose test cannot be an ONNX graph (inference/graph.py) says why in `no_graph`.
     """
 
     no_graph = ""

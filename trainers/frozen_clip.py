@@ -73,7 +73,7 @@ def load_clip(cfg: CfgNode, dtype: torch.dtype, device: torch.device) -> CLIP:
     convert_weights(model, dtype)
     given, size = tuple(cfg.INPUT.SIZE), model.visual.input_resolution
     if given != (size, size):
-        raise UsageError(f"INPUT.SIZE {given}: {backbone.NAME} takes images of ({size}, {size})")
+        raise UsageError(f"INPUT.SIZE {given}: {file} takes images of ({size}, {size})")
     return model.requires_grad_(False).to(device)
 
 
