@@ -163,7 +163,7 @@ P2C | INPUT.SIZE (32,) | height and width in pixels
 P2C | INPUT.SIZE (32.0,32.0) | height and width in pixels
 P2C | INPUT.SIZE None | height and width in pixels
 P2C | INPUT.SIZE 32 | INPUT.SIZE 32: must be a list
-P2C | INPUT.SIZE (48,48) | INPUT.SIZE (48, 48): vit_tiny_8.safetensors takes images of (32, 32)
+P2C | INPUT.SIZE (48,48) | vit_tiny_8.safetensors takes images of (32, 32)
 P2C | INPUT.PIXEL_MEAN [0.5] | three numbers
 P2C | INPUT.PIXEL_MEAN ['a','b','c'] | three numbers
 P2C | INPUT.PIXEL_STD [0.0,0.0,0.0] | three numbers above 0
