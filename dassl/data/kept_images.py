@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, SequentialSampler, default_collate
 from torchvision.transforms import ToTensor, v2
 from tqdm import tqdm
 
-from dassl.utils import images
+from dassl.utils import images, ranks
 
 from .data_manager import DatasetWrapper, Loader, build_data_loader
 from .kept import Key, code_of, digest, kept
@@ -85,12 +85,12 @@ def kept_for(
 
 
 def batches(loader: DataLoader, rows: Tensor, finish: Callable[[Tensor], Tensor]) -> Iterator[dict]:
-    """The loader's batches with `finish` of kept rows (N, …) as images."""
+    """This process's of the loader's batches, with `finish` of kept rows (N, …) as images."""
     about = [
         {"label": x.label, "domain": x.domain, "impath": x.impath, "index": i}
         for i, x in enumerate(loader.dataset.data_source)
     ]
-    for start in range(0, len(about), loader.batch_size):
+    for start in ranks.turns(range(0, len(about), loader.batch_size)):
         part = slice(start, start + loader.batch_size)
         yield {"img": finish(rows[part]), **default_collate(about[part])}
 

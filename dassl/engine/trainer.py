@@ -18,11 +18,20 @@ from yacs.config import CfgNode
 
 from dassl.config import plain_config
 from dassl.data import DataManager, Loader, NoData
+from dassl.data.data_manager import in_turns
 from dassl.data.kept_images import kept_images
 from dassl.data.transforms import preprocessing_of
 from dassl.evaluation import build_evaluator
 from dassl.files import BEST
-from dassl.utils import Failure, check_availability, mix_seed, mkdir_if_missing, set_random_seed
+from dassl.utils import (
+    Failure,
+    UsageError,
+    check_availability,
+    mix_seed,
+    mkdir_if_missing,
+    ranks,
+    set_random_seed,
+)
 from dassl.utils.meters import AverageMeter, MetricMeter
 
 from .checkpoints import NOT_FINITE, Checkpoints, Names
@@ -186,18 +195,27 @@ class SimpleTrainer(TrainerBase):
         self.check_cfg(cfg)
         self.cfg = cfg
         self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
+        if self.device.type == "cuda":
+            ranks.choose_gpu()
         self.start_epoch = self.epoch = 0
         self.max_epoch = cfg.OPTIM.MAX_EPOCH
         self.output_dir = cfg.OUTPUT_DIR
         self.seed = cfg.SEED
         if self.seed < 0:
+            if ranks.count() > 1:
+                raise UsageError(f"SEED {self.seed}: the processes of a run need one; give --seed")
             self.seed = random.SystemRandom().randrange(2**31)
             print(f"SEED is negative: drew {self.seed}")
         if cfg.VERBOSE:
             print(f"Device: {device_name(self.device)}")
+            if ranks.count() > 1:
+                print(f"Processes: {ranks.count()}")
         self.build_data_loader()
         self.build_model()
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
+        if ranks.count() > 1 and "add_ranks" not in vars(type(self.evaluator)):
+            line = f"TEST.EVALUATOR {cfg.TEST.EVALUATOR}: it adds up nothing over processes"
+            raise UsageError(f"{line}: run without torchrun")
         self.evaluator.when_done = self.recorder.tested
         self.best_result = -math.inf
 
@@ -233,6 +251,8 @@ class SimpleTrainer(TrainerBase):
         build_simple_net(self)
 
     def train(self) -> None:
+        if ranks.count() > 1:
+            raise UsageError("a training is of one process: torchrun is for --eval-only")
         super().train(self.start_epoch, self.max_epoch)
         # not in a `finally`: after a Ctrl-C the process's end is faster
         for loader in (self.train_loader_x, self.train_loader_u):
@@ -348,17 +368,23 @@ class SimpleTrainer(TrainerBase):
         for batch in self.test_batches(loader, split):
             input, label = self.parse_batch_test(batch)
             self.evaluator.process(self.model_inference(input), label)
+        if ranks.count() > 1:
+            self.evaluator.add_ranks(self.device)
         results = self.evaluator.evaluate()
         for name, value in results.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
         return next(iter(results.values()))
 
     def test_batches(self, loader: DataLoader, split: str) -> Iterator[dict]:
-        """The loader's batches, or the same of kept images (DATALOADER.TEST_CACHE)."""
+        """The loader's batches, or the same of kept images (DATALOADER.TEST_CACHE).
+
+        In a run of several processes (ranks.py) every n-th, whole: so they give the same scores.
+        """
         batches = None
         if self.cfg.DATALOADER.TEST_CACHE:
             batches, found = kept_images(loader, split, self.device)
             self.recorder.test_from = "crops" if found else "images"
+        loader = in_turns(loader)
         yield from _progress(loader if batches is None else batches, split, len(loader))
 
     def model_inference(self, input: Tensor) -> Tensor:

@@ -1,0 +1,157 @@
+"""The processes of one run, as torchrun starts them; without it a run is one process.
+
+Each has a rank, from 0. All do the same with the same random numbers, each on its own images, and
+what they find is added up. The first, rank 0, writes the files and is heard.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+from dassl.commands import leave
+
+from .errors import Failure, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, device
+    from torch.distributed import Store
+
+TURNS = TypeVar("TURNS", bound=Sequence)
+# How long a process waits for another: one may be encoding what all will read.
+PATIENCE = timedelta(hours=6)
+LOST = (
+    "another process of this run has ended, or cannot be reached; what was saved is kept. Run the "
+    "same command again to go on"
+)
+
+_rank, _count = 0, 1
+_store: "Store | None" = None  # that all processes see, also when one of them has ended
+
+
+def count() -> int:
+    """How many processes the run has."""
+    return _count
+
+
+def first() -> bool:
+    """Whether this is the one that writes."""
+    return _rank == 0
+
+
+def join() -> None:
+    """From now on this process is one of those that torchrun has started, if it has.
+
+    Leaves with a line if they cannot connect.
+    """
+    global _rank, _count, _store
+    if "TORCHELASTIC_RUN_ID" not in os.environ or int(os.environ["WORLD_SIZE"]) < 2:
+        return
+    import torch
+    import torch.distributed as dist
+
+    kinds = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        store, rank, n = next(dist.rendezvous("env://"))
+        dist.init_process_group(kinds, store=store, rank=rank, world_size=n, timeout=PATIENCE)
+    except (RuntimeError, ValueError, OSError) as error:
+        why = str(error).splitlines()[0]
+        leave(f"the processes that torchrun has started cannot connect: {why}", 1)
+    _rank, _count, _store = rank, n, store
+
+
+def end() -> None:
+    """To be called when all is done. Not where a process has failed: others may be waiting."""
+    global _rank, _count, _store
+    if _count > 1:
+        import torch.distributed as dist
+
+        dist.destroy_process_group()
+        _rank, _count, _store = 0, 1, None
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Inside, nothing is heard of this process, unless it is the first."""
+    with ExitStack() as stack:
+        if not first():
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(redirect_stdout(nowhere))
+            stack.enter_context(redirect_stderr(nowhere))
+        yield
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process does the whole, as if there were no others."""
+    global _rank, _count
+    there = _rank, _count
+    _rank, _count = 0, 1
+    try:
+        yield
+    finally:
+        _rank, _count = there
+
+
+def earlier_failure(code: int, line: str) -> tuple[int, str] | None:
+    """The exit code and the line of the process that failed first; None if it is this one.
+
+    To be told those of this process, when it fails.
+    """
+    try:
+        if _store is None or _store.add("failures", 1) == 1:
+            if _store is not None:
+                _store.set("failure", json.dumps([code, line]))
+            return None
+        return tuple(json.loads(_store.get("failure")))
+    except RuntimeError:  # the store has ended too
+        return None
+
+
+def choose_gpu() -> None:
+    """Each process of a machine computes on a GPU of its own. Raises UsageError without one."""
+    import torch
+
+    if _count == 1:
+        return
+    local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if local >= there:
+        line = f"torchrun has started more processes than this machine has GPUs, {there}"
+        raise UsageError(f"{line}: give --nproc_per_node {there}, or USE_CUDA False")
+    torch.cuda.set_device(local)
+
+
+# -- whose turn it is, and what all have found
+
+
+def turns(things: TURNS) -> TURNS:
+    """Those of a sequence that are this process's: every n-th for n processes."""
+    return things[_rank::_count]
+
+
+def add_up(*tensors: "Tensor") -> None:
+    """Each becomes its sum over the processes. Raises Failure if one of these has ended."""
+    import torch.distributed as dist
+
+    for tensor in tensors if _count > 1 else ():
+        _wait(lambda: dist.all_reduce(tensor))  # noqa: B023
+
+
+def greatest(number: int, device: "device | str" = "cpu") -> int:
+    """The greatest of the processes' numbers. Raises as `add_up`."""
+    import torch
+    import torch.distributed as dist
+
+    tensor = torch.tensor(number, device=device)
+    if _count > 1:
+        _wait(lambda: dist.all_reduce(tensor, dist.ReduceOp.MAX))
+    return int(tensor)
+
+
+def _wait(collective: Callable[[], object]) -> None:
+    try:
+        collective()
+    except RuntimeError as error:
+        raise Failure(LOST) from error

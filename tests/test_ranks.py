@@ -1,0 +1,180 @@
+"""One run on several processes, as torchrun starts them, beside the same run on one."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from dassl.evaluation import EVALUATOR_REGISTRY, Classification
+from dassl.utils import UsageError, ranks
+from dassl.utils.lock import sole_run
+from tests.forked import Done, forked
+from tests.ranked import ranked
+from tests.runs import arguments
+
+# What two runs of the same must differ in.
+OF_A_RUN = ("command", "config", "finished", "images_per_second", "peak_memory_mb", "processes")
+OF_A_RUN += ("test_seconds", "train_seconds", "epoch_seconds")
+SPLIT = ("DATALOADER.TEST.BATCH_SIZE", "7", "TEST.COMPUTE_CMAT", "True")
+
+
+def program(*words) -> Callable[[], int]:
+    return lambda: train.main(arguments(*words))
+
+
+def record(out: Path) -> dict:
+    """A run's results.json but for what differs from run to run."""
+    found = json.loads((out / "results.json").read_text())
+    return {key: value for key, value in found.items() if key not in OF_A_RUN}
+
+
+def result(done: Done) -> str:
+    return done.out.partition("=> result")[2]
+
+
+def assert_only_the_first_is_heard(done: list[Done], code: int = 0) -> None:
+    assert [d.code for d in done] == [code] * len(done), done
+    assert all(d.out == d.err == "" for d in done[1:]), done
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory) -> Path:
+    """A P2C after two epochs."""
+    folder = tmp_path_factory.mktemp("trained")
+    words = "P2C", data, folder / "out", "OPTIM.MAX_EPOCH", "2"
+    assert forked(program(*words), folder).code == 0
+    return folder / "out"
+
+
+# -- tests
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize(
+    "opts",
+    [
+        ("TEST.PER_CLASS_RESULT", "True"),
+        ("DATALOADER.FEATURES", "features-{processes}"),  # made by one process, read by all
+        ("DATALOADER.FEATURES", "", "DATALOADER.TEST_CACHE", "crops-{processes}"),
+        ("DATALOADER.FEATURES", "", "DATALOADER.NUM_WORKERS", "0"),
+    ],
+    ids=["defaults", "features", "crops", "images"],
+)
+def test_zero_shot_clip(opts, processes, data, tmp_path):
+    opts = [word.format(processes=processes) for word in (*SPLIT, *opts)]
+    words = "ZeroshotCLIP", data
+    done = ranked(program(*words, tmp_path / "several", *opts), processes, tmp_path)
+    assert_only_the_first_is_heard(done)
+    alone = forked(program(*words, tmp_path / "one", *opts), tmp_path / "alone")
+    assert alone.code == 0 and result(alone) == result(done[0]) != ""
+    one, several = record(tmp_path / "one"), record(tmp_path / "several")
+    one.pop("test_from"), several.pop("test_from")  # the second finds what the first has kept
+    assert one == several and one["metrics"]["total"] == 64
+    cmats = [(tmp_path / out / "cmat.pt").read_bytes() for out in ("one", "several")]
+    assert cmats[0] == cmats[1]
+
+
+def test_a_trained_model_with_fewer_batches_than_processes(trained, data, tmp_path):
+    flags = ("--eval-only", "--model-dir", str(trained))
+    opts = ("P2C", data, tmp_path / "out", "OPTIM.MAX_EPOCH", "2", "TEST.SPLIT", "val")
+    opts += ("DATALOADER.TEST.BATCH_SIZE", "10")  # 16 images
+    done = ranked(lambda: train.main(arguments(*opts, flags=flags)), 3, tmp_path / "p")
+    assert_only_the_first_is_heard(done)
+    several = record(tmp_path / "out")
+    (tmp_path / "out" / "results.json").unlink()
+    assert forked(lambda: train.main(arguments(*opts, flags=flags)), tmp_path).code == 0
+    assert record(tmp_path / "out") | {"log": None} == several | {"log": None}
+
+
+# -- ends
+
+
+def test_a_wrong_setting_is_said_once(data, tmp_path):
+    done = ranked(program("ZeroshotCLIP", data, tmp_path / "o", "TEST.SPLIT", "x"), 2, tmp_path)
+    assert {d.code for d in done} == {2}
+    [line] = "".join(d.err for d in done).splitlines()
+    assert "TEST.SPLIT" in line or "split" in line.lower()
+
+
+def test_a_wrong_flag_is_said_once(tmp_path):
+    done = ranked(lambda: train.main(["--no-such-flag"]), 2, tmp_path)
+    assert_only_the_first_is_heard(done, code=2)
+    assert len(done[0].err.splitlines()) == 1
+
+
+def test_a_failure_of_one_process_is_heard_and_ends_all(data, tmp_path):
+    """And is in the log, which the first writes."""
+
+    def main() -> int:
+        process = Classification.process
+
+        def fail(self, *given):
+            if not ranks.first():
+                raise UsageError("only here")
+            process(self, *given)
+
+        Classification.process = fail
+        return program("ZeroshotCLIP", data, tmp_path / "out", *SPLIT)()
+
+    done = ranked(main, 2, tmp_path)
+    assert [d.code for d in done] == [2, 2]
+    assert [d.err for d in done] == ["", "error: only here\n"]
+    assert (tmp_path / "out" / "log.txt").read_text().endswith("error: only here\n")
+
+
+def test_a_process_that_is_killed_ends_all_with_one_line(data, tmp_path):
+    def main() -> int:
+        process = Classification.process
+
+        def kill(self, *given):
+            if not ranks.first():
+                os.kill(os.getpid(), signal.SIGKILL)
+            process(self, *given)
+
+        Classification.process = kill
+        return program("ZeroshotCLIP", data, tmp_path / "out", *SPLIT)()
+
+    first, second = ranked(main, 2, tmp_path)
+    assert (first.code, second.code) == (1, -signal.SIGKILL)
+    assert first.err == f"error: {ranks.LOST}\n" and "result" not in first.out
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_the_folder_is_the_firsts(data, tmp_path):
+    """Locked by another run: all end."""
+    out = tmp_path / "out"
+    with sole_run(str(out)):
+        done = ranked(program("ZeroshotCLIP", data, out, *SPLIT), 2, tmp_path)
+    assert "Another run is at work" in done[0].err and done[1].err == ""
+    assert [d.code for d in done] == [1, 1]
+
+
+def test_processes_need_a_seed(data, tmp_path):
+    done = ranked(program("ZeroshotCLIP", data, tmp_path / "out", "SEED", "-1"), 2, tmp_path)
+    assert {d.code for d in done} == {2}
+    assert "".join(d.err for d in done).count("give --seed") == 1
+
+
+def test_an_evaluator_that_adds_nothing_up_is_refused(data, tmp_path):
+    def main() -> int:
+        EVALUATOR_REGISTRY.register(type("Mine", (Classification,), {}))
+        return program("ZeroshotCLIP", data, tmp_path / "out", "TEST.EVALUATOR", "Mine")()
+
+    done = ranked(main, 2, tmp_path)
+    assert {d.code for d in done} == {2}
+    assert "".join(d.err for d in done).count("TEST.EVALUATOR Mine") == 1
+
+
+def test_torchruns_environment_alone_makes_several(monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    ranks.join()
+    assert ranks.count() == 1 and ranks.first() and ranks.turns([1, 2, 3]) == [1, 2, 3]
+    tensor = torch.tensor(3)
+    ranks.add_up(tensor)
+    assert tensor == 3 == ranks.greatest(3)
