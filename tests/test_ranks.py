@@ -10,12 +10,16 @@ import pytest
 import torch
 
 import train
+from dassl.engine import TRAINER_REGISTRY
 from dassl.evaluation import EVALUATOR_REGISTRY, Classification
-from dassl.utils import UsageError, ranks
+from dassl.utils import UsageError, load_checkpoint, ranks
 from dassl.utils.lock import sole_run
 from tests.forked import Done, forked
 from tests.ranked import ranked
 from tests.runs import arguments
+from tests.trainers.methods import in_double
+from trainers.base import CLIPTrainer
+from trainers.coop import CoOp
 
 # What two runs of the same must differ in.
 OF_A_RUN = ("command", "config", "finished", "images_per_second", "peak_memory_mb", "processes")
@@ -40,6 +44,21 @@ def result(done: Done) -> str:
 def assert_only_the_first_is_heard(done: list[Done], code: int = 0) -> None:
     assert [d.code for d in done] == [code] * len(done), done
     assert all(d.out == d.err == "" for d in done[1:]), done
+
+
+def in_double_from_here() -> None:
+    """What is built from now on computes in double precision, so that rounding tells nothing."""
+    build = CLIPTrainer.build_model
+
+    def build_model(self: CLIPTrainer) -> None:
+        build(self)
+        in_double(self)
+
+    def parse(self: CLIPTrainer, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        return batch["img"].double(), batch["label"]
+
+    CLIPTrainer.build_model = build_model
+    CLIPTrainer.parse_batch_train = CLIPTrainer.parse_batch_test = parse
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +171,92 @@ def test_the_folder_is_the_firsts(data, tmp_path):
         done = ranked(program("ZeroshotCLIP", data, out, *SPLIT), 2, tmp_path)
     assert "Another run is at work" in done[0].err and done[1].err == ""
     assert [d.code for d in done] == [1, 1]
+
+
+# -- trainings
+
+BEST = ("TEST.FINAL_MODEL", "best_val")
+CYCLES = ("OPTIM.MAX_EPOCH", "4", "OPTIM.CYCLE_EPOCHS", "2", "TRAINER.REBAPL.NOISE_EPOCHS", "1")
+
+
+@pytest.mark.parametrize("words", [("P2C", *BEST), ("ReBaPL_MaPLe", *CYCLES)], ids=lambda w: w[0])
+def test_a_training_killed_and_resumed_by_more_processes(words, data, tmp_path):
+    """It ends where that of one process does."""
+    name, *opts = words
+
+    def main(out: str) -> int:
+        in_double_from_here()
+        return program(name, data, tmp_path / out, *opts)()
+
+    def killed() -> int:
+        step = CLIPTrainer.forward_backward
+
+        def kill(self: CLIPTrainer, batch: dict) -> dict:
+            if not ranks.first() and (self.epoch, self.batch_idx) == (2, 1):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(self, batch)
+
+        CLIPTrainer.forward_backward = kill
+        return main("several")
+
+    first, second = ranked(killed, 2, tmp_path / "killed")
+    assert (first.code, second.code) == (1, -signal.SIGKILL)
+    assert first.err == f"error: {ranks.LOST}\n"
+    assert_only_the_first_is_heard(done := ranked(lambda: main("several"), 3, tmp_path / "rest"))
+    assert "Epochs done: 2" in done[0].out and "Processes: 3" in done[0].out
+    alone = forked(lambda: main("one"), tmp_path / "alone")
+    assert alone.code == 0, alone.err
+    one, several = record(tmp_path / "one"), record(tmp_path / "several")
+    assert one.pop("loss") == pytest.approx(several.pop("loss"), rel=1e-9)
+    assert one.pop("log") != several.pop("log")
+    ece = [found["metrics"].pop("ece") for found in (one, several)]
+    assert one == several and ece[0] == pytest.approx(ece[1], rel=1e-5)
+    files = [sorted(path.relative_to(tmp_path / out) for path in (tmp_path / out).rglob("*tar*"))
+             for out in ("one", "several")]  # fmt: skip
+    assert files[0] == files[1] != []
+    for file in files[0]:
+        states = [load_checkpoint(str(tmp_path / out / file)) for out in ("one", "several")]
+        torch.testing.assert_close(*(states_of(state) for state in states), rtol=1e-7, atol=1e-9)
+
+
+def states_of(checkpoint: dict) -> dict:
+    """All that a training goes on from, and what a test reads."""
+    parts = ("state_dict", "optimizer", "samples", "trainer")
+    return {part: checkpoint[part] for part in parts if part in checkpoint}
+
+
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        (("CoCoOp", "DATALOADER.TRAIN_X.BATCH_SIZE", "1"), "A batch of 1 cannot be shared by 2"),
+        (("EMPL", "TRAINER.EMPL.PER", "batch"), "TRAINER.EMPL.PER batch"),
+        (("Mine",), "TRAINER.NAME Mine: it does not say (divisible)"),
+    ],
+    ids=["few images", "a batch that is one", "another trainer"],
+)
+def test_a_training_that_cannot_be_shared_is_refused(words, line, data, tmp_path):
+    def main() -> int:
+        name, *opts = words
+        argv = arguments("CoOp" if name == "Mine" else name, data, tmp_path / "out", *opts)
+        TRAINER_REGISTRY.register(type("Mine", (CoOp,), {}))
+        return train.main([name if word == "CoOp" else word for word in argv])
+
+    done = ranked(main, 2, tmp_path)
+    assert {d.code for d in done} == {2}
+    [said] = "".join(d.err for d in done).splitlines()
+    assert line in said
+
+
+def test_processes_that_see_other_checkpoints_are_refused(trained, data, tmp_path):
+    """As on machines whose folder of that name is not the same."""
+
+    def main() -> int:
+        out = trained if "0" in os.environ["RANK"] else tmp_path / "out"
+        return program("P2C", data, out, "OPTIM.MAX_EPOCH", "2")()
+
+    done = ranked(main, 2, tmp_path)
+    assert {d.code for d in done} == {1}
+    assert "".join(d.err for d in done).count("some processes see 0 epochs done, others 2") == 1
 
 
 def test_processes_need_a_seed(data, tmp_path):

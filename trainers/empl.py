@@ -18,6 +18,8 @@ from yacs.config import CfgNode
 from clip.model import CLIP
 from dassl.config import allow
 from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import ranks
+from dassl.utils.errors import UsageError
 
 from . import draws
 from .base import CustomCLIP
@@ -179,7 +181,7 @@ class EMPLCLIP(CustomCLIP):
 class EMPL(CoOp):
     """The loss, cross-entropy of the averaged prediction, is CLIPTrainer's."""
 
-    frozen_image_tower = graphed = True
+    frozen_image_tower = graphed = divisible = True
     note = WHAT
     node_name = "EMPL"
     model_class = EMPLCLIP
@@ -192,6 +194,12 @@ class EMPL(CoOp):
         if self.node.PER == "batch":
             size = f"DATALOADER.TEST.BATCH_SIZE {self.cfg.DATALOADER.TEST.BATCH_SIZE}"
             print(f"TRAINER.EMPL.PER batch: a test's result depends on its batches, here of {size}")
+
+    def before_train(self) -> None:
+        if self.node.PER == "batch" and ranks.count() > 1:
+            line = "TRAINER.EMPL.PER batch: the prompts of a batch are made of all its images"
+            raise UsageError(f"{line}, so it is not shared by processes. Train without torchrun")
+        super().before_train()
 
     def build_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
         return PromptLearner(clip_model, classnames, *self.start())

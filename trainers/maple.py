@@ -85,7 +85,7 @@ class MaPLe(CLIPTrainer):
     node_name = "MAPLE"
     model_name = "MultiModalPromptLearner"
     key_prefix = "prompt_learner"  # upstream's file is of the whole model
-    graphed = takes_attributes = True
+    graphed = divisible = takes_attributes = True
     learner_class = MultiModalPromptLearner
 
     def build_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
@@ -107,4 +107,4 @@ class MaPLe(CLIPTrainer):
 class MaPLe_ATP(MaPLe):
     """MaPLe with ATPrompt's attributes (Li et al., 2024)."""
 
-    graphed = takes_attributes = always_attributes = True
+    graphed = divisible = takes_attributes = always_attributes = True

@@ -103,7 +103,7 @@ class Adapters(nn.Module):
 class MultiModalAdapter(CLIPTrainer):
     node_name = "MMADAPTER"
     model_name = "adapter_learner"
-    graphed = True
+    graphed = divisible = True
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)

@@ -217,7 +217,7 @@ class MMRL(CLIPTrainer):
     model_name = "MultiModalRepresentationLearner"
     model_class = MMRLCLIP
     learner_class = MultiModalRepresentationLearner
-    graphed = True
+    graphed = divisible = True
 
     def build_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
         return self.learner_class(self.node, clip_model, classnames, zero_shot_template(self.cfg))

@@ -82,7 +82,7 @@ class VLPromptLearner(nn.Module):
 class PromptSRC(CLIPTrainer):
     node_name = "PROMPTSRC"
     model_name = "VLPromptLearner"
-    graphed = True
+    graphed = divisible = True
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)

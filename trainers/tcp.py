@@ -84,7 +84,7 @@ class ClassAwarePromptLearner(PromptLearner):
 
 @TRAINER_REGISTRY.register()
 class TCP(CoOp):
-    frozen_image_tower = graphed = True
+    frozen_image_tower = graphed = divisible = True
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)

@@ -116,7 +116,7 @@ class VaMP(CLIPTrainer):
     node_name = "VAMP"
     model_name = "VariationalPromptLearner"
     model_class = VaMPCLIP
-    graphed = True
+    graphed = divisible = True
 
     def build_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
         template = zero_shot_template(self.cfg)

@@ -251,8 +251,9 @@ class SimpleTrainer(TrainerBase):
         build_simple_net(self)
 
     def train(self) -> None:
-        if ranks.count() > 1:
-            raise UsageError("a training is of one process: torchrun is for --eval-only")
+        if ranks.count() > 1 and not vars(type(self)).get("divisible"):
+            line = f"TRAINER.NAME {self.cfg.TRAINER.NAME}: it does not say (divisible) that several"
+            raise UsageError(f"{line} processes may share a batch. Train it without torchrun")
         super().train(self.start_epoch, self.max_epoch)
         # not in a `finally`: after a Ctrl-C the process's end is faster
         for loader in (self.train_loader_x, self.train_loader_u):
@@ -266,9 +267,10 @@ class SimpleTrainer(TrainerBase):
     def before_train(self) -> None:
         """Resumes from the output folder or cfg.RESUME, and opens tensorboard."""
         self._resume()
-        writer_dir = os.path.join(self.output_dir, "tensorboard")
-        mkdir_if_missing(writer_dir)
-        self.init_writer(writer_dir)
+        if ranks.first():
+            writer_dir = os.path.join(self.output_dir, "tensorboard")
+            mkdir_if_missing(writer_dir)
+            self.init_writer(writer_dir)
         self.time_start = time.time()
 
     def after_train(self) -> None:
@@ -277,6 +279,7 @@ class SimpleTrainer(TrainerBase):
         if not self.cfg.TEST.NO_TEST:
             if self.cfg.TEST.FINAL_MODEL == "best_val":
                 print("Deploy the model with the best val performance")
+                ranks.wait()  # until the first has saved it
                 self.load_model(self.output_dir)
             else:
                 print("Deploy the last-epoch model")
@@ -292,7 +295,8 @@ class SimpleTrainer(TrainerBase):
                 self.best_result = val_result
                 self.save_model(self.epoch, self.output_dir, val_result=val_result, model_name=BEST)
         self.save_model(self.epoch, self.output_dir, val_result=val_result)
-        self._remove_rolling()
+        if ranks.first():
+            self._remove_rolling()
 
     # -- one epoch
 

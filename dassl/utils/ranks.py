@@ -6,7 +6,7 @@ what they find is added up. The first, rank 0, writes the files and is heard.
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
@@ -28,6 +28,7 @@ LOST = (
 )
 
 _rank, _count = 0, 1
+_batch = 0  # images of the batch that is divided
 _store: "Store | None" = None  # that all processes see, also when one of them has ended
 
 
@@ -148,6 +149,69 @@ def greatest(number: int, device: "device | str" = "cpu") -> int:
     if _count > 1:
         _wait(lambda: dist.all_reduce(tensor, dist.ReduceOp.MAX))
     return int(tensor)
+
+
+def wait() -> None:
+    """For all processes to come here. Raises as `add_up`."""
+    greatest(0)
+
+
+def take_firsts(tensors: "Iterable[Tensor]") -> None:
+    """Each becomes the first process's. Raises as `add_up`."""
+    import torch.distributed as dist
+
+    for tensor in tensors if _count > 1 else ():
+        _wait(lambda: dist.broadcast(tensor, 0))  # noqa: B023
+
+
+# -- a training batch, of which each process has some images
+
+
+@contextmanager
+def dividing(images: int) -> "Iterator[slice]":
+    """Gives which of a batch's images are this process's; `mean` and `all_rows` know of them.
+
+    Raises UsageError if there are fewer than processes.
+    """
+    global _batch
+    if images < _count:
+        line = f"A batch of {images} cannot be shared by {_count} processes: start fewer"
+        raise UsageError(f"{line}, or raise DATALOADER.TRAIN_X.BATCH_SIZE")
+    _batch = images
+    try:
+        yield _own()
+    finally:
+        _batch = 0
+
+
+def _own() -> slice:
+    return slice(_batch * _rank // _count, _batch * (_rank + 1) // _count)
+
+
+def all_rows(rows: int) -> tuple[int, slice]:
+    """For `rows` images of this process, of a divided batch: how many are all, and where its are.
+
+    So all processes draw the same random numbers, and those that one process would.
+    """
+    return (_batch, _own()) if _batch and _count > 1 else (rows, slice(None))
+
+
+def mean(tensors: "Sequence[Tensor | None]") -> "list[Tensor | None]":
+    """Of each the mean over the processes, weighted by their images of the divided batch.
+
+    In one reduction. None stays None, and must be None in all. Raises as `add_up`.
+    """
+    import torch
+
+    there = [t for t in tensors if t is not None]
+    if _count == 1 or not there:
+        return list(tensors)
+    own = _own()
+    flat = torch.cat([t.flatten() for t in there]) * ((own.stop - own.start) / _batch)
+    add_up(flat)
+    parts = zip(flat.split([t.numel() for t in there]), there, strict=True)
+    means = iter([part.view_as(t).to(t.dtype) for part, t in parts])
+    return [None if t is None else next(means) for t in tensors]
 
 
 def _wait(collective: Callable[[], object]) -> None:
