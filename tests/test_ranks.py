@@ -3,8 +3,11 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 
 import pytest
 import torch
@@ -16,7 +19,7 @@ from dassl.utils import UsageError, load_checkpoint, ranks
 from dassl.utils.lock import sole_run
 from tests.forked import Done, forked
 from tests.ranked import ranked
-from tests.runs import arguments
+from tests.runs import REPO, arguments
 from tests.trainers.methods import in_double
 from trainers.base import CLIPTrainer
 from trainers.coop import CoOp
@@ -273,6 +276,25 @@ def test_an_evaluator_that_adds_nothing_up_is_refused(data, tmp_path):
     done = ranked(main, 2, tmp_path)
     assert {d.code for d in done} == {2}
     assert "".join(d.err for d in done).count("TEST.EVALUATOR Mine") == 1
+
+
+# -- with torchrun itself
+
+
+def test_the_scripts_take_a_number_of_processes(data, tmp_path):
+    script = ["bash", "scripts/zsclip/base2new_test.sh", "shapes", "1"]
+    both = []
+    for name, opts in {"fine": (), "wrong": ("TEST.SPLIT", "nothing")}.items():
+        env = {"GPUS": "2", "DATA": data, "OUTPUT": tmp_path / name, "VENV": sys.prefix}
+        env = os.environ | {key: str(value) for key, value in env.items()}
+        both.append(
+            subprocess.Popen([*script, *opts], cwd=REPO, env=env, stdout=DEVNULL, stderr=PIPE)
+        )
+    fine, wrong = [(process.communicate()[1].decode(), process.wait()) for process in both]
+    assert fine == ("", 0)
+    [file] = tmp_path.rglob("results.json")
+    assert json.loads(file.read_text())["processes"] == 2
+    assert wrong[1] == 2 and len(wrong[0].splitlines()) == 1 and "nothing" in wrong[0]
 
 
 def test_torchruns_environment_alone_makes_several(monkeypatch):
