@@ -179,12 +179,17 @@ class CLIPTrainer(KeptFeatures, TrainerX):
         self.register_model(self.model_name, saved, self.optim, self.sched)
 
         dtype = torch.float16 if self.prec == "amp" else PRECISIONS[self.prec]
-        kind = SharedStep if ranks.count() > 1 else CapturedStep
+        kind, options = CapturedStep, {}
+        if ranks.count() > 1:
+            kind = SharedStep
+            least = max(cfg.TRAIN.SHARE_CLASSES, ranks.count())
+            options["share_classes"] = len(self.classnames) >= least
         self.compute = kind(
             self.gradients,
             params=dict(learner.named_parameters()),
             captured=says(self, "graphed"),
             tolerance=max(1e-5, 10 * torch.finfo(dtype).eps),
+            **options,
         )
 
     def build_optimizer(self, learner: nn.Module) -> torch.optim.Optimizer:

@@ -85,7 +85,7 @@ class PromptLearner(nn.Module):
 
     def text_features(self, clip_model: CLIP) -> Tensor:
         """(C, D), not normalised."""
-        return self.text.encode(clip_model, self.vectors())[0]
+        return self.text.encode(clip_model, self.vectors(), shared=True)[0]
 
     def image_features(self, clip_model: CLIP, image: Tensor) -> Tensor:
         """Images (B, 3, R, R), or kept features (B, D) of them -> (B, D), not normalised."""

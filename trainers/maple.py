@@ -69,7 +69,7 @@ class MultiModalPromptLearner(PromptLearner):
         where = self.text.where["ctx"]  # positions of ctx, where the deep prompts go as well
         prompts = enumerate(self.compound_prompts_text, start=1)
         deep = {block: (where, p[None, None]) for block, p in prompts}  # (1, 1, N, W)
-        return self.text.encode(clip_model, self.vectors(), deep)[0]
+        return self.text.encode(clip_model, self.vectors(), deep, shared=True)[0]
 
     def image_features(self, clip_model: CLIP, image: Tensor) -> Tensor:
         """(B, 3, R, R) -> (B, D), not normalised."""

@@ -92,7 +92,8 @@ class Adapters(nn.Module):
 
     def text_features(self, clip_model: CLIP) -> Tensor:
         """(C, D), not normalised."""
-        return self.text.encode(clip_model, adapt=self.adapt(self.text_adapter))[0]
+        adapt = self.adapt(self.text_adapter)
+        return self.text.encode(clip_model, adapt=adapt, shared=True)[0]
 
     def image_features(self, clip_model: CLIP, image: Tensor) -> Tensor:
         """(B, 3, R, R) -> (B, D), not normalised."""

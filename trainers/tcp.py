@@ -79,7 +79,7 @@ class ClassAwarePromptLearner(PromptLearner):
         """(C, D), not normalised."""
         tokens = self.meta_net(self.class_features).unflatten(1, self.ctx.shape)  # (C, N, W)
         deep = {self.layer: (self.text.where["ctx"], tokens[None])}
-        return self.text.encode(clip_model, self.vectors(), deep)[0]
+        return self.text.encode(clip_model, self.vectors(), deep, shared=True)[0]
 
 
 @TRAINER_REGISTRY.register()

@@ -135,11 +135,19 @@ class SharedStep(CapturedStep):
     """A step on a batch of which each of the run's processes has a part (ranks.py).
 
     Losses and gradients are then those of the whole batch.
+
+    Args:
+        share_classes: the processes share the classes too, and so wait for each other amid a step.
+            Then it is not captured.
     """
+
+    def __init__(self, *args, captured: bool = True, share_classes: bool = False, **options):
+        super().__init__(*args, captured=captured and not share_classes, **options)
+        self.share_classes = share_classes
 
     def __call__(self, *tensors: Tensor) -> dict[str, Tensor]:
         params = self.params.values()
-        with ranks.dividing(len(tensors[0])) as own:
+        with ranks.dividing(len(tensors[0]), self.share_classes) as own:
             result = super().__call__(*(t[own] for t in tensors))
             means = ranks.mean([*(p.grad for p in params), *result.values()])
         for p, grad in zip(params, means, strict=False):

@@ -29,6 +29,7 @@ LOST = (
 
 _rank, _count = 0, 1
 _batch = 0  # images of the batch that is divided
+_classes_too = False  # whether its classes are
 _store: "Store | None" = None  # that all processes see, also when one of them has ended
 
 
@@ -168,24 +169,35 @@ def take_firsts(tensors: "Iterable[Tensor]") -> None:
 
 
 @contextmanager
-def dividing(images: int) -> "Iterator[slice]":
-    """Gives which of a batch's images are this process's; `mean` and `all_rows` know of them.
+def dividing(images: int, classes_too: bool = False) -> "Iterator[slice]":
+    """Gives which of a batch's images are this process's; what is below knows of them.
 
     Raises UsageError if there are fewer than processes.
     """
-    global _batch
+    global _batch, _classes_too
     if images < _count:
         line = f"A batch of {images} cannot be shared by {_count} processes: start fewer"
         raise UsageError(f"{line}, or raise DATALOADER.TRAIN_X.BATCH_SIZE")
-    _batch = images
+    _batch, _classes_too = images, classes_too
     try:
-        yield _own()
+        yield _own(images)
     finally:
-        _batch = 0
+        _batch, _classes_too = 0, False
 
 
-def _own() -> slice:
-    return slice(_batch * _rank // _count, _batch * (_rank + 1) // _count)
+def _own(things: int) -> slice:
+    return slice(things * _rank // _count, things * (_rank + 1) // _count)
+
+
+def own_classes(classes: int) -> slice | None:
+    """Which classes this process is to encode, if the processes share them."""
+    return _own(classes) if _classes_too and _count > 1 else None
+
+
+def weight() -> float:
+    """How much of the batch's images are this process's."""
+    own = _own(_batch)
+    return (own.stop - own.start) / _batch
 
 
 def all_rows(rows: int) -> tuple[int, slice]:
@@ -193,7 +205,7 @@ def all_rows(rows: int) -> tuple[int, slice]:
 
     So all processes draw the same random numbers, and those that one process would.
     """
-    return (_batch, _own()) if _batch and _count > 1 else (rows, slice(None))
+    return (_batch, _own(_batch)) if _batch and _count > 1 else (rows, slice(None))
 
 
 def mean(tensors: "Sequence[Tensor | None]") -> "list[Tensor | None]":
@@ -206,8 +218,7 @@ def mean(tensors: "Sequence[Tensor | None]") -> "list[Tensor | None]":
     there = [t for t in tensors if t is not None]
     if _count == 1 or not there:
         return list(tensors)
-    own = _own()
-    flat = torch.cat([t.flatten() for t in there]) * ((own.stop - own.start) / _batch)
+    flat = torch.cat([t.flatten() for t in there]) * weight()
     add_up(flat)
     parts = zip(flat.split([t.numel() for t in there]), there, strict=True)
     means = iter([part.view_as(t).to(t.dtype) for part, t in parts])

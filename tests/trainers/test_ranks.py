@@ -13,7 +13,7 @@ from dassl.engine import TrainerX
 from dassl.utils import ranks
 from tests.ranked import ranked
 from tests.runs import CONFIGS
-from tests.trainers.methods import build, in_double, shake
+from tests.trainers.methods import build, in_double, shake, uneven_names
 
 IMAGES = 5  # so the parts differ in size
 STEPS = {"P2C": 20, "ProGrad": 20}
@@ -31,9 +31,9 @@ CASES = sorted(METHODS | OPTIONS.keys())
 Way = list[dict[str, Tensor]]  # of each step the loss, the gradients, the parameters
 
 
-def prepared(case: str, data: Path, out: Path, weights: dict[str, Tensor]) -> TrainerX:
+def prepared(case: str, data: Path, out: Path, weights: dict[str, Tensor], *opts) -> TrainerX:
     name = case.split()[0]
-    trainer = build(name, data, out, weights, *OPTIONS.get(case, ()))
+    trainer = build(name, data, out, weights, *OPTIONS.get(case, ()), *opts)
     in_double(trainer)
     shake(trainer.model.learner)
     trainer.num_batches = 100  # no epoch ends, so the rate stays
@@ -73,10 +73,14 @@ def way(trainer: TrainerX, steps: int) -> Way:
     return found
 
 
-def ways(data: Path, out: Path, weights: dict[str, Tensor]) -> dict[str, Way]:
-    return {
-        case: way(prepared(case, data, out / case, weights), STEPS.get(case, 3)) for case in CASES
-    }
+def ways(data: Path, out: Path, weights: dict[str, Tensor], *opts) -> dict[str, Way]:
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        uneven_names(patch)
+        for case in CASES:
+            trainer = prepared(case, data, out / case, weights, *opts)
+            found[case] = way(trainer, STEPS.get(case, 3))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +88,14 @@ def alone(data, weights, tmp_path_factory) -> dict[str, Way]:
     return ways(data, tmp_path_factory.mktemp("alone"), weights)
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_steps_are_those_of_one_process(processes, alone, data, weights, tmp_path):
+@pytest.mark.parametrize(
+    "processes, share_classes", [(2, "1000"), (3, "2")], ids=["images", "images and classes"]
+)
+def test_steps_are_those_of_one_process(processes, share_classes, alone, data, weights, tmp_path):
     def main() -> None:
         ranks.join()
         out = tmp_path / f"{ranks.turns(range(processes))[0]}"
-        torch.save(ways(data, out, weights), f"{out}.pt")
+        torch.save(ways(data, out, weights, "TRAIN.SHARE_CLASSES", share_classes), f"{out}.pt")
         ranks.end()
 
     done = ranked(main, processes, tmp_path)
