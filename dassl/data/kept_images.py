@@ -78,7 +78,8 @@ def kept_for(
     key, state = key
     name = f"{loader.dataset.cfg.DATASET.NAME}-{split}-{digest(key)[:16]}"
     path = data_folder(loader) / Path(folder).expanduser() / name
-    rows, found = kept(path, key | {"state": state}, make, size)
+    with ranks.first_before_others():
+        rows, found = kept(path, key | {"state": state}, make, size)
     if rows is not None:
         print(f"{'Found' if found else 'Kept'} {path} ({rows.nbytes / 1e6:,.1f} MB)")
     return rows, found

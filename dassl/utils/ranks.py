@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 TURNS = TypeVar("TURNS", bound=Sequence)
+ON_GPUS = "cpu:gloo,cuda:nccl"  # what adds up the tensors of a device
 # How long a process waits for another: one may be encoding what all will read.
 PATIENCE = timedelta(hours=6)
 LOST = (
@@ -54,7 +55,7 @@ def join() -> None:
     import torch
     import torch.distributed as dist
 
-    kinds = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    kinds = ON_GPUS if torch.cuda.is_available() else "gloo"
     try:
         store, rank, n = next(dist.rendezvous("env://"))
         dist.init_process_group(kinds, store=store, rank=rank, world_size=n, timeout=PATIENCE)
@@ -103,13 +104,14 @@ def earlier_failure(code: int, line: str) -> tuple[int, str] | None:
     To be told those of this process, when it fails.
     """
     try:
-        if _store is None or _store.add("failures", 1) == 1:
-            if _store is not None:
-                _store.set("failure", json.dumps([code, line]))
+        if _store is None:
             return None
-        return tuple(json.loads(_store.get("failure")))
+        if _store.add("failures", 1) > 1:
+            return tuple(json.loads(_store.get("failure")))
+        _store.set("failure", json.dumps([code, line]))
     except RuntimeError:  # the store has ended too
-        return None
+        pass
+    return None
 
 
 def choose_gpu() -> None:
@@ -155,6 +157,16 @@ def greatest(number: int, device: "device | str" = "cpu") -> int:
 def wait() -> None:
     """For all processes to come here. Raises as `add_up`."""
     greatest(0)
+
+
+@contextmanager
+def first_before_others() -> Iterator[None]:
+    """The first process does what is inside, then the others do. Raises as `add_up`."""
+    if not first():
+        wait()
+    yield
+    if first():
+        wait()
 
 
 def take_firsts(tensors: "Iterable[Tensor]") -> None:
