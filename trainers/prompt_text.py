@@ -185,7 +185,8 @@ class PromptText(nn.Module):
         shared: these features are the same for all images, so processes may share the classes.
         """
         prefix, suffix = self.prefix(vectors), self.suffix(vectors)
-        if share := self.own_share() if shared else None:
+        share = self.own_share() if shared and ranks.sharing_classes else None
+        if share:
             suffix, deep = suffix[share.tokens], share.of_deep(deep)
             own = encode_prompts(clip_model, prefix, suffix, share.suffixes, deep, adapt)
             return share.gather(own)
@@ -214,7 +215,8 @@ class PromptText(nn.Module):
     ) -> Tensor:
         """(G, C, D), not normalised: the rest of the text tower for what `tokens` gives."""
         p = len(self.prefix_words)
-        if share := self.own_share() if shared else None:
+        share = self.own_share() if shared and ranks.sharing_classes else None
+        if share:
             tokens = torch.cat([tokens[:, :p], tokens[:, p:][:, share.tokens]], dim=1)
             deep = share.of_deep(deep)
             own = encode_prompt_tokens(clip_model, tokens, p, share.suffixes, block, deep)

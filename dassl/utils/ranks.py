@@ -30,7 +30,7 @@ LOST = (
 
 _rank, _count = 0, 1
 _batch = 0  # images of the batch that is divided
-_classes_too = False  # whether its classes are
+sharing_classes = False  # whether the classes are divided too
 _store: "Store | None" = None  # that all processes see, also when one of them has ended
 
 
@@ -186,15 +186,15 @@ def dividing(images: int, classes_too: bool = False) -> "Iterator[slice]":
 
     Raises UsageError if there are fewer than processes.
     """
-    global _batch, _classes_too
+    global _batch, sharing_classes
     if images < _count:
         line = f"A batch of {images} cannot be shared by {_count} processes: start fewer"
         raise UsageError(f"{line}, or raise DATALOADER.TRAIN_X.BATCH_SIZE")
-    _batch, _classes_too = images, classes_too
+    _batch, sharing_classes = images, classes_too
     try:
         yield _own(images)
     finally:
-        _batch, _classes_too = 0, False
+        _batch, sharing_classes = 0, False
 
 
 def _own(things: int) -> slice:
@@ -203,7 +203,7 @@ def _own(things: int) -> slice:
 
 def own_classes(classes: int) -> slice | None:
     """Which classes this process is to encode, if the processes share them."""
-    return _own(classes) if _classes_too and _count > 1 else None
+    return _own(classes) if sharing_classes and _count > 1 else None
 
 
 def weight() -> float:

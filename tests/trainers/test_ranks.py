@@ -14,6 +14,7 @@ from dassl.utils import ranks
 from tests.ranked import ranked
 from tests.runs import CONFIGS
 from tests.trainers.methods import build, in_double, shake, uneven_names
+from trainers.shared_classes import Share
 
 IMAGES = 5  # so the parts differ in size
 STEPS = {"P2C": 20, "ProGrad": 20}
@@ -94,8 +95,11 @@ def alone(data, weights, tmp_path_factory) -> dict[str, Way]:
 def test_steps_are_those_of_one_process(processes, share_classes, alone, data, weights, tmp_path):
     def main() -> None:
         ranks.join()
+        gather, gathered = Share.gather, []
+        Share.gather = lambda *given: gathered.append(1) or gather(*given)
         out = tmp_path / f"{ranks.turns(range(processes))[0]}"
         torch.save(ways(data, out, weights, "TRAIN.SHARE_CLASSES", share_classes), f"{out}.pt")
+        assert bool(gathered) == (share_classes == "2")
         ranks.end()
 
     done = ranked(main, processes, tmp_path)
