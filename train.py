@@ -145,6 +145,8 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     if ranks.first():
         check_output_dir(cfg)
         setup_logger(cfg.OUTPUT_DIR)
+    if ranks.count() > 1:
+        print(f"Processes: {ranks.count()}")
     if note := getattr(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), "note", ""):
         print(note)
     if torch.cuda.is_available() and cfg.USE_CUDA:

@@ -30,9 +30,12 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def is_frozen(x: Tensor, *parameters: Tensor) -> bool:
-    """Whether none is trained. Not under autocast, which casts for torch's own functions."""
-    trained = any(p.requires_grad for p in parameters)
-    return not (trained or torch.is_autocast_enabled(x.device.type))
+    """Whether none is trained. Not under autocast, which casts for torch's own functions.
+
+    Nor where a graph is traced: other programs know torch's own functions alone.
+    """
+    trained, traced = any(p.requires_grad for p in parameters), torch.compiler.is_compiling()
+    return not (trained or traced or torch.is_autocast_enabled(x.device.type))
 
 
 class _FrozenLinear(torch.autograd.Function):

@@ -89,8 +89,8 @@ def few_at_a_time(
 
     given: prompts that `encode` uses. Where each image has its own, all go at once.
     """
-    whole = images.device.type != "cpu" or torch.is_grad_enabled() or len(images) <= FEW
-    if whole or not all(callable(p) or len(p) == 1 for p in given):
+    whole = images.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling()
+    if whole or len(images) <= FEW or not all(callable(p) or len(p) == 1 for p in given):
         return encode(images)
     return torch.cat([encode(few) for few in images.split(FEW)])
 
@@ -202,10 +202,10 @@ class VisionTransformer(nn.Module):
                 ln_pre (MaPLe).
         """
         x = self.conv1(image).flatten(2).transpose(1, 2)  # (B, patches, W)
-        cls = self.class_embedding.to(x.dtype).expand(len(x), 1, -1)  # (B, 1, W)
+        cls = self.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)  # (B, 1, W)
         x = torch.cat([cls, x], dim=1) + self.positional_embedding.to(x.dtype)
         if prompts is not None:
-            prompts = prompts.to(x.dtype).expand(len(x), -1, -1)  # (B, n, W)
+            prompts = prompts.to(x.dtype).expand(x.shape[0], -1, -1)  # (B, n, W)
             x = torch.cat([x, prompts], dim=1)  # (B, 1 + patches + n, W)
         return self.ln_pre(x)
 
@@ -231,7 +231,7 @@ class VisionTransformer(nn.Module):
         for i in range(last + 1) if blocks is None else blocks:
             if i in deep:
                 vectors = deep[i](x[:, own:]) if callable(deep[i]) else deep[i]
-                vectors = vectors.to(x.dtype).expand(len(x), -1, -1)  # (B, n, W)
+                vectors = vectors.to(x.dtype).expand(x.shape[0], -1, -1)  # (B, n, W)
                 x = torch.cat([x[:, :own], vectors], dim=1)
             at = slice(0, 1) if i == last else None
             if i == last and read_prompts:

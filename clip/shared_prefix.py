@@ -78,7 +78,7 @@ class PrefixAttention:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Each (G, copies P + T, heads, W/heads)."""
-        groups, n, heads = len(q), self.copies * self.p, q.shape[2:]
+        groups, n, heads = q.shape[0], self.copies * self.p, q.shape[2:]
         prefix = (t[:, :n].reshape(-1, self.p, *heads) for t in (q, k, v))
         prefix = causal_attention(*prefix)  # (G copies, P, …)
         prefix = prefix.reshape(groups, n, *heads)  # (G, copies P, …)
@@ -91,7 +91,7 @@ class PrefixAttention:
         """The same for the suffixes' last tokens alone: queries (G, C, heads, W/heads)."""
         last = q.reshape(-1, 1, *q.shape[2:])  # (G C, 1, …)
         mask = F.pad(self.suffixes.inside, (self.p, 0), value=True)  # (C, P + S)
-        mask = mask[:, None, None].repeat(len(q), 1, 1, 1)  # (G C, 1, 1, P + S)
+        mask = mask[:, None, None].repeat(q.shape[0], 1, 1, 1)  # (G C, 1, 1, P + S)
         return attention(last, self.whole(k), self.whole(v), mask).view_as(q)
 
     def whole(self, x: Tensor) -> Tensor:
@@ -189,7 +189,7 @@ def replace(
     prefix, suffix = x[:, : copies * p], x[:, copies * p :]  # suffix: (1 or G, T, W)
     prefix = prefix.unflatten(1, (copies, p))  # (1 or G, copies, P, W)
     vectors = vectors(prefix[:, :, where]) if callable(vectors) else vectors
-    groups, copies = max(len(x), len(vectors)), max(copies, vectors.shape[1])
+    groups, copies = max(x.shape[0], vectors.shape[0]), max(copies, vectors.shape[1])
     prefix = prefix.expand(groups, copies, -1, -1)
     vectors = vectors.to(x.dtype).expand(groups, copies, -1, -1)  # (G, copies, n, W)
     parts = [prefix[:, :, : where.start], vectors, prefix[:, :, where.stop :]]

@@ -13,6 +13,7 @@ P = TypeVar("P", str, os.PathLike)
 # In a run's output folder, beside its log.txt:
 CONFIG = "config.yaml"
 LOCK = ".lock"
+FAILURE = "failure.txt"  # of runs that runs/ has started: why one has failed
 EPOCHS = "epochs.json"
 RESULTS, RESULTS_FORMAT = "results.json", 1
 # In <output folder>/<model name>, beside the text file `checkpoint`, which names the newest:

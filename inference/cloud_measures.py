@@ -1,6 +1,6 @@
 """What inference.cloud measures: accuracy with prompts moved by noise, or drawn by the method."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
@@ -53,9 +53,14 @@ def learner_of(model: CustomCLIP) -> PromptLearner | None:
     return next(learners, None) if type(model).forward in FROM_VECTORS else None
 
 
+def has_vectors(trainer: TrainerBase) -> bool:
+    """Whether the method learns vectors that can be moved."""
+    return isinstance(trainer, CLIPTrainer) and learner_of(trainer.model) is not None
+
+
 def check_vectors(trainer: TrainerBase) -> None:
     """Raises UsageError for a method that learns no vectors to be moved."""
-    if not isinstance(trainer, CLIPTrainer) or not learner_of(trainer.model):
+    if not has_vectors(trainer):
         line = f"{type(trainer).__name__} learns no vectors that are its text prompts"
         raise UsageError(line + ("; see --noise posterior" if draws_of(trainer) else ""))
 
@@ -82,36 +87,48 @@ def perturbed(learner: PromptLearner, sigma: float, noise: Draw) -> Iterator[Non
         del learner.vectors
 
 
+@contextmanager
+def moved(trainer: CLIPTrainer, sigma: float, draw: int, noise: Draw) -> Iterator[None]:
+    """Inside, predictions are made with P + σ·n for the learned vectors P.
+
+    A draw n is the same for all samples of a run.
+    """
+    with ExitStack() as inside:
+        for model in models_of(trainer):
+            with seeded(mix_seed(draw)):
+                inside.callback(model.drop_text_features)
+                inside.enter_context(perturbed(learner_of(model), sigma, noise))
+            model.drop_text_features()
+        yield
+
+
 @torch.no_grad()
 def measure(trainer: CLIPTrainer, sigmas: Sequence[float], draws: int, noise: Draw) -> Cloud:
-    """With P + σ·n for the learned vectors P. A draw n is the same for all samples of a run."""
-    predict, label = predictor(trainer)
-
-    def accuracy(sigma: float, draw: int) -> float:
-        with ExitStack() as moved:
-            for model in models_of(trainer):
-                with seeded(mix_seed(draw)):
-                    moved.enter_context(perturbed(learner_of(model), sigma, noise))
-                model.eval()  # which forgets the text features of before
-            return percent(predict(), label)
-
+    """Accuracy on the test set with its prompts `moved`."""
+    predict, label = predictor(trainer, batches_of(trainer))
     values = []
     for sigma in sigmas:
-        values.append([accuracy(sigma, draw) for draw in range(draws if sigma else 1)])
-    for model in models_of(trainer):
-        model.eval()
+        values.append([])
+        for draw in range(draws if sigma else 1):
+            with moved(trainer, sigma, draw, noise):
+                values[-1].append(percent(predict(), label))
     return Cloud(sigmas, values, as_tested=None if sigmas[0] else values[0][0])
 
 
-def predictor(trainer: CLIPTrainer) -> tuple[Callable[[], Tensor], Tensor]:
-    """What gives the test set's logits (N, C) by the prompts as they then are; its labels (N,).
+def predictor(
+    trainer: CLIPTrainer, batches: Iterable[tuple[Tensor, Tensor]]
+) -> tuple[Callable[[], Tensor], Tensor]:
+    """What gives the logits (N, C) of images by the prompts as they then are; their labels (N,).
 
     Images are encoded once, here: with clean prompts.
+
+    Args:
+        batches: (B, 3, R, R), or kept features, and labels (B,).
     """
     models = models_of(trainer)
     shared = type(trainer.model).forward is CustomCLIP.forward  # all images have the same texts
     inputs, labels = [], []
-    for input, label in batches_of(trainer):
+    for input, label in batches:
         with trainer.autocast():
             if shared:
                 inputs.append(torch.stack([model.image_features(input) for model in models]))

@@ -50,8 +50,7 @@ class Source:
 
     cfg: CfgNode
     load: Callable[[TrainerBase], None]  # into a trainer built with cfg
-    classnames: Sequence[str] = ()  # those of its run, if they are said
-    clip: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)  # "classnames" may be missing
 
 
 def load_model(
@@ -78,7 +77,8 @@ def load_model(
         are not known, given twice, or others than it is bound to, or CLIP is another.
     """
     source = find_source(Path(expand_user(run)))
-    names = list(source.classnames) if classnames is None else list(classnames)
+    own = source.about.get("classnames") or []
+    names = list(own if classnames is None else classnames)
     if not names:
         hint = "older versions did not write them down: give their names (--classes)"
         raise Failure(f"{run} does not name its classes; {hint}")
@@ -89,7 +89,7 @@ def load_model(
     cfg.USE_CUDA, cfg.VERBOSE = use_cuda, False
     if weights:
         cfg.MODEL.BACKBONE.WEIGHTS = weights
-    if source.classnames and set(names) - set(source.classnames):
+    if own and set(names) - set(own) and not source.about.get("bound_to_classes"):
         cfg.DATASET.SUBSAMPLE_CLASSES = "new"  # what a base-to-new test of other classes has
     cfg.freeze()
     with only_notes():
@@ -97,7 +97,8 @@ def load_model(
         trainer = build_trainer(cfg, names)
         source.load(trainer)
     trainer.set_model_mode("eval")
-    theirs, ours = trainer.trained.get("clip") or source.clip, trainer.describe().get("clip", {})
+    theirs = trainer.trained.get("clip") or source.about.get("clip") or {}
+    ours = trainer.describe().get("clip", {})
     if not any_clip and (line := other_clip(theirs, ours)):
         raise Failure(f"{run}: {line}: give its own with --weights, or take this one (--any-clip)")
     return trainer
@@ -129,13 +130,14 @@ def source_of_run(folder: Path) -> Source:
         said = {}
     if not isinstance(said, dict) or not said.get("classnames"):
         has_model = any(resumable(path) or (path / BEST).is_file() for path in folder.iterdir())
-        said = about_of(load_checkpoint(str(find_checkpoint(folder)))) if has_model else {}
+        old = said if isinstance(said, dict) else {}
+        said = old | (about_of(load_checkpoint(str(find_checkpoint(folder)))) if has_model else {})
 
     def load(trainer: TrainerBase) -> None:
         if names := trainer.get_model_names():  # zero-shot CLIP has none
             trainer.load_model(*tested_model(folder, names))
 
-    return Source(cfg, load, said.get("classnames") or (), said.get("clip") or {})
+    return Source(cfg, load, said)
 
 
 def source_of_files(path: Path, about: Mapping, checkpoints: Mapping[str, dict]) -> Source:
@@ -155,7 +157,7 @@ def source_of_files(path: Path, about: Mapping, checkpoints: Mapping[str, dict])
             checkpoint = checkpoints.get(name) or checkpoints[""]
             trainer.load_checkpoint(name, checkpoint, str(path))
 
-    return Source(cfg, load, about.get("classnames") or (), about.get("clip") or {})
+    return Source(cfg, load, about)
 
 
 @contextmanager

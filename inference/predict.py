@@ -24,9 +24,9 @@ import numpy as np
 from tqdm import tqdm
 
 from dassl.commands import OneLineParser, command_line, leave, plain, say
-from dassl.files import regular
 from dassl.utils import Failure, atomic_write, cpu_cores
 
+from .arguments import add_model, existing, parse_model
 from .image_files import find_images, true_classes
 from .models import Model, open_model
 from .pixels import read_pixels
@@ -159,30 +159,11 @@ def run(args: argparse.Namespace) -> int:
     return 1 if skipped else 0
 
 
-def existing(text: str) -> str:
-    """The type of an argument that must be a file or folder."""
-    if not os.path.exists(text):
-        raise argparse.ArgumentTypeError(f"{text}: no such file or folder")
-    return text
-
-
 def number(text: str) -> int:
     """The type of an argument that counts."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: must be a whole number, 1 or more")
     return int(text)
-
-
-def names_in(file: str) -> list[str]:
-    """The lines of a file of class names. Raises: ArgumentTypeError if it cannot be read."""
-    try:
-        lines = Path(regular(file)).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise argparse.ArgumentTypeError(f"cannot read {file}: {why}") from error
-    if not any(map(str.strip, lines)):
-        raise argparse.ArgumentTypeError(f"{file}: no names in it, which stand one a line")
-    return [line for line in lines if line.strip()]
 
 
 def picture(text: str) -> Path:
@@ -196,13 +177,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; leaves with code 2 and one line if it makes no sense."""
     parser = OneLineParser("python -m inference.predict", description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
-    add("run", type=existing, metavar="RUN", help="output folder, checkpoint file or export")
+    add_model(parser)
     add("images", nargs="+", type=existing, metavar="IMAGE-OR-FOLDER")
-    names = parser.add_mutually_exclusive_group()
-    names.add_argument(
-        "--classes", nargs="+", metavar="NAME", help="class names (after the images)"
-    )
-    names.add_argument("--classes-file", type=names_in, metavar="FILE", help="one name a line")
     add("--topk", type=number, metavar="K", help=f"classes for each image; default: {TOPK}")
     add("--format", choices=("table", "csv", "jsonl"), default="table", help="default: table")
     add("--out", default="", metavar="FILE", help="default: to stdout")
@@ -211,19 +187,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--picture", type=picture, metavar="FILE.png", help=pictures)
     add("--picture-limit", type=number, default=40, metavar="N", help="images of a sheet; 40")
     add("--batch-size", type=number, default=32, metavar="N", help="default: 32")
-    add("--weights", type=existing, metavar="FILE", help="CLIP, if it has moved")
-    add("--any-clip", action="store_true", help="also take a CLIP that is not the run's")
     add("--cpu", action="store_true", help="use no GPU")
-    args = parser.parse_args(argv)
-    args.run = Path(args.run)
-    args.classes = args.classes or args.classes_file
-    if args.classes:
-        args.classes = [name.strip() for name in args.classes]
-        read = [name.replace("_", " ") for name in args.classes]
-        if "" in read:
-            parser.error("a class has no name")
-        if twice := [name for i, name in enumerate(read) if name in read[:i]]:
-            parser.error(f"the class {twice[0]!r} is named twice")
+    args = parse_model(parser, argv)
     if os.path.isdir(args.out):
         parser.error(f"--out {args.out}: is a folder")
     return args

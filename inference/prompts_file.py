@@ -33,9 +33,17 @@ def save_prompts(trainer: TrainerBase, path: str | os.PathLike) -> None:
     }
     # Copies: safetensors refuses tensors that share memory.
     tensors = {way: tensor.detach().cpu().clone() for way, tensor in flat(models)}
-    about = json.dumps(trainer.describe(), ensure_ascii=False)
+    about = json.dumps(portable(trainer.describe()), ensure_ascii=False)
     with atomic_write(path) as file:
         file.write(save(tensors, metadata={"format": "pt", "about": about}))
+
+
+def portable(about: Mapping[str, Any]) -> dict[str, Any]:
+    """A self-description for other machines: of CLIP's file only its name."""
+    if not about.get("clip"):
+        return dict(about)
+    clip = about["clip"] | {"file": os.path.basename(about["clip"]["file"])}
+    return about | {"clip": clip}
 
 
 def read_prompts(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, dict]]:

@@ -5,6 +5,7 @@ a log with a result.
 """
 
 import os
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,9 +69,7 @@ class Run:
 
     def shell(self) -> str:
         """The command as one would type it in a new terminal."""
-        env = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | self.env
-        variables = [f"{name}={shlex.quote(value)}" for name, value in env.items()]
-        return " ".join([*variables, shlex.join(self.command)])
+        return as_typed(self.command, self.env)
 
     def result(self) -> LogResult | None:
         """The newest finished log's; None if there is none."""
@@ -82,6 +81,25 @@ class Run:
         """In percent; None if there is no result."""
         result = self.result()
         return result and result.metrics["accuracy"]
+
+    def logs(self) -> list[Path]:
+        """Its own, the newest last."""
+        return sorted(self.folder.glob("log.txt*"))
+
+    def epoch(self) -> str:
+        """The last epoch that its newest log names, as `epoch [3/5]`."""
+        logs = self.logs()
+        text = logs[-1].read_text(errors="replace") if logs else ""
+        found = re.findall(r"^epoch \[\d+/\d+\]", text, re.M)
+        return found[-1] if found else ""
+
+
+@dataclass(eq=False)
+class Model:
+    """A training and its tests, done one after the other: a task for a queue."""
+
+    command: str  # does what is unfinished of it, in a new terminal and in one slot
+    runs: list[Run]
 
 
 @dataclass
@@ -112,6 +130,20 @@ class Plan:
             runs.append(run("xd_test", target, part=f"test on {target}", column=target, **of_it))
         return runs
 
+    def models(self, method: str, dataset: str, seed: int) -> list[Model]:
+        """The same runs, those of each model together."""
+        of_model: dict[Run, list[Run]] = {}
+        for run in self.runs(method, dataset, seed):
+            of_model.setdefault(run.trained or run, []).append(run)
+        return [Model(self.shell(train), runs) for train, runs in of_model.items()]
+
+    def shell(self, train: Run) -> str:
+        """The command for a training and its tests, as one would type it in a new terminal."""
+        words = ["bash", f"{SCRIPTS}/protocol.sh", self.protocol, "--methods", train.method]
+        words += ["--datasets", train.dataset, *self.targets, "--seeds", str(train.seed)]
+        words += ["--shots", train.column] if self.protocol == "few_shot" else []
+        return as_typed([*words, *(["--", *self.opts] if self.opts else [])], self.env)
+
     def run(
         self, method: str, dataset: str, seed: int, script: str, *words: object,
         part: str, column: str, trained: Run | None = None, **env: str,
@@ -124,10 +156,17 @@ class Plan:
         return Run(method, dataset, seed, part, column, command, env, place, trained, self.setting)
 
 
-def all_runs(
+def as_typed(command: Sequence[str], env: Mapping[str, str]) -> str:
+    """A command and its variables as one would type them in a new terminal."""
+    env = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | env
+    variables = [f"{name}={shlex.quote(value)}" for name, value in env.items()]
+    return " ".join([*variables, shlex.join(command)])
+
+
+def all_models(
     plans: Sequence[Plan], methods: Sequence[str], datasets: Sequence[str], seeds: Sequence[int]
-) -> list[Run]:
-    """The runs of all combinations, the first seed's first.
+) -> list[Model]:
+    """The models of all combinations, the first seed's first.
 
     Leaves with a script's own line if that finds something wrong.
     """
@@ -138,10 +177,20 @@ def all_runs(
     except Wrong as error:
         say(str(error))
         raise SystemExit(error.code) from None
-    runs = []
+    models = []
     for seed, plan, dataset, method in product(seeds, plans, datasets, methods):
-        runs += plan.runs(method, dataset, seed)
-    return runs
+        models += plan.models(method, dataset, seed)
+    return models
+
+
+def counted(models: Sequence[Model]) -> str:
+    """How many there are, in words."""
+    return f"{len(models)} model{'' if len(models) == 1 else 's'}"
+
+
+def runs_of(models: Iterable[Model]) -> list[Run]:
+    """Each training before its tests."""
+    return [run for model in models for run in model.runs]
 
 
 def find_place(command: Sequence[str], env: Mapping[str, str]) -> Place:
@@ -174,10 +223,10 @@ def unfinished(runs: Iterable[Run]) -> dict[Run, LogResult | None]:
     return todo
 
 
-def print_unfinished(runs: Iterable[Run]) -> None:
-    """The commands that are still to be run, as one would type them."""
-    for run in unfinished(runs):
-        print(run.shell())
+def unfinished_models(models: Sequence[Model]) -> list[Model]:
+    """Those of which something is to be run."""
+    todo = unfinished(runs_of(models))
+    return [model for model in models if any(run in todo for run in model.runs)]
 
 
 def refuse_another(run: Run) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import fmean
 
 from dassl.commands import leave, say
-from dassl.files import LOCK
+from dassl.files import FAILURE, LOCK
 
 from .plan import Run, refuse_another, unfinished
 from .starter import Starter
@@ -106,7 +106,7 @@ class Job:
         """Why it has no result: the last lines of its stderr, else of its log, and how it ended."""
         code = self.process.returncode
         lines = text_lines(self.last)
-        logs = sorted(self.run.folder.glob("log.txt*"))
+        logs = self.run.logs()
         if not lines and code and logs:
             lines = text_lines(logs[-1].read_bytes())
         if code < 0:
@@ -151,6 +151,7 @@ class Pool:
         self.starter = Starter()
         # With a run's last lines; none for a test whose model's training failed.
         self.failed: dict[Run, list[str]] = {}
+        self.code = 0  # to exit with: 1 if a run failed, 128 + N if signal N ended one
         self.took: dict[tuple[str, str], list[float]] = defaultdict(list)  # (method, part): seconds
         self.waiting = False  # for runs that other processes are doing, and nothing else
         self.look_at = 0.0  # when to look again for a run that can be started
@@ -228,8 +229,11 @@ class Pool:
         run = job.run
         if job.process.returncode or run.accuracy() is None:
             self.failed[run] = job.failure()
+            code = job.process.returncode
+            self.code = max(self.code, 128 - code if code < 0 else 1)
             if shutil.disk_usage(run.folder).free < DISK_FULL:
                 leave(f"no space left for {run.folder}: free some, and {GO_ON}", 1)
+            (run.folder / FAILURE).write_text("\n".join(self.failed[run]))
         else:
             self.took[run.method, run.part].append(job.seconds)
         self.view.ended(self, run, job.seconds)

@@ -94,8 +94,8 @@ def set_datasets(args: argparse.Namespace, parser: argparse.ArgumentParser) -> N
     if args.protocol not in ("xd", "dg"):
         args.datasets = once(args.datasets or ("imagenet", *TEN))
         return
-    source, *targets = once(args.datasets or ["imagenet"])
-    args.datasets, args.targets = [source], targets or TARGETS.get((args.protocol, source))
+    source, *targets = args.datasets or ["imagenet"]
+    args.datasets, args.targets = [source], once(targets) or TARGETS.get((args.protocol, source))
     if not args.targets:
         parser.error(f"{source} has no usual targets: give --datasets {source} TARGET …")
 
@@ -185,20 +185,22 @@ def cell(values: Values | None, most: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 or 1 (a run failed); leaves with 2 for wrong arguments."""
+    """0, 1 (a run failed), or 128 + N (signal N ended one); leaves with 2 for wrong arguments."""
     args = parse_args(argv)
     logs.log.setLevel("CRITICAL")  # what is not finished is run, and what failed is reported
     plans = [Plan(args.protocol, args.targets, args.shots, args.opts)]
-    runs = plan.all_runs(plans, args.methods, args.datasets, args.seeds)
+    runs = plan.runs_of(plan.all_models(plans, args.methods, args.datasets, args.seeds))
     if args.dry_run:
-        plan.print_unfinished(runs)
+        for run in plan.unfinished(runs):
+            print(run.shell())
         return 0
-    failed = Pool(runs, [{}], OneByOne()).run()
+    pool = Pool(runs, [{}], OneByOne())
+    failed = pool.run()
     if text := table(args, runs):
         print(f"\n{text}")
     if failed:
         report(failed, len(runs))
-    return 1 if failed else 0
+    return pool.code
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """A sweep: methods × datasets × seeds × settings of a YAML file, one run on each GPU or CPU slot.
 
-Every run is a plain `bash scripts/<method>/<script>.sh` (see --dry-run) and takes DATA, SHOTS and
-VENV from the environment. Finished runs are not repeated and half trained ones go on from their
+With --slurm each model, its training and then its tests, is a task of a job array instead.
+
+Every run is a plain `bash scripts/<method>/<script>.sh` and takes DATA, SHOTS and VENV from the
+environment. Finished runs are not repeated and half trained ones go on from their
 last epoch, so the same command goes on where it was stopped; two sweeps at once share the work. A
 run that fails stops nothing but the tests of its model. At the end the table is printed, and the
 command that makes it again (in other formats, with the papers' numbers, …).
@@ -23,35 +25,34 @@ import argparse
 import os
 import re
 import shlex
-import shutil
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
-from tabulate import tabulate
 
 from dassl.commands import OneLineParser, command_line, leave, say
 from dassl.files import load_yaml, regular
 from results import logs, tables
 from results.protocols import TARGETS
 
-from . import plan
-from .plan import Plan, Run
-from .pool import Pool, View, report
+from . import plan, slurm, status
+from .plan import Model, Plan, Run
+from .pool import Pool, report
+from .progress import Progress
 
 SWEEPS = Path("configs/sweeps")
 LISTS = ("methods", "datasets", "seeds", "targets", "shots")
 EXAMPLES = """examples:
   bash scripts/sweep.sh shapes_table4                 a file of configs/sweeps/
-  bash scripts/sweep.sh my/sweep.yaml --dry-run       print the commands that are still to be run
   DATA=/my/datasets bash scripts/sweep.sh table1      one run on each GPU
+  bash scripts/sweep.sh table1 --slurm "--partition=gpu --gpus=1 --time=2:00:00" --max-parallel 8
+  bash scripts/sweep.sh table1 --status               how far it is, wherever it is done
+  bash scripts/sweep.sh my/sweep.yaml --dry-run       for any queue: a command for each model
 """
 
 
@@ -87,9 +88,13 @@ class Sweep:
         """The folder of the results, which the environment can change."""
         return os.environ.get("OUTPUT") or self.output
 
-    def runs(self) -> list[Run]:
+    def models(self) -> list[Model]:
         """All of them, the first seed's first."""
-        return plan.all_runs(self.plans(), self.methods, self.datasets, self.seeds)
+        return plan.all_models(self.plans(), self.methods, self.datasets, self.seeds)
+
+    def runs(self) -> list[Run]:
+        """Of all models."""
+        return plan.runs_of(self.models())
 
     def table(self, runs: Iterable[Run]) -> list[str]:
         """What results.tables is to be asked for, of what has a result.
@@ -210,72 +215,6 @@ def ready_sweeps() -> list[str]:
     return sorted(path.stem for path in SWEEPS.glob("*.yaml"))
 
 
-# -- what is shown
-
-
-class Progress(View):
-    """A line for each run that has ended, and on a terminal a table of those under way."""
-
-    def __init__(self):
-        self.live = sys.stderr.isatty()
-        self.height, self.drawn = 0, 0.0  # of the table on the screen, and when
-
-    def ended(self, pool: Pool, run: Run, seconds: float | None) -> None:
-        if seconds is None:
-            what = "done by another process"
-        elif run in pool.failed:
-            what = f"failed after {in_words(seconds)}: {pool.failed[run][-1]}"
-        else:
-            what = f"{run.accuracy():.1f}% in {in_words(seconds)}"
-        self.close()
-        say(f"[{count_done(pool)}/{len(pool.runs)}] {run}: {what}{pool.left()}")
-
-    def tick(self, pool: Pool) -> None:
-        if self.live and (not self.height or time.monotonic() - self.drawn > 1):
-            self.draw(pool)
-
-    def draw(self, pool: Pool) -> None:
-        """Show a row for each run under way, in the place of what was shown before."""
-        rows = []
-        for job in pool.jobs:
-            gpu = job.slot.get("CUDA_VISIBLE_DEVICES")
-            where = f"GPU {gpu}" if gpu else "CPU"
-            rows.append([where, job.run, epoch_of(job.run), in_words(job.seconds)])
-        done, failed = count_done(pool), len(pool.failed)
-        head = f"{done} of {len(pool.runs)} done, {failed} failed{pool.left()}"
-        lines = [head, *tabulate(rows, tablefmt="plain", disable_numparse=True).splitlines()]
-        width, height = shutil.get_terminal_size()
-        lines = [line[: width - 1] for line in lines[: height - 1]]
-        self.close()
-        sys.stderr.write("\n".join([*lines, ""]))
-        sys.stderr.flush()
-        self.height, self.drawn = len(lines), time.monotonic()
-
-    def close(self) -> None:
-        """Take the table off the screen."""
-        if self.height:
-            sys.stderr.write(f"\x1b[{self.height}F\x1b[J")
-            self.height = 0
-
-
-def count_done(pool: Pool) -> int:
-    """How many runs are finished or have failed."""
-    return len(pool.runs) - len(pool.todo) - len(pool.jobs)
-
-
-def in_words(seconds: float) -> str:
-    """As 1:23:45."""
-    return str(timedelta(seconds=round(seconds)))
-
-
-def epoch_of(run: Run) -> str:
-    """The last epoch that its log names."""
-    logs = sorted(run.folder.glob("log.txt*"))
-    text = logs[-1].read_text(errors="replace") if logs else ""
-    found = re.findall(r"^epoch \[\d+/\d+\]", text, re.M)
-    return found[-1] if found else ""
-
-
 # -- the command
 
 
@@ -300,12 +239,28 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("file", metavar="FILE", help=f"YAML, or one of {' '.join(ready_sweeps())}")
     add("--slots", type=int, metavar="N",
         help="runs at once; default one per GPU, without any one per CPU core")  # fmt: skip
-    add("--dry-run", action="store_true", help="print the commands that are still to be run")
-    args = parser.parse_args(argv)
+    add("--slurm", metavar="OPTIONS",
+        help="submit what is unfinished to Slurm; OPTIONS of sbatch, in quotes")  # fmt: skip
+    add("--max-parallel", type=int, metavar="N", help="with --slurm: tasks at once, at most")
+    add("--attempts", type=int, metavar="N",
+        help=f"with --slurm: starts of one task, at most; default {slurm.ATTEMPTS}")  # fmt: skip
+    add("--dry-run", action="store_true",
+        help="print a command for each unfinished model; with --slurm its script")  # fmt: skip
+    add("--status", action="store_true", help="what is finished, under way, failed; the table")
+    args = parser.parse_args(slurm.joined(sys.argv[1:] if argv is None else argv))
     ready = SWEEPS / f"{args.file}.yaml"
     args.file = ready if os.path.isfile(ready) else Path(args.file)
-    if args.slots is not None and args.slots < 1:
-        parser.error("--slots must be 1 or more")
+    for name in ("slots", "max_parallel", "attempts"):
+        if (number := vars(args)[name]) is not None and number < 1:
+            parser.error(f"--{name.replace('_', '-')} must be 1 or more")
+    if args.slurm is None and (args.max_parallel or args.attempts):
+        parser.error("--max-parallel and --attempts go with --slurm")
+    if args.slurm is not None and (line := slurm.problem(args.slurm)):
+        parser.error(f"--slurm: {line}")
+    if args.slots and (args.slurm is not None or args.status or args.dry_run):
+        parser.error("--slots goes with none of --slurm, --status and --dry-run")
+    if args.status and (args.slurm is not None or args.dry_run):
+        parser.error("--status goes with neither --slurm nor --dry-run")
     return args
 
 
@@ -314,21 +269,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     logs.log.setLevel("CRITICAL")  # what is not finished is run, and what failed is reported
     sweep = read_sweep(args.file)
-    runs = sweep.runs()
+    models = sweep.models()
+    if args.status:
+        print(status.report(models, sweep.folder))
+        if any(all(run.result() for run in model.runs) for model in models):
+            print_table(sweep, plan.runs_of(models))
+        return 0
     if sweep.settings:
         check_config_keys(args.file, sweep)
-    if args.dry_run:
-        plan.print_unfinished(runs)
+    if args.slurm is not None or args.dry_run:
+        queue(args, sweep, plan.unfinished_models(models))
         return 0
+    runs = plan.runs_of(models)
     failed = Pool(runs, slots(args.slots), Progress()).run()
     if failed:
         report(failed, len(runs))
     if len(failed) < len(runs):
-        words = sweep.table(runs)
-        print(f"\npython -m results.tables {shlex.join(words)}\n", flush=True)
-        with suppress(SystemExit):  # it has said why there is none
-            tables.main(words)
+        print_table(sweep, runs)
     return 1 if failed else 0
+
+
+def queue(args: argparse.Namespace, sweep: Sweep, models: Sequence[Model]) -> None:
+    """Hand unfinished models to Slurm, or print what would be handed to it or to another queue."""
+    if not models:
+        say("all models are finished")
+    elif args.slurm is None:
+        print("\n".join(model.command for model in models))
+    else:
+        array = slurm.Array(models, sweep.folder, args.slurm, args.max_parallel, args.attempts)
+        array.print() if args.dry_run else array.submit(args.file)
+
+
+def print_table(sweep: Sweep, runs: Sequence[Run]) -> None:
+    """The table of what has a result, and the command that makes it again."""
+    words = sweep.table(runs)
+    print(f"\npython -m results.tables {shlex.join(words)}\n", flush=True)
+    with suppress(SystemExit):  # it has said why there is none
+        tables.main(words)
 
 
 if __name__ == "__main__":

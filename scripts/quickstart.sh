@@ -7,4 +7,6 @@ cd "$(dirname "$0")/.."
 bash scripts/make_env.sh
 export OUTPUT=${OUTPUT:-output/quickstart}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the small CLIP gains nothing from more
-exec bash scripts/protocol.sh base2new --methods zsclip maple p2c --datasets shapes --seeds 1 2 3
+bash scripts/protocol.sh base2new --methods zsclip maple p2c --datasets shapes --seeds 1 2 3
+echo
+echo "Next: from a folder of your own photos to a trained model in use, docs/TUTORIAL.md"

@@ -23,6 +23,7 @@ os.environ["CUDA_VISIBLE_DEVICES"], torch.cuda.is_available = "", lambda: False
 
 # Files that take longest, first of all: at the end no process is left alone with one of them.
 LONG = ["test_kill", "test_scripts", "test_bench", "test_starter", "test_thirdparty"]
+LONG += ["test_slurm", "test_tutorial", "test_demo"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,6 +55,8 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=8, help="how many runs tests/test_kill.py kills")
+    every = "tests/test_export.py makes the graph of each method, not one of each kind"
+    parser.addoption("--all-exports", action="store_true", help=every)
 
 
 @pytest.fixture(autouse=True)

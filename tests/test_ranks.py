@@ -232,7 +232,7 @@ def states_of(checkpoint: dict) -> dict:
     [
         (("CoCoOp", "DATALOADER.TRAIN_X.BATCH_SIZE", "1"), "A batch of 1 cannot be shared by 2"),
         (("EMPL", "TRAINER.EMPL.PER", "batch"), "TRAINER.EMPL.PER batch"),
-        (("Mine",), "TRAINER.NAME Mine: it does not say (divisible)"),
+        (("Mine",), "Mine does not say (divisible)"),
     ],
     ids=["few images", "a batch that is one", "another trainer"],
 )

@@ -115,24 +115,22 @@ def dry(words: str, capsys) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
-def test_the_plain_commands(repo, capsys):
+def test_a_command_for_each_model(repo, capsys):
     settings = {"small": ["TRAINER.P2C.AUX.LAMBDA", -0.5], "other": "table4_baseline"}
     name = file(repo, seeds=[2, 2, 1], datasets=["shapes", "dtd"], settings=settings)
-    commands = [
-        f"{env} bash scripts/p2c/base2new_{part}.sh {dataset} {seed}{opts}"
+    assert dry(name, capsys) == [
+        f"{env} bash scripts/protocol.sh base2new --methods p2c --datasets {dataset} "
+        f"--seeds {seed}{opts}"
         for seed in (2, 1)
         for env, opts in (
-            ("OUTPUT=output/my/small", " TRAINER.P2C.AUX.LAMBDA -0.5"),
+            ("OUTPUT=output/my/small", " -- TRAINER.P2C.AUX.LAMBDA -0.5"),
             ("OUTPUT=output/my/other CFG=table4_baseline", ""),
         )
         for dataset in ("shapes", "dtd")
-        for part in ("train", "test")
     ]
-    assert dry(name, capsys) == commands
     name = file(repo, protocol="xd", targets=["dtd"], output="there")
     assert dry(name, capsys) == [
-        "OUTPUT=there bash scripts/p2c/xd_train.sh shapes 1",
-        "OUTPUT=there SOURCE=shapes bash scripts/p2c/xd_test.sh dtd 1",
+        "OUTPUT=there bash scripts/protocol.sh xd --methods p2c --datasets shapes dtd --seeds 1"
     ]
 
 
@@ -264,7 +262,8 @@ def test_commands_have_what_was_set(repo, capsys, monkeypatch):
     monkeypatch.setenv("DATA", "/my data")
     monkeypatch.setenv("SHOTS", "4")
     assert dry(file(repo), capsys)[0] == (
-        "DATA='/my data' SHOTS=4 OUTPUT=output/my bash scripts/p2c/base2new_train.sh shapes 1"
+        "DATA='/my data' SHOTS=4 OUTPUT=output/my bash scripts/protocol.sh base2new "
+        "--methods p2c --datasets shapes --seeds 1"
     )
 
 
@@ -272,7 +271,7 @@ def test_every_method_has_its_part_in_the_bundled_table(tmp_path, monkeypatch, c
     monkeypatch.chdir(REPO)
     monkeypatch.setenv("VENV", sys.prefix)
     monkeypatch.setenv("OUTPUT", str(tmp_path))  # where nothing is finished yet
-    assert len(dry("shapes_table1", capsys)) == len(ALL) * 3 * 2
+    assert len(dry("shapes_table1", capsys)) == len(ALL) * 3
 
 
 def test_tables_2_and_3_share_their_models(here):

@@ -80,6 +80,8 @@ class CustomCLIP(nn.Module):
         """
         if self.training or torch.is_grad_enabled():
             return self.unit(self.learner.text_features(self.clip))
+        if torch.compiler.is_compiling():  # a graph has them as a constant
+            return self._kept[1]
         tensors = chain(self.learner.parameters(), self.learner.buffers())
         versions = [(t._version, t.data_ptr(), t.dtype) for t in tensors]
         if not self._kept or self._kept[0] != versions:
@@ -115,9 +117,11 @@ class CLIPTrainer(KeptFeatures, TrainerX):
 
     A method whose saved tensors have a row for each class, as a linear probe's, names them in
     `class_rows`: other classes are then refused, and the same ones in another order found.
+    One whose test cannot be an ONNX graph (inference/graph.py) says why in `no_graph`.
     """
 
     class_rows = ()
+    no_graph = ""
 
     # In upstream's files, made of the class names; here neither saved nor loaded.
     derived_buffers = ("token_prefix", "token_suffix", "token_middle")

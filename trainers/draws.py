@@ -6,6 +6,7 @@ Shapes: B images, S draws for each, C classes; G rows, each an image with one of
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ def in_parts(function: Callable[..., Tensor], most: int, *rows: Tensor) -> Tenso
     In backward each part is computed once more, so the memory needed is that of one part.
     """
     most = max(1, most)
-    if len(rows[0]) <= most:
+    if torch.compiler.is_compiling() or len(rows[0]) <= most:  # a graph takes any batch
         return function(*rows)
     parts = zip(*(r.split(most) for r in rows), strict=True)
     if not torch.is_grad_enabled():
@@ -68,9 +69,14 @@ def normal(like: Tensor, *shape: int, seed: int | None = None) -> Tensor:
     if seed is None:
         n, own = ranks.all_rows(len(like))
         return torch.randn(n, *shape, dtype=like.dtype, device=like.device)[own]
-    generator = torch.Generator().manual_seed(mix_seed(seed, *shape))  # the same on every device
-    draws = torch.randn(*shape, generator=generator, dtype=torch.float64)
-    return draws.to(like).expand(len(like), *shape)
+    return of_seed(seed, *shape).to(like).expand(like.shape[0], *shape)
+
+
+@cache
+def of_seed(seed: int, *shape: int) -> Tensor:
+    """Standard normal draws, float64, the same on every device. A graph has them as a constant."""
+    generator = torch.Generator().manual_seed(mix_seed(seed, *shape))
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 class Noise(nn.Module):

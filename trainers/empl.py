@@ -19,7 +19,6 @@ from clip.model import CLIP
 from dassl.config import allow
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import ranks
-from dassl.utils.errors import UsageError
 
 from . import draws
 from .base import CustomCLIP
@@ -183,6 +182,7 @@ class EMPL(CoOp):
 
     frozen_image_tower = graphed = divisible = True
     note = WHAT
+    no_graph = "a test of EMPL takes gradients, by which its prompts are drawn for each image"
     node_name = "EMPL"
     model_class = EMPLCLIP
 
@@ -196,9 +196,8 @@ class EMPL(CoOp):
             print(f"TRAINER.EMPL.PER batch: a test's result depends on its batches, here of {size}")
 
     def before_train(self) -> None:
-        if self.node.PER == "batch" and ranks.count() > 1:
-            line = "TRAINER.EMPL.PER batch: the prompts of a batch are made of all its images"
-            raise UsageError(f"{line}, so it is not shared by processes. Train without torchrun")
+        if self.node.PER == "batch":
+            ranks.refuse("TRAINER.EMPL.PER batch: a batch's prompts are made of all its images")
         super().before_train()
 
     def build_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:

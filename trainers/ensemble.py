@@ -60,6 +60,7 @@ class Ensemble(CLIPTrainer):
 
     def load_more(self, checkpoint: dict, source: str) -> None:
         """Loads the samples; a file of the host's own trainer has none."""
+        super().load_more(checkpoint, source)
         states = checkpoint.get("samples", [])
         self.samples = [self.frozen_copy() for _ in states]
         for i, (sample, state) in enumerate(zip(self.samples, states, strict=True), start=1):

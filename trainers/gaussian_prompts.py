@@ -49,7 +49,7 @@ class SharedGaussians(nn.Module):
         self.z = nn.Parameter(start(*shape, std=std))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(z.expand(len(x), *z.shape) for z in self.z)
+        return tuple(z.expand(x.shape[0], *z.shape) for z in self.z)
 
 
 class VariationalPrompts(nn.Module):

@@ -7,6 +7,7 @@ representation tokens, through a learned one.
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -227,7 +228,8 @@ class MMRL(CLIPTrainer):
 
     def build_model(self) -> None:
         super().build_model()
-        self.model.fused = self.fuses(self.cfg.DATASET.NAME)
+        self.trained_on = self.cfg.DATASET.NAME
+        self.model.fused = self.fuses(self.trained_on)
 
     @cached_property
     def teacher(self) -> Tensor:
@@ -255,14 +257,25 @@ class MMRL(CLIPTrainer):
         of_task = {"B2N": classes == "base", "FS": True, "CD": name == "ImageNet"}
         return of_task.get(self.cfg.TASK, classes != "new" and name == source)
 
+    def about(self) -> dict[str, Any]:
+        return super().about() | {"trained_on": self.trained_on}
+
+    def load_more(self, checkpoint: dict, source: str) -> None:
+        super().load_more(checkpoint, source)
+        self.trained_on = self.trained.get("trained_on", self.cfg.DATASET.NAME)
+        self.model.fused = self.fuses(self.trained_on)
+
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         super().load_model(directory, epoch)
-        own = self.cfg.DATASET.NAME
-        source = recorded_value(directory, "DATASET.NAME") if directory else own
-        if source is None:  # upstream's folders have no config
-            line = f"Note: {directory} does not say which dataset its model was trained on"
-            print(f"{line}: taken to be {own}; TRAINER.{self.node_name}.FUSE class if it is not")
-        self.model.fused = self.fuses(source or own)
+        if directory and "trained_on" not in self.trained:  # an older file, or upstream's
+            own = self.cfg.DATASET.NAME
+            recorded = recorded_value(directory, "DATASET.NAME")
+            if recorded is None:  # upstream's folders have no config
+                line = f"Note: {directory} does not say which dataset its model was trained on"
+                hint = f"TRAINER.{self.node_name}.FUSE class if it is not"
+                print(f"{line}: taken to be {own}; {hint}")
+            self.trained_on = recorded or own
+            self.model.fused = self.fuses(self.trained_on)
         print(f"Logits: {'both features' if self.model.fused else 'class token'}")
 
     def clean_state_dict(self, name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

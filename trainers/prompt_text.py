@@ -157,7 +157,7 @@ class PromptText(nn.Module):
     def prefix(self, vectors: Mapping[str, Tensor]) -> Tensor:
         """(G, P, W): the words, and the vectors, (length, W) or (G, length, W), in their gaps."""
         given = [vectors[name] for name in self.where]
-        groups = max((len(v) for v in given if v.dim() == 3), default=1)
+        groups = max((v.shape[0] for v in given if v.dim() == 3), default=1)
         prefix = self.prefix_words.repeat(groups, 1, 1)
         for name, where in self.where.items():
             prefix[:, where] = vectors[name]

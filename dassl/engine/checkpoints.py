@@ -270,6 +270,8 @@ class Checkpoints:
 
         Those at multiples of CHECKPOINT_FREQ stay.
         """
+        if not ranks.first():
+            return
         done, freq = self.epoch + 1, self.cfg.TRAIN.CHECKPOINT_FREQ
         for epoch in (done - 2, done - 1) if done == self.max_epoch else (done - 2,):
             if freq > 0 and epoch % freq == 0:

@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -54,6 +55,12 @@ class Recorder:
     def epoch_begins(self) -> None:
         """The epoch's time and counts begin."""
         self.loss, self.images, self.start = None, 0, time.monotonic()
+
+    def count(self, batch: tuple) -> None:
+        """Counts the images that a step is given; batches of another form count as none."""
+        for part in batch:
+            if isinstance(part, Mapping) and "label" in part:
+                self.images += len(part["label"])
 
     def epoch_ends(self) -> None:
         """To be called before the epoch's checkpoint is saved."""

@@ -17,21 +17,13 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from dassl.config import plain_config
-from dassl.data import DataManager, Loader, NoData
-from dassl.data.data_manager import in_turns
+from dassl.data import DataManager, Loader, NoData, in_turns
 from dassl.data.kept_images import kept_images
 from dassl.data.transforms import preprocessing_of
 from dassl.evaluation import build_evaluator
 from dassl.files import BEST
-from dassl.utils import (
-    Failure,
-    UsageError,
-    check_availability,
-    mix_seed,
-    mkdir_if_missing,
-    ranks,
-    set_random_seed,
-)
+from dassl.utils import check_availability, mix_seed, mkdir_if_missing, ranks, set_random_seed
+from dassl.utils.errors import Failure
 from dassl.utils.meters import AverageMeter, MetricMeter
 
 from .checkpoints import NOT_FINITE, Checkpoints, Names
@@ -79,7 +71,7 @@ class TrainerBase(Checkpoints):
 
     def init_writer(self, log_dir: str) -> None:
         """Opens tensorboard; raises Failure if the folder cannot be written."""
-        if self._writer is not None:
+        if self._writer is not None or not ranks.first():
             return
         from torch.utils.tensorboard import SummaryWriter  # here, since it is slow to import
 
@@ -195,27 +187,20 @@ class SimpleTrainer(TrainerBase):
         self.check_cfg(cfg)
         self.cfg = cfg
         self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
-        if self.device.type == "cuda":
-            ranks.choose_gpu()
+        ranks.choose_gpu(self.device)
         self.start_epoch = self.epoch = 0
         self.max_epoch = cfg.OPTIM.MAX_EPOCH
         self.output_dir = cfg.OUTPUT_DIR
         self.seed = cfg.SEED
         if self.seed < 0:
-            if ranks.count() > 1:
-                raise UsageError(f"SEED {self.seed}: the processes of a run need one; give --seed")
+            ranks.refuse(f"SEED {self.seed}: they need one seed; give --seed")
             self.seed = random.SystemRandom().randrange(2**31)
             print(f"SEED is negative: drew {self.seed}")
         if cfg.VERBOSE:
             print(f"Device: {device_name(self.device)}")
-            if ranks.count() > 1:
-                print(f"Processes: {ranks.count()}")
         self.build_data_loader()
         self.build_model()
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
-        if ranks.count() > 1 and "add_ranks" not in vars(type(self.evaluator)):
-            line = f"TEST.EVALUATOR {cfg.TEST.EVALUATOR}: it adds up nothing over processes"
-            raise UsageError(f"{line}: run without torchrun")
         self.evaluator.when_done = self.recorder.tested
         self.best_result = -math.inf
 
@@ -251,9 +236,8 @@ class SimpleTrainer(TrainerBase):
         build_simple_net(self)
 
     def train(self) -> None:
-        if ranks.count() > 1 and not vars(type(self)).get("divisible"):
-            line = f"TRAINER.NAME {self.cfg.TRAINER.NAME}: it does not say (divisible) that several"
-            raise UsageError(f"{line} processes may share a batch. Train it without torchrun")
+        if not vars(type(self)).get("divisible"):
+            ranks.refuse(f"{self.cfg.TRAINER.NAME} does not say (divisible) that they may share it")
         super().train(self.start_epoch, self.max_epoch)
         # not in a `finally`: after a Ctrl-C the process's end is faster
         for loader in (self.train_loader_x, self.train_loader_u):
@@ -267,10 +251,9 @@ class SimpleTrainer(TrainerBase):
     def before_train(self) -> None:
         """Resumes from the output folder or cfg.RESUME, and opens tensorboard."""
         self._resume()
-        if ranks.first():
-            writer_dir = os.path.join(self.output_dir, "tensorboard")
-            mkdir_if_missing(writer_dir)
-            self.init_writer(writer_dir)
+        writer_dir = os.path.join(self.output_dir, "tensorboard")
+        mkdir_if_missing(writer_dir)
+        self.init_writer(writer_dir)
         self.time_start = time.time()
 
     def after_train(self) -> None:
@@ -295,8 +278,7 @@ class SimpleTrainer(TrainerBase):
                 self.best_result = val_result
                 self.save_model(self.epoch, self.output_dir, val_result=val_result, model_name=BEST)
         self.save_model(self.epoch, self.output_dir, val_result=val_result)
-        if ranks.first():
-            self._remove_rolling()
+        self._remove_rolling()
 
     # -- one epoch
 
@@ -316,7 +298,7 @@ class SimpleTrainer(TrainerBase):
         for self.batch_idx, batch in enumerate(progress):
             waited, since = waited + time.time() - end, since + 1
             losses.update(self.forward_backward(*batch))
-            self.recorder.images += _images(batch)
+            self.recorder.count(batch)
             done = self.batch_idx + 1
             printed = done % print_freq == 0 or self.num_batches < print_freq
             if printed:
@@ -380,10 +362,7 @@ class SimpleTrainer(TrainerBase):
         return next(iter(results.values()))
 
     def test_batches(self, loader: DataLoader, split: str) -> Iterator[dict]:
-        """The loader's batches, or the same of kept images (DATALOADER.TEST_CACHE).
-
-        In a run of several processes (ranks.py) every n-th, whole: so they give the same scores.
-        """
+        """This process's batches of the loader, or the same of kept images (TEST_CACHE)."""
         batches = None
         if self.cfg.DATALOADER.TEST_CACHE:
             batches, found = kept_images(loader, split, self.device)
@@ -416,10 +395,3 @@ class TrainerX(SimpleTrainer):
 def _progress(iterable: Iterable, what: str, total: int) -> tqdm:
     """A progress bar, if stderr is a terminal."""
     return tqdm(iterable, desc=what, total=total, leave=False, disable=not sys.stderr.isatty())
-
-
-def _images(batch: tuple) -> int:
-    """How many images a step is given; batches of another form count as none."""
-    return sum(
-        len(part["label"]) for part in batch if isinstance(part, Mapping) and "label" in part
-    )

@@ -21,8 +21,14 @@ EVALUATOR_REGISTRY = Registry("EVALUATOR")
 
 
 def build_evaluator(cfg: CfgNode, **kwargs) -> "EvaluatorBase":
-    """The evaluator cfg.TEST.EVALUATOR names; raises UsageError if there is none."""
-    return EVALUATOR_REGISTRY.build(cfg, cfg.TEST.EVALUATOR, **kwargs)
+    """The evaluator cfg.TEST.EVALUATOR names; raises UsageError if there is none.
+
+    Or if it is of one process, in a run of several.
+    """
+    evaluator = EVALUATOR_REGISTRY.build(cfg, cfg.TEST.EVALUATOR, **kwargs)
+    if "add_ranks" not in vars(type(evaluator)):  # not inherited by one that counts otherwise
+        ranks.refuse(f"TEST.EVALUATOR {cfg.TEST.EVALUATOR}: it adds nothing up (add_ranks)")
+    return evaluator
 
 
 class EvaluatorBase:

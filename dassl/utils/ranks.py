@@ -114,11 +114,17 @@ def earlier_failure(code: int, line: str) -> tuple[int, str] | None:
     return None
 
 
-def choose_gpu() -> None:
+def refuse(line: str) -> None:
+    """Raises UsageError for what several processes cannot do; of one process nothing."""
+    if _count > 1:
+        raise UsageError(f"{_count} processes (torchrun): {line}")
+
+
+def choose_gpu(kind: "device") -> None:
     """Each process of a machine computes on a GPU of its own. Raises UsageError without one."""
     import torch
 
-    if _count == 1:
+    if _count == 1 or kind.type != "cuda":
         return
     local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if local >= there:

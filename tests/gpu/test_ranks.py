@@ -12,7 +12,7 @@ from tests.runs import REPO, arguments, run
 PROGRAM = """
 import sys
 from dassl.utils import ranks
-ranks.ON_GPUS, ranks.choose_gpu = "gloo", lambda: None
+ranks.ON_GPUS, ranks.choose_gpu = "gloo", lambda device: None
 import train
 sys.exit(train.main(sys.argv[1:]))
 """

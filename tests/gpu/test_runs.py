@@ -80,6 +80,8 @@ def test_an_evaluation_is_the_cpus(name, data, tmp_path):
         assert run(name, data, tmp_path / device, *opts, flags=flags) == 0
     gpu, cpu = (read_json(str(tmp_path / device / "results.json")) for device in ("gpu", "cpu"))
     assert gpu["device"] != cpu["device"]
+    of_scores = [record["metrics"].pop("ece") for record in (gpu, cpu)]
+    assert of_scores[0] == pytest.approx(of_scores[1], rel=1e-4)  # the others only count
     assert gpu["metrics"] == cpu["metrics"] and gpu["per_class"] == cpu["per_class"]
 
 

@@ -349,6 +349,17 @@ def test_a_runs_folder_says_what_its_model_was_trained_on(data, tmp_path, weight
     of_class, of_rep = mmrl_plain.both_logits(plain, found)
     trainer.load_model(str(tmp_path / "run"))
     assert_logits(trainer, image, 0.7 * of_class + 0.3 * of_rep)
+    [file] = tmp_path.glob("run/*/model.pth.tar-1")
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["about"]["trained_on"] = "ImageNet"
+    torch.save(checkpoint, file)
+    trainer.load_model(str(tmp_path / "run"))
+    assert_logits(trainer, image, of_class)
+
+    del checkpoint["about"]  # as older files, of which the run's config says it
+    torch.save(checkpoint, file)
+    trainer.load_model(str(tmp_path / "run"))
+    assert_logits(trainer, image, 0.7 * of_class + 0.3 * of_rep)
     config.write_text(config.read_text().replace("NAME: Shapes\n", "NAME: ImageNet\n"))
     trainer.load_model(str(tmp_path / "run"))
     assert_logits(trainer, image, of_class)
