@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+from contextlib import nullcontext
 
 if __name__ == "__main__":  # a Ctrl-C during the slow imports ends it without a traceback
     interrupt = signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -33,6 +34,7 @@ from dassl.utils import (
     collect_env_info,
     expand_user,
     print_error,
+    ranks,
     set_random_seed,
     setup_logger,
     tolerate_encoding,
@@ -139,9 +141,12 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
-    check_output_dir(cfg)
     check_resume(cfg)
-    setup_logger(cfg.OUTPUT_DIR)
+    if ranks.first():
+        check_output_dir(cfg)
+        setup_logger(cfg.OUTPUT_DIR)
+    if ranks.count() > 1:
+        print(f"Processes: {ranks.count()}")
     if note := getattr(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), "note", ""):
         print(note)
     if torch.cuda.is_available() and cfg.USE_CUDA:
@@ -156,34 +161,46 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
         for line in notes_on_training(cfg, args.model_dir) if args.model_dir else ():
             print(line)
-    record_config(cfg)  # only now: a run that does not begin does not claim the folder
+    if ranks.first():
+        record_config(cfg)  # only now: a run that does not begin does not claim the folder
     if args.eval_only:
         trainer.test()
     elif not args.no_train:
         trainer.train()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the program; its exit code. An error that a user can cause ends in one line."""
-    tolerate_encoding()
+def outcome(argv: list[str] | None) -> tuple[int, str]:
+    """Runs the program; its exit code, and a line if it ended in what a user can cause."""
     try:
         args = parse_args(argv)
         check_flags(args)
         cfg = setup_cfg(args)
-        with sole_run(cfg.OUTPUT_DIR):
+        with sole_run(cfg.OUTPUT_DIR) if ranks.first() else nullcontext():
             run(args, cfg)
     except Failure as e:
-        print_error(f"error: {e}")
-        return e.exit_code
+        return e.exit_code, f"error: {e}"
     except Exception as e:
         if not (line := known(e)):
             raise
-        print_error(f"error: {line}")
-        return 1
+        return 1, f"error: {line}"
     except KeyboardInterrupt:
-        print_error("stopped; run the same command again to go on from the last checkpoint")
-        return 130
-    return 0
+        return 130, "stopped; run the same command again to go on from the last checkpoint"
+    return 0, ""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the program; its exit code. An error that a user can cause ends in one line."""
+    tolerate_encoding()
+    ranks.join()
+    with ranks.silent():
+        code, line = outcome(argv)
+    if not line:
+        ranks.end()
+        return code
+    earlier = ranks.earlier_failure(code, line)
+    code, line = earlier or (code, line)
+    print_error(line, aloud=not earlier)
+    return code
 
 
 if __name__ == "__main__":

@@ -51,6 +51,8 @@ def read_words(words: Sequence[str], env: Mapping[str, str]) -> tuple[Place, lis
         raise Wrong(f"error: no dataset {dataset}; there are: {' '.join(yamls('datasets'))}")
     if not re.fullmatch("[0-9]+", seed):
         raise Wrong(f"error: SEED is to be a whole number, not {seed}")
+    if not re.fullmatch("[1-9][0-9]*", gpus := env.get("GPUS") or "1"):
+        raise Wrong(f"error: GPUS is to be a whole number, 1 or more, not {gpus}")
     if not re.fullmatch("[1-9][0-9]*", shots):
         raise Wrong(f"error: SHOTS is to be a whole number, 1 or more, not {shots}")
     folder = CONFIGS / "trainers" / trainer
@@ -145,6 +147,8 @@ def main() -> None:
         sys.stdout.buffer.write(os.fsencode(f"{run.folder}\n"))
         return
     words, env = command_of(run, opts, os.environ)
+    if (env.get("GPUS") or "1") != "1":
+        words = ["-m", "runs.several", env["GPUS"], *words]
     os.execve(sys.executable, [sys.executable, *words], env)
 
 

@@ -4,7 +4,8 @@
 # makes train.py's command line of them, with the folder of results/layout.py.
 # Environment: DATA (folder of the datasets, default data), OUTPUT (default output), CFG (a file's
 # name in configs/trainers/TRAINER), SHOTS (16), SOURCE (dataset a cross-dataset model was trained
-# on), LOADEP (epoch to test), VENV (Python environment); SHOW_DIR=1 only prints the folder of the
+# on), LOADEP (epoch to test), VENV (Python environment), GPUS (processes that share the run, one for
+# each GPU; the sweeps, which fill GPUs with runs, do not read it); SHOW_DIR=1 only prints the folder of the
 # run's log and checkpoints, SHOW_DIR=command what is executed below: the number of words, the words
 # and the environment, each with a null byte after it.
 set -euo pipefail

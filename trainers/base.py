@@ -11,9 +11,9 @@ from yacs.config import CfgNode
 
 from clip.model import CLIP
 from dassl.engine import TrainerX
-from dassl.engine.capture import CapturedStep
+from dassl.engine.capture import CapturedStep, SharedStep
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import load_pretrained_weights
+from dassl.utils import load_pretrained_weights, ranks
 from dassl.utils.errors import UsageError
 
 from .atprompt import attribute_words
@@ -109,6 +109,8 @@ class CLIPTrainer(KeptFeatures, TrainerX):
 
         graphed = True             its steps may run as a CUDA graph: all that changes from step to
                                    step is in tensors
+        divisible = True           processes may share its batches (ranks.py): its loss is a mean
+                                   over the images, for which draws.normal draws what is drawn
         frozen_image_tower = True  tests may take kept image features (features.py)
         takes_attributes = True    it has a place for ATPrompt's attributes (atprompt.py)
         always_attributes = True   it has them whatever USE_ATPROMPT says
@@ -180,11 +182,17 @@ class CLIPTrainer(KeptFeatures, TrainerX):
         self.register_model(self.model_name, saved, self.optim, self.sched)
 
         dtype = torch.float16 if self.prec == "amp" else PRECISIONS[self.prec]
-        self.compute = CapturedStep(
+        kind, options = CapturedStep, {}
+        if ranks.count() > 1:
+            kind = SharedStep
+            least = max(cfg.TRAIN.SHARE_CLASSES, ranks.count())
+            options["share_classes"] = len(self.classnames) >= least
+        self.compute = kind(
             self.gradients,
             params=dict(learner.named_parameters()),
             captured=says(self, "graphed"),
             tolerance=max(1e-5, 10 * torch.finfo(dtype).eps),
+            **options,
         )
 
     def build_optimizer(self, learner: nn.Module) -> torch.optim.Optimizer:

@@ -16,6 +16,7 @@ from yacs.config import CfgNode
 from clip.model import CLIP
 from dassl.config import allow
 from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import ranks
 from dassl.utils.errors import UsageError
 
 from .coop import CoOp, PromptLearner
@@ -109,7 +110,8 @@ class UnconditionalLearner(PosteriorPromptLearner):
 
     def text_features(self, clip_model: CLIP) -> Tensor:
         """(L, C, D), not normalised."""
-        [r] = self.draws(*self.posterior())
+        with ranks.alone():  # all images have the same draws, whose process ever they are
+            [r] = self.draws(*self.posterior())
         encode = partial(self.conditional_text_features, clip_model)
         return in_parts(encode, MOST_PROMPTS // self.text.suffixes.classes, r)
 
@@ -164,7 +166,7 @@ class BayesianCLIP(ConditionalCLIP):
 @TRAINER_REGISTRY.register()
 class BayesianPrompt(CoOp):
     node_name = "VPT"
-    frozen_image_tower = graphed = True
+    frozen_image_tower = graphed = divisible = True
     model_class = BayesianCLIP
 
     def check_cfg(self, cfg: CfgNode) -> None:
@@ -204,4 +206,4 @@ class BayesianPrompt(CoOp):
 class VPT(BayesianPrompt):
     """BayesianPrompt by the name that it has in upstream's commands."""
 
-    frozen_image_tower = graphed = True
+    frozen_image_tower = graphed = divisible = True

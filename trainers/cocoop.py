@@ -46,7 +46,7 @@ class CoCoOpCLIP(ConditionalCLIP):
 
 @TRAINER_REGISTRY.register()
 class CoCoOp(CoOp):
-    frozen_image_tower = graphed = takes_attributes = True
+    frozen_image_tower = graphed = divisible = takes_attributes = True
     node_name = "COCOOP"
     model_class = CoCoOpCLIP
 
@@ -66,4 +66,4 @@ class CoCoOp(CoOp):
 class CoCoOp_ATP(CoCoOp):
     """With ATPrompt's attributes (Li et al., 2024), which the image does not shift."""
 
-    frozen_image_tower = graphed = takes_attributes = always_attributes = True
+    frozen_image_tower = graphed = divisible = takes_attributes = always_attributes = True

@@ -85,7 +85,7 @@ class PromptLearner(nn.Module):
 
     def text_features(self, clip_model: CLIP) -> Tensor:
         """(C, D), not normalised."""
-        return self.text.encode(clip_model, self.vectors())[0]
+        return self.text.encode(clip_model, self.vectors(), shared=True)[0]
 
     def image_features(self, clip_model: CLIP, image: Tensor) -> Tensor:
         """Images (B, 3, R, R), or kept features (B, D) of them -> (B, D), not normalised."""
@@ -101,7 +101,7 @@ class CoOp(CLIPTrainer):
 
     node_name = "COOP"
     model_name = "prompt_learner"
-    frozen_image_tower = graphed = takes_attributes = True
+    frozen_image_tower = graphed = divisible = takes_attributes = True
     # CSC and CLASS_TOKEN_POSITION. Not inherited (see `says`): KgCoOp and others refuse both.
     takes_csc = True
 
@@ -154,4 +154,5 @@ class CoOp(CLIPTrainer):
 class CoOp_ATP(CoOp):
     """CoOp with ATPrompt's attributes (Li et al., 2024)."""
 
-    frozen_image_tower = graphed = takes_attributes = takes_csc = always_attributes = True
+    frozen_image_tower = graphed = divisible = True
+    takes_attributes = takes_csc = always_attributes = True

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dassl.utils import mix_seed
+from dassl.utils import mix_seed, ranks
 
 from .base import CustomCLIP
 
@@ -62,11 +62,13 @@ def in_parts(function: Callable[..., Tensor], most: int, *rows: Tensor) -> Tenso
 def normal(like: Tensor, *shape: int, seed: int | None = None) -> Tensor:
     """Standard normal draws (B, *shape) for the B rows of `like`, with its dtype and device.
 
-    Without a seed they are new, for training. With the run's seed, for tests, they are the same
+    Without a seed they are new, for training: the rows are images, of a whole batch or of the part
+    that this process has. With the run's seed, for tests, they are the same
     for every image: a test repeats, whatever its batch size.
     """
     if seed is None:
-        return torch.randn(len(like), *shape, dtype=like.dtype, device=like.device)
+        n, own = ranks.all_rows(len(like))
+        return torch.randn(n, *shape, dtype=like.dtype, device=like.device)[own]
     return of_seed(seed, *shape).to(like).expand(like.shape[0], *shape)
 
 

@@ -18,6 +18,7 @@ from yacs.config import CfgNode
 from clip.model import CLIP
 from dassl.config import allow
 from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import ranks
 
 from . import draws
 from .base import CustomCLIP
@@ -179,7 +180,7 @@ class EMPLCLIP(CustomCLIP):
 class EMPL(CoOp):
     """The loss, cross-entropy of the averaged prediction, is CLIPTrainer's."""
 
-    frozen_image_tower = graphed = True
+    frozen_image_tower = graphed = divisible = True
     note = WHAT
     no_graph = "a test of EMPL takes gradients, by which its prompts are drawn for each image"
     node_name = "EMPL"
@@ -193,6 +194,11 @@ class EMPL(CoOp):
         if self.node.PER == "batch":
             size = f"DATALOADER.TEST.BATCH_SIZE {self.cfg.DATALOADER.TEST.BATCH_SIZE}"
             print(f"TRAINER.EMPL.PER batch: a test's result depends on its batches, here of {size}")
+
+    def before_train(self) -> None:
+        if self.node.PER == "batch":
+            ranks.refuse("TRAINER.EMPL.PER batch: a batch's prompts are made of all its images")
+        super().before_train()
 
     def build_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
         return PromptLearner(clip_model, classnames, *self.start())

@@ -15,6 +15,7 @@ from clip.model import CLIP
 from dassl.data.kept import Key, code_of
 from dassl.data.kept_images import batches, images_key, kept_for, usual_steps
 from dassl.engine.record import device_name
+from dassl.utils import ranks
 
 
 def says(method: object, what: str) -> bool:
@@ -50,7 +51,8 @@ class KeptFeatures:
 
         @cache
         def encoded() -> list[Tensor]:
-            return [torch.cat([self.encode(batch) for batch in usual]).cpu()]
+            with ranks.alone():  # who makes what all will read
+                return [torch.cat([self.encode(batch) for batch in usual]).cpu()]
 
         features, found = kept_for(loader, self.cfg.DATALOADER.FEATURES, split, key, encoded)
         if found:

@@ -41,7 +41,7 @@ def loss_near_teacher(
 
 @TRAINER_REGISTRY.register()
 class KgCoOp(CoOp):
-    frozen_image_tower = graphed = takes_attributes = True
+    frozen_image_tower = graphed = divisible = takes_attributes = True
 
     @cached_property
     def teacher(self) -> Tensor:

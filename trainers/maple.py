@@ -69,7 +69,7 @@ class MultiModalPromptLearner(PromptLearner):
         where = self.text.where["ctx"]  # positions of ctx, where the deep prompts go as well
         prompts = enumerate(self.compound_prompts_text, start=1)
         deep = {block: (where, p[None, None]) for block, p in prompts}  # (1, 1, N, W)
-        return self.text.encode(clip_model, self.vectors(), deep)[0]
+        return self.text.encode(clip_model, self.vectors(), deep, shared=True)[0]
 
     def image_features(self, clip_model: CLIP, image: Tensor) -> Tensor:
         """(B, 3, R, R) -> (B, D), not normalised."""
@@ -86,7 +86,7 @@ class MaPLe(CLIPTrainer):
     class_rows = ()
     model_name = "MultiModalPromptLearner"
     key_prefix = "prompt_learner"  # upstream's file is of the whole model
-    graphed = takes_attributes = True
+    graphed = divisible = takes_attributes = True
     learner_class = MultiModalPromptLearner
 
     def build_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
@@ -108,4 +108,4 @@ class MaPLe(CLIPTrainer):
 class MaPLe_ATP(MaPLe):
     """MaPLe with ATPrompt's attributes (Li et al., 2024)."""
 
-    graphed = takes_attributes = always_attributes = True
+    graphed = divisible = takes_attributes = always_attributes = True

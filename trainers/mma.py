@@ -92,7 +92,8 @@ class Adapters(nn.Module):
 
     def text_features(self, clip_model: CLIP) -> Tensor:
         """(C, D), not normalised."""
-        return self.text.encode(clip_model, adapt=self.adapt(self.text_adapter))[0]
+        adapt = self.adapt(self.text_adapter)
+        return self.text.encode(clip_model, adapt=adapt, shared=True)[0]
 
     def image_features(self, clip_model: CLIP, image: Tensor) -> Tensor:
         """(B, 3, R, R) -> (B, D), not normalised."""
@@ -104,7 +105,7 @@ class MultiModalAdapter(CLIPTrainer):
     node_name = "MMADAPTER"
     class_rows = ()
     model_name = "adapter_learner"
-    graphed = True
+    graphed = divisible = True
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)

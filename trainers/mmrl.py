@@ -122,20 +122,23 @@ class MultiModalRepresentationLearner(nn.Module):
         first, *later = tokens
         return dict(zip(self.blocks, [first, *map(self.compose, later)], strict=True))
 
-    def encode_text(self, clip_model: CLIP, tokens: Sequence[Tensor]) -> Tensor:
+    def encode_text(
+        self, clip_model: CLIP, tokens: Sequence[Tensor], shared: bool = False
+    ) -> Tensor:
         """(G, C, D), not normalised: at the first listed block tokens appear behind SOS.
 
-        tokens: (1 or G, 1 or C, K, W) for each listed block.
+        tokens: (1 or G, 1 or C, K, W) for each listed block. shared: see PromptText.encode.
         """
         appear, replace = slice(1, 1), slice(1, 1 + tokens[0].shape[2])
         deep = {block: (replace, made) for block, made in self.by_block(tokens).items()}
         deep[self.blocks[0]] = appear, tokens[0]
-        return self.text.encode_tokens(clip_model, self.text_below, self.blocks[0], deep)
+        below, first = self.text_below, self.blocks[0]
+        return self.text.encode_tokens(clip_model, below, first, deep, shared)
 
     def text_features(self, clip_model: CLIP) -> Tensor:
         """(C, D), not normalised."""
         tokens = [t[None, None] for t in self.representation_learner.text_tokens()]
-        return self.encode_text(clip_model, tokens)[0]
+        return self.encode_text(clip_model, tokens, shared=True)[0]
 
     def image_prompts(self) -> dict[int, Prompts]:
         return self.by_block([t[None] for t in self.representation_learner.image_tokens()])
@@ -219,7 +222,7 @@ class MMRL(CLIPTrainer):
     model_name = "MultiModalRepresentationLearner"
     model_class = MMRLCLIP
     learner_class = MultiModalRepresentationLearner
-    graphed = True
+    graphed = divisible = True
 
     def build_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
         return self.learner_class(self.node, clip_model, classnames, zero_shot_template(self.cfg))

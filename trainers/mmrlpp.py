@@ -92,4 +92,4 @@ class ProgressiveLearner(MultiModalRepresentationLearner):
 class MMRLpp(MMRL):
     node_name = "MMRLpp"
     learner_class = ProgressiveLearner
-    graphed = True
+    graphed = divisible = True

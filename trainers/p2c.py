@@ -136,7 +136,7 @@ class P2CPromptLearner(MultiModalPromptLearner):
 @TRAINER_REGISTRY.register()
 class P2C(MaPLe):
     node_name = "P2C"
-    graphed = takes_attributes = True
+    graphed = divisible = takes_attributes = True
     learner_class = P2CPromptLearner
 
     def check_cfg(self, cfg: CfgNode) -> None:

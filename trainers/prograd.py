@@ -8,6 +8,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import ranks
 from dassl.utils.errors import UsageError
 
 from .coop import CoOp
@@ -34,7 +35,7 @@ def without_conflict(task: Tensor, general: Tensor, amount: float) -> Tensor:
 class ProGrad(CoOp):
     """Has two backward passes, so its steps are not captured (`graphed`)."""
 
-    frozen_image_tower = takes_attributes = True
+    frozen_image_tower = divisible = takes_attributes = True
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
@@ -68,6 +69,8 @@ class ProGrad(CoOp):
             self.scaled(kl_loss), params, retain_graph=True, allow_unused=True
         )
         task = torch.autograd.grad(self.scaled(xe_loss), params, allow_unused=True)
+        # Of the whole batch first: what is against what in a part is not what is so in the whole.
+        task, general = ranks.mean(task), ranks.mean(general)
         for p, of_task, of_general in zip(params, task, general, strict=True):
             unused = of_task is None
             p.grad = None if unused else without_conflict(of_task, of_general, self.cfg.LOSS.LAMBDA)

@@ -21,7 +21,10 @@ from clip.shared_prefix import (
     encode_prompts,
     prompt_tokens,
 )
+from dassl.utils import ranks
 from dassl.utils.errors import UsageError
+
+from .shared_classes import Share
 
 # The hand-crafted prompts of zero-shot CLIP; every other dataset has DEFAULT_TEMPLATE.
 TEMPLATES = {
@@ -137,7 +140,8 @@ class PromptText(nn.Module):
             hint = "shorten the name, or the context (N_CTX, N_ATT, CTX_INIT)"
             raise UsageError(f"{prompt} has {longest} tokens and CLIP reads {most}: {hint}")
 
-        self.suffixes = Suffixes(lengths, device)
+        self.suffixes, self.lengths = Suffixes(lengths, device), lengths
+        self.share: Share | None = None  # of the classes, this process's
         self.places = {
             gap.name: torch.tensor(
                 [[start[gap.name] + i for i in range(gap.length)] for start in starts],
@@ -174,10 +178,26 @@ class PromptText(nn.Module):
         vectors: Mapping[str, Tensor] = NOTHING,
         deep: DeepPrompts = NOTHING,
         adapt: Adapt = NOTHING,
+        shared: bool = False,
     ) -> Tensor:
-        """(G, C, D), not normalised: encode_prompts with the vectors in their gaps."""
+        """(G, C, D), not normalised: encode_prompts with the vectors in their gaps.
+
+        shared: these features are the same for all images, so processes may share the classes.
+        """
         prefix, suffix = self.prefix(vectors), self.suffix(vectors)
+        share = self.own_share() if shared and ranks.sharing_classes else None
+        if share:
+            suffix, deep = suffix[share.tokens], share.of_deep(deep)
+            own = encode_prompts(clip_model, prefix, suffix, share.suffixes, deep, adapt)
+            return share.gather(own)
         return encode_prompts(clip_model, prefix, suffix, self.suffixes, deep, adapt)
+
+    def own_share(self) -> Share | None:
+        """The classes that this process is to encode, None: all."""
+        own = ranks.own_classes(self.suffixes.classes)
+        if own and (not self.share or self.share.own != own):
+            self.share = Share(self.lengths, own, self.suffixes.last.device)
+        return self.share if own else None
 
     @torch.no_grad()
     def tokens(self, clip_model: CLIP, block: int) -> Tensor:
@@ -186,10 +206,21 @@ class PromptText(nn.Module):
         return prompt_tokens(clip_model, *words, self.suffixes, block)
 
     def encode_tokens(
-        self, clip_model: CLIP, tokens: Tensor, block: int, deep: DeepPrompts
+        self,
+        clip_model: CLIP,
+        tokens: Tensor,
+        block: int,
+        deep: DeepPrompts,
+        shared: bool = False,
     ) -> Tensor:
         """(G, C, D), not normalised: the rest of the text tower for what `tokens` gives."""
         p = len(self.prefix_words)
+        share = self.own_share() if shared and ranks.sharing_classes else None
+        if share:
+            tokens = torch.cat([tokens[:, :p], tokens[:, p:][:, share.tokens]], dim=1)
+            deep = share.of_deep(deep)
+            own = encode_prompt_tokens(clip_model, tokens, p, share.suffixes, block, deep)
+            return share.gather(own)
         return encode_prompt_tokens(clip_model, tokens, p, self.suffixes, block, deep)
 
 

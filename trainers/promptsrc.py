@@ -70,7 +70,7 @@ class VLPromptLearner(nn.Module):
         learner = self.prompt_learner
         where = learner.text.where["ctx"]  # the deep prompts replace ctx
         deep = {block: (where, p[None, None]) for block, p in by_block(self.text_encoder).items()}
-        return learner.text.encode(clip_model, learner.vectors(), deep)[0]
+        return learner.text.encode(clip_model, learner.vectors(), deep, shared=True)[0]
 
     def image_features(self, clip_model: CLIP, image: Tensor) -> Tensor:
         """(B, 3, R, R) -> (B, D), not normalised."""
@@ -83,7 +83,7 @@ class PromptSRC(CLIPTrainer):
     node_name = "PROMPTSRC"
     class_rows = ()
     model_name = "VLPromptLearner"
-    graphed = True
+    graphed = divisible = True
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)

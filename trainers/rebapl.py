@@ -214,7 +214,7 @@ class ReBaPL(Ensemble, Repelled):
 class ReBaPL_MaPLe(ReBaPL, MaPLe):
     """On MaPLe, as published."""
 
-    graphed = takes_attributes = True
+    graphed = divisible = takes_attributes = True
 
 
 @TRAINER_REGISTRY.register()
@@ -224,18 +224,18 @@ class ReBaPL_MMRL(ReBaPL, MMRL):
     So it does not act on the second projection, nor on the maps to the text tower.
     """
 
-    graphed = True
+    graphed = divisible = True
 
 
 @TRAINER_REGISTRY.register()
 class ReBaPL_CoOp(ReBaPL, CoOp):
     """On CoOp, whose image tower is frozen: REPULSION.FEATURES is text."""
 
-    frozen_image_tower = graphed = takes_attributes = takes_csc = True
+    frozen_image_tower = graphed = divisible = takes_attributes = takes_csc = True
 
 
 @TRAINER_REGISTRY.register()
 class ReBaPL_P2C(ReBaPL, P2C):
     """On P2C, whose own noise stays on in training."""
 
-    graphed = takes_attributes = True
+    graphed = divisible = takes_attributes = True

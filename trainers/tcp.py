@@ -79,12 +79,12 @@ class ClassAwarePromptLearner(PromptLearner):
         """(C, D), not normalised."""
         tokens = self.meta_net(self.class_features).unflatten(1, self.ctx.shape)  # (C, N, W)
         deep = {self.layer: (self.text.where["ctx"], tokens[None])}
-        return self.text.encode(clip_model, self.vectors(), deep)[0]
+        return self.text.encode(clip_model, self.vectors(), deep, shared=True)[0]
 
 
 @TRAINER_REGISTRY.register()
 class TCP(CoOp):
-    frozen_image_tower = graphed = True
+    frozen_image_tower = graphed = divisible = True
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)

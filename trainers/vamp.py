@@ -117,7 +117,7 @@ class VaMP(CLIPTrainer):
     class_rows = ()
     model_name = "VariationalPromptLearner"
     model_class = VaMPCLIP
-    graphed = True
+    graphed = divisible = True
 
     def build_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
         template = zero_shot_template(self.cfg)

@@ -85,7 +85,7 @@ class VaMP_MMRL(VaMP, MMRL):
     node_name = "MMRL"
     model_name = "VariationalRepresentationLearner"
     model_class = VaMPMMRLCLIP
-    graphed = True
+    graphed = divisible = True
 
     def build_learner(self, clip_model: CLIP, classnames: list[str]) -> nn.Module:
         vamp, template = self.cfg.TRAINER.VAMP, zero_shot_template(self.cfg)

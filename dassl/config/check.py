@@ -30,6 +30,7 @@ def allow(what: str, test: Callable[[object], bool], keys: str) -> None:
 # fmt: off
 allow("1 or more", lambda v: v >= 1,
       "OPTIM.MAX_EPOCH OPTIM.CYCLE_EPOCHS TRAIN.PRINT_FREQ DATALOADER.K_TRANSFORMS "
+      "TRAIN.SHARE_CLASSES "
       "DATALOADER.TRAIN_X.BATCH_SIZE DATALOADER.TRAIN_U.BATCH_SIZE DATALOADER.TEST.BATCH_SIZE "
       "TRAIN_X.N_INS TRAIN_U.N_INS")
 allow("0 or more", lambda v: v >= 0,

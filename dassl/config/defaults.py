@@ -112,6 +112,9 @@ _C.OPTIM.WARMUP_RECOUNT = True  # after the warm-up the scheduler starts from it
 _C.TRAIN = CN()
 _C.TRAIN.CHECKPOINT_FREQ = 0  # epochs between checkpoints that are kept for good
 _C.TRAIN.PRINT_FREQ = 10  # batches between log lines
+# from how many classes on processes share a training step's classes too, not its images alone; a
+# step is then not captured as a CUDA graph
+_C.TRAIN.SHARE_CLASSES = 100
 _C.TRAIN.COUNT_ITER = "train_x"  # TrainerXU's epoch: train_x | train_u | smaller_one
 
 _C.TEST = CN()

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ToTensor, v2
 from yacs.config import CfgNode
 
-from dassl.utils import UsageError, cpu_cores, seeded
+from dassl.utils import UsageError, cpu_cores, ranks, seeded
 
 from .cache import ImageCache
 from .datasets import Datum, build_dataset
@@ -131,6 +131,19 @@ def build_data_loader(
         persistent_workers=workers > 0 and is_train and wrapper is DatasetWrapper,
         # else the loader draws from the model's generator, for each worker
         generator=torch.Generator(),
+    )
+
+
+def in_turns(loader: DataLoader) -> DataLoader:
+    """A loader of this process's batches (ranks.py), whole ones; of one process the same loader."""
+    if ranks.count() == 1:
+        return loader
+    same = ("num_workers", "collate_fn", "pin_memory", "prefetch_factor", "multiprocessing_context")
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=ranks.turns(list(loader.batch_sampler)),
+        generator=torch.Generator(),
+        **{name: getattr(loader, name) for name in same},
     )
 
 

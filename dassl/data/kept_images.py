@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, SequentialSampler, default_collate
 from torchvision.transforms import ToTensor, v2
 from tqdm import tqdm
 
-from dassl.utils import images
+from dassl.utils import images, ranks
 
 from .data_manager import DatasetWrapper, Loader, build_data_loader
 from .kept import Key, code_of, digest, kept
@@ -78,19 +78,20 @@ def kept_for(
     key, state = key
     name = f"{loader.dataset.cfg.DATASET.NAME}-{split}-{digest(key)[:16]}"
     path = data_folder(loader) / Path(folder).expanduser() / name
-    rows, found = kept(path, key | {"state": state}, make, size)
+    with ranks.first_before_others():
+        rows, found = kept(path, key | {"state": state}, make, size)
     if rows is not None:
         print(f"{'Found' if found else 'Kept'} {path} ({rows.nbytes / 1e6:,.1f} MB)")
     return rows, found
 
 
 def batches(loader: DataLoader, rows: Tensor, finish: Callable[[Tensor], Tensor]) -> Iterator[dict]:
-    """The loader's batches with `finish` of kept rows (N, …) as images."""
+    """This process's of the loader's batches, with `finish` of kept rows (N, …) as images."""
     about = [
         {"label": x.label, "domain": x.domain, "impath": x.impath, "index": i}
         for i, x in enumerate(loader.dataset.data_source)
     ]
-    for start in range(0, len(about), loader.batch_size):
+    for start in ranks.turns(range(0, len(about), loader.batch_size)):
         part = slice(start, start + loader.batch_size)
         yield {"img": finish(rows[part]), **default_collate(about[part])}
 

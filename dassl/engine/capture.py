@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from dassl.utils import ranks
+
 WARM_UP = 3  # steps before a capture, for what is made at first use
 Step = Callable[..., dict[str, Tensor]]
 
@@ -127,6 +129,35 @@ class CapturedStep:
             return {name: t.clone() for name, t in result.items()}
 
         return replay
+
+
+class SharedStep(CapturedStep):
+    """A step on a batch of which each of the run's processes has a part (ranks.py).
+
+    Losses and gradients are then those of the whole batch.
+
+    Args:
+        share_classes: the processes share the classes too, and so wait for each other amid a step.
+            Then it is not captured.
+    """
+
+    def __init__(self, *args, captured: bool = True, share_classes: bool = False, **options):
+        super().__init__(*args, captured=captured and not share_classes, **options)
+        self.share_classes = share_classes
+
+    def __call__(self, *tensors: Tensor) -> dict[str, Tensor]:
+        params = self.params.values()
+        with ranks.dividing(len(tensors[0]), self.share_classes) as own:
+            result = super().__call__(*(t[own] for t in tensors))
+            means = ranks.mean([*(p.grad for p in params), *result.values()])
+        for p, grad in zip(params, means, strict=False):
+            p.grad = grad
+        return dict(zip(result, means[len(params) :], strict=True))
+
+    def begin_epoch(self) -> None:
+        """All go on from the first's parameters: what is not added up may be rounded otherwise."""
+        super().begin_epoch()
+        ranks.take_firsts(p.data for p in self.params.values())
 
 
 def near(x: Tensor | None, expected: Tensor | None, tolerance: float) -> bool:

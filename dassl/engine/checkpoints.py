@@ -16,6 +16,7 @@ from dassl.utils import (
     check_availability,
     load_checkpoint,
     mkdir_if_missing,
+    ranks,
     save_checkpoint,
     tolist_if_not,
     write_json,
@@ -100,13 +101,16 @@ class Checkpoints:
     ) -> None:  # fmt: skip
         """Writes a checkpoint of every model after epoch `epoch` (from 0).
 
-        Raises Failure if it cannot be written, or rather than save a NaN.
+        Of several processes the first does. Raises Failure if it cannot be written, or rather than
+        save a NaN.
         """
         for model in self._models.values():
             for key, p in model.named_parameters():
                 if p.requires_grad and not torch.isfinite(p).all():
                     line = f"Epoch {epoch + 1} left {key} NaN or infinite, so it is not saved"
                     raise Failure(f"{line}. {NOT_FINITE}")
+        if not ranks.first():
+            return
         about = self.describe()
         for name in self._models:
             optim, sched = self._optims[name], self._scheds[name]
@@ -229,8 +233,13 @@ class Checkpoints:
             raise Failure(
                 f"{line} {self.max_epoch}: give at least as many, or another --output-dir"
             )
-        if source != own:
+        least, most = -ranks.greatest(-self.start_epoch), ranks.greatest(self.start_epoch)
+        if least != most:
+            line = f"Of {source} some processes see {least} epochs done, others {most}"
+            raise Failure(f"{line}: it must be a folder that all machines share")
+        if source != own and ranks.first():
             self._take_over(source)
+        ranks.wait()
         if self.start_epoch and self.cfg.TEST.FINAL_MODEL == "best_val":
             self._read_best_result()
 
@@ -261,6 +270,8 @@ class Checkpoints:
 
         Those at multiples of CHECKPOINT_FREQ stay.
         """
+        if not ranks.first():
+            return
         done, freq = self.epoch + 1, self.cfg.TRAIN.CHECKPOINT_FREQ
         for epoch in (done - 2, done - 1) if done == self.max_epoch else (done - 2,):
             if freq > 0 and epoch % freq == 0:

@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dassl.files import EPOCHS, RESULTS, RESULTS_FORMAT
-from dassl.utils import Failure, read_json, write_json
+from dassl.utils import Failure, ranks, read_json, write_json
 from dassl.utils.logger import Logger
 
 if TYPE_CHECKING:
@@ -55,11 +56,18 @@ class Recorder:
         """The epoch's time and counts begin."""
         self.loss, self.images, self.start = None, 0, time.monotonic()
 
+    def count(self, batch: tuple) -> None:
+        """Counts the images that a step is given; batches of another form count as none."""
+        for part in batch:
+            if isinstance(part, Mapping) and "label" in part:
+                self.images += len(part["label"])
+
     def epoch_ends(self) -> None:
         """To be called before the epoch's checkpoint is saved."""
         seconds = time.monotonic() - self.start
         self.epochs.append({"loss": self.loss, "seconds": seconds, "images": self.images})
-        write_json(self.epochs, os.path.join(self.trainer.cfg.OUTPUT_DIR, EPOCHS))
+        if ranks.first():
+            write_json(self.epochs, os.path.join(self.trainer.cfg.OUTPUT_DIR, EPOCHS))
 
     def training_ends(self) -> None:
         """What is tested from now on is no validation."""
@@ -73,7 +81,7 @@ class Recorder:
         Not for a validation during training, and not where there is no output folder, so no log.
         """
         folder = self.trainer.cfg.OUTPUT_DIR
-        if self.in_training or not os.path.isdir(folder):
+        if self.in_training or not ranks.first() or not os.path.isdir(folder):
             return
         epochs = self.epochs if self.trained else read_epochs(folder)
         known = [e for e in epochs if e["seconds"]]
@@ -113,6 +121,7 @@ class Recorder:
             "versions": versions(),
             "machine": platform.platform(),
             "device": device_name(torch.device(self.trainer.device)),
+            "processes": ranks.count(),
             "eval_only": not self.trained,
             "model": self._model(),
             "parameters": sum({id(p): p.numel() for p in params}.values()),

@@ -17,12 +17,13 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from dassl.config import plain_config
-from dassl.data import DataManager, Loader, NoData
+from dassl.data import DataManager, Loader, NoData, in_turns
 from dassl.data.kept_images import kept_images
 from dassl.data.transforms import preprocessing_of
 from dassl.evaluation import build_evaluator
 from dassl.files import BEST
-from dassl.utils import Failure, check_availability, mix_seed, mkdir_if_missing, set_random_seed
+from dassl.utils import check_availability, mix_seed, mkdir_if_missing, ranks, set_random_seed
+from dassl.utils.errors import Failure
 from dassl.utils.meters import AverageMeter, MetricMeter
 
 from .checkpoints import NOT_FINITE, Checkpoints, Names
@@ -70,7 +71,7 @@ class TrainerBase(Checkpoints):
 
     def init_writer(self, log_dir: str) -> None:
         """Opens tensorboard; raises Failure if the folder cannot be written."""
-        if self._writer is not None:
+        if self._writer is not None or not ranks.first():
             return
         from torch.utils.tensorboard import SummaryWriter  # here, since it is slow to import
 
@@ -186,11 +187,13 @@ class SimpleTrainer(TrainerBase):
         self.check_cfg(cfg)
         self.cfg = cfg
         self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
+        ranks.choose_gpu(self.device)
         self.start_epoch = self.epoch = 0
         self.max_epoch = cfg.OPTIM.MAX_EPOCH
         self.output_dir = cfg.OUTPUT_DIR
         self.seed = cfg.SEED
         if self.seed < 0:
+            ranks.refuse(f"SEED {self.seed}: they need one seed; give --seed")
             self.seed = random.SystemRandom().randrange(2**31)
             print(f"SEED is negative: drew {self.seed}")
         if cfg.VERBOSE:
@@ -233,6 +236,8 @@ class SimpleTrainer(TrainerBase):
         build_simple_net(self)
 
     def train(self) -> None:
+        if not vars(type(self)).get("divisible"):
+            ranks.refuse(f"{self.cfg.TRAINER.NAME} does not say (divisible) that they may share it")
         super().train(self.start_epoch, self.max_epoch)
         # not in a `finally`: after a Ctrl-C the process's end is faster
         for loader in (self.train_loader_x, self.train_loader_u):
@@ -257,6 +262,7 @@ class SimpleTrainer(TrainerBase):
         if not self.cfg.TEST.NO_TEST:
             if self.cfg.TEST.FINAL_MODEL == "best_val":
                 print("Deploy the model with the best val performance")
+                ranks.wait()  # until the first has saved it
                 self.load_model(self.output_dir)
             else:
                 print("Deploy the last-epoch model")
@@ -292,7 +298,7 @@ class SimpleTrainer(TrainerBase):
         for self.batch_idx, batch in enumerate(progress):
             waited, since = waited + time.time() - end, since + 1
             losses.update(self.forward_backward(*batch))
-            self.recorder.images += _images(batch)
+            self.recorder.count(batch)
             done = self.batch_idx + 1
             printed = done % print_freq == 0 or self.num_batches < print_freq
             if printed:
@@ -348,17 +354,20 @@ class SimpleTrainer(TrainerBase):
         for batch in self.test_batches(loader, split):
             input, label = self.parse_batch_test(batch)
             self.evaluator.process(self.model_inference(input), label)
+        if ranks.count() > 1:
+            self.evaluator.add_ranks(self.device)
         results = self.evaluator.evaluate()
         for name, value in results.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
         return next(iter(results.values()))
 
     def test_batches(self, loader: DataLoader, split: str) -> Iterator[dict]:
-        """The loader's batches, or the same of kept images (DATALOADER.TEST_CACHE)."""
+        """This process's batches of the loader, or the same of kept images (TEST_CACHE)."""
         batches = None
         if self.cfg.DATALOADER.TEST_CACHE:
             batches, found = kept_images(loader, split, self.device)
             self.recorder.test_from = "crops" if found else "images"
+        loader = in_turns(loader)
         yield from _progress(loader if batches is None else batches, split, len(loader))
 
     def model_inference(self, input: Tensor) -> Tensor:
@@ -386,10 +395,3 @@ class TrainerX(SimpleTrainer):
 def _progress(iterable: Iterable, what: str, total: int) -> tqdm:
     """A progress bar, if stderr is a terminal."""
     return tqdm(iterable, desc=what, total=total, leave=False, disable=not sys.stderr.isatty())
-
-
-def _images(batch: tuple) -> int:
-    """How many images a step is given; batches of another form count as none."""
-    return sum(
-        len(part["label"]) for part in batch if isinstance(part, Mapping) and "label" in part
-    )

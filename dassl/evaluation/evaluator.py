@@ -4,6 +4,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,26 +13,42 @@ from yacs.config import CfgNode
 
 from dassl.commands import plain
 from dassl.results_json import MORE_METRICS
-from dassl.utils import Failure, Registry, atomic_write, mkdir_if_missing
+from dassl.utils import Failure, Registry, atomic_write, mkdir_if_missing, ranks
 
-from .measures import calibration_gaps, rank
+from .measures import BINS, calibration_gaps, rank
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 
 
 def build_evaluator(cfg: CfgNode, **kwargs) -> "EvaluatorBase":
-    """The evaluator cfg.TEST.EVALUATOR names; raises UsageError if there is none."""
-    return EVALUATOR_REGISTRY.build(cfg, cfg.TEST.EVALUATOR, **kwargs)
+    """The evaluator cfg.TEST.EVALUATOR names; raises UsageError if there is none.
+
+    Or if it is of one process, in a run of several.
+    """
+    evaluator = EVALUATOR_REGISTRY.build(cfg, cfg.TEST.EVALUATOR, **kwargs)
+    if "add_ranks" not in vars(type(evaluator)):  # not inherited by one that counts otherwise
+        ranks.refuse(f"TEST.EVALUATOR {cfg.TEST.EVALUATOR}: it adds nothing up (add_ranks)")
+    return evaluator
 
 
 class EvaluatorBase:
-    """reset(), then process(output, label) per batch, then evaluate()."""
+    """reset(), then process(output, label) per batch, then evaluate().
+
+    Between these two, where a run is of several processes, add_ranks().
+    """
 
     # Told by evaluate() its metrics, those of each class by name and the seconds since reset().
     when_done: Callable[[dict[str, float], dict[str, dict[str, float]], float], None] | None = None
 
     def __init__(self, cfg: CfgNode):
         self.cfg = cfg
+
+    def add_ranks(self, device: torch.device) -> None:
+        """From now on all has been processed that any of the run's processes has (ranks.py).
+
+        An evaluator that does not say how, in its own body, is for one process.
+        """
+        raise NotImplementedError
 
 
 @EVALUATOR_REGISTRY.register()
@@ -51,26 +68,28 @@ class Classification(EvaluatorBase):
 
     def reset(self) -> None:
         """Forgets all batches; the test's time begins."""
-        # (3, C): images of each class, predictions of it, right ones
-        self._counts: Tensor | None = None
-        self._cmat: Tensor | None = None  # (C · C,): label times C plus prediction
-        self._nans: Tensor | int = 0  # images with a score that is NaN
-        self._top5: Tensor | int = 0  # images whose class is among the first five
-        self._gaps: Tensor | float = 0.0  # (BINS,), see calibration_gaps
+        self._counts: Tensor | None = None  # as the others, there from the first batch on
         self._start = time.monotonic()
+
+    def _begin(self, classes: int, device: torch.device) -> None:
+        zeros = partial(torch.zeros, dtype=torch.int64, device=device)
+        self._counts = zeros(3, classes)  # images of each class, predictions of it, right ones
+        # (C · C,): label times C plus prediction
+        self._cmat = zeros(classes * classes).int() if self.cfg.TEST.COMPUTE_CMAT else None
+        self._nans = zeros(())  # images with a score that is NaN
+        self._top5 = zeros(())  # images whose class is among the first five
+        self._gaps = zeros(BINS).double()  # see calibration_gaps
 
     def process(self, mo: Tensor, gt: Tensor) -> None:
         """Counts, without waiting for the device: mo (B, C) scores, gt (B,) labels."""
         mo, classes, pred = mo.detach(), mo.shape[1], mo.argmax(dim=1)
         gt = gt.to(pred)
         if self._counts is None:
-            self._counts = torch.zeros(3, classes, dtype=torch.int64, device=mo.device)
-            if self.cfg.TEST.COMPUTE_CMAT:
-                self._cmat = torch.zeros(classes * classes, dtype=torch.int32, device=mo.device)
+            self._begin(classes, mo.device)
         hit = pred == gt
-        self._nans = self._nans + mo.isnan().any(dim=1).sum()
-        self._top5 = self._top5 + (rank(mo, gt) < 5).sum()
-        self._gaps = self._gaps + calibration_gaps(mo, hit)
+        self._nans += mo.isnan().any(dim=1).sum()
+        self._top5 += (rank(mo, gt) < 5).sum()
+        self._gaps += calibration_gaps(mo, hit)
         images, predicted, right = self._counts
         ones = torch.ones_like(gt)  # for scatter_add_, since bincount would wait for the device
         images.scatter_add_(0, gt, ones)
@@ -78,6 +97,20 @@ class Classification(EvaluatorBase):
         right.scatter_add_(0, gt, hit.long())
         if self._cmat is not None:
             self._cmat.scatter_add_(0, gt * classes + pred, ones.int())
+
+    def add_ranks(self, device: torch.device) -> None:
+        """Adds up what the run's processes have counted, on `device`: sums without any rounding.
+
+        Also of the gaps, up to some 10^8 images times classes: a confidence, in float32, is a
+        multiple of 2^-25 / C or so, and float64 has room for the sum of all.
+        """
+        classes = ranks.greatest(0 if self._counts is None else self._counts.shape[1], device)
+        if self._counts is None and classes:  # there were fewer batches than processes
+            self._begin(classes, device)
+        if classes:
+            ranks.add_up(self._counts, self._nans, self._top5, self._gaps)
+        if classes and self._cmat is not None:
+            ranks.add_up(self._cmat)
 
     def evaluate(self) -> OrderedDict[str, float]:
         """Prints and returns the metrics by their names in results.json, in percent.
@@ -145,6 +178,8 @@ class Classification(EvaluatorBase):
 
     def _save_confusion(self, kept: np.ndarray) -> None:
         """Saves (n, n) float64: each kept label's share of each prediction."""
+        if not ranks.first():
+            return
         counts = self._cmat.cpu().view(len(kept), -1)[kept][:, kept].double()
         path = os.path.join(self.cfg.OUTPUT_DIR, "cmat.pt")
         mkdir_if_missing(self.cfg.OUTPUT_DIR)

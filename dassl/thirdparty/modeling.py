@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import Registry, check_availability, load_pretrained_weights
+from dassl.utils import Registry, check_availability, load_pretrained_weights, ranks
 
 from .tools import count_num_param
 
@@ -137,5 +137,6 @@ def build_simple_net(trainer: "SimpleTrainer") -> None:
     trainer.optim = build_optimizer(net, cfg.OPTIM)
     trainer.sched = build_lr_scheduler(trainer.optim, cfg.OPTIM)
     trainer.register_model("model", net, trainer.optim, trainer.sched)
-    several = trainer.device.type == "cuda" and torch.cuda.device_count() > 1
+    gpus = torch.cuda.device_count() if trainer.device.type == "cuda" else 0
+    several = gpus > 1 and ranks.count() == 1  # each of several processes has a GPU of its own
     trainer.model = nn.DataParallel(net) if several else net

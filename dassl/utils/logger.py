@@ -68,10 +68,11 @@ def tolerate_encoding() -> None:
         sys.stdout.reconfigure(errors="replace")
 
 
-def print_error(line: str) -> None:
-    """Prints one line to stderr, and to the log if one is open."""
+def print_error(line: str, aloud: bool = True) -> None:
+    """Prints one line to stderr (not unless `aloud`), and to the log if one is open."""
     line = plain(line)
-    print(line, file=sys.stderr)
+    if aloud:
+        print(line, file=sys.stderr)
     if isinstance(sys.stdout, Logger):
         with suppress(Failure):  # the disk may be full
             sys.stdout.keep(f"{line}\n")
