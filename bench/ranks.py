@@ -5,8 +5,10 @@ then all share the batch (or the test's batches), then the classes too. On a CPU
 OMP_NUM_THREADS, the threads of each process; there should be a core for each.
 """
 
+import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 
 import torch
 
@@ -99,9 +101,10 @@ def main() -> None:
     with ranks.silent():
         print(f"{ranks.count()} processes on {machine()}; {code()}\n", flush=True)
         rows = []
-        for classes in (few, many):
-            rows += training(Case("p2c", "P2C", classes, 4, **of), weights, args.rounds)
-        rows += evaluation(Case("eval", "P2C", 2 * many, 16, **of), weights, args.rounds)
+        with redirect_stdout(sys.stderr):  # what the trainers say
+            for classes in (few, many):
+                rows += training(Case("p2c", "P2C", classes, 4, **of), weights, args.rounds)
+            rows += evaluation(Case("eval", "P2C", 2 * many, 16, **of), weights, args.rounds)
         print(table(rows))
     ranks.end()
 
