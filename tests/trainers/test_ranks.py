@@ -17,7 +17,7 @@ from tests.trainers.methods import build, in_double, shake, uneven_names
 from trainers.shared_classes import Share
 
 IMAGES = 5  # so the parts differ in size
-STEPS = {"P2C": 20, "ProGrad": 20}
+STEPS = 20
 # What follows a method's name tells its cases apart.
 OPTIONS = {
     "BayesianPrompt": ("TRAINER.VPT.L", "3"),
@@ -54,11 +54,11 @@ def prepared(case: str, data: Path, out: Path, weights: dict[str, Tensor], *opts
     return trainer
 
 
-def way(trainer: TrainerX, steps: int) -> Way:
-    """What training steps on random images give."""
+def way(trainer: TrainerX) -> Way:
+    """What STEPS training steps on random images give."""
     generator, found = torch.Generator().manual_seed(1), []
     torch.manual_seed(5)
-    for step in range(steps):
+    for step in range(STEPS):
         image = torch.randn(
             IMAGES, 3, *trainer.cfg.INPUT.SIZE, generator=generator, dtype=torch.float64
         )
@@ -80,7 +80,7 @@ def ways(data: Path, out: Path, weights: dict[str, Tensor], *opts) -> dict[str, 
         uneven_names(patch)
         for case in CASES:
             trainer = prepared(case, data, out / case, weights, *opts)
-            found[case] = way(trainer, STEPS.get(case, 3))
+            found[case] = way(trainer)
     return found
 
 
