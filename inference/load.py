@@ -80,12 +80,7 @@ def load_model(
     """
     source = find_source(Path(expand_user(run)))
     own = source.about.get("classnames") or []
-    names = list(own if classnames is None else classnames)
-    if not names:
-        hint = "older versions did not write them down: give their names (--classes)"
-        raise Failure(f"{run} does not name its classes; {hint}")
-    if classnames and (twice := [name for name, n in Counter(names).items() if n > 1]):
-        raise UsageError(f"class {twice[0]!r} is given twice")
+    names = chosen_names(own, classnames, run)
     cfg = source.cfg.clone()
     cfg.defrost()
     cfg.USE_CUDA, cfg.VERBOSE = use_cuda, False
@@ -104,6 +99,17 @@ def load_model(
     if not any_clip and (line := other_clip(theirs, ours)):
         raise Failure(f"{run}: {line}: give its own with --weights, or take this one (--any-clip)")
     return trainer
+
+
+def chosen_names(own: Sequence[str], given: Sequence[str] | None, run: Path) -> list[str]:
+    """The names given, else the run's own; raises Failure if there are none, or one twice."""
+    names = list(own if given is None else given)
+    if not names:
+        hint = "older versions did not write them down: give their names (--classes)"
+        raise Failure(f"{run} does not name its classes; {hint}")
+    if given and (twice := [name for name, n in Counter(names).items() if n > 1]):
+        raise UsageError(f"class {twice[0]!r} is given twice")
+    return names
 
 
 def recorded_weights(run: Path, cfg: CfgNode, clip: Mapping[str, Any], any_clip: bool) -> str:
