@@ -66,7 +66,9 @@ def open_model(
 
     Raises: Failure or UsageError in one line.
     """
-    if classnames is None and not weights and (run / "model.onnx").is_file():
+    # preprocess.json is there where model.onnx was, so one that is lost is said
+    exported = any((run / name).exists() for name in ("model.onnx", "preprocess.json"))
+    if classnames is None and not weights and exported:
         from .onnx_model import OnnxModel
 
         return OnnxModel(run)

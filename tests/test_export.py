@@ -325,6 +325,7 @@ def test_a_method_without_a_graph(name, why, weights, tmp_path, capsys, monkeypa
         (lambda d: (d / "preprocess.json").unlink(), "Cannot read"),
         (lambda d: (d / "model.onnx").unlink(), "Cannot read"),
         (lambda d: cut(d / "model.onnx"), "model.onnx is damaged, or not the one"),
+        (lambda d: (d / "model.onnx").unlink(), "model.onnx: No such file"),
         (lambda d: cut(d / "preprocess.json"), "is not valid JSON"),
         (lambda d: edit(d / "preprocess.json", "0.48145466", "0.5"), "was changed since"),
         (lambda d: edit(d / "preprocess.json", '"format": 1', '"format": 9'), "not format 1"),
