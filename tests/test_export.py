@@ -27,6 +27,7 @@ from dassl.engine import TrainerX
 from dassl.utils import Failure
 from inference import export, graph
 from inference.load import load_model
+from inference.models import open_model
 from inference.onnx_model import OnnxModel
 from reference.clip_open import build_open_clip
 from reference.weights import ARCHS, openai_state_dict
@@ -325,7 +326,6 @@ def test_a_method_without_a_graph(name, why, weights, tmp_path, capsys, monkeypa
         (lambda d: (d / "preprocess.json").unlink(), "Cannot read"),
         (lambda d: (d / "model.onnx").unlink(), "Cannot read"),
         (lambda d: cut(d / "model.onnx"), "model.onnx is damaged, or not the one"),
-        (lambda d: (d / "model.onnx").unlink(), "model.onnx: No such file"),
         (lambda d: cut(d / "preprocess.json"), "is not valid JSON"),
         (lambda d: edit(d / "preprocess.json", "0.48145466", "0.5"), "was changed since"),
         (lambda d: edit(d / "preprocess.json", '"format": 1', '"format": 9'), "not format 1"),
@@ -337,7 +337,7 @@ def test_damaged_exports(damage, line, exported, tmp_path):
         (tmp_path / name).write_bytes((exported / name).read_bytes())
     damage(tmp_path)
     with pytest.raises(Failure) as error:
-        OnnxModel(tmp_path)
+        open_model(tmp_path)
     assert line in str(error.value) and "\n" not in str(error.value)
 
 
