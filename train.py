@@ -161,6 +161,8 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
         for line in notes_on_training(cfg, args.model_dir) if args.model_dir else ():
             print(line)
+    else:
+        ranks.check_batch(cfg.DATALOADER.TRAIN_X.BATCH_SIZE)
     if ranks.first():
         record_config(cfg)  # only now: a run that does not begin does not claim the folder
     if args.eval_only:

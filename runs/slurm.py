@@ -130,7 +130,8 @@ class Array:
         logs = logs_of(self.output)
         (logs / f"{job}.sbatch").write_text(script)
         print(f"job {job}: {counted(self.models)}, a log for each: {logs}/{job}_N.log")
-        print(f"how it goes: bash scripts/sweep.sh {file} --status; squeue --name={name}")
+        status = shlex.join(["bash", "scripts/sweep.sh", str(file), "--status"])
+        print(f"how it goes: {status}; squeue --name={name}")
         table = sbatch(self.table_script(job, file))
         print(f"job {table}: at their end the table, in {logs}/{job}_table.log")
 
@@ -154,8 +155,11 @@ def array_limit() -> int:
 
 
 def sbatch(script: str) -> int:
-    """Submits a batch script; the job's number."""
-    return int(ask("sbatch", "--parsable", stdin=script).partition(";")[0])
+    """Submits a batch script; the job's number. Leaves if the options kept sbatch from it."""
+    answer = ask("sbatch", "--parsable", stdin=script)
+    if not (number := re.match(r"\d+", answer)):
+        leave("sbatch has submitted nothing (--test-only?); --dry-run prints its script", 1)
+    return int(number[0])
 
 
 def ask(*command: str, stdin: str = "") -> str:

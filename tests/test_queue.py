@@ -270,6 +270,22 @@ def test_what_is_submitted(tmp_path, capsys, monkeypatch):
     assert f"-table --dependency=afterany:21 --output={logs}/21_table.log\n" in table
 
 
+def test_what_sbatch_only_tests_is_one_line(tmp_path, capsys, monkeypatch):
+    """It succeeds, and prints no job."""
+    fake = FakeSlurm()
+    nothing = lambda *words, **of: "" if words[0] == "sbatch" else fake(*words, **of)  # noqa: E731
+    monkeypatch.setattr(slurm, "ask", nothing)
+    line = the_line([write(tmp_path), "--slurm", "--test-only"], 1, capsys)
+    assert line.startswith("error: sbatch has submitted nothing (--test-only?)")
+
+
+def test_the_command_for_the_status_can_be_pasted(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(slurm, "ask", FakeSlurm())
+    (folder := tmp_path / "my sweeps").mkdir()
+    name = write(folder)
+    assert f" bash scripts/sweep.sh '{name}' --status;" in printed([name, "--slurm", ""], capsys)
+
+
 def test_a_second_submission_is_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(slurm, "ask", fake := FakeSlurm(12, 9))
     line = the_line([write(tmp_path), "--slurm", ""], 1, capsys)

@@ -231,7 +231,10 @@ def states_of(checkpoint: dict) -> dict:
     "words, line",
     [
         (("CoCoOp", "DATALOADER.TRAIN_X.BATCH_SIZE", "1"), "A batch of 1 cannot be shared by 2"),
-        (("EMPL", "TRAINER.EMPL.PER", "batch"), "TRAINER.EMPL.PER batch"),
+        (
+            ("EMPL", *"TRAINER.EMPL.PER batch DATALOADER.TRAIN_X.BATCH_SIZE 2".split()),
+            "TRAINER.EMPL.PER batch",
+        ),
         (("Mine",), "Mine does not say (divisible)"),
     ],
     ids=["few images", "a batch that is one", "another trainer"],
@@ -247,6 +250,13 @@ def test_a_training_that_cannot_be_shared_is_refused(words, line, data, tmp_path
     assert {d.code for d in done} == {2}
     [said] = "".join(d.err for d in done).splitlines()
     assert line in said
+
+
+def test_a_batch_too_small_does_not_claim_the_folder(data, tmp_path):
+    """So that the batch can be raised, as the line says."""
+    main = program("CoOp", data, out := tmp_path / "out", "DATALOADER.TRAIN_X.BATCH_SIZE", "1")
+    assert {d.code for d in ranked(main, 2, tmp_path)} == {2}
+    assert not (out / "config.yaml").exists()
 
 
 def test_processes_that_see_other_checkpoints_are_refused(trained, data, tmp_path):

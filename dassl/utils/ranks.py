@@ -186,6 +186,13 @@ def take_firsts(tensors: "Iterable[Tensor]") -> None:
 # -- a training batch, of which each process has some images
 
 
+def check_batch(images: int) -> None:
+    """Raises UsageError if a batch has fewer images than the run has processes."""
+    if images < _count:
+        line = f"A batch of {images} cannot be shared by {_count} processes: start fewer"
+        raise UsageError(f"{line}, or raise DATALOADER.TRAIN_X.BATCH_SIZE")
+
+
 @contextmanager
 def dividing(images: int, classes_too: bool = False) -> "Iterator[slice]":
     """Gives which of a batch's images are this process's; what is below knows of them.
@@ -193,9 +200,7 @@ def dividing(images: int, classes_too: bool = False) -> "Iterator[slice]":
     Raises UsageError if there are fewer than processes.
     """
     global _batch, sharing_classes
-    if images < _count:
-        line = f"A batch of {images} cannot be shared by {_count} processes: start fewer"
-        raise UsageError(f"{line}, or raise DATALOADER.TRAIN_X.BATCH_SIZE")
+    check_batch(images)
     _batch, sharing_classes = images, classes_too
     try:
         yield _own(images)
