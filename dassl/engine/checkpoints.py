@@ -240,6 +240,9 @@ class Checkpoints:
         if source != own and ranks.first():
             self._take_over(source)
         ranks.wait()
+        if self.start_epoch == self.max_epoch and ranks.first():
+            self.epoch = self.max_epoch - 1  # it was killed when the last was saved, perhaps
+            self._remove_rolling()
         if self.start_epoch and self.cfg.TEST.FINAL_MODEL == "best_val":
             self._read_best_result()
 

@@ -319,6 +319,17 @@ def test_checkpoints_that_stay(make):
     )  # the best was tested
 
 
+def test_killed_between_the_last_file_and_the_end(make, monkeypatch):
+    """The file of the epoch before is then removed by who goes on."""
+    trainer = make()
+    remove = trainer._remove_rolling
+    monkeypatch.setattr(trainer, "_remove_rolling", lambda: trainer.epoch < 4 and remove())
+    trainer.train()
+    assert "model.pth.tar-4" in files(trainer)
+    make().train()
+    assert files(trainer) == ["checkpoint", "model.pth.tar-5"]
+
+
 def test_the_best_result_is_known_after_resuming(make, tmp_path):
     trainer = make("TEST.FINAL_MODEL", "best_val")
     trainer.fail_at = (4, 0)
