@@ -2,6 +2,7 @@ import fcntl
 import gc
 import logging
 import os
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -120,3 +121,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(Shapes, "parts", {"train": 4, "val": 1, "test": 4})
         run("ZeroshotCLIP", folder, folder / "first", flags=("--no-train",))
     return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory) -> Path:
+    """Output folders of P2C: of its training, and of its test on the new classes."""
+    out = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", sys.stdout)
+        assert run("P2C", data, out / "train", "OPTIM.MAX_EPOCH", "2") == 0
+        flags = ("--eval-only", "--model-dir", str(out / "train"), "--load-epoch", "2")
+        patch.setattr(sys, "argv", ["train.py", *flags])
+        assert run("P2C", data, out / "test", "DATASET.SUBSAMPLE_CLASSES", "new", flags=flags) == 0
+    return out

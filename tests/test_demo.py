@@ -46,19 +46,6 @@ def needs(*modules: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
 
 
-@pytest.fixture(scope="module")
-def trained(data, tmp_path_factory) -> Path:
-    """Output folders of P2C: of its training, and of its test on the new classes."""
-    out = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "stdout", sys.stdout)
-        assert run("P2C", data, out / "train", "OPTIM.MAX_EPOCH", "2") == 0
-        flags = ("--eval-only", "--model-dir", str(out / "train"), "--load-epoch", "2")
-        patch.setattr(sys, "argv", ["train.py", *flags])
-        assert run("P2C", data, out / "test", "DATASET.SUBSAMPLE_CLASSES", "new", flags=flags) == 0
-    return out
-
-
 def softmax(logits: torch.Tensor) -> np.ndarray:
     raised = np.exp(logits.double().numpy() - logits.double().numpy().max(-1, keepdims=True))
     return raised / raised.sum(-1, keepdims=True)

@@ -32,19 +32,6 @@ def the_line(capsys, text):
 # the cloud
 
 
-@pytest.fixture(scope="module")
-def trained(data, tmp_path_factory) -> Path:
-    """Output folders of P2C: of its training, and of its test on the new classes."""
-    out = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "stdout", sys.stdout)
-        assert run("P2C", data, out / "train", "OPTIM.MAX_EPOCH", "2") == 0
-        flags = ("--eval-only", "--model-dir", str(out / "train"), "--load-epoch", "2")
-        patch.setattr(sys, "argv", ["train.py", *flags])
-        assert run("P2C", data, out / "test", "DATASET.SUBSAMPLE_CLASSES", "new", flags=flags) == 0
-    return out
-
-
 def accuracy(folder):
     return json.loads((folder / "results.json").read_text())["metrics"]["accuracy"]
 

@@ -206,8 +206,8 @@ class Checkpoints:
 
     def _check_same_classes(self, checkpoint: dict, source: str) -> None:
         """Raises Failure if a training that is bound to its classes cannot go on with these."""
-        theirs, ours = about_of(checkpoint).get("classnames"), self.describe().get("classnames")
-        if self.class_rows and theirs and theirs != ours:
+        theirs = about_of(checkpoint).get("classnames") if self.class_rows else None
+        if theirs and theirs != self.describe().get("classnames"):
             line = f"Training cannot go on from {source}: it is bound to its classes"
             raise Failure(f"{line}, and these are others, or in another order")
 
@@ -240,9 +240,10 @@ class Checkpoints:
         if source != own and ranks.first():
             self._take_over(source)
         ranks.wait()
-        if self.start_epoch == self.max_epoch and ranks.first():
-            self.epoch = self.max_epoch - 1  # it was killed when the last was saved, perhaps
-            self._remove_rolling()
+        if self.start_epoch and self.start_epoch == self.max_epoch:
+            self.epoch = self.max_epoch - 1
+            if ranks.first():  # a kill may have come between the last file and this
+                self._remove_rolling()
         if self.start_epoch and self.cfg.TEST.FINAL_MODEL == "best_val":
             self._read_best_result()
 
