@@ -8,6 +8,7 @@ CLIP was trained on (scripts/tiny_clip). See docs/SHAPES.md.
 
 import shutil
 import zlib
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -44,25 +45,53 @@ def scene(
     }
 
 
-def combinations() -> dict[str, Scene]:
-    """32 classes, 16 base and 16 new: in each half every colour stands twice."""
-    rng = np.random.RandomState(7)
+# What a class may be, drawn at random: its name, the two attributes besides the colour, its scene.
+Choice = tuple[str, tuple, Scene]
+
+
+def halves(
+    seed: int, choose: Callable[[np.random.RandomState, int, str], Choice]
+) -> dict[str, Scene]:
+    """16 base and 16 new classes: in each half every colour stands twice, and nothing else alone.
+
+    Args:
+        choose: gives a class of the half (0 or 1) with that colour.
+    """
+    rng = np.random.RandomState(seed)
     classes = {}
-    for _ in ("base", "new"):
-        taken: set[tuple[str, str]] = set()
+    for half in (0, 1):
+        taken: set[tuple] = set()
         while len(taken) < 16:
-            color = COLOR_NAMES[len(taken) // 2]
-            pattern = PATTERNS[rng.randint(len(PATTERNS))]
-            shape = SHAPES[rng.randint(len(SHAPES))]
-            name = f"{pattern} {color} {shape}"
-            # A (pattern, shape) twice would leave only the colour.
-            if (pattern, shape) in taken or name in classes:
+            name, pair, attributes = choose(rng, half, COLOR_NAMES[len(taken) // 2])
+            # The same pair twice would leave only the colour; a hollow ring is drawn like a ring.
+            if pair in taken or name in classes or is_hollow_ring(attributes):
                 continue
-            if (pattern, shape) == ("hollow", "ring"):  # is drawn like a ring
-                continue
-            taken.add((pattern, shape))
-            classes[name] = scene(pattern, color, shape)
+            taken.add(pair)
+            classes[name] = attributes
     return classes
+
+
+def is_hollow_ring(attributes: Scene) -> bool:
+    """Whether the objects are rings with the pattern `hollow`."""
+    return (PATTERNS[attributes["pattern"]], SHAPES[attributes["shape"]]) == ("hollow", "ring")
+
+
+def pick(rng: np.random.RandomState, words: Sequence[str]) -> str:
+    """One of them."""
+    return words[rng.randint(len(words))]
+
+
+def patterned(
+    rng: np.random.RandomState, half: int, color: str, shapes: Sequence[str] = SHAPES
+) -> Choice:
+    """As "striped red hexagon"."""
+    pattern, shape = pick(rng, PATTERNS), pick(rng, shapes)
+    return f"{pattern} {color} {shape}", (pattern, shape), scene(pattern, color, shape)
+
+
+def combinations() -> dict[str, Scene]:
+    """The classes of Shapes, and of its shifts."""
+    return halves(7, patterned)
 
 
 def backgrounds() -> dict[str, Scene]:

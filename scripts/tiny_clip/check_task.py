@@ -21,7 +21,8 @@ from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.utils import read_image, set_random_seed
 
-NAMES = "Shapes ShapesBackground ShapesCount ShapesBlur ShapesNight ShapesSketch".split()
+TASKS = "Shapes ShapesFog ShapesDusk ShapesGarden ShapesCrowd".split()  # base-to-new
+OTHERS = "ShapesBackground ShapesCount ShapesBlur ShapesNight ShapesSketch".split()
 STRENGTHS = (0.1, 1, 10, 100, 1000)
 
 
@@ -83,8 +84,8 @@ def main() -> None:
     parser.add_argument("--root", default="data", help="folder of the datasets")
     root = parser.parse_args().root
     features, rows = Features(), []
-    for name in NAMES:
-        for subset in ("base", "new", "all") if name == "Shapes" else ("all",):
+    for name in (*TASKS, *OTHERS):
+        for subset in ("base", "new", "all") if name in TASKS else ("all",):
             data = read_dataset(name, root, subset, seed=1)
             accuracy = f"{zero_shot(features, data):.1f}"
             row = [name, subset, data.num_classes, len(data.test), accuracy]
