@@ -26,18 +26,20 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from functools import partial
 
 from tabulate import tabulate
 
-from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr, say
+from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr
 from dassl.engine.record import commit
-from dassl.utils import Failure, UsageError, write_json
+from dassl.utils import write_json
 from results.curves import CLOUD, POSTERIOR
 from results.names import name_methods
 from results.records import Result, find_results
 from results.statistics import summarise
 from results.text_table import show_stat
 
+from .asked import ask_each
 from .cloud_measures import (
     Cloud,
     check_posterior,
@@ -156,23 +158,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     log_to_stderr()
     found = find_results(args.folders)
-    clouds, skipped = {}, 0
     if not found:
         leave(f"no results of runs in {' '.join(map(str, args.folders))}", 1)
-    for i, run in enumerate(found, start=1):
-        say(f"[{i}/{len(found)}] {run.folder}")
-        try:
-            clouds[run] = ask(run, args)
-        except UsageError as error:  # a method that has nothing to perturb
-            say(f"skipped: {error}")
-            skipped += 1
-        except Failure as error:
-            say(f"error: {error}")
-        except KeyboardInterrupt:
-            leave(f"stopped; {len(clouds)} of {len(found)} runs have their {CLOUD}", 130)
+    clouds, well = ask_each(found, partial(ask, args=args), CLOUD)
     if clouds:
         print(f"{table(clouds, args)}\n\n{caption(args)}")
-    return 0 if clouds and len(clouds) + skipped == len(found) else 1
+    return 0 if clouds and well else 1
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ EPOCH_LINE = re.compile(
     r"epoch \[(?P<epoch>\d+)/\d+\](?: batch )?\[\d+/(?P<batches>\d+)\]"
     r"\s+time \S+ \((?P<time>[\d.]+)\).*?\sloss \S+ \((?P<loss>[^)\s]+)\)"
 )
+SHARPNESS = "sharpness.json"  # which inference.sharpness writes into a run's folder
 CLOUD = "cloud.json"  # which inference.cloud writes into a run's folder
 POSTERIOR = "posterior"  # its noise where the method's own draws are what moves the prompts
 
