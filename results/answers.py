@@ -1,0 +1,268 @@
+"""The questions of docs/PLAN.md, asked of the kept runs of its two sweeps."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
+
+from tabulate import tabulate
+
+from .effects import (
+    NO,
+    UNDECIDED,
+    WORSE,
+    YES,
+    Effect,
+    Values,
+    effect,
+    holm,
+    rank_intervals,
+    verdict,
+)
+from .interval_figure import IntervalRow
+from .kept import read_kept
+from .paper import PAPER_NAMES
+from .records import Result
+from .statistics import Delta, harmonic_mean
+from .text_table import TABLE_FORMATS
+
+RECORDS = Path(__file__).parents[1] / "docs" / "records"
+P2C_SWEEP, METHODS_SWEEP = "five_tasks_p2c", "five_tasks_methods"
+POINT, NATS = 1.0, 0.05  # smaller differences do not matter
+P2C = "dpd_gmm_aux"  # the whole recipe, among the settings
+WITH_AND_WITHOUT = (("dpd_gmm", "baseline"), (P2C, "aux"))
+SIGMAS, WORST_SIGMAS = ("0.06", "0.12"), ("0.015", "0.06")
+SIDES = ("base", "new")
+
+
+class Comparison(NamedTuple):
+    """Two sets of runs, as numbers by task and seed."""
+
+    name: str
+    ours: Values
+    theirs: Values
+
+
+@dataclass(frozen=True)
+class Family:
+    """Comparisons whose p are corrected together."""
+
+    unit: str
+    comparisons: Sequence[Comparison]
+    margin: float = POINT
+    lower: bool = False  # whether the claim is that ours is lower
+    digits: int = 1
+
+    def decided(self) -> list[tuple[Comparison, Effect, float, str]]:
+        """Each comparison with its effect, its corrected p and what that decides."""
+        effects = [effect(c.ours, c.theirs) for c in self.comparisons]
+        corrected = holm([found.p for found in effects])
+        return [
+            (c, found, p, verdict(found, p, self.margin, self.lower))
+            for c, found, p in zip(self.comparisons, effects, corrected, strict=True)
+        ]
+
+
+# -- numbers of the runs
+
+
+@cache
+def runs_of(sweep: str) -> tuple[Result, ...]:
+    """The kept runs of a sweep."""
+    return tuple(read_kept(RECORDS / f"{sweep}.jsonl"))
+
+
+def numbers(
+    runs: Sequence[Result], side: str, number: Callable[[Result], float]
+) -> dict[tuple[str, int], float]:
+    """A number of each run on one side, by task and seed."""
+    return {(r.dataset, r.seed): number(r) for r in runs if r.side == side}
+
+
+def accuracy(run: Result) -> float:
+    """In percent."""
+    return run.metrics["accuracy"]
+
+
+def hm(runs: Sequence[Result]) -> Values:
+    """Harmonic means of base and new accuracy."""
+    base, new = (numbers(runs, side, accuracy) for side in SIDES)
+    return {key: float(harmonic_mean(base[key], new[key])) for key in base if key in new}
+
+
+def settings(name: str) -> list[Result]:
+    """P2C's runs of a setting."""
+    return [r for r in runs_of(P2C_SWEEP) if r.root.name == name]
+
+
+def compared(
+    pairs: Sequence[tuple[str, str]], values: Callable[[Sequence[Result]], Values], what: str = ""
+) -> list[Comparison]:
+    """A comparison for each pair of settings."""
+    return [
+        Comparison(f"{title(a)} − {title(b)}{what}", values(settings(a)), values(settings(b)))
+        for a, b in pairs
+    ]
+
+
+def title(setting: str) -> str:
+    """What a setting is called in the answers."""
+    return f"`{setting}`" + " (P2C)" * (setting == P2C)
+
+
+def on_side(side: str, number: Callable[[Result], float]) -> Callable[[Sequence[Result]], Values]:
+    """`numbers` of one side."""
+    return lambda runs: numbers(runs, side, number)
+
+
+# -- the questions
+
+
+def table4() -> Family:
+    """1: each row of Table 4."""
+    rows = ("dpd_gaussian", "dpd_gmm", "dpd_gaussian_aux", P2C)
+    return Family("points of HM", compared([(row, "baseline") for row in rows], hm))
+
+
+def parts() -> Family:
+    """1: the recipe taken apart."""
+    return Family("points of HM", compared([(P2C, "aux"), ("aux", "baseline")], hm))
+
+
+def schedule() -> Family:
+    """2: falling (the recipe's), rising and constant."""
+    falling, rising, constant = P2C, "schedule_rising", "schedule_constant"
+    pairs = [(falling, rising), (falling, constant), (rising, constant)]
+    return Family("points of HM", compared(pairs, hm))
+
+
+def cloud() -> Family:
+    """3: accuracy lost under noise."""
+    made = []
+    for side in SIDES:
+        for sigma in SIGMAS:
+            lost = on_side(side, lambda r, s=sigma: r.record["cloud"]["0"] - r.record["cloud"][s])
+            made += compared(WITH_AND_WITHOUT, lost, f", {side}, σ {sigma}")
+    return Family("points of accuracy lost", made, lower=True)
+
+
+def sharpness() -> Family:
+    """3: the loss's rise, on average and in the worst direction."""
+    made = []
+    for side in SIDES:
+        for kind, sigmas in (("mean", SIGMAS), ("worst", WORST_SIGMAS)):
+            for sigma in sigmas:
+                rise = on_side(side, lambda r, k=kind, s=sigma: r.record["sharpness"][k][s])
+                made += compared(WITH_AND_WITHOUT, rise, f", {side}, {kind}, σ {sigma}")
+    return Family("nats", made, margin=NATS, lower=True, digits=3)
+
+
+def calibration() -> Family:
+    """4: expected calibration error."""
+    made = []
+    for side in SIDES:
+        ece = on_side(side, lambda r: r.metrics["ece"])
+        made += compared(WITH_AND_WITHOUT, ece, f", {side}")
+    return Family("points of ECE", made, lower=True)
+
+
+def by_method() -> dict[str, list[Result]]:
+    """The runs of each method that has all of them."""
+    found: dict[str, list[Result]] = {}
+    for run in runs_of(METHODS_SWEEP):
+        found.setdefault(run.trainer, []).append(run)
+    most = max(map(len, found.values()))
+    return {name: runs for name, runs in found.items() if len(runs) == most}
+
+
+def methods() -> Family:
+    """5: each method beside P2C."""
+    values = {name: hm(runs) for name, runs in by_method().items()}
+    others = [name for name in values if name != "P2C"]
+    pairs = [Comparison(f"{called(name)} − P2C", values[name], values["P2C"]) for name in others]
+    return Family("points of HM", pairs)
+
+
+def called(trainer: str) -> str:
+    """A method's name in its paper."""
+    return PAPER_NAMES.get(trainer, trainer)
+
+
+FAMILIES = {
+    "table4": table4,
+    "parts": parts,
+    "schedule": schedule,
+    "cloud": cloud,
+    "sharpness": sharpness,
+    "calibration": calibration,
+    "methods": methods,
+}
+
+
+# -- as text
+
+
+def answer(family: Family) -> str:
+    """One sentence: what is decided, the numbers of all that is decided."""
+    said = {YES: "Better", WORSE: "Worse", NO: "No difference that matters", UNDECIDED: "Undecided"}
+    found: dict[str, list[str]] = {}
+    for comparison, of, _, decided in family.decided():
+        text = f"{comparison.name} ({signed(of.mean, family.digits)})"
+        found.setdefault(decided, []).append(text)
+    parts = [f"{said[key]}: {', '.join(found[key])}" for key in said if key in found]
+    if list(found) == [UNDECIDED]:
+        return f"**Undecided**, all {len(family.comparisons)}."
+    return f"**{'. '.join(parts)}.**"
+
+
+def signed(x: float, digits: int) -> str:
+    """With its sign, and a true minus."""
+    return f"{x:+.{digits}f}".replace("-", "−")
+
+
+def of_task(delta: Delta, digits: int) -> str:
+    """A task's own mean and half its Student's interval."""
+    return f"{signed(delta.mean, digits)} ± {delta.half:.{digits}f}"
+
+
+def table(family: Family) -> str:
+    """A markdown row for each comparison."""
+    rows, digits = [], family.digits
+    for comparison, of, p, decided in family.decided():
+        row = [comparison.name, signed(of.mean, digits)]
+        row.append(f"[{signed(of.low, digits)}, {signed(of.high, digits)}]")
+        row += [f"{p:.3f}" if p >= 0.001 else "< 0.001", decided]
+        rows.append(row + [of_task(delta, digits) for delta in of.of_task.values()])
+        tasks = list(of.of_task)
+    headers = [family.unit, "difference", "95% interval", "p (Holm)", "answer", *tasks]
+    return tabulate(rows, headers, TABLE_FORMATS["markdown"], disable_numparse=True)
+
+
+def interval_rows(family: Family) -> list[IntervalRow]:
+    """For a figure: the effect, its interval, the tasks' means."""
+    rows = []
+    for comparison, of, _, _ in family.decided():
+        points = [delta.mean for delta in of.of_task.values()]
+        rows.append(IntervalRow(comparison.name.replace("`", ""), of.mean, of.low, of.high, points))
+    return rows
+
+
+def costs() -> dict[str, tuple[str, str]]:
+    """Learned parameters and mean seconds of training of each method, as text."""
+    found = {}
+    for name, runs in by_method().items():
+        seconds = [r.record["train_seconds"] for r in runs if r.record["train_seconds"]]
+        parameters = max(r.record["parameters"] for r in runs)
+        found[called(name)] = (f"{parameters:,}", f"{mean(seconds):.1f}" if seconds else "")
+    return found
+
+
+def ranked() -> list[tuple[str, float, float, float, float]]:
+    """(method, mean HM, rank, the ends of its interval), the best first."""
+    values = {name: hm(runs) for name, runs in by_method().items()}
+    ranks = rank_intervals(values)
+    means = {name: sum(of.values()) / len(of) for name, of in values.items()}
+    order = sorted(values, key=lambda name: ranks[name][0])
+    return [(called(name), means[name], *ranks[name]) for name in order]

@@ -1,0 +1,195 @@
+"""Makes the documents' tables of docs/records: python -m results.docs.
+
+In a document, between
+
+    <!-- made: WHAT WORDS -->
+    <!-- end -->
+
+stands what WHAT makes; nothing that is measured stands elsewhere. WHAT is one of
+
+  quickstart NAME              the table that the quickstart prints
+  table KIND NAME [OPTIONS]    a table of results.tables; OPTIONS: --baseline METHOD, --cost,
+                               --only TRAINER …
+  rows NAME [COLUMN=VALUE …]   measurements without runs; only the rows that have these values
+  runs NAME                    how many runs, of which commit, on which machine
+  answer FAMILY, effects FAMILY, ranks
+                               what docs/PLAN.md's questions come to
+  figure NAME                  a picture, drawn anew by this command
+
+and NAME is a file of docs/records, without .jsonl.
+"""
+
+import argparse
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tabulate import tabulate
+
+from dassl.commands import OneLineParser, command_line, leave
+
+from . import answers, base_new
+from .doc_figures import FIGURES
+from .kept import read_kept, read_lines, read_rows
+from .protocols import dataset_names
+from .table_kinds import make_table
+from .tables import find_baseline, with_costs
+from .text_table import TABLE_FORMATS, render
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("RESULTS", "SHAPES", "METHODS", "BENCHMARKS")
+DOCUMENTS = ("README.md", *(f"docs/{page}.md" for page in PAGES))
+MADE = re.compile(r"(<!-- made: (?P<words>.+?) -->\n).*?(?P<end>^<!-- end -->$)", re.S | re.M)
+ABOUT = "accuracy in %: mean ± population std over seeds. Bold: best, underlined: second best"
+
+
+def record(name: str) -> Path:
+    """The file of a record. Raises LookupError if there is none."""
+    path = answers.RECORDS / f"{name}.jsonl"
+    if not path.is_file():
+        raise LookupError(f"there is no {path.relative_to(ROOT)}")
+    return path
+
+
+# -- what stands between the markers
+
+
+def quickstart(name: str) -> str:
+    """As the terminal shows it."""
+    folders = {registered: folder for folder, registered in dataset_names().items()}
+    sides: dict[str, dict[base_new.Run, float]] = {"base": {}, "new": {}}
+    for r in read_kept(record(name)):
+        run = base_new.Run(folders[r.dataset], r.trainer, r.cfg, r.seed)
+        sides[r.side][run] = r.metrics["accuracy"]
+    return f"```\n{base_new.render(base_new.hm_table(sides['base'], sides['new']), 'text')}\n```"
+
+
+def table(kind: str, name: str, *options: str) -> str:
+    """As `python -m results.tables KIND` of the runs' folders, in markdown."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--baseline")
+    parser.add_argument("--cost", action="store_true")
+    parser.add_argument("--only", nargs="+")
+    args = parser.parse_args(options)
+    found = read_kept(record(name))
+    if args.only:
+        found = [r for r in found if r.trainer in args.only]
+    made = make_table(kind, found)
+    if made is None:
+        raise LookupError(f"{name} has nothing for the table {kind}")
+    if args.baseline:
+        made = made.against(find_baseline(made, args.baseline))
+    made = with_costs(made) if args.cost else made
+    return render(replace(made, caption=[f"{ABOUT}.", *made.caption]), "markdown", marked=True)
+
+
+def rows(name: str, *conditions: str) -> str:
+    """A table of measurements, without the columns that the conditions name."""
+    about, found = read_rows(record(name))
+    wanted = dict(condition.split("=", 1) for condition in conditions)
+    found = [row for row in found if all(row.get(key) == value for key, value in wanted.items())]
+    if not found:
+        raise LookupError(f"{name} has no rows with {' '.join(conditions)}")
+    found = [{k: v for k, v in row.items() if k not in wanted} for row in found]
+    return tabulate(found, "keys", TABLE_FORMATS["markdown"], disable_numparse=True)
+
+
+def runs(name: str) -> str:
+    """One line about the runs of a record."""
+    about, found = read_lines(record(name))
+    shared = about["shared"]
+    every = [shared | row for row in found]
+    commits = sorted({row["commit"][:7] + " with changes" * row["dirty"] for row in every})
+    devices = sorted({row["device"] for row in every})
+    torch = sorted({row["versions"]["torch"] for row in every})
+    first, last = (f(row["finished"][:16].replace("T", " ") for row in every) for f in (min, max))
+    made_by = f"`{about['command']}`: " if about["command"] else ""
+    return (
+        f"{made_by}{len(every)} results, {first} to {last} UTC, commit {', '.join(commits)}, "
+        f"{'; '.join(devices)}, PyTorch {', '.join(torch)} (`docs/records/{name}.jsonl`)."
+    )
+
+
+def ranks() -> str:
+    """The order of the methods, with their costs."""
+    found = []
+    costs = answers.costs()
+    for i, (method, mean, rank, low, high) in enumerate(answers.ranked(), start=1):
+        interval = f"{low:g} to {high:g}"
+        found.append([i, method, f"{mean:.1f}", f"{rank:g}", interval, *costs[method]])
+    headers = ["", "method", "mean HM", "rank", "95% interval", "parameters", "train s"]
+    return tabulate(found, headers, TABLE_FORMATS["markdown"], disable_numparse=True)
+
+
+def figure(name: str) -> str:
+    """The line that shows it; `draw` makes it."""
+    return f"![{FIGURES[name].text}](figures/{name}.png)"
+
+
+MAKERS: dict[str, Callable[..., str]] = {
+    "quickstart": quickstart,
+    "table": table,
+    "rows": rows,
+    "runs": runs,
+    "answer": lambda name: answers.answer(answers.FAMILIES[name]()),
+    "effects": lambda name: answers.table(answers.FAMILIES[name]()),
+    "ranks": ranks,
+    "figure": figure,
+}
+
+
+# -- documents
+
+
+def made(words: str) -> str:
+    """What stands between markers with these words. Raises LookupError if it cannot be made."""
+    what, *rest = shlex.split(words)
+    if what not in MAKERS:
+        raise LookupError(f"nothing makes {what!r}; there are {', '.join(MAKERS)}")
+    return MAKERS[what](*rest)
+
+
+def rewritten(text: str) -> str:
+    """A document with all its tables made anew. Raises LookupError as `made`."""
+    return MADE.sub(lambda m: f"{m[1]}{made(m['words'])}\n{m['end']}", text)
+
+
+def draw(text: str, folder: Path) -> list[Path]:
+    """Draw the figures of a document; the files."""
+    drawn = []
+    for found in MADE.finditer(text):
+        what, *words = shlex.split(found["words"])
+        if what == "figure":
+            path = folder / f"{words[0]}.png"
+            FIGURES[words[0]].draw().savefig(path)
+            drawn.append(path)
+    return drawn
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0; with --check 1 if a table differs from its records; leaves with 1 if one has none."""
+    parser = OneLineParser("python -m results.docs", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing, name what differs")
+    args = parser.parse_args(argv)
+    differ = []
+    for name in DOCUMENTS:
+        path = ROOT / name
+        text = path.read_text(encoding="utf-8")
+        try:
+            new = rewritten(text)
+        except (LookupError, ValueError) as error:
+            leave(f"{name}: {error}", 1)
+        if new != text:
+            differ.append(name)
+        if not args.check:
+            path.write_text(new, encoding="utf-8")
+            for file in draw(text, ROOT / "docs" / "figures"):
+                print(file.relative_to(ROOT))
+    print("\n".join(f"{name}: {'differs' if args.check else 'rewritten'}" for name in differ))
+    return 1 if args.check and differ else 0
+
+
+if __name__ == "__main__":
+    command_line(main)

@@ -1,0 +1,142 @@
+"""Keeps what tables need of many runs in one small file: python -m results.kept FOLDER --out FILE.
+
+The file is JSON lines. The first says what all runs share (commit, machine, versions, …), and each
+other line is a run: its place, metrics, learned parameters, times, the first eight digits of its
+settings' SHA-256, and what inference.cloud and inference.sharpness found. `read_kept` gives them
+back as results, of which results.tables makes the same tables as of the folders.
+
+Measurements without runs, such as those of bench/, are kept in the same way: a first line with the
+command, and a line for each row of a table (`read_rows`).
+"""
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr
+
+from .curves import SHARPNESS, read_cloud
+from .records import Result, find_results, setting_of
+
+EXAMPLE = """example:
+  python -m results.kept output/quickstart --out docs/records/quickstart.jsonl"""
+METRICS = ("accuracy", "macro_f1", "ece")
+PLACE = ("trainer", "cfg", "dataset", "shots", "seed", "protocol", "side")
+COMMON = ("commit", "dirty", "device", "machine", "versions")  # said once if all runs agree
+DIGITS = 4
+
+Row = dict[str, Any]
+
+
+def row_of(run: Result, top: str) -> Row:
+    """What is kept of a run that has a results.json; `top` is where the outputs' folders begin."""
+    record = run.record
+    config = json.dumps(setting_of(record), sort_keys=True, default=str)
+    row = {key: getattr(run, key) for key in PLACE}
+    row["setting"] = os.path.relpath(run.root, top)
+    row |= {name: rounded(run.record["metrics"].get(name)) for name in METRICS}
+    row |= {key: record.get(key) for key in COMMON}
+    row["parameters"] = record["parameters"]
+    row["train_seconds"] = rounded(record["train_seconds"])
+    row["finished"] = record.get("finished")
+    row["config"] = hashlib.sha256(config.encode()).hexdigest()[:8]
+    if cloud := read_cloud(run.folder):
+        means = [rounded(np.mean(draws)) for draws in cloud["accuracy"]]
+        row["cloud"] = dict(zip(map("{:g}".format, cloud["sigmas"]), means, strict=True))
+    if (path := run.folder / SHARPNESS).is_file():
+        sharp = json.loads(path.read_text(encoding="utf-8"))
+        mean = {sigma: rounded(np.mean(draws)) for sigma, draws in sharp["mean"].items()}
+        worst = {sigma: rounded(rise) for sigma, rise in sharp["worst"].items()}
+        row["sharpness"] = {"loss": rounded(sharp["loss"]), "mean": mean, "worst": worst}
+    return row
+
+
+def rounded(x: float | None) -> float | None:
+    """To as many digits as are kept."""
+    return None if x is None else round(float(x), DIGITS)
+
+
+def keep(found: Sequence[Result], path: Path, command: str) -> None:
+    """Write the runs' file. Raises: OSError, or ValueError for a run without a results.json."""
+    for run in found:
+        if not run.record:
+            raise ValueError(f"{run.folder} has no results.json")
+    top = os.path.commonpath([run.root for run in found])
+    rows = [row_of(run, top) for run in found]
+    rows.sort(key=lambda row: [str(row[key]) for key in ("setting", *PLACE[:4])] + [row["seed"]])
+    first = rows[0]
+    shared = {
+        key: value
+        for key, value in first.items()
+        if all(key in row and row[key] == value for row in rows)
+    }
+    rows = [{key: value for key, value in row.items() if key not in shared} for row in rows]
+    lines = [{"command": command, "runs": len(rows), "shared": shared}, *rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def read_lines(path: Path) -> tuple[Row, list[Row]]:
+    """The first line, and the others."""
+    first, *others = path.read_text(encoding="utf-8").splitlines()
+    return json.loads(first), list(map(json.loads, others))
+
+
+def read_kept(path: Path) -> list[Result]:
+    """The runs of a file that `keep` wrote. Their folders are not there any more."""
+    about, rows = read_lines(path)
+    return [result_of(about["shared"] | row) for row in rows]
+
+
+def result_of(row: Mapping) -> Result:
+    """A kept run."""
+    metrics = {name: row[name] for name in METRICS if row[name] is not None}
+    metrics["error_rate"] = 100 - metrics["accuracy"]
+    place = {key: row[key] for key in PLACE}
+    # `/` stands for where the outputs' folders began
+    root = PurePosixPath("/", row["setting"])
+    return Result(**place, root=root, folder=root, metrics=metrics, record=dict(row))
+
+
+def read_rows(path: Path) -> tuple[Row, list[Row]]:
+    """What is said of measurements without runs (`command`, …), and their rows."""
+    return read_lines(path)
+
+
+# -- the command
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; leaves with code 2 and one line if it makes no sense."""
+    parser = OneLineParser("python -m results.kept", description=__doc__, epilog=EXAMPLE)
+    add = parser.add_argument
+    add("folders", nargs="+", type=existing_folder, metavar="FOLDER",
+        help="runs are looked for in and below these")  # fmt: skip
+    add("--out", type=Path, required=True, metavar="FILE", help="such as docs/records/NAME.jsonl")
+    add("--command", default="", help="what made the runs, as the documents shall say it")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0; leaves with 1 (nothing found or written) or 2 (wrong arguments)."""
+    args = parse_args(argv)
+    log_to_stderr()
+    found = find_results(args.folders)
+    if not found:
+        leave(f"no results of runs in {' '.join(map(str, args.folders))}", 1)
+    try:
+        keep(found, args.out, args.command)
+    except (OSError, ValueError) as error:
+        leave(f"cannot keep them in {args.out}: {error}", 1)
+    print(f"{args.out}: {len(found)} runs")
+    return 0
+
+
+if __name__ == "__main__":
+    command_line(main)
