@@ -43,7 +43,7 @@ def ranks() -> "Figure":
 
 def cloud() -> "Figure":
     """Accuracy lost as the learned prompts are perturbed: a line for each setting."""
-    look = styles({name: "P2C" for name in CLOUD})
+    look = styles(dict.fromkeys(CLOUD, "P2C"))
     titles = ["base classes", "new classes"]
     figure, axes = panels(titles, "σ of the noise at test time", "accuracy, %")
     for ax, side in zip(axes, answers.SIDES, strict=True):
