@@ -1,6 +1,7 @@
 """The drawn benchmark: the same images every time, all classes, also when runs start at once."""
 
 import filecmp
+import hashlib
 import json
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
+from datasets import shapes_tasks
 from datasets.shapes import Shapes, ShapesBackground, ShapesBlur, ShapesCount, combinations
 from datasets.shapes_render import COLORS, GRAY, SHAPES, Style, render
 
@@ -123,3 +125,51 @@ def test_images_show_what_their_name_says():
         tuple((d := draw(shape=s)).max(-1).flatten() - d.min(-1).flatten() > 60) for s in SHAPES
     }
     assert len(outlines) == len(SHAPES)
+
+
+# Classes, look and number of images of each task of docs/PLAN.md: no result of a method may change
+# them.
+FROZEN = {
+    Shapes: "f29ed9e971bca349",
+    shapes_tasks.ShapesFog: "26ab02d108b910a7",
+    shapes_tasks.ShapesDusk: "546d6620028f3d31",
+    shapes_tasks.ShapesGarden: "0651e214971432b5",
+    shapes_tasks.ShapesCrowd: "ba4df99e925f0eb3",
+}
+
+
+@pytest.mark.parametrize("kind", FROZEN)
+def test_the_five_tasks_are_frozen(kind):
+    text = json.dumps([list(kind.classes().items()), repr(kind.style), kind.parts])
+    assert hashlib.sha256(text.encode()).hexdigest().startswith(FROZEN[kind])
+
+
+@pytest.mark.parametrize("kind", FROZEN)
+def test_the_rules_of_a_task(kind):
+    """Each colour twice in each half, and all but the colour of each class only once.
+
+    By chance, two tasks have up to three classes in common.
+    """
+    classes = list(kind.classes().items())
+    assert len(dict(classes)) == 32
+    for half in (classes[:16], classes[16:]):
+        scenes = [tuple(sorted(scene.items())) for _, scene in half]
+        colours = [dict(scene)["color"] for scene in scenes]
+        assert sorted(colours) == sorted(list(range(len(COLORS))) * 2)
+        without = [tuple(pair for pair in scene if pair[0] != "color") for scene in scenes]
+        assert len(set(without)) == 16
+    for other in FROZEN:
+        assert other is kind or len(other.classes().keys() & dict(classes).keys()) <= 3
+
+
+def test_the_new_classes_at_dusk_have_other_shapes():
+    names = list(shapes_tasks.ShapesDusk.classes())
+    base, new = ({name.split()[-1] for name in half} for half in (names[:16], names[16:]))
+    assert not base & new and base | new == set(SHAPES)
+
+
+def test_the_other_tasks_are_drawn_as_the_first(monkeypatch, tmp_path):
+    monkeypatch.setattr(shapes_tasks.ShapesCrowd, "parts", FEW)
+    data = make(shapes_tasks.ShapesCrowd, tmp_path, SUBSAMPLE_CLASSES="new")
+    assert data.classnames == list(shapes_tasks.ShapesCrowd.classes())[16:]
+    assert (tmp_path / "shapes_crowd" / "split_zhou_ShapesCrowd.json").is_file()
