@@ -35,6 +35,7 @@ P2C = "dpd_gmm_aux"  # the whole recipe, among the settings
 WITH_AND_WITHOUT = (("dpd_gmm", "baseline"), (P2C, "aux"))
 SIGMAS, WORST_SIGMAS = ("0.06", "0.12"), ("0.015", "0.06")
 SIDES = ("base", "new")
+FEW = 4  # so many are named in an answer
 
 
 class Comparison(NamedTuple):
@@ -205,15 +206,18 @@ FAMILIES = {
 
 
 def answer(family: Family) -> str:
-    """One sentence: what is decided, the numbers of all that is decided."""
+    """One sentence: what is decided, with the differences where there are few of a kind."""
     said = {YES: "Better", WORSE: "Worse", NO: "No difference that matters", UNDECIDED: "Undecided"}
     found: dict[str, list[str]] = {}
     for comparison, of, _, decided in family.decided():
         text = f"{comparison.name} ({signed(of.mean, family.digits)})"
         found.setdefault(decided, []).append(text)
-    parts = [f"{said[key]}: {', '.join(found[key])}" for key in said if key in found]
-    if list(found) == [UNDECIDED]:
-        return f"**Undecided**, all {len(family.comparisons)}."
+    total = len(family.comparisons)
+    parts = []
+    for key in (key for key in said if key in found):
+        few = len(found[key]) <= FEW
+        which = ", ".join(found[key]) if few else f"{len(found[key])} of {total}"
+        parts.append(f"{said[key]}: {which}")
     return f"**{'. '.join(parts)}.**"
 
 

@@ -32,7 +32,7 @@ from dassl.commands import OneLineParser, command_line, leave
 
 from . import answers, base_new
 from .doc_figures import FIGURES
-from .kept import read_kept, read_lines, read_rows
+from .kept import read_kept, read_lines
 from .protocols import dataset_names
 from .table_kinds import make_table
 from .tables import find_baseline, with_costs
@@ -87,7 +87,7 @@ def table(kind: str, name: str, *options: str) -> str:
 
 def rows(name: str, *conditions: str) -> str:
     """A table of measurements, without the columns that the conditions name."""
-    about, found = read_rows(record(name))
+    about, found = read_lines(record(name))
     wanted = dict(condition.split("=", 1) for condition in conditions)
     found = [row for row in found if all(row.get(key) == value for key, value in wanted.items())]
     if not found:

@@ -6,7 +6,7 @@ settings' SHA-256, and what inference.cloud and inference.sharpness found. `read
 back as results, of which results.tables makes the same tables as of the folders.
 
 Measurements without runs, such as those of bench/, are kept in the same way: a first line with the
-command, and a line for each row of a table (`read_rows`).
+command, and a line for each row of a table.
 """
 
 import argparse
@@ -78,8 +78,7 @@ def keep(found: Sequence[Result], path: Path, command: str) -> None:
     }
     rows = [{key: value for key, value in row.items() if key not in shared} for row in rows]
     lines = [{"command": command, "runs": len(rows), "shared": shared}, *rows]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_lines(path, lines)
 
 
 def read_lines(path: Path) -> tuple[Row, list[Row]]:
@@ -104,9 +103,11 @@ def result_of(row: Mapping) -> Result:
     return Result(**place, root=root, folder=root, metrics=metrics, record=dict(row))
 
 
-def read_rows(path: Path) -> tuple[Row, list[Row]]:
-    """What is said of measurements without runs (`command`, …), and their rows."""
-    return read_lines(path)
+def write_lines(path: Path, lines: Sequence[Row]) -> None:
+    """Write JSON lines. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    path.write_text(text, encoding="utf-8")
 
 
 # -- the command

@@ -1,11 +1,14 @@
 """The bundled tasks before any method runs on them: python -m scripts.tiny_clip.check_task.
 
-Prints a markdown table: the small CLIP's zero-shot accuracy, and a linear probe's. The probe is a
-logistic regression on the image features of the run's own 16-shot training images (its strength
-chosen on the few-shot validation images), mean and standard deviation over seeds 1 2 3.
+Prints a markdown table, and with --record writes it for docs/SHAPES.md: the small CLIP's zero-shot
+accuracy, and a linear probe's. The probe is a logistic regression on the image features of the
+run's own 16-shot training images (its strength chosen on the few-shot validation images), mean and
+standard deviation over seeds 1 2 3.
 """
 
 import argparse
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,10 +22,13 @@ import datasets  # noqa: F401  registers them
 from clip import load, tokenize
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
+from dassl.engine.record import commit, device_name
 from dassl.utils import read_image, set_random_seed
+from results.kept import write_lines
 
 TASKS = "Shapes ShapesFog ShapesDusk ShapesGarden ShapesCrowd".split()  # base-to-new
 OTHERS = "ShapesBackground ShapesCount ShapesBlur ShapesNight ShapesSketch".split()
+COLUMNS = "dataset|classes of|classes|test images|zero-shot|16-shot linear probe".split("|")
 STRENGTHS = (0.1, 1, 10, 100, 1000)
 
 
@@ -76,14 +82,9 @@ def probe(features: Features, data: DatasetBase) -> float:
     return 100 * max(fits, key=lambda fit: fit.score(*val)).score(*test)
 
 
-def main() -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser(
-        "python -m scripts.tiny_clip.check_task", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--root", default="data", help="folder of the datasets")
-    root = parser.parse_args().root
-    features, rows = Features(), []
+def table(root: str) -> Iterator[dict[str, str | int]]:
+    """A row for each task and set of classes."""
+    features = Features()
     for name in (*TASKS, *OTHERS):
         for subset in ("base", "new", "all") if name in TASKS else ("all",):
             data = read_dataset(name, root, subset, seed=1)
@@ -93,9 +94,25 @@ def main() -> None:
                 again = [read_dataset(name, root, subset, seed) for seed in (1, 2, 3)]
                 scores = [probe(features, data) for data in again]
                 row.append(f"{np.mean(scores):.1f} ± {np.std(scores):.1f}")
-            rows.append(row)
-    columns = "dataset|classes of|classes|test images|zero-shot|16-shot linear probe".split("|")
-    print(tabulate(rows, columns, tablefmt="github", disable_numparse=True, missingval="–"))
+            else:
+                row.append("–")
+            yield dict(zip(COLUMNS, row, strict=True))
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(
+        "python -m scripts.tiny_clip.check_task", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--root", default="data", help="folder of the datasets")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="docs/records/check_task.jsonl")
+    args = parser.parse_args()
+    rows = list(table(args.root))
+    print(tabulate(rows, "keys", tablefmt="github", disable_numparse=True))
+    if args.record:
+        about = {"command": "python -m scripts.tiny_clip.check_task", **commit()}
+        about["machine"] = device_name(torch.device("cpu"))
+        write_lines(args.record, [about, *rows])
 
 
 if __name__ == "__main__":
