@@ -1,9 +1,9 @@
 """The bundled tasks before any method runs on them: python -m scripts.tiny_clip.check_task.
 
-Prints a markdown table, and with --record writes it for docs/SHAPES.md: the small CLIP's zero-shot
+Prints a markdown table, which --record writes for docs/SHAPES.md: the small CLIP's zero-shot
 accuracy, and a linear probe's. The probe is a logistic regression on the image features of the
 run's own 16-shot training images (its strength chosen on the few-shot validation images), mean and
-standard deviation over seeds 1 2 3.
+standard deviation over seeds 1 2 3. With --picture it shows some of the images instead.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from tabulate import tabulate
 from torch import Tensor
@@ -29,6 +30,7 @@ from results.kept import write_lines
 TASKS = "Shapes ShapesFog ShapesDusk ShapesGarden ShapesCrowd".split()  # base-to-new
 OTHERS = "ShapesBackground ShapesCount ShapesBlur ShapesNight ShapesSketch".split()
 COLUMNS = "dataset|classes of|classes|test images|zero-shot|16-shot linear probe".split("|")
+SHOWN = 9  # classes in a row of the picture
 STRENGTHS = (0.1, 1, 10, 100, 1000)
 
 
@@ -99,6 +101,16 @@ def table(root: str) -> Iterator[dict[str, str | int]]:
             yield dict(zip(COLUMNS, row, strict=True))
 
 
+def picture(root: str) -> Image.Image:
+    """A row for each task: the first test image of each of nine classes."""
+    rows = []
+    for name in (*TASKS, *OTHERS):
+        shown = {d.label: d for d in reversed(read_dataset(name, root, "all", seed=1).test)}
+        images = [np.asarray(read_image(shown[2 * i].impath)) for i in range(SHOWN)]
+        rows.append(np.concatenate(images, axis=1))  # (64, 9 · 64, 3)
+    return Image.fromarray(np.concatenate(rows))
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(
@@ -106,7 +118,11 @@ def main() -> None:
     )
     parser.add_argument("--root", default="data", help="folder of the datasets")
     parser.add_argument("--record", type=Path, metavar="FILE", help="docs/records/check_task.jsonl")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="docs/shapes.png")
     args = parser.parse_args()
+    if args.picture:
+        picture(args.root).save(args.picture)
+        return
     rows = list(table(args.root))
     print(tabulate(rows, "keys", tablefmt="github", disable_numparse=True))
     if args.record:
