@@ -69,7 +69,8 @@ def keep(found: Sequence[Result], path: Path, command: str) -> None:
             raise ValueError(f"{run.folder} has no results.json")
     top = os.path.commonpath([run.root for run in found])
     rows = [row_of(run, top) for run in found]
-    rows.sort(key=lambda row: [str(row[key]) for key in ("setting", *PLACE[:4])] + [row["seed"]])
+    order = ("setting", "trainer", "cfg", "dataset", "shots", "side", "seed")
+    rows.sort(key=lambda row: [row[key] for key in order])
     first = rows[0]
     shared = {
         key: value

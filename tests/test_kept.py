@@ -1,0 +1,107 @@
+"""results.kept: what is kept of runs gives the tables of their folders."""
+
+import json
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from results import kept, tables
+from results.records import find_results
+from results.table_kinds import make_table
+from results.text_table import render
+
+from .test_parse import record, trained, write
+
+SETTINGS, SIDES, SEEDS = ("dpd", "plain"), ("base", "new"), (1, 2, 10)
+OF_SIDE = {"base": "base2new/train_base", "new": "base2new/test_new"}
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Two settings × base and new × three seeds, with records."""
+    files = {}
+    for number, (setting, side, seed) in enumerate(product(SETTINGS, SIDES, SEEDS)):
+        of_run = {
+            "subsample": side,
+            "seed": seed,
+            "config": {"TRAINER": {"P2C": {"PREC": setting}}, "SEED": seed, "OUTPUT_DIR": "x"},
+            "eval_only": side == "new",
+            "commit": "0123456789abcdef",
+            "dirty": False,
+            "machine": "here",
+            "versions": {"torch": "9.9"},
+            "finished": f"2026-01-01T00:00:{number:02d}+00:00",
+        }
+        text = record(60 + number + 1 / 3, more={"ece": 5 + number / 7}, **of_run)
+        place = f"{setting}/{OF_SIDE[side]}/dtd/shots_16/P2C/c/seed{seed}"
+        files[f"{place}/results.json"] = text
+        if side == "base":
+            cloud = {"noise": "gaussian", "sigmas": [0, 0.06], "accuracy": [[70], [60, 61]]}
+            files[f"{place}/cloud.json"] = json.dumps(cloud)
+            sharp = {"loss": 0.5, "mean": {"0.06": [0.1, 0.3]}, "worst": {"0.015": 0.25}}
+            files[f"{place}/sharpness.json"] = json.dumps(sharp)
+    return write(tmp_path / "sweep", files)
+
+
+def keep(folder: Path, out: Path, *words: str) -> int:
+    return kept.main([str(folder), "--out", str(out), *words])
+
+
+def test_they_give_the_tables_of_their_folders(sweep, tmp_path):
+    file = tmp_path / "docs/sweep.jsonl"
+    assert keep(sweep, file, "--command", "make them") == 0
+    found = kept.read_kept(file)
+    assert len(found) == 12
+    for kind in ("base2new", "ablation"):
+        of_folders, of_file = (
+            render(tables.with_costs(make_table(kind, runs).against("P2C plain")), "markdown")
+            for runs in (find_results([sweep]), found)
+        )
+        assert of_file == of_folders and "P2C dpd" in of_file
+
+
+def test_what_all_share_is_said_once_and_the_rest_of_each_run(sweep, tmp_path):
+    file = tmp_path / "sweep.jsonl"
+    assert keep(sweep, file, "--command", "make them") == 0
+    about, rows = kept.read_lines(file)
+    assert about["command"] == "make them" and about["runs"] == len(rows) == 12
+    shared = about["shared"]
+    assert (shared["commit"], shared["machine"]) == ("0123456789abcdef", "here")
+    assert shared["versions"] == {"torch": "9.9"} and shared["dirty"] is False
+    assert not set(shared) & {key for row in rows for key in row}
+    assert [row["seed"] for row in rows] == [1, 2, 10] * 4
+    # the settings tell configs apart, seeds and folders do not
+    assert len({row["config"] for row in rows}) == 2
+    base = next(row for row in rows if row["side"] == "base")
+    assert base["cloud"] == {"0": 70.0, "0.06": 60.5}
+    assert base["sharpness"] == {"loss": 0.5, "mean": {"0.06": 0.2}, "worst": {"0.015": 0.25}}
+    first = next(row for row in rows if row["finished"].endswith("00:00:00+00:00"))
+    assert (first["accuracy"], first["ece"]) == (60.3333, 5.0)
+
+
+def test_the_same_runs_give_the_same_file(sweep, tmp_path):
+    for name in ("a", "b"):
+        assert keep(sweep, tmp_path / name) == 0
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("what", ["nothing", "no record", "no place"])
+def test_what_cannot_be_kept(what, tmp_path, capsys):
+    folder, out = tmp_path / "runs", tmp_path / "out.jsonl"
+    folder.mkdir()
+    if what != "nothing":
+        write(folder, {"base2new/train_base/dtd/shots_16/P2C/c/seed1/log.txt": trained(80.0)})
+    if what == "no place":
+        write(folder, {"base2new/train_base/dtd/shots_16/P2C/c/seed1/results.json": record(80.0)})
+        out = tmp_path / "file/out.jsonl"
+        (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as stopped:
+        keep(folder, out)
+    said = {
+        "nothing": "no results of runs in",
+        "no record": "has no results.json",
+        "no place": "cannot keep them in",
+    }
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert stopped.value.code == 1 and said[what] in line and not out.is_file()
