@@ -218,7 +218,12 @@ def answer(family: Family) -> str:
         few = len(found[key]) <= FEW
         which = ", ".join(found[key]) if few else f"{len(found[key])} of {total}"
         parts.append(f"{said[key]}: {which}")
-    return f"**{'. '.join(parts)}.**"
+    text = f"**{'. '.join(parts)}.**"
+    if UNDECIDED in found:
+        half = mean((of.high - of.low) / 2 for _, of, _, _ in family.decided())
+        text += f" Half an interval is {half:.{family.digits}f} {family.unit} on average: "
+        text += "a smaller difference cannot be told from none here."
+    return text
 
 
 def signed(x: float, digits: int) -> str:
