@@ -20,8 +20,8 @@ NO_NUMBER = ("", "–")
 # Environment and greatest width of a table that has to fit.
 FITS = {"column": ("table", r"\columnwidth"), "page": ("table*", r"\textwidth")}
 ABOUT_FIT = (
-    "of a latex table: make it smaller where it is wider than a column of text (column), or let "
-    "it span a page's columns and make it smaller where it is wider than these (page)"
+    "of a latex table: make it smaller where it is wider than a column of text (column: table), or "
+    "than all of a page's columns, which it then spans (page: table*); default: its own size"
 )
 
 SIGNS = {sign: f"\\{sign}" for sign in "{}$&#_%"} | {
@@ -46,7 +46,7 @@ KNOWN = re.compile("[ -~¡-ž](?<![«»ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋ�
 
 
 def escape(text: str) -> str:
-    """The text as LaTeX prints it, none of it a command; U+03BB stands for a λ that fonts lack."""
+    """The text as LaTeX prints it, none of it a command; U+03BB for λ, which the fonts lack."""
     text = unicodedata.normalize("NFC", plain(text))
     shown = [SIGNS.get(c) or (c if KNOWN.match(c) else f"U+{ord(c):04X}") for c in text]
     return re.sub("-(?=-)", "-{}", "".join(shown)).replace("–", "--")  # -- is – in LaTeX
