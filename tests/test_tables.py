@@ -140,6 +140,15 @@ def test_a_folder_is_found_once_and_from_anywhere(tmp_path, monkeypatch):
     )
 
 
+def test_a_folder_may_have_any_name(tmp_path):
+    pair(tmp_path / "a\nb\x1b[2J", "evil\x1b[31m", "P2C/a\nb", 1, 80.0, 60.0)
+    found = find_results([tmp_path])
+    assert len(found) == 2
+    for result in found:
+        assert (result.dataset, result.cfg) == (r"evil\x1b[31m", r"a\nb")
+        assert result.root.name == "a\nb\x1b[2J"  # a folder to be opened
+
+
 def test_a_record_goes_before_its_log_and_a_later_log_before_the_record(tmp_path, caplog):
     folder = tmp_path / "dtd/P2C/c_16shots/seed1"
     write(folder, {"log.txt": trained(85.2), "results.json": record(85.2345, subsample="all")})
