@@ -17,6 +17,7 @@ import numpy as np
 from dassl.commands import OneLineParser, existing_folder, log_to_stderr, plain
 from dassl.results_json import MORE_METRICS
 from results.base_new import hm_table, read_tree, render
+from results.latex import ABOUT_FIT, FITS
 from results.logs import find_runs, newest_result
 from results.statistics import Stat, summarise
 from results.text_table import TABLE_FORMATS
@@ -81,9 +82,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="default: %(default)s")  # fmt: skip
     add("--ci95", action="store_true", help="show 1.96*std/sqrt(n) in place of the population std")
     add("--format", default="text", choices=(*TABLE_FORMATS, "csv"), help="of the --hm table")
+    add("--fit", choices=FITS, default="", help=ABOUT_FIT)
     args = parser.parse_args(argv)
     if args.format != "text" and not args.hm:
         parser.error("--format goes with --hm")
+    if args.fit and args.format != "latex":
+        parser.error("--fit goes with --format latex")
     if args.keyword == "ece" and args.hm:
         parser.error("--hm has no ece: a harmonic mean is of what is better when it is higher")
     return args
@@ -98,7 +102,7 @@ def show(args: argparse.Namespace) -> bool:
     new = read_tree(args.directory / "test_new", args.keyword)
     rows = hm_table(base, new, args.ci95)
     if rows:
-        print(render(rows, args.format, args.keyword, args.ci95))
+        print(render(rows, args.format, args.keyword, args.ci95, args.fit))
     return bool(rows)
 
 

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HOME = re.compile(r"(?:^|(?<==))~[\w.-]*(?=/|$)")
@@ -71,6 +71,19 @@ def existing_folder(text: str) -> Path:
     return Path(text)
 
 
+class Terminal:
+    """A terminal's stream, which gets no control characters but the ends of lines and tabs."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        return self.stream.write(plain(text, keep="\n\t"))
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
+
+
 def say(line: str) -> None:
     """Prints to stderr at once."""
     print(plain(line, keep="\n"), file=sys.stderr, flush=True)
@@ -78,17 +91,22 @@ def say(line: str) -> None:
 
 def leave(line: str, code: int) -> NoReturn:
     """Ends the program with one line; runs under way are stopped on the way out."""
-    say(f"error: {line}")
+    say(plain(f"error: {line}"))
     raise SystemExit(code)
 
 
 def command_line(main: Callable[[], int]) -> NoReturn:
-    """Runs a script's main; SIGTERM and SIGHUP end it as Ctrl-C does."""
+    """Runs a script's main; SIGTERM and SIGHUP end it as Ctrl-C does.
+
+    What it prints on a terminal goes through `Terminal`; files and pipes get it as it is.
+    """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
     for name in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(name) != signal.SIG_IGN:  # as nohup has it
             signal.signal(name, signal.default_int_handler)
     sys.stdout.reconfigure(errors="replace")
+    if sys.stdout.isatty():
+        sys.stdout = Terminal(sys.stdout)
     try:
         code = main()
         sys.stdout.flush()

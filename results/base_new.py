@@ -125,7 +125,11 @@ def hm_line(
 
 
 def render(
-    lines: Sequence[Line], fmt: str = "text", keyword: str = "accuracy", ci95: bool = False
+    lines: Sequence[Line],
+    fmt: str = "text",
+    keyword: str = "accuracy",
+    ci95: bool = False,
+    fit: str = "",
 ) -> str:
     """Lay out at least one line as text, markdown or latex, or as csv with a column per number."""
     if fmt == "csv":
@@ -141,4 +145,7 @@ def render(
     if any(line.block == AVERAGE for line in lines):
         caption += CAPTION_OF_AVERAGE
     caption += about(line.method for line in lines)
-    return text_table.render(Table(["base", "new", "HM"], lines, caption), fmt)
+    if marked := fmt == "latex":
+        caption[0] += f" {text_table.ABOUT_MARKS} of each dataset's column."
+    table = Table(["base", "new", "HM"], lines, caption, label="base2new")
+    return text_table.render(table, fmt, marked, fit)

@@ -51,7 +51,7 @@ def place_of(folder: str) -> Place | None:
 @cache
 def _pattern(script: str) -> str:
     """The regular expression of a script's folders."""
-    parts = {"out": ".*?", "shots": r"\d+", "seed": r"\d+"}
+    parts = {"out": r"[\s\S]*?", "shots": r"\d+", "seed": r"\d+"}
     template = FOLDERS[script].replace("/base2new", "(?:/base2new)?")
     return re.sub(r"{(\w+)}", lambda m: f"(?P<{m[1]}>{parts.get(m[1], '[^/]+')})", template)
 

@@ -12,16 +12,17 @@ import numpy as np
 
 from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr
 
+from .latex import ABOUT_FIT, FITS
 from .paper import PAPER_NAMES, with_paper
 from .records import find_results
 from .table_kinds import KINDS, make_table
-from .text_table import TABLE_FORMATS, Line, Table, csv_of, render
+from .text_table import ABOUT_MARKS, TABLE_FORMATS, Line, Table, csv_of, render
 
 EXAMPLES = """examples:
   python -m results.tables base2new output --baseline MaPLe --format latex
   python -m results.tables ablation output/shapes_table4 --baseline baseline --cost
 """
-STARS, BOLD = "* best, _ second best", "Bold: best, underlined: second best"
+STARS = "* best, _ second best"
 ABOUT_COST = (
     "parameters: learned. train s: seconds in epochs, mean over the runs that have a record."
 )
@@ -77,9 +78,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--baseline", metavar="METHOD",
         help="show differences to it (ablation: default the first row)")  # fmt: skip
     add("--format", default="text", choices=(*TABLE_FORMATS, "csv"), help="default: %(default)s")
+    add("--fit", choices=FITS, default="", help=ABOUT_FIT)
     add("--paper", action="store_true", help="also show the paper's numbers where they are known")
     add("--cost", action="store_true", help="also show learned parameters and seconds of training")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.fit and args.format != "latex":
+        parser.error("--fit goes with --format latex")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,9 +108,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.format == "csv":
         print(csv_of(table))
         return 0
-    best = STARS if args.format == "text" else BOLD
+    best = STARS if args.format == "text" else ABOUT_MARKS
     about = f"accuracy in %: mean ± population std over seeds. {best} of each dataset's column."
-    print(render(replace(table, caption=[about, *table.caption]), args.format, marked=True))
+    table = replace(table, caption=[about, *table.caption], label=args.kind)
+    print(render(table, args.format, marked=True, fit=args.fit))
     return 0
 
 

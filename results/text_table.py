@@ -1,4 +1,4 @@
-"""Tables as data, and as text: plain, markdown, LaTeX and CSV."""
+"""Tables as data, and as text: plain, markdown and CSV; LaTeX's is in results/latex.py."""
 
 import csv
 import io
@@ -10,21 +10,21 @@ from typing import NamedTuple
 
 from tabulate import SEPARATING_LINE, tabulate
 
+from dassl.commands import plain
+
+from .latex import BOLD, UNDERLINED, latex_table
 from .statistics import Delta, Stat, paired_difference
 
 AVERAGE = "Average"  # in the place of a dataset's name
 BEST, SECOND = "best", "second"
-# our names -> tabulate's
-TABLE_FORMATS = {"text": "simple", "markdown": "github", "latex": "latex_booktabs"}
-# How the best numbers are marked. Private characters stand for LaTeX's commands, which tabulate
-# would escape.
-MARKS = {
+TABULATES = {"text": "simple", "markdown": "github"}  # our names -> tabulate's
+TABLE_FORMATS = (*TABULATES, "latex")
+MARKS = {  # of the best numbers
     "text": {BEST: "{} *", SECOND: "{} _"},
     "markdown": {BEST: "**{}**", SECOND: "<u>{}</u>"},
-    "latex": {BEST: "\ue000{}\ue002", SECOND: "\ue001{}\ue002"},
+    "latex": {BEST: BOLD + "{}", SECOND: UNDERLINED + "{}"},
 }
-LATEX = {"±": r"$\pm$", "Δ": r"$\Delta$", "−": "$-$", "–": "--"}
-LATEX |= {"\ue000": r"\textbf{", "\ue001": r"\underline{", "\ue002": "}"}
+ABOUT_MARKS = "Bold: best, underlined: second best"
 
 
 class Cell(NamedTuple):
@@ -66,6 +66,7 @@ class Table:
     paired: str = "dataset and seed"  # what their keys are
     baseline: str = ""  # the method that the others are compared with
     extra: Sequence[str] = ()  # titles of further columns
+    label: str = "results"  # LaTeX's, behind tab:
 
     def against(self, baseline: str) -> "Table":
         """The same with a column for the differences to a baseline."""
@@ -121,8 +122,8 @@ def ranked(lines: Sequence[Line], j: int) -> list[tuple[str, str]]:
     ]
 
 
-def render(table: Table, fmt: str, marked: bool = False) -> str:
-    """Lay out a table as text, markdown or latex, with its caption."""
+def render(table: Table, fmt: str, marked: bool = False, fit: str = "") -> str:
+    """Lay out a table as text, markdown or latex (`fit`: a key of latex.FITS), with its caption."""
     headers, marks = table.headers(), MARKS[fmt] if marked else {}
     blocks = []
     for lines in table.blocks():
@@ -132,7 +133,7 @@ def render(table: Table, fmt: str, marked: bool = False) -> str:
             row += [marks.get(mark, "{}").format(number) for number, mark in cells]
             row += [line.seeds()] + [show_delta(table.delta(line))] * bool(table.baseline)
             blocks[-1].append([*row, *line.extra])
-    return lay_out(headers, blocks, table.caption, fmt)
+    return lay_out(headers, blocks, table.caption, fmt, table.label, fit)
 
 
 def lay_out(
@@ -140,8 +141,12 @@ def lay_out(
     blocks: Sequence[Sequence[Sequence[str]]],
     caption: Sequence[str],
     fmt: str,
+    label: str = "results",
+    fit: str = "",
 ) -> str:
     """Lay out blocks of rows of cells with rules between the blocks, and the caption's lines."""
+    if fmt == "latex":
+        return latex_table(headers, blocks, caption, label, fit)
     rows: list = []
     for block in blocks:
         if fmt == "markdown":  # where a | begins the next cell, and there are no rules
@@ -149,12 +154,8 @@ def lay_out(
         elif rows:
             rows.append(SEPARATING_LINE)
         rows += block
-    table = tabulate(rows, headers, TABLE_FORMATS[fmt], disable_numparse=True)
-    if fmt != "latex":
-        return table + "\n\n" + "\n".join(caption)
-    for sign, command in LATEX.items():
-        table = table.replace(sign, command)
-    return "\n".join(f"% {line}" for line in caption) + "\n" + table
+    table = tabulate(rows, headers, TABULATES[fmt], disable_numparse=True)
+    return table + "\n\n" + "\n".join(caption)
 
 
 def csv_of(table: Table) -> str:
@@ -185,8 +186,11 @@ def to_csv(table: Sequence[Sequence[object]]) -> str:
 
 
 def no_formula(cell: object) -> object:
-    """Put a ' before text that a spreadsheet would run."""
-    return f"'{cell}" if isinstance(cell, str) and re.match(r"[=+@]|-(?![\d.]+$)", cell) else cell
+    """Put a ' before text that a spreadsheet would run, and not before numbers."""
+    if not isinstance(cell, str):
+        return cell
+    cell = plain(cell)  # a tab or a return, too, may begin a formula, or a return another row
+    return f"'{cell}" if re.match(r"[=+@]|-(?!\d+(\.\d+)?$)", cell) else cell
 
 
 # -- numbers as text

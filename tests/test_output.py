@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import pty
 import sys
 from pathlib import Path
 
@@ -158,6 +159,8 @@ def test_odd_names_are_no_formulas(odd, tmp_path):
 
 def test_numbers_are_no_formulas():
     assert to_csv([["-1.5", "-x", "−2", -3.0]]) == "-1.5,'-x,−2,-3.0"
+    assert to_csv([["-2", "-1-1", "-.", "-1\n"]]) == r"-2,'-1-1,'-.,'-1\n"
+    assert to_csv([["\t=1", "\r=1", "a\r=1"]]) == r"\t=1,\r=1,a\r=1"
 
 
 def test_warnings_and_errors_are_one_line(odd, tmp_path):
@@ -174,6 +177,28 @@ def test_warnings_and_errors_are_one_line(odd, tmp_path):
     assert done.err == "error: no config file a\\nb\\x1b[2J\n"
     done = forked(lambda: say("a\x1b[2J\nb"), tmp_path)
     assert done.err == "a\\x1b[2J\nb\n"
+
+
+def test_what_is_printed_sends_a_terminal_no_commands(tmp_path):
+    """As a sweep's file may try. A pipe gets it as it is."""
+    file = tmp_path / "a.yaml"
+    lines = ["protocol: base2new", "methods: [zsclip]", "datasets: [shapes]", "seeds: [1]"]
+    file.write_text("\n".join([*lines, r'output: "out\e[31m\u202e\nx"']))
+    said = {}
+    for kind, (ours, its) in ("terminal", pty.openpty()), ("pipe", os.pipe()):
+
+        def main(its=its):
+            sys.stdout = open(its, "w", buffering=1, encoding="utf-8")  # noqa: SIM115
+            sys.argv = ["sweep", str(file), "--dry-run"]
+            return command_line(sweep.main)
+
+        assert forked(main, tmp_path / "said").code == 0
+        said[kind] = os.read(ours, 4096).decode()
+        os.close(ours), os.close(its)
+    assert r"out\x1b[31m\u202e" in said["terminal"] and "\x1b" not in said["terminal"]
+    assert "out\x1b[31m\u202e\nx" in said["pipe"]
+    done = forked(lambda: sweep.main(["a\nb\x1b.yaml"]), tmp_path)
+    assert done.err.startswith(r"error: a\nb\x1b.yaml: ") and done.err.count("\n") == 1
 
 
 def test_plain():

@@ -451,17 +451,20 @@ def test_markdown(base2new):
 
 
 def test_latex(tmp_path):
-    for cfg, seed in product(("c_1", "c_2"), (1, 2)):
+    for (cfg, new), seed in product((("c_1", 60.0), ("c_2", 62.0)), (1, 2)):
         place = f"caltech_101/shots_16/MaPLe/{cfg}/seed{seed}/log.txt"
         write(
             tmp_path,
-            {f"train_base/{place}": trained(58.0 + 2 * seed), f"test_new/{place}": block(60.0)},
+            {f"train_base/{place}": trained(58.0 + 2 * seed), f"test_new/{place}": block(new)},
         )
-    lines = run(tmp_path, "--hm", "--format", "latex").stdout.splitlines()
-    assert lines[0].startswith("% accuracy in %:") and r"\toprule" in lines
+    lines = run(tmp_path, "--hm", "--format", "latex", "--fit", "page").stdout.splitlines()
+    assert lines[1] == r"\begin{table*}[t]" and r"\label{tab:base2new}" in lines
+    [caption] = [line for line in lines if line.startswith(r"\caption{Accuracy in \%: mean")]
+    assert "Bold: best, underlined: second best" in caption
     row = next(line for line in lines if "MaPLe" in line)
     assert " ".join(row.split()) == (
-        r"caltech\_101 & MaPLe c\_1 & 61.0 $\pm$ 1.0 & 60.0 $\pm$ 0.0 & 60.5 $\pm$ 0.5 & 2 \\"
+        r"caltech\_101 & MaPLe c\_1 & \textbf{61.0 $\pm$ 1.0} & \underline{60.0 $\pm$ 0.0} & "
+        r"\underline{60.5 $\pm$ 0.5} & 2 \\"
     )
 
 

@@ -10,7 +10,7 @@ import json
 import re
 import subprocess
 import sys
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -138,6 +138,15 @@ def test_a_folder_is_found_once_and_from_anywhere(tmp_path, monkeypatch):
         "base",
         seed.resolve(),
     )
+
+
+def test_a_folder_may_have_any_name(tmp_path):
+    pair(tmp_path / "a\nb\x1b[2J", "evil\x1b[31m", "P2C/a\nb", 1, 80.0, 60.0)
+    found = find_results([tmp_path])
+    assert len(found) == 2
+    for result in found:
+        assert (result.dataset, result.cfg) == (r"evil\x1b[31m", r"a\nb")
+        assert result.root.name == "a\nb\x1b[2J"  # a folder to be opened
 
 
 def test_a_record_goes_before_its_log_and_a_later_log_before_the_record(tmp_path, caplog):
@@ -379,8 +388,11 @@ def cells(text, fmt):
         spans = [match.span() for match in re.finditer("-+", rule)]
         table = [[line[a:b].strip() for a, b in spans] for line in text.splitlines()]
     else:
+        text = re.sub(r"\\phantom\{.*?\}", "", text)  # only there to be as wide as another
         table = [re.split(r"\||&", line.strip().strip("|\\")) for line in text.splitlines()]
         table = [[c.strip().rstrip("\\").strip() for c in line] for line in table]
+        for above, line in pairwise(table):
+            line[0] = line[0] or above[0]  # latex does not repeat it
     return {line[1]: line for line in table if len(line) > 4 and line[0] in ("EuroSAT",)}
 
 
