@@ -24,8 +24,11 @@ MARKERS = "osD^vPX"
 LINES = ("-", "--", ":")
 DPI = 200
 HEIGHT = 1.7  # inches, of a panel without what is written around it
-# Text in a PDF is text; equal SVGs are equal bytes; a $ in a name is a $.
-STYLE = {"font.size": 9, "pdf.fonttype": 42, "svg.hashsalt": "p2c", "text.parse_math": False}
+PAGE = 5.5  # inches, of a page's text
+# A serif font that comes with matplotlib, so figures are the same everywhere. Text in a PDF is
+# text; equal SVGs are equal bytes; a $ in a name is a $.
+STYLE = {"font.family": ["STIXGeneral"], "font.size": 9, "pdf.fonttype": 42}
+STYLE |= {"svg.hashsalt": "p2c", "text.parse_math": False}
 
 Look = dict[str, dict[str, str]]  # method -> color, marker, linestyle
 
