@@ -1,6 +1,6 @@
 """The figure of inference.cloud: accuracy as prompts are moved by noise, or drawn."""
 
-import logging
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ import numpy as np
 
 from .attribute_figure import attribute_length
 from .curves import POSTERIOR, read_cloud
-from .marks import band, mean_line, single, spread
+from .marks import band, mean_line, single, spread, too_few
 from .names import name_methods
 from .panels import Page, finish, panels, same_range, styles_of
 from .records import Result
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 SIDES = {"base": "base classes", "new": "new classes", "all": "all classes"}
 # From the text tower's second block on their deep prompts take the place of what noise moves.
 DEEP = {"P2C", "MaPLe", "PromptSRC", "ReBaPL_P2C", "ReBaPL_MaPLe"}
-UNFAIR = "† no fair baseline: its deep prompts take the place of those moved, so it hardly feels σ."
-
-log = logging.getLogger("results.figures")
+UNFAIR = "no fair baseline, as deep prompts take the place of the vectors that are perturbed."
 
 Clouds = Mapping[Result, dict]
 
@@ -37,7 +35,7 @@ def draw_cloud(found: Sequence[Result], page: Page) -> "Figure | None":
     if not clouds:
         return None
     if all(len(cloud["sigmas"]) < 2 for cloud in clouds.values()):
-        return log.warning("cloud: measured at one σ; no figure, as a curve takes two")
+        return too_few("cloud", "measured at one σ; a curve takes two")
     names = name_methods(list(clouds))
     look = styles_of(names)
     unfair = no_fair_baselines(names, clouds)
@@ -51,7 +49,7 @@ def draw_cloud(found: Sequence[Result], page: Page) -> "Figure | None":
     runs_of = defaultdict(list)
     for ax, key in zip(axes, keys, strict=True):
         if mixed:
-            ax.set_xlabel(noise_axis(key[1]))
+            ax.set_xlabel(textwrap.fill(noise_axis(key[1]), 24), linespacing=0.9)
         here = of_panel[key]
         for method, style in look.items():
             if runs := [clouds[r] for r in here if names[r] == method]:
@@ -61,7 +59,8 @@ def draw_cloud(found: Sequence[Result], page: Page) -> "Figure | None":
         draw_axis(ax, [clouds[r] for r in here])
     same_range(axes)
     note = spread(runs_of.values(), " and draws")
-    finish(figure, axes, note, page, UNFAIR if unfair else "")
+    caveat = f"† {', '.join(sorted(unfair))}: {UNFAIR}" if unfair else ""
+    finish(figure, axes, note, page, caveat)
     return figure
 
 

@@ -38,7 +38,7 @@ def installed() -> list[str]:
     """Families for text, those of matplotlib with many scripts first."""
     from matplotlib import font_manager as fonts
 
-    names = {entry.name for entry in fonts.fontManager.ttflist}
+    names = {font.name for font in fonts.fontManager.ttflist if font.weight in (400, "normal")}
     no_text = tuple(name for name in names if name.startswith(("STIXSize", "STIXNon", "cm")))
     rest = sorted(names - {*FIRST, *no_text, LAST})
     return [*(name for name in FIRST if name in names), *rest]

@@ -1,5 +1,6 @@
 """What is drawn into a panel: lines with bands, and marks side by side; single seeds are seen."""
 
+import logging
 import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,15 @@ from .panels import COLUMN, MARKERS, WIDE, Look
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+log = logging.getLogger("results.figures")
+
 SEED = {"linewidth": 0.5, "alpha": 0.45, "marker": ".", "markersize": 1.5, "zorder": 1.5}
-NAME = 18  # letters of a name below an axis, in a line
+NAME = 22  # letters in a line of a name below an axis
+
+
+def too_few(kind: str, what: str) -> None:
+    """Warns in place of a figure of one point."""
+    log.warning("%s: %s: no figure", kind, what)
 
 
 def hollow(style: Mapping[str, str], size: float = 4) -> dict[str, Any]:
@@ -64,7 +72,7 @@ def mean_line(
     """A method's line; where there are many, its markers are not at those of another."""
     every = max(1, len(x) // 10)
     first = MARKERS.index(style["marker"]) * every // len(MARKERS)
-    ax.plot(x, mean, label=label, linewidth=1.4, markevery=(first, every), **hollow(style))
+    ax.plot(x, mean, label=label, linewidth=1.1, markevery=(first, every), **hollow(style))
 
 
 def band(ax: "Axes", x: np.ndarray, mean: np.ndarray, std: np.ndarray, colour: str) -> None:

@@ -96,16 +96,17 @@ def panels(
     rows = -(-len(titles) // columns)
     whole = page.width or max(COLUMN, width * columns)
     figure = Figure(figsize=(whole, 6.0 * rows), dpi=DPI, layout="constrained")
-    letters = int(14 * whole / columns)
+    letters = int(15 * whole / columns)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for ax in axes[len(titles) :]:
         ax.remove()
     for i, (ax, title) in enumerate(zip(axes, titles, strict=False)):
-        ax.set_title(textwrap.fill(title, letters), fontsize="medium")
+        ax.set_title(textwrap.fill(title, letters), fontsize="medium", linespacing=0.9)
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(axis="y", color="0.9", linewidth=0.6)
         ax.set_axisbelow(True)
-        ax.set_xlabel(textwrap.fill(x, letters) if i + columns >= len(titles) else "")
+        if i + columns >= len(titles):
+            ax.set_xlabel(textwrap.fill(x, letters), linespacing=0.9)
         ax.set_ylabel(y if i % columns == 0 else "")
     return figure, axes[: len(titles)]
 

@@ -10,7 +10,7 @@ import numpy as np
 from .attribute_figure import draw_attributes
 from .cloud_figure import draw_cloud
 from .curves import CLOUD, trainings
-from .marks import groups, line, seeds, spread, wide
+from .marks import groups, line, seeds, spread, too_few, wide
 from .names import name_methods
 from .panels import COLUMN, WIDE, Page, finish, panels, same_range, styles_of
 from .panels import STYLE as STYLE  # of what saves figures
@@ -29,11 +29,6 @@ def gather(items: Iterable[tuple]) -> dict[tuple[str, str], list]:
     for name, method, value in items:
         found[name, method].append(value)
     return found
-
-
-def too_few(kind: str, what: str) -> None:
-    """Warns in place of a figure of one point."""
-    log.warning("%s: %s: no figure", kind, what)
 
 
 def draw_loss(found: Sequence[Result], page: Page) -> "Figure | None":
