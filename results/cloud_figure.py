@@ -49,7 +49,7 @@ def draw_cloud(found: Sequence[Result], page: Page) -> "Figure | None":
     runs_of = defaultdict(list)
     for ax, key in zip(axes, keys, strict=True):
         if mixed:
-            ax.set_xlabel(textwrap.fill(noise_axis(key[1]), 24), linespacing=0.9)
+            ax.set_xlabel(textwrap.fill(noise_axis(key[1]), 24), linespacing=1.0)
         here = of_panel[key]
         for method, style in look.items():
             if runs := [clouds[r] for r in here if names[r] == method]:

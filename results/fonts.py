@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from functools import cache
 
 LAST = "Last Resort High-Efficiency"  # matplotlib's: a box for each letter, which says its script
+PLAIN = (400, "normal")  # weights
 FIRST = ("DejaVu Serif", "DejaVu Sans")  # matplotlib's, with many scripts
 CHINESE = {"CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH"}
 
@@ -38,7 +39,8 @@ def installed() -> list[str]:
     """Families for text, those of matplotlib with many scripts first."""
     from matplotlib import font_manager as fonts
 
-    names = {font.name for font in fonts.fontManager.ttflist if font.weight in (400, "normal")}
+    plain = (f for f in fonts.fontManager.ttflist if f.style == "normal" and f.weight in PLAIN)
+    names = {font.name for font in plain}
     no_text = tuple(name for name in names if name.startswith(("STIXSize", "STIXNon", "cm")))
     rest = sorted(names - {*FIRST, *no_text, LAST})
     return [*(name for name in FIRST if name in names), *rest]

@@ -101,12 +101,12 @@ def panels(
     for ax in axes[len(titles) :]:
         ax.remove()
     for i, (ax, title) in enumerate(zip(axes, titles, strict=False)):
-        ax.set_title(textwrap.fill(title, letters), fontsize="medium", linespacing=0.9)
+        ax.set_title(textwrap.fill(title, letters), fontsize="medium", linespacing=1.0)
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(axis="y", color="0.9", linewidth=0.6)
         ax.set_axisbelow(True)
         if i + columns >= len(titles):
-            ax.set_xlabel(textwrap.fill(x, letters), linespacing=0.9)
+            ax.set_xlabel(textwrap.fill(x, letters), linespacing=1.0)
         ax.set_ylabel(y if i % columns == 0 else "")
     return figure, axes[: len(titles)]
 
