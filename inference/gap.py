@@ -18,7 +18,6 @@ import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from tabulate import tabulate
@@ -26,8 +25,10 @@ from tabulate import tabulate
 from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr, say
 from dassl.engine.record import commit
 from dassl.utils import Failure, write_json
-from results.figures import save
+from results.figure_files import add_figure_options, page_of, save
 from results.names import name_methods
+from results.panels import Page, TooSmall
+from results.plots import caption as caption_of
 from results.records import Result, find_results
 from results.statistics import summarise
 
@@ -144,13 +145,15 @@ over pairs; 0: orthogonal; random directions: {by_chance}
 accuracy: % of test images whose nearest text feature is their class's"""
 
 
-def figures(rows: Rows, folder: Path) -> None:
-    """A figure for each dataset and set of classes, of each method's first seed."""
+def figures(rows: Rows, args: argparse.Namespace, page: Page) -> None:
+    """A figure for each dataset and set of classes. Raises TooSmall, OSError."""
     for (dataset, side), here in sorted(rows.items()):
-        first: dict[str, Shown] = {}
+        seeds: dict[str, list[Shown]] = defaultdict(list)
         for row in here:
-            first.setdefault(row.method, row.shown)
-        save(draw(first), f"gap_{dataset}_{side}", folder)
+            seeds[row.method].append(row.shown)
+        figure = draw(seeds, page)
+        text = caption_of(figure, f"Features of the test images of {dataset}, {side} classes")
+        save(figure, f"gap_{dataset}_{side}", args.out, args.format, page, text)
 
 
 # The command
@@ -162,9 +165,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     below = "runs are looked for in and below these"
     add("folders", nargs="+", type=existing_folder, metavar="RUN", help=below)
-    of_figures = "folder for the figures; default: %(default)s"
-    add("--out", type=Path, default=Path("figures"), metavar="DIR", help=of_figures)
     add("--root", metavar="DIR", help="folder of the datasets, if it is not where it was")
+    add_figure_options(parser)
     args = parser.parse_args(argv)
     args.words = list(sys.argv[1:] if argv is None else argv)
     return args
@@ -174,6 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """0, or 1 if a run could not be asked or none could; leaves with 2 for wrong arguments."""
     args = parse_args(argv)
     log_to_stderr()
+    page = page_of(args)
     found = find_results(args.folders)
     if not found:
         leave(f"no results of runs in {' '.join(map(str, args.folders))}", 1)
@@ -196,7 +199,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{table(rows)}\n{caption(rows)}")
         try:
             args.out.mkdir(parents=True, exist_ok=True)
-            figures(rows, args.out)
+            figures(rows, args, page)
+        except TooSmall as error:
+            leave(str(error), 2)
         except OSError as error:
             leave(f"cannot write to {args.out}: {error.strerror or error}", 1)
     return 0 if done and done + skipped == len(found) else 1

@@ -85,12 +85,12 @@ def epochs_of_log(path: Path) -> dict[int, tuple[float, float]]:
 def trainings(found: Sequence[Result]) -> tuple[dict[Result, Curves], str]:
     """The trainings on base classes, as in the paper, or without any the others.
 
-    Where they are of several numbers of shots, those of the largest; the text says so.
+    Where they are of several numbers of shots, those of the largest; the text, a sentence, says so.
     """
     usual = [r for r in found if r.side == "base"] or [r for r in found if r.side == "all"]
     runs = {r: curves for r in usual if (curves := curves_of(r))}
     shots = {r.shots for r in runs}
-    text = f"{max(shots)} shots; " if len(shots) > 1 else ""
+    text = f"Runs of {max(shots)} shots. " if len(shots) > 1 else ""
     return {r: curves for r, curves in runs.items() if r.shots == max(shots)}, text
 
 

@@ -1,6 +1,7 @@
-"""The paper's figures, and some it lacks: python -m results.figures KIND FOLDER …, as PNG and PDF.
+"""The paper's figures, and some it lacks: python -m results.figures KIND FOLDER …
 
 Numbers come from the runs' results.json; losses and times of runs without one from their logs.
+Each figure is written as PNG and PDF, or as --format says, and beside it NAME.txt: its caption.
 """
 
 import argparse
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from dassl.commands import OneLineParser, command_line, leave, log_to_stderr
 
+from .figure_files import add_figure_options, page_of, save
 from .names import name_methods
-from .panels import DPI, STYLE
-from .plots import KINDS, draw
+from .panels import Page, TooSmall
+from .plots import KINDS, caption, draw
 from .records import Result, find_results
 from .schedule import draw_schedule, schedule_config
 
@@ -25,6 +27,8 @@ EXAMPLES = """examples:
   python -m results.figures all output/shapes_table4
   python -m results.figures schedule configs/trainers/P2C/vit_b16_ep5_batch4.yaml \
 TRAINER.P2C.DPD.SCHEDULE cosine
+  python -m results.figures shots output --width 3.25 --height 2 --font "Times New Roman" \
+--format pdf
 """
 
 
@@ -41,7 +45,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("what", nargs="*", metavar="FOLDER", help="runs are looked for in and below these")
     add("--methods", nargs="+", metavar="METHOD",
         help="draw only these, by trainer or as the legend calls them")  # fmt: skip
-    add("--out", type=Path, default=Path("figures"), metavar="DIR", help="default: %(default)s")
+    add_figure_options(parser)
     args = parser.parse_args(argv)
     if args.kind != "schedule":
         if not args.what:
@@ -65,35 +69,35 @@ def only(found: Sequence[Result], methods: Sequence[str] | None) -> list[Result]
     return [r for r in found if names[r] in methods or r.trainer in methods]
 
 
-def save(figure: "Figure", name: str, folder: Path) -> None:
-    """Write and print name.png and name.pdf."""
-    for suffix in ("png", "pdf"):
-        path = folder / f"{name}.{suffix}"
-        # without the date, equal numbers give equal files
-        figure.savefig(path, dpi=DPI, metadata={"CreationDate": None} if suffix == "pdf" else None)
-        print(path)
+def drawn(args: argparse.Namespace, page: Page) -> dict[str, "Figure"]:
+    """{kind: figure} of all there is something for. Raises TooSmall."""
+    import matplotlib
+
+    if args.kind == "schedule":
+        cfg = schedule_config(args.what)
+        with matplotlib.rc_context(page.style):
+            return {"schedule": draw_schedule(cfg, page)}
+    found = only(find_results(map(Path, args.what)), args.methods)
+    kinds = KINDS if args.kind == "all" else [args.kind]
+    return {kind: figure for kind in kinds if (figure := draw(kind, found, page))}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0; leaves with 1 (nothing to draw) or 2 (wrong arguments)."""
     args = parse_args(argv)
     log_to_stderr()
-    import matplotlib
-
-    matplotlib.rcParams.update(STYLE)
-    if args.kind == "schedule":
-        drawn = {"schedule": draw_schedule(schedule_config(args.what))}
-    else:
-        found = only(find_results(map(Path, args.what)), args.methods)
-        kinds = KINDS if args.kind == "all" else [args.kind]
-        drawn = {kind: figure for kind in kinds if (figure := draw(kind, found))}
-    if not drawn:
+    page = page_of(args)
+    try:
+        figures = drawn(args, page)
+    except TooSmall as error:
+        leave(str(error), 2)
+    if not figures:
         needs = KINDS[args.kind].needs if args.kind in KINDS else "results"
         leave(f"nothing to draw in {' '.join(args.what)} (looked for {needs})", 1)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
-        for kind, figure in drawn.items():
-            save(figure, kind, args.out)
+        for kind, figure in figures.items():
+            save(figure, kind, args.out, args.format, page, caption(figure, KINDS[kind].text))
     except OSError as error:
         leave(f"cannot write to {args.out}: {error.strerror or error}", 1)
     return 0

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from .panels import COLOURS, DPI, PAGE, STYLE
+from .panels import COLOURS, DPI, PAGE, STYLE, cover
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,5 +53,6 @@ def draw_intervals(
         ax.spines[["top", "right", "left"]].set_visible(False)
         ax.grid(axis="x", color="0.9", linewidth=0.6)
         ax.set_axisbelow(True)
+        cover(figure, [])
         figure.draw_without_rendering()  # makes the ticks while STYLE holds
     return figure

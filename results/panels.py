@@ -1,12 +1,13 @@
-"""How figures are drawn: methods' colours, panels side by side, lines and bars, one legend."""
+"""How figures are drawn: methods' colours, panels side by side, one legend, the page's size."""
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .fonts import families_for
 from .records import Result
 
 if TYPE_CHECKING:  # slow, so imported where a figure is drawn
@@ -22,15 +23,45 @@ TRAINERS = (
 COLOURS = "#D55E00 #0072B2 #009E73 #CC79A7 #E69F00 #56B4E9 #000000".split()
 MARKERS = "osD^vPX"
 LINES = ("-", "--", ":")
+<<<<<<< HEAD
 DPI = 200
 HEIGHT = 1.7  # inches, of a panel without what is written around it
 PAGE = 5.5  # inches, of a page's text
 # A serif font that comes with matplotlib, so figures are the same everywhere. Text in a PDF is
 # text; equal SVGs are equal bytes; a $ in a name is a $.
 STYLE = {"font.family": ["STIXGeneral"], "font.size": 9, "pdf.fonttype": 42}
+=======
+DPI = 300
+# inches
+COLUMN, PAGE, WIDE = 3.25, 5.5, 6.875  # of text: a column's, a page's, of both columns
+NARROW = 1.5  # a panel that is still to be read
+HEIGHT, LOW = 1.5, 0.6  # of a panel without what is written around it; the least
+# A serif font that comes with matplotlib, so figures are the same everywhere. Text in a PDF is
+# text; equal SVGs are equal bytes; a $ in a name is a $.
+STYLE = {"font.family": ["STIXGeneral"], "font.size": 9, "pdf.fonttype": 42}
+STYLE |= {"xtick.labelsize": "small", "ytick.labelsize": "small"}
+>>>>>>> wt-figures
 STYLE |= {"svg.hashsalt": "p2c", "text.parse_math": False}
 
 Look = dict[str, dict[str, str]]  # method -> color, marker, linestyle
+
+
+class Page(NamedTuple):
+    """What a figure is made for."""
+
+    width: float | None = None  # inches; None: what its panels and names take
+    height: float | None = None
+    font: str | None = None  # its family
+    caveats: bool = True  # what the figure would mislead without is written into it
+
+    @property
+    def style(self) -> dict[str, Any]:
+        """Matplotlib's settings."""
+        return STYLE | {"font.family": [*filter(None, [self.font]), *STYLE["font.family"]]}
+
+
+class TooSmall(ValueError):
+    """The page has no room for the figure; the text says how much it takes."""
 
 
 def styles(methods: Mapping[str, str]) -> Look:
@@ -59,118 +90,119 @@ def styles_of(names: Mapping[Result, str]) -> Look:
 
 
 def panels(
-    titles: Sequence[str], x: str, y: str, width: float = 2.6, most: int = 4
+    titles: Sequence[str], x: str, y: str, page: Page, width: float = PAGE / 3, most: int = 3
 ) -> tuple["Figure", list["Axes"]]:
-    """A figure with a panel for each title, `most` in a row; to be ended by `legend`."""
+    """A figure with a panel for each title, `most` in a row; to be ended by `finish`.
+
+    Args:
+        width: of a panel in inches, where the page has none.
+    """
     from matplotlib.figure import Figure  # not pyplot, so no window and no state
 
     columns = min(most, len(titles))
+    if page.width:
+        columns = min(columns, max(1, int(page.width / NARROW)))
     rows = -(-len(titles) // columns)
-    figure = Figure(figsize=(max(4.0, width * columns), 6.0 * rows), dpi=DPI, layout="constrained")
-    letters = int(12 * figure.get_figwidth() / columns)
+    whole = page.width or max(COLUMN, width * columns)
+    figure = Figure(figsize=(whole, 6.0 * rows), dpi=DPI, layout="constrained")
+    letters = int(15 * whole / columns)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for ax in axes[len(titles) :]:
         ax.remove()
     for i, (ax, title) in enumerate(zip(axes, titles, strict=False)):
-        ax.set_title(textwrap.fill(title, letters), fontsize="medium")
+        ax.set_title(textwrap.fill(title, letters), fontsize="medium", linespacing=1.0)
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(axis="y", color="0.9", linewidth=0.6)
         ax.set_axisbelow(True)
-        ax.set_xlabel(x if i + columns >= len(titles) else "")
+        if i + columns >= len(titles):
+            ax.set_xlabel(textwrap.fill(x, letters), linespacing=1.0)
         ax.set_ylabel(y if i % columns == 0 else "")
     return figure, axes[: len(titles)]
 
 
-def legend(figure: "Figure", axes: Iterable["Axes"], title: str) -> None:
-    """One legend for all panels, below them; its title says what lines and bands are.
+def same_range(axes: Sequence["Axes"], unless_flat: bool = False) -> bool:
+    """Give all panels the y range that holds what is in any; only the first of a row says it.
 
-    The figure gets the width that takes, and the height that gives all panels theirs.
+    With `unless_flat` each keeps its own where one would have less than a fifth of it: False.
+    """
+    limits = np.array([ax.get_ylim() for ax in axes])
+    low, high = limits[:, 0].min(), limits[:, 1].max()
+    if unless_flat and np.ptp(limits, axis=1).min() < (high - low) / 5:
+        return False
+    for ax in axes:
+        ax.set_ylim(low, high)
+        if not ax.get_subplotspec().is_first_col():
+            ax.tick_params(axis="y", labelleft=False, length=0)
+    return True
+
+
+def finish(
+    figure: "Figure", axes: Iterable["Axes"], note: str, page: Page, caveat: str = ""
+) -> None:
+    """One legend for all panels, below them, and fonts for all that is written.
+
+    The figure gets the width that takes, and the height that gives all panels theirs, or the
+    page's; its label is what a caption says of it. Raises TooSmall.
     """
     shown = {}
     for ax in axes:
         handles, labels = ax.get_legend_handles_labels()
         shown |= zip(labels, handles, strict=True)
-    if len(shown) > 6:
-        figure.set_figwidth(max(6.4, figure.get_figwidth()))
-    place = {"loc": "outside lower center", "frameon": False, "handlelength": 3}
-    place |= {"fontsize": "small", "title_fontsize": "small"}
-    one_column = figure.legend(shown.values(), shown.keys(), **place)
-    width = one_column.get_window_extent().width
-    one_column.remove()
-    rows = -(-len(shown) // max(1, int(figure.bbox.width / width)))
-    columns = -(-len(shown) // rows)
-    made = figure.legend(shown.values(), shown.keys(), title=title, ncols=columns, **place)
-    # some more than it takes: each file format has its own widths of letters
-    size = 1.03 * made.get_window_extent().size / figure.dpi + 0.1
-    figure.set_size_inches(max(figure.get_figwidth(), size[0]), figure.get_figheight() + size[1])
+    title = caveat if page.caveats else ""
+    family = cover(figure, [*shown, title])
+    size = legend(figure, shown, title, family, page)
+    figure.set_label(f"{note} {caveat}".strip())
+    figure.set_size_inches(
+        page.width or max(figure.get_figwidth(), size[0]), figure.get_figheight() + size[1]
+    )
     figure.draw_without_rendering()
     ax = figure.axes[0]
-    spare = ax.get_window_extent().height / figure.dpi - HEIGHT
-    figure.set_figheight(figure.get_figheight() - spare * ax.get_gridspec().nrows)
+    rows = ax.get_gridspec().nrows
+    around = figure.get_figheight() - rows * ax.get_window_extent().height / figure.dpi
+    least = around + rows * LOW
+    if page.height and page.height < least:
+        raise TooSmall(
+            f"--height {page.height:g}: too low for this figure, which takes {least + 0.05:.1f}"
+        )
+    figure.set_figheight(page.height or around + rows * HEIGHT)
 
 
-def line(
-    ax: "Axes",
-    x: Sequence[float],
-    rows: Sequence[Sequence[float]],
-    label: str,
-    style: dict[str, str],
-) -> None:
-    """The mean of rows (one for each seed) and a band of their population std.
+def cover(figure: "Figure", more: Iterable[str]) -> list[str]:
+    """Give the figure's texts fonts that have their letters, and those of `more`; returns them."""
+    import matplotlib
+    from matplotlib.text import Text
 
-    Shorter rows count as far as they go.
-    """
-    table = np.full((len(rows), len(x)), np.nan)
-    for row, values in zip(table, rows, strict=True):
-        row[: len(values)] = values
-    known = ~np.isnan(table).all(axis=0)
-    x, table = np.asarray(x)[known], table[:, known]
-    mean, std = np.nanmean(table, axis=0), np.nanstd(table, axis=0)
-    style = {"linewidth": 1.5, "markersize": 4, "markevery": max(1, len(x) // 10), **style}
-    ax.plot(x, mean, label=label, **style)
-    if len(rows) > 1:
-        band(ax, x, mean, std, style["color"])
+    texts = figure.findobj(Text)
+    usual = matplotlib.rcParams["font.family"]
+    families = families_for([*(text.get_text() for text in texts), *more], usual)
+    for text in texts if families != usual else ():
+        text.set_fontfamily(families)
+    return families
 
 
-def band(ax: "Axes", x: np.ndarray, mean: np.ndarray, std: np.ndarray, colour: str) -> None:
-    """Mean ± std, behind a line."""
-    ax.fill_between(x, mean - std, mean + std, color=colour, alpha=0.18, linewidth=0)
-
-
-def wide(look: Sized, names: Sized) -> float:
-    """Inches for a mark of each method for each name."""
-    return min(12.0, 2.4 + 0.2 * len(look) * len(names))
-
-
-def groups(
-    ax: "Axes",
-    names: Sequence[str],
-    values: Mapping[tuple[str, str], Sequence[float]],
-    look: Look,
-    bars: bool,
-) -> None:
-    """For each name a mark for each method, of {(name, method): a value for each seed}.
-
-    The marks are bars from 0 or means; the seeds are points.
-    """
-    step = 0.8 / len(look)
-    colours = []
-    for k, (method, style) in enumerate(look.items()):
-        colour = style["color"]
-        there = [(i, values[n, method]) for i, n in enumerate(names) if values.get((n, method))]
-        at = [i - 0.4 + (k + 0.5) * step for i, _ in there]
-        means = [np.mean(seeds) for _, seeds in there]
-        if bars:
-            look_of = {"color": colour, "edgecolor": "white", "hatch": "//" * (colour in colours)}
-            ax.bar(at, means, step * 0.9, label=method, **look_of)
-        else:
-            ax.plot(at, means, style["marker"], color=colour, markersize=6, label=method)
-        colours.append(colour)
-        several = [(x, seeds) for x, (_, seeds) in zip(at, there, strict=True) if len(seeds) > 1]
-        xs = [x for x, seeds in several for _ in seeds]
-        ys = [value for _, seeds in several for value in seeds]
-        ax.plot(xs, ys, ".", color="0.25" if bars else colour, markersize=3)
-    too_long = 0.085 * max(map(len, names)) > (wide(look, names) - 0.8) / len(names)  # inches
-    slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if too_long else {}
-    ax.set_xticks(range(len(names)), names, **slanted)
-    ax.set_xlim(-0.6, len(names) - 0.4)
+def legend(
+    figure: "Figure", shown: Mapping[str, Any], title: str, family: list[str], page: Page
+) -> np.ndarray:
+    """Draw it in as many columns as there is room for; its width and height in inches."""
+    small = {"family": family, "size": "small"}
+    place = {"loc": "outside lower center", "frameon": False, "handlelength": 2.2}
+    place |= {"prop": small, "title_fontproperties": small}
+    room = page.width or max(figure.get_figwidth(), PAGE if len(shown) > 6 else 0)
+    widest = page.width or WIDE
+    one_column = figure.legend(shown.values(), shown.keys(), **place)
+    width = one_column.get_window_extent().width / figure.dpi
+    one_column.remove()
+    names = list(shown)
+    if width > widest:  # the line before a name takes some of it
+        most = max(8, int(max(map(len, names)) * (widest - 0.5) / (width - 0.4)))
+        names = [textwrap.fill(name, most) for name in names]
+        width = widest
+    columns = max(1, int(max(room, width) / width))
+    rows = -(-len(names) // columns)
+    title = textwrap.fill(title, int(18 * room))
+    made = figure.legend(
+        shown.values(), names, title=title, ncols=-(-len(names) // max(1, rows)), **place
+    )
+    # some more than it takes: each file format has its own widths of letters
+    size = 1.03 * made.get_window_extent().size / figure.dpi + 0.1
+    return np.array([max(room, size[0]), size[1]])

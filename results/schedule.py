@@ -14,25 +14,25 @@ from yacs.config import CfgNode
 
 from dassl.commands import leave
 
-from .panels import COLOURS, legend, panels
+from .panels import COLOURS, PAGE, Page, finish, panels
 from .records import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw_schedule(cfg: CfgNode) -> "Figure":
-    """σ of each epoch, and the density of n; for a checked config of P2C."""
+def draw_schedule(cfg: CfgNode, page: Page) -> "Figure":
+    """σ of each epoch, counted from 1, and the density of n; for a checked config of P2C."""
     from trainers.p2c import MixtureNoise, sigma_at
 
     dpd, epochs = cfg.TRAINER.P2C.DPD, cfg.OPTIM.MAX_EPOCH
     titles = [f"Schedule: {dpd.SCHEDULE}", f"Noise: {dpd.NOISE}"]
-    figure, (left, right) = panels(titles, "", "", 3.6)
+    figure, (left, right) = panels(titles, "", "", page, PAGE / 2)
     colour = {"color": COLOURS[0]}
-    fine, dots = np.linspace(0, epochs - 1, 40 * epochs), range(epochs)
-    left.plot(fine, [sigma_at(dpd, t, epochs) for t in fine], linewidth=0.8, **colour)
-    left.plot(dots, [sigma_at(dpd, t, epochs) for t in dots], "o", markersize=4, **colour)
-    left.set(xlabel="epoch, from 0", ylabel="σ", ylim=(0, None))
+    for at, style in ((np.linspace(0, epochs - 1, 40 * epochs), "-"), (np.arange(epochs), "o")):
+        sigma = [sigma_at(dpd, t, epochs) for t in at]
+        left.plot(at + 1, sigma, style, linewidth=0.8, markersize=4, **colour)
+    left.set(xlabel="epoch", ylabel="σ", ylim=(0, None))
     left.xaxis.get_major_locator().set_params(integer=True)
 
     noise = MixtureNoise(dpd.GMM_MEANS, dpd.GMM_STDS, dpd.GMM_WEIGHTS, dpd.GMM_STANDARDIZE)
@@ -48,7 +48,8 @@ def draw_schedule(cfg: CfgNode) -> "Figure":
             right.plot(x, density, ":", linewidth=1, label=label, **colour)
         right.plot(x, sum(densities), linewidth=1.5, label="mixture", **colour)
     right.set(xlabel="n; the noise is σ·n", ylabel="density", ylim=(0, None))
-    legend(figure, [right], "")
+    note = "Epochs are counted from 1, as everywhere here; epoch 1 is t = 0 of the paper's eq. 2."
+    finish(figure, [right], note, page)
     return figure
 
 
@@ -57,7 +58,7 @@ def normal(x: np.ndarray, mean: float, std: float) -> np.ndarray:
     return np.exp(-(((x - mean) / std) ** 2) / 2) / (std * np.sqrt(2 * np.pi))
 
 
-def draw_recorded_schedule(found: Sequence[Result]) -> "Figure | None":
+def draw_recorded_schedule(found: Sequence[Result], page: Page) -> "Figure | None":
     """The schedule that most of the P2C runs have."""
     configs: Counter[tuple[str, int]] = Counter()
     for r in found:
@@ -70,7 +71,8 @@ def draw_recorded_schedule(found: Sequence[Result]) -> "Figure | None":
         return None
     [((dpd, epochs), _)] = configs.most_common(1)
     trainer = {"P2C": {"DPD": json.loads(dpd)}}
-    return draw_schedule(CfgNode({"TRAINER": trainer, "OPTIM": {"MAX_EPOCH": epochs}}))
+    cfg = CfgNode({"TRAINER": trainer, "OPTIM": {"MAX_EPOCH": epochs}})
+    return draw_schedule(cfg, page)
 
 
 def schedule_config(words: Sequence[str]) -> CfgNode:

@@ -13,8 +13,8 @@ from scipy import stats as st
 
 from results import figures
 from results.curves import curves_of_logs
-from results.panels import TRAINERS, styles
-from results.plots import KINDS, describe, draw
+from results.panels import TRAINERS, Page, styles
+from results.plots import KINDS, caption, describe, draw
 from results.protocols import dataset_name
 from results.records import find_results
 from results.schedule import draw_schedule, schedule_config
@@ -200,13 +200,15 @@ def test_the_loss_figure(runs):
 def test_losses_and_times_are_of_one_number_of_shots(tmp_path):
     """The largest that trainings have, which the figure says."""
     for shots in (1, 2, 16):
-        write(tmp_path, {f"dtd/P2C/c_{shots}shots/seed1/log.txt": log_of((1, 3.0 * shots))})
+        for seed in (1, 2):
+            text = log_of((1, 3.0 * shots), (2, 2.0))
+            write(tmp_path, {f"dtd/P2C/c_{shots}shots/seed{seed}/log.txt": text})
     write(tmp_path, {"dtd/ZeroshotCLIP/c_32shots/seed1/log.txt": block(50.0)})
     for kind in ("loss", "time"):
         figure = draw(kind, find_results([tmp_path]))
         assert [text.get_text() for text in figure.legends[0].get_texts()] == ["P2C"]
-        assert figure.legends[0].get_title().get_text().startswith("16 shots; ")
-    assert lines(draw("loss", find_results([tmp_path]))) == {"P2C": ([1], [48])}
+        assert figure.get_label().startswith("Runs of 16 shots. ")
+    assert lines(draw("loss", find_results([tmp_path]))) == {"P2C": ([1, 2], [48, 2])}
 
 
 def test_losses_that_are_not_known_leave_a_gap(tmp_path):
@@ -313,7 +315,7 @@ def test_clouds_by_noise_and_by_a_posterior_are_drawn_apart(tmp_path):
     titles = [f"{place}, {noise} noise" for noise in kinds]
     assert [ax.get_title().replace("\n", " ") for ax in figure.axes] == titles
     axes = ["σ of the noise on the text prompts", "σ, × the posterior's deviation"]
-    assert [ax.get_xlabel() for ax in figure.axes] == axes
+    assert [ax.get_xlabel().replace("\n", " ") for ax in figure.axes] == axes
     assert lines(figure)["P2C"] == ([0, 0.1], [80, 65])
     assert lines(figure, 1)["VaMP"] == ([0, 1], [80, 65])
     assert lines(figure, 1)["ReBaPL_CoOp"] == ([1], [68])
@@ -354,7 +356,7 @@ def many(root, methods, datasets=("dtd",), shots=(16,)):
 @pytest.mark.parametrize("kind", ["loss", "time", "f1"])
 @pytest.mark.parametrize(
     ("methods", "datasets", "settings"),
-    [(1, 1, 1), (2, 3, 1), (13, 1, 1), (13, 11, 1), (13, 1, 5), (1, 2, 7)],
+    [(1, 2, 1), (2, 3, 1), (13, 1, 1), (13, 11, 1), (13, 1, 5), (1, 2, 7)],
 )
 def test_nothing_is_cut_and_panels_keep_their_size(kind, methods, datasets, settings, tmp_path):
     """All texts are within the figure, none lies on another; warnings of the layout are errors."""
@@ -367,7 +369,7 @@ def test_nothing_is_cut_and_panels_keep_their_size(kind, methods, datasets, sett
     width, height = figure.bbox.size
     boxes = [key.get_window_extent()]
     for ax in figure.axes:
-        assert ax.get_window_extent().height == pytest.approx(1.7 * figure.dpi, rel=0.05)
+        assert ax.get_window_extent().height == pytest.approx(1.5 * figure.dpi, rel=0.05)
         boxes += [
             label.get_window_extent() for label in (ax.title, ax.xaxis.label) if label.get_text()
         ]
@@ -398,7 +400,9 @@ def test_names_with_signs_of_mathematics(tmp_path):
 def test_figures_have_labels_and_a_description(runs):
     for kind in ("loss", "time", "f1"):
         figure = draw(kind, find_results([runs]))
-        assert figure.axes[0].get_ylabel() and figure.legends[0].get_title().get_text()
+        assert figure.axes[0].get_ylabel()
+        assert not figure.legends[0].get_title().get_text()  # it is in the caption
+        assert "2 seeds" in caption(figure, KINDS[kind].text)
         described = describe(figure, KINDS[kind].text)
         assert described.startswith(KINDS[kind].text) and "P2C, MaPLe" in described
 
@@ -441,8 +445,9 @@ def test_the_schedule_figure():
     )
     mixture = ["TRAINER.P2C.DPD.GMM_MEANS", "(0.0,4.0)", "TRAINER.P2C.DPD.GMM_STDS", "(1.0,2.0)"]
     mixture += ["TRAINER.P2C.DPD.GMM_WEIGHTS", "(3.0,1.0)"]
-    figure = draw_schedule(schedule_config([*pairs, *mixture]))
+    figure = draw_schedule(schedule_config([*pairs, *mixture]), Page())
     left, right = figure.axes
+    assert left.get_lines()[1].get_xdata() == pytest.approx([1, 2, 3, 4])  # as a log counts
     assert left.get_lines()[1].get_ydata() == pytest.approx([0.02, 0.015, 0.01, 0.005])
     density = next(line for line in right.get_lines() if line.get_label() == "mixture")
     x, y = density.get_xdata(), density.get_ydata()
@@ -463,7 +468,7 @@ def test_a_schedule_as_in_a_config_file_and_bad_ones(tmp_path, capsys):
         == 0
     )
     assert capsys.readouterr().out.split() == [
-        str(tmp_path / f"schedule.{suffix}") for suffix in ("png", "pdf")
+        str(tmp_path / f"schedule.{suffix}") for suffix in ("png", "pdf", "txt")
     ]
     assert (tmp_path / "schedule.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "schedule.pdf").read_bytes()[:4] == b"%PDF"
@@ -483,7 +488,8 @@ def test_a_schedule_as_in_a_config_file_and_bad_ones(tmp_path, capsys):
 
 def test_all_draws_what_there_is(runs, capsys):
     assert figures.main(["all", str(runs), "--out", str(runs / "figures")]) == 0
-    made = [f"{kind}.{suffix}" for kind in ("f1", "loss", "time") for suffix in ("pdf", "png")]
+    suffixes = ("pdf", "png", "txt")
+    made = [f"{kind}.{suffix}" for kind in ("f1", "loss", "time") for suffix in suffixes]
     assert sorted(path.name for path in (runs / "figures").iterdir()) == made
 
 

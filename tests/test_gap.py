@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 
 from inference import gap, gap_features, gap_numbers
 from inference.gap_figure import Shown, draw
 from inference.gap_numbers import Features, measure, picture
 from inference.load import load_run
+from results.panels import Page
 from trainers.base import CustomCLIP
 from trainers.empl import EMPLCLIP
 
@@ -239,7 +241,11 @@ def test_several_runs_in_one_table_and_their_figures(runs, tmp_path, capsys):
     assert set(rows) == {("base", m) for m in base} | {("new", m) for m in [*ZERO_SHOT, "CoOp"]}
     assert [method for side, method in rows if side == "base"][:2] == ZERO_SHOT
     assert rows["base", "ZeroshotCLIP"] == rows["base", ZERO_SHOT[0]] != rows["base", ZERO_SHOT[1]]
-    made = [f"gap_Shapes_{side}.{suffix}" for side in ("base", "new") for suffix in ("pdf", "png")]
+    made = [
+        f"gap_Shapes_{side}.{suffix}"
+        for side in ("base", "new")
+        for suffix in ("pdf", "png", "txt")
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == made
     assert all(str(tmp_path / name) in captured.out for name in made)
     assert "0.071 (128 numbers)" in captured.out
@@ -291,13 +297,14 @@ def test_numbers_in_json():
     assert json.dumps(gap.numbers(measure(features(1, 1)))).count("null") == 3
 
 
-def test_a_figure_is_of_the_first_seed(tmp_path, monkeypatch):
+def test_a_figure_is_of_all_seeds(tmp_path, monkeypatch):
     rows = [gap.Row(name, None, shown) for name, shown in (("A", 1), ("B", 2), ("A", 3))]
     drawn = []
-    monkeypatch.setattr(gap, "draw", lambda methods: drawn.append(dict(methods)))
-    monkeypatch.setattr(gap, "save", lambda _, name, folder: drawn.append((name, folder)))
-    gap.figures({("Shapes", "base"): rows}, tmp_path)
-    assert drawn == [{"A": 1, "B": 2}, ("gap_Shapes_base", tmp_path)]
+    monkeypatch.setattr(gap, "draw", lambda methods, page: drawn.append(dict(methods)) or Figure())
+    monkeypatch.setattr(gap, "save", lambda _, name, folder, *__: drawn.append((name, folder)))
+    args = gap.parse_args([str(tmp_path), "--out", str(tmp_path)])
+    gap.figures({("Shapes", "base"): rows}, args, Page())
+    assert drawn == [{"A": [1, 3], "B": [2]}, ("gap_Shapes_base", tmp_path)]
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -501,13 +508,14 @@ def test_figures_that_cannot_be_written(runs, tmp_path, capsys):
 @pytest.mark.parametrize(("n", "classes"), [(9, 4), (1, 1)])
 def test_the_figure(n, classes):
     """A panel of each method with all its points, and histograms that add up to 100%."""
-    methods = {name: Shown(trainer, picture(features(n, classes)))
+    methods = {name: [Shown(trainer, picture(features(n, classes)))]
                for name, trainer in (("zero-shot", "ZeroshotCLIP"), ("P2C", "P2C"))}  # fmt: skip
-    methods["no gap"] = Shown("Mine", picture(Features(*[torch.eye(3)] * 3, torch.arange(3), 0)))
-    figure = draw(methods)
+    none = Shown("Mine", picture(Features(*[torch.eye(3)] * 3, torch.arange(3), 0)))
+    methods["no gap"] = [none]
+    figure = draw(methods, Page())
     titles = [ax.get_title() for ax in figure.axes]
     assert titles == [*methods, "Size of the gaps", "Direction of the gaps"]
-    for ax, shown in zip(figure.axes, methods.values(), strict=False):
+    for ax, [shown] in zip(figure.axes, methods.values(), strict=False):
         drawn = [line.get_xydata() for line in ax.get_lines()]
         assert np.array_equal(drawn[0], shown.picture.image)
         assert any(np.array_equal(points, shown.picture.own) for points in drawn)
@@ -516,3 +524,13 @@ def test_the_figure(n, classes):
     for ax, empty in zip(figure.axes[-2:], (0, 1), strict=True):
         shares = [patch.get_data().values.sum() for patch in ax.patches]
         assert shares == pytest.approx([100, 100, 100 * (1 - empty)])
+
+
+def test_histograms_of_several_seeds():
+    """Their mean, and each as a thin line behind it."""
+    shown = [Shown("P2C", picture(features(9, 4))), Shown("P2C", picture(features(9, 4)))]
+    figure = draw({"P2C": shown}, Page())
+    for ax in figure.axes[1:]:
+        one, two, mean = [patch.get_data().values for patch in ax.patches]
+        assert mean == pytest.approx((one + two) / 2)
+    assert "mean over 2 seeds, thin: single seeds" in figure.get_label()
