@@ -7,8 +7,6 @@ from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
-from tabulate import tabulate
-
 from .effects import (
     NO,
     UNDECIDED,
@@ -26,7 +24,7 @@ from .kept import read_kept
 from .paper import PAPER_NAMES
 from .records import Result
 from .statistics import Delta, harmonic_mean
-from .text_table import TABLE_FORMATS
+from .text_table import markdown
 
 RECORDS = Path(__file__).parents[1] / "docs" / "records"
 P2C_SWEEP, METHODS_SWEEP = "five_tasks_p2c", "five_tasks_methods"
@@ -240,13 +238,12 @@ def table(family: Family) -> str:
     """A markdown row for each comparison."""
     rows, digits = [], family.digits
     for comparison, of, p, decided in family.decided():
-        row = [comparison.name, signed(of.mean, digits)]
-        row.append(f"[{signed(of.low, digits)}, {signed(of.high, digits)}]")
-        row += [f"{p:.3f}" if p >= 0.001 else "< 0.001", decided]
-        rows.append(row + [of_task(delta, digits) for delta in of.of_task.values()])
-        tasks = list(of.of_task)
-    headers = [family.unit, "difference", "95% interval", "p (Holm)", "answer", *tasks]
-    return tabulate(rows, headers, TABLE_FORMATS["markdown"], disable_numparse=True)
+        row = {family.unit: comparison.name, "difference": signed(of.mean, digits)}
+        row["95% interval"] = f"[{signed(of.low, digits)}, {signed(of.high, digits)}]"
+        row["p (Holm)"] = f"{p:.3f}" if p >= 0.001 else "< 0.001"
+        row["answer"] = decided
+        rows.append(row | {task: of_task(delta, digits) for task, delta in of.of_task.items()})
+    return markdown(rows)
 
 
 def interval_rows(family: Family) -> list[IntervalRow]:

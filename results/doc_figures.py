@@ -8,12 +8,19 @@ import numpy as np
 
 from . import answers
 from .interval_figure import IntervalRow, draw_intervals
-from .panels import line, panels, styles
+from .marks import line
+from .panels import PAGE, Page, finish, panels, same_range, styles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TASKS = "means of the five tasks"
+TEXT = {
+    "table4": "HM of each row of Table 4 minus the baseline's",
+    "parts": "HM gained by the parts of the recipe",
+    "schedule": "HM of one schedule minus another's",
+    "calibration": "ECE, trained with minus without the cloud",
+}
 CLOUD = {
     "baseline": "baseline",
     "dpd_gmm": "baseline + DPD",
@@ -45,7 +52,10 @@ def cloud() -> "Figure":
     """Accuracy lost as the learned prompts are perturbed: a line for each setting."""
     look = styles(dict.fromkeys(CLOUD, "P2C"))
     titles = ["base classes", "new classes"]
-    figure, axes = panels(titles, "σ of the noise at test time", "accuracy, %")
+    page = Page()
+    figure, axes = panels(
+        titles, "σ of the noise at test time", "accuracy, %", page, width=PAGE / 2
+    )
     for ax, side in zip(axes, answers.SIDES, strict=True):
         for name, label in CLOUD.items():
             runs = [r for r in answers.settings(name) if r.side == side]
@@ -59,20 +69,14 @@ def cloud() -> "Figure":
         ax.set_xscale("symlog", linthresh=sigmas[1])
         ax.set_xticks(sigmas[::2], [f"{sigma:g}" for sigma in sigmas[::2]])
         ax.minorticks_off()
+    same_range(axes)
+    finish(figure, axes, "", page)
     return figure
 
 
 FIGURES = {
-    **{
-        name: DocFigure(partial(effects, name), f"{text}: mean, 95% interval and {TASKS}")
-        for name, text in {
-            "table4": "HM of each row of Table 4 minus the baseline's",
-            "parts": "HM gained by the parts of the recipe",
-            "schedule": "HM of one schedule minus another's",
-            "cloud_lost": "Accuracy lost under noise, trained with minus without",
-            "calibration": "ECE, trained with minus without the cloud",
-        }.items()
-    },
-    "cloud": DocFigure(cloud, "Accuracy as the learned prompts are perturbed at test time"),
-    "ranks": DocFigure(ranks, "Rank of each method by its mean HM, with its 95% interval"),
+    name: DocFigure(partial(effects, name), f"{text}: mean, 95% interval and {TASKS}")
+    for name, text in TEXT.items()
 }
+FIGURES["cloud"] = DocFigure(cloud, "Accuracy under noise: lines are means, thin ones single tasks")
+FIGURES["ranks"] = DocFigure(ranks, "Rank of each method by its mean HM, with its 95% interval")

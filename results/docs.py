@@ -26,23 +26,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tabulate import tabulate
-
 from dassl.commands import OneLineParser, command_line, leave
 
 from . import answers, base_new
 from .doc_figures import FIGURES
 from .kept import read_kept, read_lines
+from .panels import STYLE
 from .protocols import dataset_names
 from .table_kinds import make_table
 from .tables import find_baseline, with_costs
-from .text_table import TABLE_FORMATS, render
+from .text_table import markdown, render
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("RESULTS", "SHAPES", "METHODS", "BENCHMARKS")
 DOCUMENTS = ("README.md", *(f"docs/{page}.md" for page in PAGES))
 MADE = re.compile(r"(<!-- made: (?P<words>.+?) -->\n).*?(?P<end>^<!-- end -->$)", re.S | re.M)
 ABOUT = "accuracy in %: mean ± population std over seeds. Bold: best, underlined: second best"
+
+SCREEN = 150  # dots per inch
+RANKED = ("place", "method", "mean HM", "rank", "95% interval", "parameters", "train s")
 
 
 def record(name: str) -> Path:
@@ -93,7 +95,7 @@ def rows(name: str, *conditions: str) -> str:
     if not found:
         raise LookupError(f"{name} has no rows with {' '.join(conditions)}")
     found = [{k: v for k, v in row.items() if k not in wanted} for row in found]
-    return tabulate(found, "keys", TABLE_FORMATS["markdown"], disable_numparse=True)
+    return markdown(found)
 
 
 def runs(name: str) -> str:
@@ -118,9 +120,9 @@ def ranks() -> str:
     costs = answers.costs()
     for i, (method, mean, rank, low, high) in enumerate(answers.ranked(), start=1):
         interval = f"{low:g} to {high:g}"
-        found.append([i, method, f"{mean:.1f}", f"{rank:g}", interval, *costs[method]])
-    headers = ["", "method", "mean HM", "rank", "95% interval", "parameters", "train s"]
-    return tabulate(found, headers, TABLE_FORMATS["markdown"], disable_numparse=True)
+        row = [i, method, f"{mean:.1f}", f"{rank:g}", interval, *costs[method]]
+        found.append(dict(zip(RANKED, row, strict=True)))
+    return markdown(found)
 
 
 def figure(name: str) -> str:
@@ -158,12 +160,15 @@ def rewritten(text: str) -> str:
 
 def draw(text: str, folder: Path) -> list[Path]:
     """Draw the figures of a document; the files."""
+    import matplotlib  # slow, and not needed to check
+
     drawn = []
     for found in MADE.finditer(text):
         what, *words = shlex.split(found["words"])
         if what == "figure":
             path = folder / f"{words[0]}.png"
-            FIGURES[words[0]].draw().savefig(path)
+            with matplotlib.rc_context(STYLE):
+                FIGURES[words[0]].draw().savefig(path, dpi=SCREEN)
             drawn.append(path)
     return drawn
 

@@ -23,14 +23,6 @@ TRAINERS = (
 COLOURS = "#D55E00 #0072B2 #009E73 #CC79A7 #E69F00 #56B4E9 #000000".split()
 MARKERS = "osD^vPX"
 LINES = ("-", "--", ":")
-<<<<<<< HEAD
-DPI = 200
-HEIGHT = 1.7  # inches, of a panel without what is written around it
-PAGE = 5.5  # inches, of a page's text
-# A serif font that comes with matplotlib, so figures are the same everywhere. Text in a PDF is
-# text; equal SVGs are equal bytes; a $ in a name is a $.
-STYLE = {"font.family": ["STIXGeneral"], "font.size": 9, "pdf.fonttype": 42}
-=======
 DPI = 300
 # inches
 COLUMN, PAGE, WIDE = 3.25, 5.5, 6.875  # of text: a column's, a page's, of both columns
@@ -40,7 +32,6 @@ HEIGHT, LOW = 1.5, 0.6  # of a panel without what is written around it; the leas
 # text; equal SVGs are equal bytes; a $ in a name is a $.
 STYLE = {"font.family": ["STIXGeneral"], "font.size": 9, "pdf.fonttype": 42}
 STYLE |= {"xtick.labelsize": "small", "ytick.labelsize": "small"}
->>>>>>> wt-figures
 STYLE |= {"svg.hashsalt": "p2c", "text.parse_math": False}
 
 Look = dict[str, dict[str, str]]  # method -> color, marker, linestyle

@@ -158,6 +158,11 @@ def lay_out(
     return table + "\n\n" + "\n".join(caption)
 
 
+def markdown(rows: Sequence[Mapping[str, object]]) -> str:
+    """A markdown table of rows that all have the same columns, as they are."""
+    return tabulate(rows, "keys", TABULATES["markdown"], disable_numparse=True)
+
+
 def csv_of(table: Table) -> str:
     """A column per number; source is run or paper."""
     columns = [f"{c}_{part}" for c in table.columns for part in ("mean", "std", "seeds")]
