@@ -33,6 +33,7 @@ from tabulate import tabulate
 from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr
 from dassl.engine.record import commit
 from dassl.utils import write_json
+from results.cloud_figure import caveat_of, no_fair_baselines
 from results.curves import CLOUD, POSTERIOR
 from results.names import name_methods
 from results.records import Result, find_results
@@ -101,10 +102,15 @@ def compare(run: Result, cloud: Cloud) -> None:
 
 
 def table(clouds: dict[Result, Cloud], args: argparse.Namespace) -> str:
-    """Mean ± population std over seeds and draws: a row for each method and set of classes."""
+    """Mean ± population std over seeds and draws: a row for each method and set of classes.
+
+    What is to be known of it stands below.
+    """
     rows: dict[tuple[str, str, str], list[Cloud]] = defaultdict(list)
-    for run, name in name_methods(list(clouds)).items():
-        rows[run.dataset, run.side, name].append(clouds[run])
+    names = name_methods(list(clouds))
+    unfair = no_fair_baselines(names) if args.noise != POSTERIOR else ()
+    for run, name in names.items():
+        rows[run.dataset, run.side, name + " †" * (name in unfair)].append(clouds[run])
     averaged = ["averaged"] * (args.noise == POSTERIOR)
     lines = []
     for key, here in sorted(rows.items()):
@@ -112,7 +118,8 @@ def table(clouds: dict[Result, Cloud], args: argparse.Namespace) -> str:
         cells += [[cloud.average for cloud in here] for _ in averaged]
         lines.append([*key, *(show_stat(summarise(c)) if c else "–" for c in cells), len(here)])
     headers = ["dataset", "classes", "method", *(f"σ {s:g}" for s in args.sigmas), *averaged]
-    return tabulate(lines, [*headers, "seeds"], disable_numparse=True)
+    text = tabulate(lines, [*headers, "seeds"], disable_numparse=True)
+    return "\n".join(filter(None, [f"{text}\n\n{caption(args)}", caveat_of(unfair)]))
 
 
 def caption(args: argparse.Namespace) -> str:
@@ -162,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         leave(f"no results of runs in {' '.join(map(str, args.folders))}", 1)
     clouds, well = ask_each(found, partial(ask, args=args), CLOUD)
     if clouds:
-        print(f"{table(clouds, args)}\n\n{caption(args)}")
+        print(table(clouds, args))
     return 0 if clouds and well else 1
 
 

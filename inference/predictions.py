@@ -10,6 +10,7 @@ import numpy as np
 from tabulate import tabulate
 
 from dassl.commands import plain
+from results.text_table import no_formula
 
 DIGITS = ".7g"  # of a probability: as many as a float32 has
 
@@ -54,7 +55,7 @@ def csv_lines(predictions: Iterable[Prediction]) -> Iterator[str]:
 
 def _csv_line(cells: Sequence[str]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(cells)
+    csv.writer(text, lineterminator="").writerow(map(no_formula, cells))
     return text.getvalue()
 
 

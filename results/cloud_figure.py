@@ -2,7 +2,7 @@
 
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,7 +38,8 @@ def draw_cloud(found: Sequence[Result], page: Page) -> "Figure | None":
         return too_few("cloud", "measured at one σ; a curve takes two")
     names = name_methods(list(clouds))
     look = styles_of(names)
-    unfair = no_fair_baselines(names, clouds)
+    moved = {r: name for r, name in names.items() if clouds[r]["noise"] != POSTERIOR}
+    unfair = no_fair_baselines(moved)
     of_panel = defaultdict(list)
     for r, cloud in clouds.items():
         of_panel[(r.dataset, SIDES[r.side]), cloud["noise"]].append(r)
@@ -59,8 +60,7 @@ def draw_cloud(found: Sequence[Result], page: Page) -> "Figure | None":
         draw_axis(ax, [clouds[r] for r in here])
     same_range(axes)
     note = spread(runs_of.values(), " and draws")
-    caveat = f"† {', '.join(sorted(unfair))}: {UNFAIR}" if unfair else ""
-    finish(figure, axes, note, page, caveat)
+    finish(figure, axes, note, page, caveat_of(unfair))
     return figure
 
 
@@ -95,11 +95,15 @@ def draw_axis(ax: "Axes", clouds: Sequence[dict]) -> None:
         ax.axvline(sigma, label="P2C's σ_max in training", **style)
 
 
-def no_fair_baselines(names: Mapping[Result, str], clouds: Clouds) -> set[str]:
-    """The methods that noise on their prompts hardly reaches, beside some that it does."""
-    moved = {r: name for r, name in names.items() if clouds[r]["noise"] != POSTERIOR}
-    deep = {name for r, name in moved.items() if r.trainer in DEEP and not attribute_length(r)}
-    return deep if set(moved.values()) - deep else set()
+def no_fair_baselines(names: Mapping[Result, str]) -> set[str]:
+    """Of methods moved by noise those that it hardly reaches, beside some that it does."""
+    deep = {name for r, name in names.items() if r.trainer in DEEP and not attribute_length(r)}
+    return deep if set(names.values()) - deep else set()
+
+
+def caveat_of(unfair: Collection[str]) -> str:
+    """What a table or figure says of them; nothing if there are none."""
+    return f"† {', '.join(sorted(unfair))}: {UNFAIR}" if unfair else ""
 
 
 def noise_axis(noise: str) -> str:
