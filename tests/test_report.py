@@ -420,7 +420,7 @@ def measured(folder, searches):
     test = folder / "measure.html"
     test.write_text(MEASURE.replace("SEARCHES", json.dumps(searches)), encoding="utf-8")
     flags = [*FLAGS, f"--user-data-dir={folder}/profile", test.as_uri()]
-    done = subprocess.run([CHROMIUM, *flags], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([CHROMIUM, *flags], capture_output=True, text=True, timeout=600)
     [saw] = re.findall("<pre>(.*?)</pre>", done.stdout) or [done.stderr]
     saw = json.loads(html.unescape(saw))
     assert "error" not in saw, saw
