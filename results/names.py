@@ -2,7 +2,9 @@
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -42,7 +44,10 @@ def name_methods(
     """Name each result's method by its trainer, and variants of a trainer by what tells them apart.
 
     That is the config's name, the shots, the output folder, or as many of these as it takes.
+    Results that have their names keep them.
     """
+    if results and all(r.method for r in results):
+        return {r: r.method for r in results}
     top = os.path.commonpath([r.root for r in results]) if results else ""
     names = {}
     for trainer in dict.fromkeys(r.trainer for r in results):
@@ -65,3 +70,19 @@ def name_methods(
             shown = [column[i] for column in tells if column[i] not in ("", ".")]
             names[r] = " ".join([trainer, *shown])
     return names
+
+
+def with_methods(found: Sequence["Result"]) -> list["Result"]:
+    """The same results, each with the one name that all tables and figures shall call it by.
+
+    Shots are told where a method has several, but of few-shot runs by their tables' columns.
+    """
+    names = name_methods(found, by=("cfg", "root"))
+    shots: dict[str, set[int]] = defaultdict(set)
+    for r in (r for r in found if r.protocol != "few_shot"):
+        shots[names[r]].add(r.shots)
+    named = []
+    for r in found:
+        several = r.protocol != "few_shot" and len(shots[names[r]]) > 1
+        named.append(replace(r, method=names[r] + f" shots_{r.shots}" * several))
+    return named

@@ -43,6 +43,7 @@ class Result:
     folder: Path  # the run's
     metrics: dict[str, float]  # accuracy, error_rate, macro_f1 in percent
     record: dict | None  # results.json
+    method: str = ""  # its name where all tables and figures share one (names.with_methods)
 
 
 def find_results(folders: Iterable[Path]) -> list[Result]:

@@ -1,25 +1,29 @@
 """One HTML page about runs: python -m results.report FOLDER …
 
 It has tables, figures, each run's command, configs and versions. It is one file that needs nothing
-else: it opens offline, on a phone, and prints. How it looks is in report.html.j2.
+else: it opens offline, on a phone, and prints. How it looks is in report.html.j2, its search in
+report.js.
 """
 
 import argparse
 import base64
+import hashlib
 import io
 import logging
+import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
-from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr
+from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr, plain
 
 from . import plots, tables
-from .names import name_methods
+from .names import with_methods
 from .paper import with_paper
 from .records import Result, find_results, setting_of
 from .table_kinds import KINDS, make_table
@@ -27,6 +31,11 @@ from .text_table import Table, show_delta
 
 EXAMPLE = """example:
   python -m results.report output/shapes_table4 --out table4.html --baseline baseline"""
+HERE = Path(__file__).parent
+SIDES = ("base", "new", "all")
+WIDE = 5.0  # inches: figures that a phone's width would make too small to read
+# Where a long name may go on in the next line, beside its spaces.
+BREAKS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[_/.])(?=\w)")
 
 
 class Notes(logging.Handler):
@@ -73,7 +82,7 @@ def results(
     return made
 
 
-def pictures(found: Sequence[Result]) -> list[dict[str, str]]:
+def pictures(found: Sequence[Result]) -> list[dict]:
     """All figures there is something for, as SVG in base64."""
     import matplotlib  # slow, and not needed for what is said before
 
@@ -84,18 +93,21 @@ def pictures(found: Sequence[Result]) -> list[dict[str, str]]:
             with matplotlib.rc_context(plots.STYLE):
                 figure.savefig(out, format="svg", metadata={"Date": None})
             svg = base64.b64encode(out.getvalue()).decode()
-            described = plots.describe(figure, about.text)
-            made.append({"kind": kind, "text": about.text, "svg": svg, "described": described})
+            made.append({
+                "kind": kind, "text": about.text, "svg": svg,
+                "described": plots.describe(figure, about.text),
+                "wide": figure.get_figwidth() > WIDE,
+            })  # fmt: skip
     return made
 
 
-def runs_by_method(found: Sequence[Result], names: Mapping[Result, str]) -> list[list[tuple]]:
-    """(run, its row, its command) of every run, the methods apart."""
+def runs_by_method(found: Sequence[Result]) -> dict[str, list[tuple]]:
+    """{method: (run, its row, its command) of every run}."""
     groups = defaultdict(list)
     for r in found:
         record = r.record or {}
         memory = record.get("peak_memory_mb", {})
-        row = [names[r], r.dataset, r.side, r.shots, r.seed]
+        row = [r.dataset, r.side, r.shots, r.seed]
         row += [number(r.metrics.get("accuracy")), number(r.metrics.get("macro_f1"))]
         row.append(number(record.get("train_seconds")))
         row.append(number(record.get("images_per_second", {}).get("test"), 0))
@@ -103,8 +115,13 @@ def runs_by_method(found: Sequence[Result], names: Mapping[Result, str]) -> list
         row.append((record.get("commit") or "–")[:10] + "+" * bool(record.get("dirty")))
         row.append(record.get("finished", "–"))
         command = record.get("command") or f"no results.json in {r.folder}"
-        groups[names[r]].append((r, row, command))
-    return list(groups.values())
+        groups[r.method].append((r, row, command))
+    return groups
+
+
+def counted(n: int, what: str) -> str:
+    """1 run, 2 runs."""
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def number(x: float | None, digits: int = 1) -> str:
@@ -112,12 +129,15 @@ def number(x: float | None, digits: int = 1) -> str:
     return "–" if x is None else f"{x:.{digits}f}"
 
 
-def configs(found: Sequence[Result], names: Mapping[Result, str]) -> list[tuple[str, str]]:
+def configs(found: Sequence[Result]) -> list[tuple[str, str]]:
     """(whose, as YAML) of the configs that differ in more than dataset, seed and folders."""
     methods: dict[str, list[str]] = defaultdict(list)
     for r in (r for r in found if r.record):
-        methods[yaml.safe_dump(setting_of(r.record))].append(names[r])
-    return [(f"{', '.join(dict.fromkeys(m))} ({len(m)} runs)", text) for text, m in methods.items()]
+        methods[yaml.safe_dump(setting_of(r.record))].append(r.method)
+    return [
+        (f"{', '.join(dict.fromkeys(m))} ({counted(len(m), 'run')})", text)
+        for text, m in methods.items()
+    ]
 
 
 def machines(found: Sequence[Result]) -> list[tuple]:
@@ -131,31 +151,46 @@ def machines(found: Sequence[Result]) -> list[tuple]:
 
 def page(found: Sequence[Result], args: argparse.Namespace, notes: Notes) -> str:
     """The whole HTML file."""
-    names = name_methods(found)
-    order = {"base": 0, "new": 1, "all": 2}
-    found = sorted(found, key=lambda r: (names[r], r.dataset, r.shots, order[r.side], r.seed))
+    found = with_methods(found)
+    found.sort(key=lambda r: (r.method, r.dataset, r.shots, SIDES.index(r.side), r.seed))
     places = {r: i for i, r in enumerate(found, start=1)}
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     folders = ", ".join(str(folder) for folder in args.folders)
-    about = f"{len(found)} runs in {folders}; {len(set(names.values()))} methods; "
-    # autoescape: names in logs and records are others'
+    methods = counted(len({r.method for r in found}), "method")
+    about = f"{counted(len(found), 'run')} in {folders}; {methods}; "
+    # names in logs and records are others': escaped, and with their control characters shown
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, finalize=shown,
     )  # fmt: skip
+    environment.filters["breakable"] = breakable
+    script = (HERE / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
         title=args.title,
         about=f"{about}written {now} by results/report.py.",
         show_delta=show_delta,
+        counted=counted,
         places=places,
         first_of=lambda runs: min(map(places.get, runs)),
         tables=results(found, args.baseline, args.paper),
         figures=pictures(found),
-        runs=runs_by_method(found, names),
-        configs=configs(found, names),
+        runs=runs_by_method(found),
+        configs=configs(found),
         machines=machines(found),
         warnings=notes.lines,  # also what was said while these were made
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def shown(value: object) -> str:
+    """What the page shows of a value: text without control characters."""
+    return value if isinstance(value, Markup) else plain(value, keep="\n")
+
+
+def breakable(name: str) -> Markup:
+    """A name that may be broken between its words, also where they have no space."""
+    return Markup("<wbr>").join(escape(part) for part in BREAKS.split(shown(name)))
 
 
 # -- the command

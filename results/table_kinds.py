@@ -4,6 +4,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -113,10 +114,11 @@ def transfer_table(found: Sequence[Result], protocol: str) -> Table | None:
     targets = sorted({r.dataset for r in tests})
     targets.sort(key=lambda target: usual.index(target) if target in usual else len(usual))
     sources = sorted({transfer_of(target)[1] for target in targets})
-    ways = {(r.trainer, r.cfg, r.shots, r.root) for r in tests}
+    ways = {way(r): r for r in tests}
     trainings = [r for r in found if r.protocol == "few_shot" and r.dataset in sources]
-    trainings = [r for r in trainings if (r.trainer, r.cfg, r.shots, r.root) in ways]
+    trainings = [r for r in trainings if way(r) in ways]
     names = name_methods([*trainings, *tests])
+    names |= {r: names[ways[way(r)]] for r in trainings}  # not as few-shot's table calls them
     lines = []
     for name in sorted(set(names.values())):
         runs = [r for r in names if names[r] == name]
@@ -132,6 +134,11 @@ def transfer_table(found: Sequence[Result], protocol: str) -> Table | None:
     caption = ["average: over the targets; its ± is over the seeds' own averages."]
     columns = [*sources, *targets, "average"]
     return Table(columns, lines, caption, "accuracy on the targets") if lines else None
+
+
+def way(r: Result) -> tuple[str, str, int, Path]:
+    """What a model's training and its tests have in common."""
+    return r.trainer, r.cfg, r.shots, r.root
 
 
 def few_shot_table(found: Sequence[Result]) -> Table | None:

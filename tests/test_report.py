@@ -2,19 +2,28 @@
 with them."""
 
 import base64
+import hashlib
+import html
 import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
 
 from results import report
-from results.protocols import TEN
+from results.names import name_methods, with_methods
+from results.protocols import TEN, dataset_name
+from results.records import find_results
 
 from .test_figures import put, record
 from .test_parse import write
 
-VOID = {"meta", "link", "img", "br", "hr"}
+VOID = {"meta", "link", "img", "input", "wbr"}
+CHROMIUM = shutil.which("chromium")
 COMMAND = "python train.py --seed 1 --root 'my <data>' DATASET.NAME \"DTD\""
 
 
@@ -54,6 +63,12 @@ class Page(HTMLParser):
 
     def all(self, name):
         return [attributes for tag, attributes in self.tags if tag == name]
+
+    def runs(self):
+        """{method: its table of runs}."""
+        methods = [a["data-method"] for a in self.all("details") if "data-method" in a]
+        tables = [table for table in self.tables if "commit" in table["rows"][0]]
+        return dict(zip(methods, tables, strict=True))
 
 
 @pytest.fixture
@@ -113,20 +128,17 @@ def test_numbers_in_the_tables_are_the_records(runs, capsys):
 
 def test_every_run_has_its_command_and_what_it_ran_on(runs, capsys):
     _, page = make(runs)
-    [table] = [
-        table
-        for table in page.tables
-        if table["rows"][0][0] == "method" and "commit" in table["rows"][0]
-    ]
-    header, body = table["rows"][0], table["rows"][1:]
+    assert list(page.runs()) == ["MaPLe", "P2C"]
+    for table in page.runs().values():
+        header, body = table["rows"][0], table["rows"][1:]
+        assert body[1::2] == [[COMMAND]] * 4
+    header, body = page.runs()["MaPLe"]["rows"][0], page.runs()["MaPLe"]["rows"][1:]
     got = [dict(zip(header, row, strict=True)) for row in body[::2]]
-    assert body[1::2] == [[COMMAND]] * 8
-    numbers = [(r["method"], r["classes"], r["seed"], r["accuracy"], r["macro F1"]) for r in got]
-    assert numbers[:4] == [
-        ("MaPLe", "base", "1", "70.0", "69.0"),
-        ("MaPLe", "base", "2", "80.0", "79.0"),
-        ("MaPLe", "new", "1", "50.0", "49.0"),
-        ("MaPLe", "new", "2", "60.0", "59.0"),
+    assert [(r["classes"], r["seed"], r["accuracy"], r["macro F1"]) for r in got] == [
+        ("base", "1", "70.0", "69.0"),
+        ("base", "2", "80.0", "79.0"),
+        ("new", "1", "50.0", "49.0"),
+        ("new", "2", "60.0", "59.0"),
     ]
     assert (got[0]["train s"], got[0]["images/s"], got[0]["peak MiB"]) == ("6.0", "1234", "800")
     assert (got[0]["commit"], got[0]["finished"]) == ("0123456789+", "2026-01-02")
@@ -144,7 +156,7 @@ def test_the_links_of_a_line_lead_to_its_runs(runs, capsys):
 
 def test_nothing_is_asked_of_the_network(runs, capsys):
     text, page = make(runs)
-    assert not page.all("script") and not page.all("iframe") and not page.all("base")
+    assert page.all("script") == [{}] and not page.all("iframe") and not page.all("base")
     for name, attributes in page.tags:
         for key in ("src", "href", "srcset", "data", "action", "poster"):
             if key in attributes:
@@ -160,6 +172,9 @@ def test_nothing_is_asked_of_the_network(runs, capsys):
         a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"
     ]
     assert policy.startswith("default-src 'none'")
+    [script] = re.findall("<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.endswith(f"script-src 'sha256-{digest}'") and policy.count("script-src") == 1
 
 
 def test_figures_are_whole_images_with_words_for_them(runs, capsys):
@@ -201,7 +216,7 @@ def test_names_of_others_are_text(tmp_path, capsys):
     put(tmp_path, name, 1, 60.0, "new")
     (tmp_path / "<i>caf\udce9" / "seed1").mkdir(parents=True)
     text, page = make(tmp_path)
-    assert not page.all("script") and not page.all("i")
+    assert page.all("script") == [{}] and not page.all("i")
     assert any(row[1:5] == [name, "80.0", "60.0", "68.6"] for row in page.tables[0]["rows"])
     assert r"<i>caf\udce9/seed1: empty folder" in page.text
 
@@ -209,7 +224,8 @@ def test_names_of_others_are_text(tmp_path, capsys):
 def test_configs_that_differ_are_shown_once_each(runs, capsys):
     _, page = make(runs)
     assert page.text.count("USE_ATPROMPT: true") == page.text.count("USE_ATPROMPT: false") == 1
-    assert page.text.count("P2C (4 runs)") == page.text.count("MaPLe (4 runs)") == 1
+    section = page.text.split("Configs")[-1]
+    assert section.count("P2C (4 runs)") == section.count("MaPLe (4 runs)") == 1
 
 
 def test_runs_without_a_record_and_a_failed_one(tmp_path, capsys):
@@ -275,3 +291,173 @@ def test_a_damaged_record_is_said_on_the_page(runs, capsys):
     path.write_text(json.dumps(record(80.0))[:99])
     _, page = make(runs)
     assert "seed3/results.json cannot be read" in page.text
+
+
+def test_what_others_wrote_cannot_end_the_script_or_turn_the_page(tmp_path, capsys):
+    evil = "</script></details><script>x</script>"
+    put(tmp_path, "P2C", 1, 80.0, command=f"{evil} \x1b[2J \u202e --x", machine="a\x00\x9bb")
+    text, page = make(tmp_path)
+    assert page.all("script") == [{}] and not page.open
+    assert rf"{evil} \x1b[2J \u202e --x" in page.text and r"a\x00\x9bb" in page.text
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)
+
+
+# One name for a run
+
+
+def put_elsewhere(root, folder, accuracy, **changes):
+    """A record in a folder of another protocol's layout."""
+    path = root / folder / "results.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(record(accuracy, **changes)))
+
+
+def test_a_run_has_one_name_in_all_sections(tmp_path, capsys):
+    """By protocol alone P2C would be P2C, and P2C one and P2C two in the few-shot table."""
+    put(tmp_path, "P2C", 1, 80.0)
+    put(tmp_path, "P2C", 1, 60.0, "new")
+    for cfg in ("one", "two"):
+        for shots in (4, 16):
+            place = {"side": "all", "shots": shots, "loss": [float(shots)]}
+            put_elsewhere(tmp_path, f"dtd/P2C/{cfg}_{shots}shots/seed1", 70.0, **place)
+    text, page = make(tmp_path)
+    names = {"P2C c", "P2C one", "P2C two"}
+    assert set(page.runs()) == names
+    methods = {
+        row[table["rows"][0].index("method")]
+        for table in page.tables
+        if "method" in table["rows"][0]
+        for row in table["rows"][1:]
+    }
+    assert methods == names
+    described = " ".join(image["alt"] for image in page.all("img"))
+    shown = re.findall(r"Shown: (.*?) \(", described)
+    assert {name for names in shown for name in names.split(", ")} == names
+    [config] = re.findall(r"<summary>([^<]*P2C[^<]*)\(6 runs", text)
+    assert config == "P2C c, P2C one, P2C two "
+
+
+def test_shots_are_told_where_no_column_tells_them(tmp_path, capsys):
+    """A training is called by its method and has a row of its tests' table all the same."""
+    for shots, accuracy in ((4, 70.0), (16, 80.0)):
+        place = {"side": "all", "shots": shots, "dataset": "ImageNet"}
+        put_elsewhere(tmp_path, f"imagenet/CoOp/c_{shots}shots/seed1", accuracy, **place)
+        place |= {"dataset": "EuroSAT", "eval_only": True}
+        folder = f"evaluation/CoOp/c_{shots}shots/eurosat/seed1"
+        put_elsewhere(tmp_path, folder, accuracy - 30, **place)
+    _, page = make(tmp_path)
+    assert list(page.runs()) == ["CoOp", "CoOp shots_16", "CoOp shots_4"]
+    rows = [row for table in page.tables for row in table["rows"]]
+    assert ["CoOp shots_16", "80.0", "50.0", "50.0", "1", "2"] in rows
+    assert ["CoOp shots_4", "70.0", "40.0", "40.0", "1", "2"] in rows
+    assert ["ImageNet", "CoOp", "70.0", "80.0", "1", "2"] in rows
+
+
+def test_given_names_stay(runs):
+    found = find_results([runs])
+    assert {r.method for r in found} == {""}
+    assert {r.method for r in with_methods(found)} == {"P2C", "MaPLe"}
+    named = [replace(r, method="given") for r in found]
+    assert set(name_methods(named).values()) == {"given"}
+
+
+# In a browser
+
+# Opens the page at both widths, uses it, and leaves what it saw in its own text.
+MEASURE = """<!DOCTYPE html><meta charset="utf-8"><body><pre></pre><script>
+const saw = {};
+const later = ms => new Promise(done => setTimeout(done, ms));
+async function at(width) {
+  const frame = document.createElement("iframe");
+  Object.assign(frame, {src: "report.html", width, height: 900, style: "border: 0"});
+  const loaded = new Promise(done => frame.onload = done);
+  document.body.append(frame);
+  await loaded;
+  const page = frame.contentDocument, root = page.documentElement, now = {};
+  const groups = [...page.querySelectorAll("#all-runs details")];
+  const open = () => groups.filter(group => group.open).map(group => group.dataset.method);
+  now.closed = open().length === 0;
+  for (const details of page.querySelectorAll("details")) details.open = true;
+  await later(50);
+  now.page = [frame.contentWindow.innerWidth, root.scrollWidth - root.clientWidth];
+  const boxes = [...page.querySelectorAll(".scroll")].filter(box => box.querySelector("table"));
+  const wide = box => box.scrollWidth > box.clientWidth;
+  const hinted = box => box.querySelector(".hint").getClientRects().length > 0;
+  now.wide = boxes.filter(wide).map(box => box.getAttribute("aria-label"));
+  now.hinted = boxes.filter(hinted).map(box => box.getAttribute("aria-label"));
+  const box = boxes.find(box => box.getAttribute("aria-label").startsWith("runs of"));
+  box.scrollLeft = 1e6;
+  const last = box.querySelector("tbody tr").lastElementChild.getBoundingClientRect();
+  now.last = [last.left >= 0, last.right <= root.clientWidth];
+  const field = page.querySelector("#search input");
+  now.found = {};
+  for (const words of SEARCHES) {
+    field.value = words;
+    field.dispatchEvent(new Event("input"));
+    const rows = [...page.querySelectorAll("#all-runs tr[id]")];
+    const shown = rows.filter(row => row.getClientRects().length > 0).length;
+    now.found[words] = [shown, open(), page.querySelector("#search output").textContent];
+  }
+  field.value = "no run has this";
+  field.dispatchEvent(new Event("input"));
+  page.querySelector("h3 + .scroll a").click();
+  await later(100);
+  const run = page.querySelector("tr:target").getBoundingClientRect();
+  now.led = [run.height > 0 && run.top >= 0 && run.bottom <= 900, open()];
+  saw[width] = now;
+  frame.remove();
+}
+at(1400).then(() => at(400)).catch(error => saw.error = String(error)).then(() => {
+  document.querySelector("pre").textContent = JSON.stringify(saw);
+});
+</script>"""
+FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --dump-dom
+--disable-background-networking --disable-component-update --disable-sync
+--allow-file-access-from-files --virtual-time-budget=20000""".split()
+
+
+def measured(folder, searches):
+    """{width: what the page of a folder shows in Chromium}."""
+    test = folder / "measure.html"
+    test.write_text(MEASURE.replace("SEARCHES", json.dumps(searches)), encoding="utf-8")
+    flags = [*FLAGS, f"--user-data-dir={folder}/profile", test.as_uri()]
+    done = subprocess.run([CHROMIUM, *flags], capture_output=True, text=True, timeout=600)
+    [saw] = re.findall("<pre>(.*?)</pre>", done.stdout) or [done.stderr]
+    saw = json.loads(html.unescape(saw))
+    assert "error" not in saw, saw
+    return saw
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
+def test_nothing_is_cut_and_the_search_finds_at_both_widths(runs, capsys):
+    """Among names and a command that are long and have no space."""
+    about = {"command": f"python train.py --root /{'x' * 300}", "machine": "m" * 300}
+    put(runs, "M" * 90, 12, 50.0, **about)
+    put(runs, "M" * 90, 12, 50.0, "new", "d" * 90, **about)
+    for dataset in ("imagenet", *TEN):
+        folder = f"evaluation/P2C/c_16shots/{dataset}/seed1"
+        if dataset == "imagenet":
+            folder = "imagenet/P2C/c_16shots/seed1"
+        place = {"side": "all", "dataset": dataset_name(dataset), "eval_only": True}
+        put_elsewhere(runs, folder, 70.0, **place)
+    make(runs, "--title", "T" * 200)
+    every = ["M" * 90, "MaPLe", "P2C"]
+    searches = {
+        "": (21, []),
+        "maple seed=1": (2, ["MaPLe"]),
+        "Seed 1": (15, ["MaPLe", "P2C"]),
+        "new": (5, every),
+        f"/{'x' * 300}": (2, ["M" * 90]),
+        "0123456789+ 'my <data>'": (8, ["MaPLe", "P2C"]),
+        "nothing": (0, []),
+    }
+    saw = measured(runs / "page", list(searches))
+    for width in ("1400", "400"):
+        page = saw[width]
+        assert page["closed"] and page["page"] == [int(width), 0]
+        assert page["last"] == [True, True] and page["hinted"] == page["wide"]
+        assert page["led"] == [True, ["MaPLe"]]
+        for words, (n, methods) in searches.items():
+            said = f"{n} of 21 runs" if words else ""
+            assert page["found"][words] == [n, methods, said], words
+    assert saw["1400"]["wide"] == [] and len(saw["400"]["wide"]) >= 4
