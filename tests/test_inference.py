@@ -56,6 +56,20 @@ def test_the_cloud_of_a_run_and_of_its_test_elsewhere(moved, capsys):
         assert row.groups() == tuple(f"{x:.1f}" for x in expected)
 
 
+def test_the_table_says_which_baseline_is_no_fair_one(trained, data, tmp_path, capsys):
+    """MaPLe without attributes, beside P2C; not where it is alone."""
+    folder = shutil.copytree(trained / "train", tmp_path / "runs/p2c").parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", sys.stdout)
+        assert run("MaPLe", data, folder / "maple") == 0
+    for where, said in ((folder, True), (folder / "maple", False)):
+        capsys.readouterr()
+        assert cloud.main([str(where), "--sigmas", "0", "0.1", "--draws", "1"]) == 0
+        out = capsys.readouterr().out
+        assert ("MaPLe †" in out) == ("† MaPLe: no fair baseline" in out) == said
+        assert "P2C †" not in out
+
+
 def test_another_model_than_the_runs_is_noticed(trained, tmp_path, caplog):
     folder = tmp_path / "other"
     shutil.copytree(trained / "train", folder)

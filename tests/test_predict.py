@@ -196,7 +196,8 @@ def test_json_lines_of_odd_names(model, tmp_path, monkeypatch, capsys):
     }
     assert predict.main([str(REPO), image, "--format", "csv"]) == 0
     (_, row) = csv.reader(io.StringIO(capsys.readouterr().out))
-    assert row[:2] == [image, "青"] and row[3] == 'a "big", red\nthing'
+    # a cell is one line; JSON has names as they are
+    assert row[:2] == [image.replace("\n", "\\n"), "青"] and row[3] == 'a "big", red\\nthing'
     assert predict.main([str(REPO), image]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
 
@@ -456,3 +457,12 @@ def test_the_script_and_a_closed_pipe(data, tmp_path):
     done = subprocess.run(shell, cwd=REPO, env=env, capture_output=True, text=True)
     assert done.stdout == "image,class_1" and done.returncode == 128 + signal.SIGPIPE
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("ZeroshotCLIP on ViT-Tiny/8, 16")
+
+
+def test_a_name_is_no_formula_in_csv(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(model, "classnames", ["=1+1", "@b", "c"], raising=False)
+    image = paint(tmp_path / "=cmd.png", BLUE)
+    assert predict.main([str(REPO), image, "--format", "csv", "--topk", "3"]) == 0
+    row = next(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    names = {row[f"class_{i}"] for i in (1, 2, 3)}
+    assert names == {"'=1+1", "'@b", "c"} and row["image"] == image

@@ -331,7 +331,7 @@ def test_a_run_has_one_name_in_all_sections(tmp_path, capsys):
     }
     assert methods == names
     described = " ".join(image["alt"] for image in page.all("img"))
-    shown = re.findall(r"Shown: (.*?) \(", described)
+    shown = re.findall(r"Shown: (.*?)\.", described)
     assert {name for names in shown for name in names.split(", ")} == names
     [config] = re.findall(r"<summary>([^<]*P2C[^<]*)\(6 runs", text)
     assert config == "P2C c, P2C one, P2C two "
