@@ -27,6 +27,11 @@ def plain(text: object, keep: str = "") -> str:
     return _UNSHOWN.sub(escaped, str(text))
 
 
+def no_formula(cell: object) -> object:
+    """Puts a ' before text of a CSV file that a spreadsheet would run."""
+    return f"'{cell}" if isinstance(cell, str) and re.match(r"[=+@]|-(?![\d.]+$)", cell) else cell
+
+
 class OneLineParser(argparse.ArgumentParser):
     """Keeps the line breaks of its texts, and says what is wrong in one line."""
 

@@ -3,12 +3,13 @@
 import csv
 import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from tabulate import SEPARATING_LINE, tabulate
+
+from dassl.commands import no_formula
 
 from .statistics import Delta, Stat, paired_difference
 
@@ -182,11 +183,6 @@ def to_csv(table: Sequence[Sequence[object]]) -> str:
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows([*map(no_formula, row)] for row in table)
     return out.getvalue().rstrip("\n")
-
-
-def no_formula(cell: object) -> object:
-    """Put a ' before text that a spreadsheet would run."""
-    return f"'{cell}" if isinstance(cell, str) and re.match(r"[=+@]|-(?![\d.]+$)", cell) else cell
 
 
 # -- numbers as text
