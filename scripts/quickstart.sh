@@ -17,9 +17,11 @@ run=$(printf %q "$OUTPUT")/base2new/train_base/shapes/shots_16/P2C/vit_tiny_ep5_
 images=$(printf %q "${DATA:-data}")/shapes/images
 cat <<END
 
-Next, in $PWD:
-  ${set_too}bash scripts/predict.sh $run $images/checkered_green_star/009*.png    # what the model says of images
-  $(printf %q "$(bash scripts/python.sh)") -m results.report $(printf %q "$OUTPUT") --out report.html    # these runs on one page
-  ${set_too}bash scripts/p2c/few_shot.sh shapes 4 1    # a training of your own: 4 images of each class
-From a folder of your own photos to a trained model in use: docs/TUTORIAL.md
+Three commands to go on with, in $PWD. What the model says of eight test images:
+  ${set_too}bash scripts/predict.sh $run $images/checkered_green_star/009*.png
+All these runs on one page:
+  $(printf %q "$(bash scripts/python.sh)") -m results.report $(printf %q "$OUTPUT") --out report.html
+A training of your own, on 4 images of each class:
+  ${set_too}bash scripts/p2c/few_shot.sh shapes 4 1
+And from a folder of your own photos to a trained model in use: docs/TUTORIAL.md
 END
