@@ -42,14 +42,17 @@ def check_loggers(cfg: CfgNode) -> None:
         raise UsageError(f"{line}: pip install wandb, or take csv or tensorboard")
 
 
-def open_logger(name: str, trainer: "TrainerBase", tensorboard_dir: str) -> ScalarLogger:
-    """The logger of that name in TRAIN.LOGGER; raises Failure if it cannot be opened."""
-    if name == "tensorboard":
-        return tensorboard(tensorboard_dir)
-    return CSVLogger(trainer) if name == "csv" else WandbLogger(trainer)
+def open_loggers(
+    trainer: "TrainerBase", tensorboard_dir: str
+) -> tuple[ScalarLogger | None, list[ScalarLogger]]:
+    """TensorBoard's and the others that TRAIN.LOGGER names; raises Failure if one cannot be."""
+    names = trainer.cfg.TRAIN.LOGGER
+    writer = open_tensorboard(tensorboard_dir) if "tensorboard" in names else None
+    others = {"csv": CSVLogger, "wandb": WandbLogger}
+    return writer, [kind(trainer) for name, kind in others.items() if name in names]
 
 
-def tensorboard(log_dir: str) -> ScalarLogger:
+def open_tensorboard(log_dir: str) -> ScalarLogger:
     """A SummaryWriter; raises Failure if the folder cannot be written."""
     from torch.utils.tensorboard import SummaryWriter  # here, since it is slow to import
 

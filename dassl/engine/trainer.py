@@ -27,7 +27,7 @@ from dassl.utils.meters import AverageMeter, MetricMeter
 from dassl.utils.progress import bar, bar_or_lines
 
 from .checkpoints import NOT_FINITE, Checkpoints, Names
-from .loggers import ScalarLogger, open_logger
+from .loggers import ScalarLogger, open_loggers
 from .record import Recorder, device_name
 
 ABOUT_FORMAT = 1  # of `describe`
@@ -55,8 +55,8 @@ class TrainerBase(Checkpoints):
 
     def __init__(self):
         super().__init__()
-        self._loggers: dict[str, ScalarLogger] = {}
-        self._writer = None  # of these tensorboard's, for third-party trainers
+        self._writer: ScalarLogger | None = None  # tensorboard's, also for third-party trainers
+        self._loggers: list[ScalarLogger] = []  # the others
         self.recorder = Recorder(self)
 
     def set_model_mode(self, mode: str = "train", names: Names = None) -> None:
@@ -81,23 +81,23 @@ class TrainerBase(Checkpoints):
 
     def init_writer(self, log_dir: str) -> None:
         """Opens the loggers, tensorboard in log_dir; raises Failure if one cannot be opened."""
-        if self._loggers or not ranks.first():
-            return
-        for name in self.cfg.TRAIN.LOGGER:
-            self._loggers[name] = open_logger(name, self, log_dir)
-        self._writer = self._loggers.get("tensorboard")
+        if not self._open_loggers() and ranks.first():
+            self._writer, self._loggers = open_loggers(self, log_dir)
 
     def close_writer(self) -> None:
         """Closes the loggers that are open."""
-        for logger in self._loggers.values():
+        for logger in self._open_loggers():
             logger.close()
-        self._loggers, self._writer = {}, None
+        self._writer, self._loggers = None, []
+
+    def _open_loggers(self) -> list[ScalarLogger]:
+        return [logger for logger in (self._writer, *self._loggers) if logger is not None]
 
     def write_scalar(
         self, tag: str, scalar_value: float | Tensor, global_step: int | None = None
     ) -> None:
         """Gives a number to the loggers that are open."""
-        for logger in self._loggers.values():
+        for logger in self._open_loggers():
             logger.add_scalar(tag, scalar_value, global_step)
 
     # -- training

@@ -126,7 +126,7 @@ def test_a_full_disk(make):
     trainer = make("TRAIN.LOGGER", ("csv",))
     os.makedirs(trainer.output_dir)
     trainer.init_writer("")
-    [logger] = trainer._loggers.values()
+    [logger] = trainer._loggers
     line = "scalars.csv: No space left on device. Free some space"
     with open("/dev/full", "wb", buffering=0) as full, pytest.raises(Failure, match=line):
         logger.rows = csv.writer(io.TextIOWrapper(full, write_through=True))
@@ -185,3 +185,18 @@ def test_wandb_that_is_not_there(make, cfg, tmp_path, monkeypatch):
     cfg.TRAIN.LOGGER = ("csv", "wandb")
     with pytest.raises(UsageError, match="it is not installed in this environment: pip install"):
         check_loggers(cfg)
+
+
+def test_a_writer_that_a_trainer_opens_itself(make):
+    """As third-party trainers may: it is written to and closed."""
+    trainer, told = make("TRAIN.LOGGER", ("csv",)), []
+
+    class Mine:
+        add_scalar = staticmethod(lambda *what: told.append(what))
+        close = staticmethod(lambda: told.append("closed"))
+
+    trainer._writer = Mine()
+    trainer.init_writer("nowhere")
+    trainer.write_scalar("train/loss", 0.5, 1)
+    trainer.close_writer()
+    assert told == [("train/loss", 0.5, 1), "closed"] and trainer._writer is None
