@@ -20,6 +20,7 @@ from dassl.config import (
     check_resume,
     check_schedule,
     check_values,
+    config_of_method,
     get_cfg_default,
     merge_command_line,
     merge_file,
@@ -28,6 +29,8 @@ from dassl.config import (
 )
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY, build_trainer
+from dassl.engine.loggers import check_loggers
+from dassl.files import CONFIG
 from dassl.utils import (
     Failure,
     UsageError,
@@ -142,16 +145,21 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
     check_resume(cfg)
+    if not args.eval_only:
+        check_loggers(cfg)
     if ranks.first():
         check_output_dir(cfg)
         setup_logger(cfg.OUTPUT_DIR)
     if ranks.count() > 1:
         print(f"Processes: {ranks.count()}")
-    if note := getattr(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), "note", ""):
+    method = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    if note := getattr(method, "note", ""):
         print(note)
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
-    print(f"** Arguments **\n{vars(args)}\n** Config **\n{cfg}")
+    shown = config_of_method(cfg, method.config_names())
+    print(f"** Arguments **\n{vars(args)}\n** Config **\n{shown}")
+    print(f"All methods' settings: {os.path.join(cfg.OUTPUT_DIR, CONFIG)}")
     print(f"** System info **\n{collect_env_info()}\n")
     trainer = build_trainer(cfg)
     if args.eval_only:

@@ -27,6 +27,18 @@ def plain(text: object, keep: str = "") -> str:
     return _UNSHOWN.sub(escaped, str(text))
 
 
+def no_formula(cell: object) -> object:
+    """Put a ' before text that a spreadsheet would run, and not before numbers.
+
+    Control characters are written out: a tab or a return, too, may begin a formula, or a return
+    another row.
+    """
+    if not isinstance(cell, str):
+        return cell
+    cell = plain(cell)
+    return f"'{cell}" if re.match(r"[=+@]|-(?!\d+(\.\d+)?$)", cell) else cell
+
+
 class OneLineParser(argparse.ArgumentParser):
     """Keeps the line breaks of its texts, and says what is wrong in one line."""
 

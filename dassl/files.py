@@ -15,6 +15,7 @@ CONFIG = "config.yaml"
 LOCK = ".lock"
 FAILURE = "failure.txt"  # of runs that runs/ has started: why one has failed
 EPOCHS = "epochs.json"
+SCALARS = "scalars.csv"  # of TRAIN.LOGGER csv
 RESULTS, RESULTS_FORMAT = "results.json", 1
 # In <output folder>/<model name>, beside the text file `checkpoint`, which names the newest:
 BEST = "model-best.pth.tar"

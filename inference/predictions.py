@@ -9,8 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from tabulate import tabulate
 
-from dassl.commands import plain
-from results.text_table import no_formula
+from dassl.commands import no_formula, plain
 
 DIGITS = ".7g"  # of a probability: as many as a float32 has
 

@@ -94,7 +94,7 @@ def pictures(found: Sequence[Result]) -> list[dict]:
                 figure.savefig(out, format="svg", metadata={"Date": None})
             svg = base64.b64encode(out.getvalue()).decode()
             made.append({
-                "kind": kind, "text": about.text, "svg": svg,
+                "kind": kind, "text": plots.caption(figure, about.text), "svg": svg,
                 "described": plots.describe(figure, about.text),
                 "wide": figure.get_figwidth() > WIDE,
             })  # fmt: skip

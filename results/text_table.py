@@ -3,14 +3,13 @@
 import csv
 import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from tabulate import SEPARATING_LINE, tabulate
 
-from dassl.commands import plain
+from dassl.commands import no_formula
 
 from .latex import BOLD, UNDERLINED, latex_table
 from .statistics import Delta, Stat, paired_difference
@@ -188,14 +187,6 @@ def to_csv(table: Sequence[Sequence[object]]) -> str:
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows([*map(no_formula, row)] for row in table)
     return out.getvalue().rstrip("\n")
-
-
-def no_formula(cell: object) -> object:
-    """Put a ' before text that a spreadsheet would run, and not before numbers."""
-    if not isinstance(cell, str):
-        return cell
-    cell = plain(cell)  # a tab or a return, too, may begin a formula, or a return another row
-    return f"'{cell}" if re.match(r"[=+@]|-(?!\d+(\.\d+)?$)", cell) else cell
 
 
 # -- numbers as text

@@ -8,5 +8,20 @@ bash scripts/make_env.sh
 export OUTPUT=${OUTPUT:-output/quickstart}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the small CLIP gains nothing from more
 bash scripts/protocol.sh base2new --methods zsclip maple p2c --datasets shapes --seeds 1 2 3
-echo
-echo "Next: from a folder of your own photos to a trained model in use, docs/TUTORIAL.md"
+
+set_too="" # what the commands below need of this one's environment
+for name in VENV DATA; do
+  [ -z "${!name:-}" ] || set_too+="$name=$(printf %q "${!name}") "
+done
+run=$(printf %q "$OUTPUT")/base2new/train_base/shapes/shots_16/P2C/vit_tiny_ep5_batch4/seed1
+images=$(printf %q "${DATA:-data}")/shapes/images
+cat <<END
+
+Three commands to go on with, in $PWD. What the model says of eight test images:
+  ${set_too}bash scripts/predict.sh $run $images/checkered_green_star/009*.png
+All these runs on one page:
+  $(printf %q "$(bash scripts/python.sh)") -m results.report $(printf %q "$OUTPUT") --out report.html
+A training of your own, on 4 images of each class:
+  ${set_too}bash scripts/p2c/few_shot.sh shapes 4 1
+And from a folder of your own photos to a trained model in use: docs/TUTORIAL.md
+END

@@ -96,6 +96,11 @@ P2C | OPTIM.NAME sdg | did you mean sgd?
 P2C | OPTIM.NAME None | Unknown optimizer "None"
 P2C | OPTIM.NAME é | Unknown optimizer "é"
 P2C | OPTIM.MAX_EPOCH 1 | the warm-up leaves no epoch to train in
+P2C | TRAIN.LOGGER tensorbord | \
+TRAIN.LOGGER ['tensorbord']: must be one or more of tensorboard, csv, wandb, or "" for none
+P2C | TRAIN.LOGGER csv,excel | must be one or more of tensorboard, csv, wandb
+P2C | TRAIN.LOGGER (1,) | must be one or more of tensorboard, csv, wandb
+P2C | TRAIN.LOGGER True | TRAIN.LOGGER True: must be a list, as ['tensorboard']
 P2C | OPTIM.MOMENTUM 5.0 | must be below 1
 P2C | OPTIM.WARMUP_CONS_LR -1.0 | must be 0 or more
 P2C | DATASET.NUM_LABELED 4 | DATASET.NUM_LABELED 4: has no effect on Shapes

@@ -1,14 +1,16 @@
-"""The README's example of a method, run as a reader would."""
+"""The README's example of a method, run as a reader would; one version everywhere."""
 
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from clip.weights import BUNDLED, read_state_dict
 from dassl.data import DataManager
@@ -90,3 +92,11 @@ def test_the_example_method_runs_and_its_result_is_the_references(checkout, data
     saved = torch.load(folder / "learner" / "model.pth.tar-3", weights_only=True)["state_dict"]
     assert saved["ctx"].shape == (4, 128)
     assert result.metrics["accuracy"] == pytest.approx(plain_accuracy(data, saved["ctx"]), abs=0.06)
+
+
+def test_one_version():
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["version"]
+    citation = yaml.safe_load((REPO / "CITATION.cff").read_text())
+    newest = re.search(r"^## \[(\S+)\] - (\S+)$", (REPO / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest.groups() == (project, str(citation["date-released"]))
+    assert citation["version"] == project

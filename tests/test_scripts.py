@@ -4,6 +4,9 @@ import contextlib
 import importlib
 import json
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -264,3 +267,23 @@ def test_published_settings_of_single_datasets_are_found(script, words, config):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert {config, f"{config}_16shots"} & set(Path(done.stdout.strip()).parts)
+
+
+def test_the_quickstart_ends_with_commands_that_can_be_pasted(tmp_path):
+    """Its runs stand in for themselves: their folder is the scripts' own."""
+    repo, out = tmp_path / "a repo", "my runs"
+    (repo / "scripts").mkdir(parents=True)
+    for name in ("quickstart", "python"):
+        shutil.copy(REPO / "scripts" / f"{name}.sh", repo / "scripts")
+    for name in ("make_env", "protocol"):
+        (repo / "scripts" / f"{name}.sh").touch()
+    env = os.environ | {"VENV": "my env", "OUTPUT": out}
+    env.pop("DATA", None)
+    command = ["bash", str(repo / "scripts" / "quickstart.sh")]
+    said = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    assert f", in {repo}. " in said and (REPO / said.split()[-1]).exists()
+    predict, report, train = (shlex.split(line) for line in re.findall("^  (.*)", said, re.M))
+    done = ok(bash("p2c/base2new_train", "shapes", "1", OUTPUT=out, SHOW_DIR="1"))
+    assert predict[:4] == ["VENV=my env", "bash", "scripts/predict.sh", done.stdout.strip()]
+    assert report == ["my env/bin/python", "-m", "results.report", out, "--out", "report.html"]
+    assert train == ["VENV=my env", "bash", "scripts/p2c/few_shot.sh", "shapes", "4", "1"]

@@ -125,9 +125,16 @@ class CLIPTrainer(KeptFeatures, TrainerX):
     # In upstream's files, made of the class names; here neither saved nor loaded.
     derived_buffers = ("token_prefix", "token_suffix", "token_middle")
     node_name: str  # its settings are cfg.TRAINER.<node_name>, PREC among them
+    more_config: tuple[str, ...] = ()  # what else its class, or one above, reads (config_names)
     model_name = "learner"  # the checkpoint's folder
     key_prefix = ""  # of the checkpoint's keys, before the learner's own
     model_class = CustomCLIP
+
+    @classmethod
+    def config_names(cls) -> list[str]:
+        more = [name for c in cls.__mro__ for name in vars(c).get("more_config", ())]
+        attributes = ["ATPROMPT"] * vars(cls).get("takes_attributes", False)
+        return [cls.node_name, *more, *attributes]
 
     @property
     def node(self) -> CfgNode:

@@ -218,6 +218,7 @@ def mmrl_loss(
 @TRAINER_REGISTRY.register()
 class MMRL(CLIPTrainer):
     node_name = "MMRL"
+    more_config = ("TASK",)
     class_rows = ()
     model_name = "MultiModalRepresentationLearner"
     model_class = MMRLCLIP

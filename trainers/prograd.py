@@ -36,6 +36,7 @@ class ProGrad(CoOp):
     """Has two backward passes, so its steps are not captured (`graphed`)."""
 
     frozen_image_tower = divisible = takes_attributes = True
+    more_config = ("LOSS",)
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)

@@ -89,6 +89,8 @@ class ReBaPL(Ensemble, Repelled):
         present: representations of this cycle's samples; `before`: of those of the cycle before.
     """
 
+    more_config = ("REBAPL",)
+
     # -- config and model
 
     @property

@@ -85,6 +85,7 @@ class ClassAwarePromptLearner(PromptLearner):
 @TRAINER_REGISTRY.register()
 class TCP(CoOp):
     frozen_image_tower = graphed = divisible = True
+    more_config = ("TCP",)
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)

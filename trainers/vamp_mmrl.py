@@ -83,6 +83,7 @@ class VaMPMMRLCLIP(VaMPCLIP, MMRLCLIP):
 @TRAINER_REGISTRY.register()
 class VaMP_MMRL(VaMP, MMRL):
     node_name = "MMRL"
+    more_config = ("VAMP",)
     model_name = "VariationalRepresentationLearner"
     model_class = VaMPMMRLCLIP
     graphed = divisible = True

@@ -37,6 +37,10 @@ class ZeroshotCLIP(KeptFeatures, TrainerX):
     frozen_image_tower = True
     class_rows = ()
 
+    @classmethod
+    def config_names(cls) -> tuple[str, ...]:
+        return ()
+
     @property
     def classnames(self) -> list[str]:
         return self.dm.dataset.classnames

@@ -1,7 +1,7 @@
 """A run's settings: defaults, reading, checks, and the copy in its folder."""
 
 from .check import allow, check_schedule, check_values
-from .defaults import clean_cfg, get_cfg_default
+from .defaults import clean_cfg, config_of_method, get_cfg_default
 from .merge import (
     merge_command_line,
     merge_file,
@@ -24,6 +24,7 @@ __all__ = [
     "check_schedule",
     "check_values",
     "clean_cfg",
+    "config_of_method",
     "get_cfg_default",
     "merge_command_line",
     "merge_file",

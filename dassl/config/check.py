@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import UsageError
 
-from .merge import all_keys, get_value
+from .merge import all_keys, get_value, read_values_by
 
 _allowed: list[tuple[str, Callable[[object], bool], tuple[str, ...]]] = []
 
@@ -60,7 +60,18 @@ allow("a folder whose name is UTF-8",  # tensorboard writes into no other
 allow("below 1", lambda v: v < 1, "OPTIM.MOMENTUM OPTIM.RMSPROP_ALPHA")
 allow('a folder, or "" to keep nothing', lambda v: v.lower() not in ("true", "false"),
       "DATALOADER.FEATURES DATALOADER.TEST_CACHE")
+allow('one or more of tensorboard, csv, wandb, or "" for none',
+      lambda v: {*v} <= {"tensorboard", "csv", "wandb"}, "TRAIN.LOGGER")
 # fmt: on
+
+
+def words(value: object) -> object:
+    """A list of words that may be given as one text: csv, or "csv wandb", or csv,wandb."""
+    value = CfgNode._decode_cfg_value(value)
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+read_values_by("TRAIN.LOGGER", words)
 
 
 def check_values(cfg: CfgNode) -> None:

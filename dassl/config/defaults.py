@@ -1,5 +1,7 @@
 """Every config key of the engine. A method adds its own node under TRAINER."""
 
+from collections.abc import Collection
+
 from yacs.config import CfgNode as CN
 
 _C = CN()
@@ -112,6 +114,8 @@ _C.OPTIM.WARMUP_RECOUNT = True  # after the warm-up the scheduler starts from it
 _C.TRAIN = CN()
 _C.TRAIN.CHECKPOINT_FREQ = 0  # epochs between checkpoints that are kept for good
 _C.TRAIN.PRINT_FREQ = 10  # batches between log lines
+# where numbers go beside the log: tensorboard, csv (OUTPUT_DIR/scalars.csv), wandb; (): nowhere
+_C.TRAIN.LOGGER = ("tensorboard",)
 # from how many classes on processes share a training step's classes too, not its images alone; a
 # step is then not captured as a CUDA graph
 _C.TRAIN.SHARE_CLASSES = 100
@@ -141,3 +145,17 @@ def clean_cfg(cfg: CN, trainer: str) -> None:
     for key in list(cfg.TRAINER):
         if key not in ("NAME", trainer.upper()):
             del cfg.TRAINER[key]
+
+
+def config_of_method(cfg: CN, names: Collection[str] | None) -> CN:
+    """A copy without other methods' settings, for the log.
+
+    Args:
+        names: what is the method's, of cfg.TRAINER and of what the engine's config has not at its
+            top; None: not known, all stays.
+    """
+    shown = cfg.clone()
+    for node, engines in ((shown, _C), (shown.TRAINER, _C.TRAINER)) if names is not None else ():
+        for key in {*node} - {*engines} - {*names}:
+            del node[key]
+    return shown

@@ -10,9 +10,9 @@ import torchvision
 from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler, default_collate
 from torchvision.transforms import ToTensor, v2
-from tqdm import tqdm
 
 from dassl.utils import images, ranks
+from dassl.utils.progress import bar_or_lines
 
 from .data_manager import DatasetWrapper, Loader, build_data_loader
 from .kept import Key, code_of, digest, kept
@@ -115,7 +115,7 @@ def kept_images(
         tfm = v2.Compose([resize, crop, v2.PILToTensor()])
         items, size = loader.dataset.data_source, loader.batch_size
         reader = build_data_loader(cfg, "SequentialSampler", items, size, tfm=tfm, is_train=False)
-        for batch in tqdm(reader, desc=f"decoding {split}", leave=False, disable=None):
+        for batch in bar_or_lines(reader, f"decoding {split}", len(reader)):
             yield batch["img"]
 
     height, width = cfg.INPUT.SIZE

@@ -4,9 +4,8 @@ import datetime
 import math
 import os
 import random
-import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -25,8 +24,10 @@ from dassl.files import BEST
 from dassl.utils import check_availability, mix_seed, mkdir_if_missing, ranks, set_random_seed
 from dassl.utils.errors import Failure
 from dassl.utils.meters import AverageMeter, MetricMeter
+from dassl.utils.progress import bar, bar_or_lines
 
 from .checkpoints import NOT_FINITE, Checkpoints, Names
+from .loggers import ScalarLogger, open_loggers
 from .record import Recorder, device_name
 
 ABOUT_FORMAT = 1  # of `describe`
@@ -54,7 +55,8 @@ class TrainerBase(Checkpoints):
 
     def __init__(self):
         super().__init__()
-        self._writer = None
+        self._writer: ScalarLogger | None = None  # tensorboard's, also for third-party trainers
+        self._loggers: list[ScalarLogger] = []  # the others
         self.recorder = Recorder(self)
 
     def set_model_mode(self, mode: str = "train", names: Names = None) -> None:
@@ -67,33 +69,36 @@ class TrainerBase(Checkpoints):
         """What `describe` says besides, and so results.json: names and plain data."""
         return {}
 
-    # -- tensorboard
+    @classmethod
+    def config_names(cls) -> Collection[str] | None:
+        """What of cfg.TRAINER, or at cfg's top, this method reads; None: it does not say.
+
+        The log shows no other methods' settings then.
+        """
+        return None
+
+    # -- TRAIN.LOGGER
 
     def init_writer(self, log_dir: str) -> None:
-        """Opens tensorboard; raises Failure if the folder cannot be written."""
-        if self._writer is not None or not ranks.first():
-            return
-        from torch.utils.tensorboard import SummaryWriter  # here, since it is slow to import
-
-        print(f"Initialize tensorboard (log_dir={log_dir})")
-        try:
-            self._writer = SummaryWriter(log_dir=log_dir)
-        except OSError as error:
-            line = f"Cannot write to {log_dir}: {error.strerror}. Remove that folder"
-            raise Failure(line) from error
+        """Opens the loggers, tensorboard in log_dir; raises Failure if one cannot be opened."""
+        if not self._open_loggers() and ranks.first():
+            self._writer, self._loggers = open_loggers(self, log_dir)
 
     def close_writer(self) -> None:
-        """Closes tensorboard if it is open."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """Closes the loggers that are open."""
+        for logger in self._open_loggers():
+            logger.close()
+        self._writer, self._loggers = None, []
+
+    def _open_loggers(self) -> list[ScalarLogger]:
+        return [logger for logger in (self._writer, *self._loggers) if logger is not None]
 
     def write_scalar(
         self, tag: str, scalar_value: float | Tensor, global_step: int | None = None
     ) -> None:
-        """Writes a number to tensorboard if it is open."""
-        if self._writer is not None:
-            self._writer.add_scalar(tag, scalar_value, global_step)
+        """Gives a number to the loggers that are open."""
+        for logger in self._open_loggers():
+            logger.add_scalar(tag, scalar_value, global_step)
 
     # -- training
 
@@ -197,7 +202,8 @@ class SimpleTrainer(TrainerBase):
             self.seed = random.SystemRandom().randrange(2**31)
             print(f"SEED is negative: drew {self.seed}")
         if cfg.VERBOSE:
-            print(f"Device: {device_name(self.device)}")
+            device = f"cuda:{torch.cuda.current_device()}" if self.device.type == "cuda" else "cpu"
+            print(f"Device: {device} ({device_name(self.device)})")
         self.build_data_loader()
         self.build_model()
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
@@ -249,11 +255,10 @@ class SimpleTrainer(TrainerBase):
         set_random_seed(mix_seed(self.seed, self.epoch))
 
     def before_train(self) -> None:
-        """Resumes from the output folder or cfg.RESUME, and opens tensorboard."""
+        """Resumes from the output folder or cfg.RESUME, and opens the loggers."""
         self._resume()
-        writer_dir = os.path.join(self.output_dir, "tensorboard")
-        mkdir_if_missing(writer_dir)
-        self.init_writer(writer_dir)
+        mkdir_if_missing(self.output_dir)
+        self.init_writer(os.path.join(self.output_dir, "tensorboard"))
         self.time_start = time.time()
 
     def after_train(self) -> None:
@@ -294,7 +299,7 @@ class SimpleTrainer(TrainerBase):
         # since the last line: its time, seconds waited for data, batches
         start, waited, since = time.time(), 0.0, 0
         end = start
-        progress = _progress(batches, f"epoch {self.epoch + 1}", self.num_batches)
+        progress = bar(batches, f"epoch {self.epoch + 1}", self.num_batches)
         for self.batch_idx, batch in enumerate(progress):
             waited, since = waited + time.time() - end, since + 1
             losses.update(self.forward_backward(*batch))
@@ -368,7 +373,7 @@ class SimpleTrainer(TrainerBase):
             batches, found = kept_images(loader, split, self.device)
             self.recorder.test_from = "crops" if found else "images"
         loader = in_turns(loader)
-        yield from _progress(loader if batches is None else batches, split, len(loader))
+        yield from bar_or_lines(loader if batches is None else batches, split, len(loader))
 
     def model_inference(self, input: Tensor) -> Tensor:
         """(B, 3, H, W) -> logits (B, C)."""
@@ -390,8 +395,3 @@ class TrainerX(SimpleTrainer):
         """Images, labels and domains, on the device."""
         keys = ("img", "label", "domain")
         return tuple(batch[key].to(self.device, non_blocking=True) for key in keys)
-
-
-def _progress(iterable: Iterable, what: str, total: int) -> tqdm:
-    """A progress bar, if stderr is a terminal."""
-    return tqdm(iterable, desc=what, total=total, leave=False, disable=not sys.stderr.isatty())

@@ -28,7 +28,7 @@ def test_a_training_and_what_it_says(prec, data, tmp_path, capsys):
     assert run("P2C", data, tmp_path, "TRAINER.P2C.PREC", prec) == 0
     log = capsys.readouterr().out
     assert (
-        f"Device: {torch.cuda.get_device_name()}" in log
+        f"Device: cuda:0 ({torch.cuda.get_device_name()})" in log
         and "Steps are" not in log
         and "Precision" not in log
     )

@@ -1,0 +1,64 @@
+"""A run's log has the settings that its method reads, and no other method's."""
+
+import pytest
+from yacs.config import CfgNode
+
+from dassl.config import config_of_method, get_cfg_default
+from dassl.engine import build_trainer
+from tests.runs import CONFIGS, run
+from tests.trainers.methods import batch, build
+from trainers.features import says
+
+ENGINE = {*get_cfg_default(), *get_cfg_default().TRAINER}
+
+
+@pytest.mark.parametrize("method", CONFIGS)
+def test_a_method_says_what_it_reads(method, data, tmp_path, weights, monkeypatch):
+    """All of it, and nothing besides: what is read of the config is watched."""
+    watched, read = [], set()
+
+    def watching(node: CfgNode, name: str) -> object:
+        if any(node is other for other in watched):
+            read.add(name)
+        return dict.__getitem__(node, name)
+
+    def build_watched(cfg: CfgNode):
+        watched.extend([cfg, cfg.TRAINER])
+        return build_trainer(cfg)
+
+    monkeypatch.setattr(CfgNode, "__getitem__", watching, raising=False)
+    monkeypatch.setattr("tests.trainers.methods.build_trainer", build_watched)
+    trainer = build(method, data, tmp_path, weights)
+    image, label = batch(weights, trainer.num_classes)
+    if hasattr(trainer, "gradients"):
+        trainer.gradients(image, label)
+    trainer.set_model_mode("eval")
+    trainer.model_inference(image)
+    said = {*trainer.config_names()}
+    refused = {"ATPROMPT", "COOP"} - said  # read to refuse USE_ATPROMPT and CSC
+    assert said == read - ENGINE - refused
+    assert ("ATPROMPT" in said) == says(trainer, "takes_attributes")
+
+
+def test_the_log_has_these_alone(data, tmp_path):
+    assert run("TCP", data, tmp_path, flags=("--no-train",)) == 0
+    log, config = ((tmp_path / name).read_text() for name in ("log.txt", "config.yaml"))
+    begin, rest = log.split("** Config **\n")
+    shown = rest.split("\nAll methods' settings: ")[0]
+    assert begin.startswith("** Arguments **\n{'root'")
+    assert f"\nAll methods' settings: {tmp_path}/config.yaml\n** System info **" in rest
+    assert "\nOPTIM:" in shown and "\n  NAME: TCP" in shown
+    for of in ("  COOP", "  TCP"):
+        assert f"\n{of}:\n" in shown
+    for of in ("  P2C", "  ATPROMPT", "LOSS"):
+        assert f"\n{of}:\n" not in shown and f"\n{of}:\n" in config
+    assert "\nTASK:" not in shown and "\nTASK:" in config
+
+
+def test_a_trainer_that_does_not_say_shows_all():
+    cfg = get_cfg_default()
+    cfg.TRAINER.COOP, cfg.TRAINER.MINE, cfg.LOSS = CfgNode(), CfgNode(), CfgNode()
+    assert config_of_method(cfg, None) == cfg
+    assert {*config_of_method(cfg, ["MINE"])} == {*get_cfg_default()}
+    assert {*config_of_method(cfg, ["MINE"]).TRAINER} == {"NAME", "MINE"}
+    assert "COOP" in cfg.TRAINER
