@@ -17,7 +17,8 @@ from reference.weights import openai_state_dict
 
 from .cases import Case, make_batch
 from .ours import our_evaluation, our_step, our_trainer
-from .timing import alternate, machine, ms, ratios, table
+from .record import Record, add_record
+from .timing import alternate, machine, ms, ratios
 
 SHAPES = ((1592, 768, 3072), (1592, 3072, 768), (796, 768, 2304), (796, 768, 768), (250, 512, 2048))
 PARTS = {  # the beginning of an operator's name -> what it is called in the table
@@ -27,15 +28,15 @@ PARTS = {  # the beginning of an operator's name -> what it is called in the tab
     "aten::_scaled_dot_product": "attention",
     "aten::native_layer_norm": "layer norm",
     "aten::silu": "activation",
-    "aten::mkldnn_convolution": "patches (convolution)",
     "aten::cat": "joining prompts and tokens",
-    "aten::add": "sums",
-    "aten::mul": "factors",
+    "aten::add": "sums and factors",
+    "aten::mul": "sums and factors",
     "aten::copy_": "copies and casts",
 }
+REST = "patches and the rest"
 
 
-def products(rounds: int) -> str:
+def products(rounds: int) -> list[dict[str, str]]:
     """A row for each shape of the towers' products."""
     rows = []
     for count, width, out in SHAPES:
@@ -50,41 +51,46 @@ def products(rounds: int) -> str:
             "oneDNN ms": ms(onednn),
             "torch / oneDNN: min / median / max": ratios(mkl, onednn),
         })  # fmt: skip
-    return table(rows)
+    return rows
 
 
-def shares(name: str, step: Callable[[], object], rounds: int) -> str:
-    """A row for each kind of operator, the most costly first."""
+def shares(step: Callable[[], object], rounds: int) -> dict[str, float]:
+    """Each kind of operator's share of the time, in %."""
     step()  # warm-up
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         for _ in range(rounds):
             step()
-    parts = Counter()
+    parts = Counter(dict.fromkeys([*PARTS.values(), REST], 0.0))
     for event in profile.key_averages():
         names = (part for start, part in PARTS.items() if event.key.startswith(start))
-        parts[next(names, "the rest")] += event.self_cpu_time_total
-    heading = f"{name}, {parts.total() / rounds / 1e3:.0f} ms"
-    rows = []
-    for part, spent in parts.most_common():
-        rows.append({heading: part, "share": f"{100 * spent / parts.total():.1f}%"})
-    return table(rows)
+        parts[next(names, REST)] += event.self_cpu_time_total
+    return {part: 100 * spent / parts.total() for part, spent in parts.items()}
 
 
 def main() -> None:
     """Prints the tables of the products and of the operators' shares."""
     parser = argparse.ArgumentParser("python -m bench.cpu", description=__doc__.splitlines()[0])
-    parser.add_argument("--prec", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--prec", nargs="+", choices=("fp32", "bf16"), default=["fp32"])
     parser.add_argument("--rounds", type=int, default=5)
+    add_record(parser)
     args = parser.parse_args()
+    record = Record(args.record, parser.prog)
     print(f"{machine()}\n")
     if frozen.ONEDNN:
-        print(products(args.rounds))
+        print(record.table("products", products(args.rounds)))
     weights = openai_state_dict("ViT-B/16")
-    evaluation = Case("eval", "P2C", classes=10, batch=16, prec=args.prec)
-    training = Case("p2c", "P2C", classes=50, batch=4, prec=args.prec)
-    for case, make in ((evaluation, our_evaluation), (training, our_step)):
-        step = make(our_trainer(case, weights), make_batch(case))
-        print(f"\n{shares(str(case), step, args.rounds)}")
+    columns = {}
+    for prec in args.prec:
+        evaluation = Case("eval", "P2C", classes=10, batch=16, prec=prec)
+        training = Case("p2c", "P2C", classes=50, batch=4, prec=prec)
+        for case, make in ((evaluation, our_evaluation), (training, our_step)):
+            step = make(our_trainer(case, weights), make_batch(case))
+            columns[str(case)] = shares(step, args.rounds)
+    rows = [
+        {"": part} | {name: f"{found[part]:.1f}%" for name, found in columns.items()}
+        for part in dict.fromkeys([*PARTS.values(), REST])
+    ]
+    print(f"\n{record.table('shares', rows)}")
 
 
 if __name__ == "__main__":

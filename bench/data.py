@@ -27,7 +27,8 @@ from dassl.data.kept_images import kept_images
 from dassl.data.transforms import build_transform
 from dassl.utils import cpu_cores
 
-from .timing import alternate, machine, ratios, seconds_of, table
+from .record import Record, add_record
+from .timing import alternate, machine, ratios, seconds_of
 
 CONFIG = Path("configs/trainers/P2C/vit_b16_ep5_batch4.yaml")
 RATIO = "files / {}: min / median / max"
@@ -109,8 +110,10 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.data", description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=7)
+    add_record(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    record = Record(args.record, parser.prog)
     with tempfile.TemporaryDirectory() as folder:
         items = make_images(folder, args.images)
         kilobytes = sum(os.path.getsize(item.impath) for item in items) / len(items) / 1024
@@ -120,7 +123,7 @@ def main() -> None:
             rows = []
             for workers in sorted({0, 1, min(8, cpu_cores())}):
                 rows.append({"workers": workers} | measure(items, workers, args.epochs))
-            print(f"\n{table(rows)}", flush=True)
+            print(f"\n{record.table(measure.__name__, rows)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Ends with a table of what was checked and what it said, and writes it, with the card, the
 versions and the bench's tables, to OUTPUT/gpu_check.md: for a bug report, or
-docs/BENCHMARKS.md. Needs no network; 15 minutes at most.
+docs/BENCHMARKS.md, whose records they are in gpu_check.jsonl and
+gpu_check/bench.jsonl. Needs no network; 15 minutes at most.
 """
 
 import os
@@ -22,7 +23,8 @@ from dassl.commands import OneLineParser, command_line, leave
 from dassl.utils import Failure, collect_env_info, read_json
 
 from .cases import NAMES
-from .timing import code, table
+from .record import Record
+from .timing import code
 
 Row = tuple[str, str, bool]  # what was checked, what it said, whether that is fine
 LIMIT = 540  # seconds of a command
@@ -94,6 +96,7 @@ def shapes(folder: Path) -> list[Row]:
 def bench(folder: Path, repeats: int) -> list[Row]:
     """Whether the bench's losses are the plain path's; leaves its tables in bench.md."""
     command = [sys.executable, "-m", "bench.steps", "cuda", "--repeats", str(repeats)]
+    command += ["--record", str(folder / "bench.jsonl")]
     # The rivals' plain loops take longer than all else together.
     command += ["--only", *(name for name in NAMES if not name.startswith("rivals"))]
     with open(folder / "bench.md", "w") as file:
@@ -124,14 +127,15 @@ def main(argv: Sequence[str]) -> int:
             rows += checks[part](folder)
         except Failure as error:
             rows.append((part, str(error), False))
-    return report(folder, rows)
+    kept = Record(folder.with_suffix(".jsonl"), parser.prog, argv, torch.cuda.get_device_name(0))
+    return report(folder, rows, kept)
 
 
-def report(folder: Path, rows: list[Row]) -> int:
-    """Prints the table and writes it beside `folder`; 0 if all is fine."""
+def report(folder: Path, rows: list[Row], record: Record) -> int:
+    """Prints the table, keeps it and writes it beside `folder`; 0 if all is fine."""
     columns = ("what was checked", "what it said", "")
     words = [(what, said, "ok" if fine else "NOT OK") for what, said, fine in rows]
-    checked = table([dict(zip(columns, row, strict=True)) for row in words])
+    checked = record.table("checks", [dict(zip(columns, row, strict=True)) for row in words])
     measured = folder / "bench.md"
     tables = measured.read_text() if measured.is_file() else ""
     file = folder.with_suffix(".md")

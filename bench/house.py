@@ -21,8 +21,6 @@ from pathlib import Path
 from types import FrameType
 from unittest.mock import patch
 
-from tabulate import tabulate
-
 NO_PRODUCT = ("tests", "reference")
 FILE, FUNCTION, LINE = 400, 45, 100  # lines, lines, columns
 OPTIONS = "DATASET.NUM_SHOTS 2 DATASET.SUBSAMPLE_CLASSES base OPTIM.MAX_EPOCH 2 SEED 1".split()
@@ -181,21 +179,22 @@ def step_of(repo: Path) -> list[Call]:
     return [tuple(call) for call in json.loads(printed)]
 
 
-def report(repo: Path) -> str:
-    """All measures of a checkout, as markdown."""
+def report(repo: Path, table: Callable[[str, list[dict[str, object]]], str]) -> str:
+    """All measures of a checkout, as markdown. table: makes one of a section's name and rows."""
     files = read(repo)
     numbers = way(step_of(repo))
     lists = {
         f"The product's files of more than {FILE} lines": long_files(product(files)),
         f"The product's functions of more than {FUNCTION} lines": long_functions(product(files)),
-        "The way of one training batch, files": numbers.pop("files"),
+        "Files on the way of one training batch": numbers.pop("files"),
     }
-    parts = [tabulate(rooms(files), headers="keys", tablefmt="pipe", disable_numparse=True)]
+    parts = [table("rooms", rooms(files))]
     for what, found in lists.items():
         lines = [f"{i}. {line}" for i, line in enumerate(found, start=1)]
         parts.append("\n".join([f"{what}: {len(found)}", *lines]))
-    headers = ("the way of one training batch", "number")
-    parts.append(tabulate(numbers.items(), headers, tablefmt="pipe"))
+    numbers = {what: len(found) for what, found in lists.items()} | numbers
+    measures = [{"measure": what, "number": number} for what, number in numbers.items()]
+    parts.append(table("measures", measures))
     return "\n\n".join(parts)
 
 
@@ -204,12 +203,16 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.house", description=__doc__.splitlines()[0])
     here = Path(__file__).resolve().parents[1]
     parser.add_argument("--repo", type=Path, default=here, help="another checkout")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="also keep the tables here")
     parser.add_argument("--step", action="store_true", help=argparse.SUPPRESS)  # the traced run
     args = parser.parse_args()
     if args.step:
         print(json.dumps(trace_step(Path.cwd())))
     else:
-        print(report(args.repo.resolve()))
+        # Not above: --step runs this file alone, with the modules of another checkout.
+        from .record import Record
+
+        print(report(args.repo.resolve(), Record(args.record, parser.prog).table))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .timing import seconds_of, table
+from .record import Record, add_record
+from .timing import seconds_of
 
 
 def make_imagenet(root: Path) -> None:
@@ -55,12 +56,14 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.listing", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="an empty or new folder on the disk to measure")
     parser.add_argument("--shots", type=int, help=argparse.SUPPRESS)  # the measuring process
+    add_record(parser)
     args = parser.parse_args()
     if args.shots is not None:
         print(measure(args.folder, args.shots))
         return
     if args.folder.exists() and os.listdir(args.folder):
         sys.exit(f"error: {args.folder} is not empty; choose another folder")
+    record = Record(args.record, parser.prog)
     columns = ("start", "time", "peak memory", "images")
     rows = []
     try:
@@ -74,7 +77,7 @@ def main() -> None:
             rows.append(dict(zip(columns, row, strict=True)))
     finally:
         shutil.rmtree(args.folder)
-    print(table(rows))
+    print(record.table("starts", rows))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """How many parameters each method learns on ViT-B/16 as published: python -m bench.parameters."""
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
 from trainers.base import CLIPTrainer
 
-from .timing import table
+from .record import Record, add_record
 
 CLASSNAMES = ["cat", "dog"]  # no method's number of parameters depends on them, but CoOp's with CSC
 
@@ -38,12 +39,15 @@ def count(clip_model: CLIP, config: Path) -> tuple[int, int]:
 
 def main() -> None:
     """Prints a row for each config of a ViT-B/16."""
+    parser = argparse.ArgumentParser("python -m bench.parameters", description=__doc__)
+    add_record(parser)
+    record = Record(parser.parse_args().record, parser.prog)
     clip_model, rows = vit_b16(), []
     for config in sorted(Path("configs/trainers").glob("*/vit_b16*.yaml")):
         total, tensors = count(clip_model, config)
         row = {"method": config.parent.name, "config": config.stem}
         rows.append(row | {"parameters": f"{total:,}", "tensors": tensors})
-    print(table(rows))
+    print(record.table("parameters", rows))
 
 
 if __name__ == "__main__":

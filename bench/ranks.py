@@ -18,7 +18,8 @@ from reference.weights import openai_state_dict
 
 from .cases import Batch, Case, make_batch
 from .ours import our_evaluation, our_step, our_trainer
-from .timing import code, machine, ms, ratios, synchronize, table
+from .record import Record, add_record
+from .timing import code, machine, ms, ratios, synchronize
 
 
 def seconds(step: Callable[[], object], device: str, alone: bool = False) -> float:
@@ -90,11 +91,13 @@ def main() -> None:
     parser = OneLineParser("python -m bench.ranks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="tiny towers and few classes")
+    add_record(parser)
     args = parser.parse_args()
     ranks.join()
     if ranks.count() == 1:
         leave("this is of several processes: torchrun --nproc_per_node 2 -m bench.ranks", 2)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    record = Record(args.record if ranks.first() else None, parser.prog)
     arch, few, many = ("tiny", 5, 11) if args.quick else ("ViT-B/16", 50, 500)
     of = {"device": device, "arch": arch}
     weights = openai_state_dict(arch)
@@ -105,7 +108,7 @@ def main() -> None:
             for classes in (few, many):
                 rows += training(Case("p2c", "P2C", classes, 4, **of), weights, args.rounds)
             rows += evaluation(Case("eval", "P2C", 2 * many, 16, **of), weights, args.rounds)
-        print(table(rows))
+        print(record.table("ranks", rows))
     ranks.end()
 
 

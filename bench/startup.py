@@ -12,7 +12,8 @@ import tempfile
 import time
 from statistics import median
 
-from .timing import machine, table
+from .record import Record, add_record
+from .timing import machine
 
 # The run ends where it would read the dataset.
 BEFORE_DATA = """
@@ -42,7 +43,9 @@ def main() -> None:
     """Prints a row for each command."""
     parser = argparse.ArgumentParser("python -m bench.startup", description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5)
-    runs = parser.parse_args().runs
+    add_record(parser)
+    args = parser.parse_args()
+    record = Record(args.record, parser.prog)
     with tempfile.TemporaryDirectory() as out:
         commands = {
             "import torch, torchvision": ["-c", "import torch, torchvision"],
@@ -50,7 +53,7 @@ def main() -> None:
             "train.py, before data": ["-c", BEFORE_DATA, *RUN, out],
         }
         turns = []
-        for _ in range(runs + 1):
+        for _ in range(args.runs + 1):
             turns.append({name: measure(words) for name, words in commands.items()})
     rows = []
     for name in commands:
@@ -66,7 +69,8 @@ def main() -> None:
             "CPU s": f"{median(cpu):.2f}",
             "beyond": f"{median(cpu) - imports[1]:.2f}",
         })  # fmt: skip
-    print(f"{machine()}; median of {runs}\n\n{table(rows)}")
+    table = record.table("startup", rows)
+    print(f"{machine()}; median of {args.runs}\n\n{table}")
 
 
 if __name__ == "__main__":

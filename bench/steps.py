@@ -45,7 +45,8 @@ from .floor import floor_flops, matrix_rate, plain_flops
 from .memory import SIDES, memory_in_a_process, memory_of
 from .ours import WITHOUT_NOISE, our_evaluation, our_step, our_trainer
 from .plain import check, pair
-from .timing import alternate, code, machine, ms, ratios, seconds_of, table
+from .record import Record, add_record
+from .timing import alternate, code, machine, ms, ratios, seconds_of
 
 # FLOPs of a plain step from which a CPU measures two rounds, the first of them the check.
 LONG = 1e12
@@ -220,13 +221,17 @@ ROWS = {
 # The program
 
 
+def gpu_name(device: str) -> str:
+    """Empty for a CPU."""
+    return torch.cuda.get_device_name() if device == "cuda" else ""
+
+
 def about(device: str, rates: Mapping[str, float], argv: Sequence[str]) -> str:
     """Where and with what this was measured."""
-    gpu = torch.cuda.get_device_name() if device == "cuda" else "none used"
     rate = ", ".join(f"{prec} {flops / 1e12:.3g}" for prec, flops in rates.items())
     return (
         f"`bash scripts/bench.sh {shlex.join(argv)}`, {date.today()}. CPU: {machine()}; "
-        f"GPU: {gpu}; {code()}. Matrix products, TFLOP/s: {rate}."
+        f"GPU: {gpu_name(device) or 'none used'}; {code()}. Matrix products, TFLOP/s: {rate}."
     )
 
 
@@ -242,7 +247,7 @@ def work(case: Case, repeats: int) -> float:
     return rounds * (plain_flops(case) + plain_flops(replace(case, classes=1)))
 
 
-def run(todo: Sequence[Case], setting: Setting) -> None:
+def run(todo: Sequence[Case], setting: Setting, record: Record) -> None:
     """Measures and prints; each table as soon as it is complete."""
     costs = [work(case, setting.repeats) for case in todo]
     start = time.monotonic()
@@ -256,7 +261,8 @@ def run(todo: Sequence[Case], setting: Setting) -> None:
         with redirect_stdout(sys.stderr):
             rows.append(ROWS.get(case.table, plain_row)(case, setting))
         if case is todo[-1] or todo[i + 1].table != case.table:
-            print(f"\n### {HEADINGS[case.table]}\n\n{table(rows)}", flush=True)
+            table = record.table(case.table, rows)
+            print(f"\n### {HEADINGS[case.table]}\n\n{table}", flush=True)
             rows = []
 
 
@@ -269,6 +275,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     rounds = "rounds; long ones on a CPU take 2 at most (default: 3)"
     add("--repeats", type=int, default=3, help=rounds)
     add("--quick", action="store_true", help="tiny towers, to try the bench itself")
+    add_record(parser)
     return parser.parse_args(argv)
 
 
@@ -283,11 +290,16 @@ def main(argv: Sequence[str]) -> int:
         todo = cases(args.device, args.quick, args.only)
         if not todo:
             raise UsageError(f"{' '.join(args.only)} is not measured on {args.device}")
+        record = Record(args.record, "bash scripts/bench.sh", argv, gpu_name(args.device))
         weights = openai_state_dict(todo[0].arch)
         precisions = PRECISIONS[args.device]
         rates = {prec: matrix_rate(args.device, prec, args.quick) for prec in precisions}
         print(about(args.device, rates, argv), flush=True)
-        run(todo, Setting(weights, rates, args.repeats))
+        record.table(
+            "rates",
+            [{"precision": prec, "TFLOP/s": f"{rate / 1e12:.3g}"} for prec, rate in rates.items()],
+        )
+        run(todo, Setting(weights, rates, args.repeats), record)
     except Failure as e:
         print(f"error: {e}", file=sys.stderr)
         return e.exit_code

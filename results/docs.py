@@ -11,6 +11,7 @@ stands what WHAT makes; nothing that is measured stands elsewhere. WHAT is one o
   table KIND NAME [OPTIONS]    a table of results.tables; OPTIONS: --baseline METHOD, --cost,
                                --only TRAINER …
   rows NAME [COLUMN=VALUE …]   measurements without runs; only the rows that have these values
+  about NAME                   by which command, of which commit, on which machine they were taken
   runs NAME                    how many runs, of which commit, on which machine
   answer FAMILY, effects FAMILY, ranks
                                what docs/PLAN.md's questions come to
@@ -98,6 +99,17 @@ def rows(name: str, *conditions: str) -> str:
     return markdown(found)
 
 
+def about(name: str) -> str:
+    """One line about measurements without runs."""
+    first, _ = read_rows(record(name))
+    said = [f"commit {first.get('commit', 'not noted')}", first["machine"]]
+    if "time" in first:
+        said.append(f"{first['time'][:16].replace('T', ' ')} UTC")
+    if "converted" in first:
+        said.append(f"converted {first['converted']}")
+    return f"`{first['command']}`: {'; '.join(said)} (`docs/records/{name}.jsonl`)."
+
+
 def runs(name: str) -> str:
     """One line about the runs of a record."""
     about, found = read_lines(record(name))
@@ -134,6 +146,7 @@ MAKERS: dict[str, Callable[..., str]] = {
     "quickstart": quickstart,
     "table": table,
     "rows": rows,
+    "about": about,
     "runs": runs,
     "answer": lambda name: answers.answer(answers.FAMILIES[name]()),
     "effects": lambda name: answers.table(answers.FAMILIES[name]()),

@@ -16,12 +16,25 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import cases, floor, memory, ours, parameters, plain, rivals, steps, timing
+from bench import (
+    cases,
+    clock,
+    floor,
+    memory,
+    ours,
+    parameters,
+    plain,
+    rivals,
+    startup,
+    steps,
+    timing,
+)
 from bench.cases import Case
 from dassl.utils import Failure
 from reference import cocoop_plain, maple_plain
 from reference.clip_plain import PlainCLIP
 from reference.weights import ARCHS
+from results.kept import read_rows
 from tests.forked import forked
 from tests.trainers.methods import shake
 from trainers import prompt_text
@@ -49,6 +62,23 @@ def rows(printed: str) -> Iterator[list[str]]:
             yield cells
 
 
+def by_column(printed: str) -> Iterator[dict[str, str]]:
+    """The rows of all tables."""
+    columns = None
+    for line in printed.splitlines():
+        cells = [cell.strip() for cell in line[1:-1].split("|")]
+        if not line.startswith("|"):
+            columns = None
+        elif columns is None:
+            columns = cells
+        elif not line.startswith("|:"):
+            yield dict(zip(columns, cells, strict=True))
+
+
+def without_section(row: dict[str, str]) -> dict[str, str]:
+    return {column: text for column, text in row.items() if column != "section"}
+
+
 def test_every_row_is_printed(capsys, monkeypatch, tmp_path):
     def run(command: list[str], **_) -> subprocess.CompletedProcess:
         assert command[1:3] == ["-m", "bench.memory"]
@@ -73,14 +103,52 @@ def test_every_row_is_printed(capsys, monkeypatch, tmp_path):
         assert 0 < low <= middle <= high
 
 
-def test_as_a_user_runs_it():
-    command = "bash scripts/bench.sh --quick --repeats 1 --only cocoop".split()
+def test_as_a_user_runs_it(tmp_path):
+    """With --record, which keeps what is printed."""
+    file = tmp_path / "new" / "bench.jsonl"
+    words = f"bash scripts/bench.sh --quick --repeats 1 --only cocoop --record {file}"
+    command = words.split()
     done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert [cells[0] for cells in rows(done.stdout)] == [
         "CoCoOp step, 3 classes, batch 1, fp32",
         "CoCoOp step, 3 classes, batch 8, fp32",
     ]
+    about, [rates, *found] = read_rows(file)
+    assert about["command"] == words and list(about) == ["command", "commit", "machine", "time"]
+    assert f"commit {about['commit']}" in done.stdout and torch.__version__ in about["machine"]
+    assert rates["section"] == "rates" and f"fp32 {rates['TFLOP/s']}." in done.stdout
+    assert {row["section"] for row in found} == {"cocoop"}
+    assert list(map(without_section, found)) == list(by_column(done.stdout))
+
+
+@pytest.mark.parametrize(
+    ("program", "words"), [(clock, ["true", "false || true"]), (startup, ["--runs", "1"])]
+)
+def test_other_programs_record_what_they_print(program, words, monkeypatch, capfd, tmp_path):
+    file = tmp_path / "bench.jsonl"
+    monkeypatch.setattr(sys, "argv", ["", *words, "--record", str(file)])
+    monkeypatch.setattr(startup, "measure", lambda command: (2.5, 1.25))
+    program.main()
+    about, found = read_rows(file)
+    assert about["command"].startswith(f"python -m {program.__name__} ")
+    assert list(map(without_section, found)) == list(by_column(capfd.readouterr().out)) != []
+
+
+def test_a_record_that_cannot_be_written_is_one_line(capsys, tmp_path):
+    """Before anything is measured."""
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as left:
+        steps.main([*QUICK, "--record", str(tmp_path / "file" / "bench.jsonl")])
+    out, err = capsys.readouterr()
+    assert (left.value.code, out, err.count("\n")) == (1, "", 1) and "cannot write" in err
+
+
+def test_a_command_that_fails_is_one_line(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", ["", "exit 3"])
+    with pytest.raises(SystemExit) as left:
+        clock.main()
+    assert (left.value.code, capfd.readouterr().err) == (1, "error: exit 3 ended with 3\n")
 
 
 def test_bad_input_is_one_line(capsys):

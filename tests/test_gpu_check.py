@@ -33,6 +33,7 @@ def check(monkeypatch, tmp_path, capsys) -> Callable[..., tuple[int, str, str]]:
                 Path(command[-1].partition("=")[2]).write_text(xml)
             elif "bench.steps" in command:
                 out.write("### One\n### Two\n")
+                assert command[command.index("--record") + 1].endswith("/gpu_check/bench.jsonl")
                 code = bench
             else:
                 part, gpu = (
@@ -58,7 +59,7 @@ def check(monkeypatch, tmp_path, capsys) -> Callable[..., tuple[int, str, str]]:
     return check
 
 
-def test_all_is_well(check):
+def test_all_is_well(check, tmp_path):
     code, out, report = check()
     assert code == 0 and "NOT" not in out
     assert "| tests.gpu.test_steps: captured steps" in out and "2 passed" in out
@@ -73,6 +74,9 @@ def test_all_is_well(check):
         and "### One" in report
     )
     assert out.splitlines()[0] in report
+    about, *kept = map(json.loads, (tmp_path / "gpu_check.jsonl").read_text().splitlines())
+    assert about["machine"].startswith("a card; ")
+    assert [row["what it said"] in out and row[""] for row in kept] == ["ok"] * len(kept) != []
 
 
 def test_a_failed_test_is_named(check):

@@ -1,0 +1,174 @@
+"""The documents' tables are what their records give, and no other number in them is a result."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from results import answers, docs
+
+REPO = docs.ROOT
+# Where a number that looks like a result must stand between markers.
+PAGES = ("docs/BENCHMARKS.md",)
+# What stands elsewhere although it looks like one: sentences, as they are in the page.
+ALLOWED: dict[str, tuple[str, ...]] = {}
+NUMBER = r"(?<![\w.,])\d[\d,]*(?:\.\d+)?"
+RESULTS = {
+    "a spread": r"± ?\d",
+    "an accuracy": r"(?<![\w.,])(?:\d\d|100)\.\d{1,2}(?!\w|[.,]\d)",
+    "a share": rf"{NUMBER} ?%(?! (?:confidence )?interval)",
+    "a difference": r"(?<![\w)])[+−-]\d+(?:\.\d|(?= points))",
+    "a ratio": rf"{NUMBER}(?: times|-fold| ?×(?! ?\d))",
+    "a time": rf"{NUMBER} ?(?:ns|µs|ms|s|secs?|seconds?|min|minutes?|h|hours?)\b",
+    "an amount of memory": rf"{NUMBER} ?[KMG]i?B\b",
+    "a rate": rf"{NUMBER} ?(?:[GT]?FLOP/s|images/s|images a second)",
+}
+BASH = re.compile(r"^```(?:bash|sh)\n.*?^```$", re.S | re.M)
+
+
+def results_in(text: str, allowed: tuple[str, ...] = ()) -> list[str]:
+    """Numbers outside of markers that look like results, each with its kind and its line."""
+    text = docs.MADE.sub("", text)
+    text = BASH.sub(lambda block: "\n".join(re.findall(r"(?<=\s)#.*", block[0])), text)
+    for sentence in allowed:
+        text = text.replace(sentence, "")
+    return [
+        f"{kind}, {found[0]!r}: {line}"
+        for line in text.splitlines()
+        for kind, pattern in RESULTS.items()
+        for found in re.finditer(pattern, line)
+    ]
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch) -> Path:
+    """A folder with BENCHMARKS.md and the records, which results.docs takes for the repository."""
+    shutil.copytree(REPO / "docs" / "records", tmp_path / "docs" / "records")
+    shutil.copy(REPO / "docs" / "BENCHMARKS.md", tmp_path / "docs")
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    monkeypatch.setattr(docs, "DOCUMENTS", ("docs/BENCHMARKS.md",))
+    monkeypatch.setattr(answers, "RECORDS", tmp_path / "docs" / "records")
+    return tmp_path
+
+
+def changed(path: Path, old: str, new: str) -> None:
+    """Replaces what is there once."""
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
+# -- the repository
+
+
+@pytest.mark.parametrize("name", docs.DOCUMENTS)
+def test_tables_are_what_their_records_give(name):
+    text = (REPO / name).read_text()
+    assert docs.rewritten(text) == text
+    markers = [len(re.findall(f"^<!-- {word}", text, re.M)) for word in ("made: ", "end -->")]
+    assert markers == [len(docs.MADE.findall(text))] * 2
+
+
+def test_all_measurements_are_shown():
+    """No record of bench/ is left out, and none of its sections."""
+    shown = "".join((REPO / name).read_text() for name in docs.DOCUMENTS)
+    for path in answers.RECORDS.glob("bench_*.jsonl"):
+        assert f"<!-- made: about {path.stem} -->" in shown
+        for section in {row["section"] for row in docs.read_rows(path)[1]}:
+            assert f"<!-- made: rows {path.stem} section={section} -->" in shown
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_result_stands_outside_of_markers(name):
+    text = (REPO / name).read_text()
+    allowed = ALLOWED.get(name, ())
+    assert all(sentence in text for sentence in allowed)
+    assert results_in(text, allowed) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "base 87.6 ± 2.8",
+        "an accuracy of 81.8, which",
+        "HM is 100.0.",
+        "72.31 on average",
+        "takes 85% of it",
+        "worse by −5.6 points",
+        "gains +3.2",
+        "some -2 points",
+        "it is 1.86 times as fast",
+        "1.6× faster",
+        "a 12-fold gain",
+        "took 9 minutes 26 seconds",
+        "68 s of CPU time",
+        "5.17 ms",
+        "takes 2048 MB",
+        "0.2 s in the first epoch",
+        "49 TFLOP/s",
+        "some 210 images a second",
+        "| fp32 | 87.6 |",
+        "`HM 81.8`",
+        "```\nHM 81.8\n```",
+        "```bash\nbash scripts/quickstart.sh  # 2 min\n```",
+    ],
+)
+def test_what_looks_like_a_result(line):
+    assert results_in(line) and not results_in(f"<!-- made: x -->\n{line}\n<!-- end -->")
+    sentence = line.strip("`").strip().rpartition("\n")[2].partition("#")
+    assert not results_in(line, allowed=("".join(sentence[-2:]) or sentence[0],))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "1,281,000 files in 2 × 1000 folders, JPEGs of 500×400, batch 4",
+        "Python 3.11.7, PyTorch 2.14.1; commit 7bf4fa9",
+        "rate 0.0035, weight decay 5e-4, 16 shots, ViT-B/16",
+        "95% interval, 95% confidence interval",
+        "means at (−1, 0, 1), mean ± population std",
+        "section 4.2, blocks 5-12, 2026-11-26",
+        "```bash\nbash scripts/run.sh OPTIM.LR 10.5\n```",
+    ],
+)
+def test_what_is_a_setting(line):
+    assert results_in(line) == []
+
+
+# -- what is broken
+
+
+def test_a_copy_is_as_good(copy, capsys):
+    assert docs.main(["--check"]) == 0 and capsys.readouterr().out.strip() == ""
+
+
+@pytest.mark.parametrize("name", ["BENCHMARKS.md", "records/bench_cpu.jsonl"])
+@pytest.mark.parametrize(("old", "new"), [("99958", "99953"), ("63e9a2a", "63e9a2b")])
+def test_a_changed_digit_is_found_and_mended(name, old, new, copy, capsys):
+    if old == "63e9a2a" and name.endswith("md"):
+        old, new = f"--repeats 2`: commit {old}", f"--repeats 2`: commit {new}"
+    else:
+        old = f'"commit": "{old}"' if old == "63e9a2a" else old
+        new = f'"commit": "{new}"' if new == "63e9a2b" else new
+    changed(copy / "docs" / name, old, new)
+    assert docs.main(["--check"]) == 1
+    assert capsys.readouterr().out == "docs/BENCHMARKS.md: differs\n"
+    assert docs.main([]) == 0 and docs.main(["--check"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("tabel x", "nothing makes 'tabel'"),
+        ("rows bench_none section=maple", "there is no docs/records/bench_none.jsonl"),
+        ("rows bench_cpu section=none", "bench_cpu has no rows with section=none"),
+    ],
+)
+def test_what_cannot_be_made_is_one_line(words, said, copy, capsys):
+    changed(copy / "docs" / "BENCHMARKS.md", "rows bench_cpu section=maple", words)
+    with pytest.raises(SystemExit) as left:
+        docs.main(["--check"])
+    err = capsys.readouterr().err
+    assert left.value.code == 1 and err.count("\n") == 1
+    assert err.startswith(f"error: docs/BENCHMARKS.md: {said}")
