@@ -101,7 +101,7 @@ def rows(name: str, *conditions: str) -> str:
 
 def about(name: str) -> str:
     """One line about measurements without runs."""
-    first, _ = read_rows(record(name))
+    first, _ = read_lines(record(name))
     said = [f"commit {first.get('commit', 'not noted')}", first["machine"]]
     if "time" in first:
         said.append(f"{first['time'][:16].replace('T', ' ')} UTC")

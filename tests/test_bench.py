@@ -34,7 +34,7 @@ from dassl.utils import Failure
 from reference import cocoop_plain, maple_plain
 from reference.clip_plain import PlainCLIP
 from reference.weights import ARCHS
-from results.kept import read_rows
+from results.kept import read_lines
 from tests.forked import forked
 from tests.trainers.methods import shake
 from trainers import prompt_text
@@ -114,7 +114,7 @@ def test_as_a_user_runs_it(tmp_path):
         "CoCoOp step, 3 classes, batch 1, fp32",
         "CoCoOp step, 3 classes, batch 8, fp32",
     ]
-    about, [rates, *found] = read_rows(file)
+    about, [rates, *found] = read_lines(file)
     assert about["command"] == words and list(about) == ["command", "commit", "machine", "time"]
     assert f"commit {about['commit']}" in done.stdout and torch.__version__ in about["machine"]
     assert rates["section"] == "rates" and f"fp32 {rates['TFLOP/s']}." in done.stdout
@@ -130,7 +130,7 @@ def test_other_programs_record_what_they_print(program, words, monkeypatch, capf
     monkeypatch.setattr(sys, "argv", ["", *words, "--record", str(file)])
     monkeypatch.setattr(startup, "measure", lambda command: (2.5, 1.25))
     program.main()
-    about, found = read_rows(file)
+    about, found = read_lines(file)
     assert about["command"].startswith(f"python -m {program.__name__} ")
     assert list(map(without_section, found)) == list(by_column(capfd.readouterr().out)) != []
 

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,20 @@ from results import answers, docs
 
 REPO = docs.ROOT
 # Where a number that looks like a result must stand between markers.
-PAGES = ("docs/BENCHMARKS.md",)
+PAGES = docs.DOCUMENTS
 # What stands elsewhere although it looks like one: sentences, as they are in the page.
-ALLOWED: dict[str, tuple[str, ...]] = {}
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "README.md": (
+        "the tests: about 10 minutes on 2 cores",
+        "into `.venv` (5 GB)",
+        # the paper's
+        "P2C's harmonic mean is 79.7 (Table 1), 78.5 (Table 4) and 78.7 (Table 5)",
+        "# 15 minutes at most, no network",
+    ),
+    "docs/RESULTS.md": ("a CLIP of 3 MB", "covers more than 95%"),
+    "docs/SHAPES.md": ("zero-shot base and new accuracy between 40% and 70%",),
+    "docs/METHODS.md": ("81.45 (MaPLe host) and 82.37 (MMRL host): the paper's",),
+}
 NUMBER = r"(?<![\w.,])\d[\d,]*(?:\.\d+)?"
 RESULTS = {
     "a spread": r"± ?\d",
@@ -75,8 +88,29 @@ def test_all_measurements_are_shown():
     shown = "".join((REPO / name).read_text() for name in docs.DOCUMENTS)
     for path in answers.RECORDS.glob("bench_*.jsonl"):
         assert f"<!-- made: about {path.stem} -->" in shown
-        for section in {row["section"] for row in docs.read_rows(path)[1]}:
+        for section in {row["section"] for row in docs.read_lines(path)[1]}:
             assert f"<!-- made: rows {path.stem} section={section} -->" in shown
+
+
+PLANNED = ("five_tasks_p2c", "five_tasks_methods")
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_the_plan_was_there_before_the_runs(name):
+    """It is in the commit that the runs are of, and has not been changed since."""
+    about, rows = docs.read_lines(docs.record(name))
+    commits = {(about["shared"] | row)["commit"] for row in rows}
+    for commit in commits:
+        asked = ["git", "show", f"{commit}:docs/PLAN.md"]
+        then = subprocess.run(asked, cwd=REPO, capture_output=True, text=True)
+        if then.returncode:
+            pytest.skip(f"this checkout has no commit {commit[:7]}")
+        assert then.stdout == (REPO / "docs/PLAN.md").read_text()
+        committed = subprocess.check_output(
+            ["git", "log", "-1", "--format=%ct", commit, "--", "docs/PLAN.md"], cwd=REPO
+        )
+        finished = min((about["shared"] | row)["finished"] for row in rows)
+        assert int(committed) < datetime.fromisoformat(finished).timestamp()
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -126,8 +126,12 @@ def main() -> None:
     rows = list(table(args.root))
     print(tabulate(rows, "keys", tablefmt="github", disable_numparse=True))
     if args.record:
-        about = {"command": "python -m scripts.tiny_clip.check_task", **commit()}
-        about["machine"] = device_name(torch.device("cpu"))
+        known = commit()
+        about = {
+            "command": "python -m scripts.tiny_clip.check_task",
+            "commit": (known["commit"] or "")[:7] + " with changes" * bool(known["dirty"]),
+            "machine": device_name(torch.device("cpu")),
+        }
         write_lines(args.record, [about, *rows])
 
 
