@@ -17,6 +17,7 @@ from .effects import (
     effect,
     holm,
     rank_intervals,
+    tasks_for,
     verdict,
 )
 from .interval_figure import IntervalRow
@@ -218,9 +219,14 @@ def answer(family: Family) -> str:
         parts.append(f"{said[key]}: {which}")
     text = f"**{'. '.join(parts)}.**"
     if UNDECIDED in found:
-        half = mean((of.high - of.low) / 2 for _, of, _, _ in family.decided())
-        text += f" Half an interval is {half:.{family.digits}f} {family.unit} on average: "
-        text += "a smaller difference cannot be told from none here."
+        effects = [of for _, of, _, _ in family.decided()]
+        half = mean((of.high - of.low) / 2 for of in effects)
+        tasks = tasks_for(family.margin, half, len(effects[0].of_task))
+        text += (
+            f" Half an interval is {half:.{family.digits}f} {family.unit} on average: a smaller "
+        )
+        text += f"difference cannot be told from none here. Half an interval of {family.margin:g} would "
+        text += f"take some {tasks} such tasks."
     return text
 
 

@@ -93,6 +93,15 @@ def verdict(found: Effect, p: float, margin: float, lower: bool = False) -> str:
     return NO if max(-found.low, found.high) <= margin else UNDECIDED
 
 
+def tasks_for(wanted: float, half: float, tasks: int) -> int:
+    """How many tasks give half an interval of `wanted`, if so many gave `half`."""
+    from scipy.special import stdtrit
+
+    n = np.arange(2, 10_000)
+    halves = half / stdtrit(tasks - 1, 0.975) * stdtrit(n - 1, 0.975) * np.sqrt(tasks / n)
+    return int(n[halves <= wanted][0])
+
+
 def rank_intervals(values: Mapping[str, Values]) -> dict[str, tuple[float, float, float]]:
     """Each method's rank by its mean (1: the highest), and the ends of its 95% interval.
 

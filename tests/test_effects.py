@@ -112,3 +112,15 @@ def test_draws_are_of_tasks_and_then_of_their_seeds():
     drawn = effects.resampled(table, draws=500)[:, 0]
     assert set(np.round(drawn * 3).astype(int)) == {0, 1, 2, 3}
     assert np.allclose(drawn * 3, np.round(drawn * 3))
+
+
+def test_how_many_tasks_an_interval_takes():
+    """Half of it goes with t / √n: by scipy's t, one more would be enough and one less not."""
+    from scipy.stats import t
+
+    n = effects.tasks_for(1.0, 3.5, 5)
+    of_one = 3.5 / t.ppf(0.975, 4) * 5**0.5  # what √n and t are factors of
+    assert (
+        of_one * t.ppf(0.975, n - 1) / n**0.5 <= 1 < of_one * t.ppf(0.975, n - 2) / (n - 1) ** 0.5
+    )
+    assert effects.tasks_for(3.5, 3.5, 5) == 5
