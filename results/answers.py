@@ -225,8 +225,8 @@ def answer(family: Family) -> str:
         text += (
             f" Half an interval is {half:.{family.digits}f} {family.unit} on average: a smaller "
         )
-        text += f"difference cannot be told from none here. Half an interval of {family.margin:g} would "
-        text += f"take some {tasks} such tasks."
+        text += "difference cannot be told from none here. "
+        text += f"Half an interval of {family.margin:g} would take some {tasks} such tasks."
     return text
 
 
