@@ -40,7 +40,7 @@ from dassl.utils import (
     ranks,
     set_random_seed,
     setup_logger,
-    tolerate_encoding,
+    tolerate_any_text,
 )
 from dassl.utils.errors import known
 from dassl.utils.lock import sole_run
@@ -200,7 +200,7 @@ def outcome(argv: list[str] | None) -> tuple[int, str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the program; its exit code. An error that a user can cause ends in one line."""
-    tolerate_encoding()
+    tolerate_any_text()
     ranks.join()
     with ranks.silent():
         code, line = outcome(argv)

@@ -29,7 +29,7 @@ from dassl.utils import (
     expand_user,
     print_error,
     read_image,
-    tolerate_encoding,
+    tolerate_any_text,
 )
 
 from .benchmark import SPLITS, Benchmark, read_lists
@@ -323,7 +323,7 @@ def add_root(p: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    tolerate_encoding()
+    tolerate_any_text()
     p = OneLineParser("python -m datasets.doctor", description=__doc__)
     text = (
         "DATASET.NAME or config file, image_folder for your own (default: the fifteen benchmarks)"

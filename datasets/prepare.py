@@ -22,7 +22,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import expand_user, read_json
 from dassl.utils.errors import Failure, UsageError
 from dassl.utils.lock import locked
-from dassl.utils.logger import print_error, tolerate_encoding
+from dassl.utils.logger import print_error, tolerate_any_text
 
 from .doctor import Finding, add_root, command, dataset_name, examine, read, split_file
 from .imagenet_val import sort_validation_images
@@ -273,7 +273,7 @@ def run(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    tolerate_encoding()
+    tolerate_any_text()
     p = OneLineParser("python -m datasets.prepare", description=__doc__)
     p.add_argument("name", metavar="NAME", help="DATASET.NAME or config file")
     add_root(p)

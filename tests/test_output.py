@@ -13,6 +13,7 @@ from PIL import Image
 import parse_test_res
 import train
 from dassl.commands import command_line, plain, say
+from dassl.utils.logger import tolerate_any_text
 from datasets import doctor, prepare
 from results import report, tables
 from results.text_table import to_csv
@@ -243,3 +244,15 @@ def test_nobody_reads_what_a_run_prints(data, tmp_path):
         and done.err.startswith("error: nobody reads what is printed any more")
         and "\n" not in done.err[:-1]
     )
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_a_run_prints_sends_a_terminal_no_commands(terminal, monkeypatch):
+    """Names of classes, which are folders' names, are printed as they are into a file or a pipe."""
+    out = io.StringIO()
+    monkeypatch.setattr(out, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(sys, "stdout", out)
+    tolerate_any_text()
+    print("* class: 0 (red\x1b[2J)\tacc: 50")
+    name = r"red\x1b[2J" if terminal else "red\x1b[2J"
+    assert out.getvalue() == f"* class: 0 ({name})\tacc: 50\n"

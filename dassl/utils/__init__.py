@@ -11,7 +11,7 @@ _NAMES = {
     " save_checkpoint",
     "dassl.utils.errors": "Failure UsageError",
     "dassl.utils.images": "read_image",
-    "dassl.utils.logger": "Logger print_error setup_logger tolerate_encoding",
+    "dassl.utils.logger": "Logger print_error setup_logger tolerate_any_text",
     "dassl.utils.meters": "AverageMeter MetricMeter",
     "dassl.utils.registry": "Registry check_availability",
     "dassl.utils.tools": "atomic_write check_isfile collect_env_info cpu_cores download_url"

@@ -5,7 +5,7 @@ import sys
 import time
 from contextlib import suppress
 
-from dassl.commands import plain
+from dassl.commands import Terminal, plain
 
 from .errors import Failure
 from .tools import mkdir_if_missing
@@ -62,10 +62,12 @@ def setup_logger(output: str | None = None) -> None:
     sys.stdout = Logger(fpath)
 
 
-def tolerate_encoding() -> None:
-    """From now on a print shows a ? for what stdout's encoding lacks."""
+def tolerate_any_text() -> None:
+    """From now on a print shows a ? for what stdout's encoding lacks, and no terminal obeys it."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
+    if sys.stdout.isatty():
+        sys.stdout = Terminal(sys.stdout)
 
 
 def print_error(line: str, aloud: bool = True) -> None:
