@@ -123,7 +123,7 @@ def test_as_a_user_runs_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("program", "words"), [(clock, ["true", "false || true"]), (startup, ["--runs", "1"])]
+    ("program", "words"), [(clock, ["true", "exit 0"]), (startup, ["--runs", "1"])]
 )
 def test_other_programs_record_what_they_print(program, words, monkeypatch, capfd, tmp_path):
     file = tmp_path / "bench.jsonl"

@@ -124,7 +124,7 @@ def test_no_result_stands_outside_of_markers(name):
 @pytest.mark.parametrize(
     "line",
     [
-        "base 87.6 ± 2.8",
+        "an ECE of 0.8 ± 0.3",
         "an accuracy of 81.8, which",
         "HM is 100.0.",
         "72.31 on average",
