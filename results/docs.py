@@ -25,6 +25,7 @@ import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 from dassl.commands import OneLineParser, command_line, leave
@@ -163,6 +164,10 @@ def made(words: str) -> str:
     what, *rest = shlex.split(words)
     if what not in MAKERS:
         raise LookupError(f"nothing makes {what!r}; there are {', '.join(MAKERS)}")
+    try:
+        signature(MAKERS[what]).bind(*rest)
+    except TypeError as error:
+        raise LookupError(f"{words}: {error}") from error
     return MAKERS[what](*rest)
 
 

@@ -196,6 +196,7 @@ def test_a_changed_digit_is_found_and_mended(name, old, new, copy, capsys):
     [
         ("tabel x", "nothing makes 'tabel'"),
         ("rows bench_none section=maple", "there is no docs/records/bench_none.jsonl"),
+        ("rows", "rows: missing a required argument: 'name'"),
         ("rows bench_cpu section=none", "bench_cpu has no rows with section=none"),
     ],
 )
