@@ -97,7 +97,8 @@ def main() -> None:
     if ranks.count() == 1:
         leave("this is of several processes: torchrun --nproc_per_node 2 -m bench.ranks", 2)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    record = Record(args.record if ranks.first() else None, parser.prog)
+    program = f"torchrun --standalone --nproc_per_node {ranks.count()} -m bench.ranks"
+    record = Record(args.record if ranks.first() else None, program)
     arch, few, many = ("tiny", 5, 11) if args.quick else ("ViT-B/16", 50, 500)
     of = {"device": device, "arch": arch}
     weights = openai_state_dict(arch)

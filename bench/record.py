@@ -19,8 +19,18 @@ def add_record(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--record", type=Path, metavar="FILE", help=words)
 
 
+def command_of(program: str, words: Sequence[str]) -> str:
+    """A command as a document shall show it, without --record and its file."""
+    words = list(words)
+    for i, word in enumerate(words):
+        if word.partition("=")[0] == "--record":
+            del words[i : i + 2 - ("=" in word)]
+            break
+    return f"{program} {shlex.join(words)}".strip()
+
+
 class Record:
-    """Rows go to the file at once, so what ends early leaves what it has measured."""
+    """A table goes to the file when it is made, so what ends early leaves those before."""
 
     def __init__(
         self, file: Path | None, program: str, argv: Sequence[str] | None = None, device: str = ""
@@ -31,7 +41,7 @@ class Record:
         """
         self.file = file
         about = {
-            "command": f"{program} {shlex.join(sys.argv[1:] if argv is None else argv)}".strip(),
+            "command": command_of(program, sys.argv[1:] if argv is None else argv),
             "commit": code().removeprefix("commit "),
             "machine": "; ".join(filter(None, (device, machine()))),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),

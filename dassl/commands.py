@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -91,6 +91,9 @@ class Terminal:
 
     def write(self, text: str) -> int:
         return self.stream.write(plain(text, keep="\n\t"))
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        self.write("".join(lines))
 
     def __getattr__(self, name: str):
         return getattr(self.stream, name)

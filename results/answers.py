@@ -34,6 +34,7 @@ P2C = "dpd_gmm_aux"  # the whole recipe, among the settings
 WITH_AND_WITHOUT = (("dpd_gmm", "baseline"), (P2C, "aux"))
 SIGMAS, WORST_SIGMAS = ("0.06", "0.12"), ("0.015", "0.06")
 SIDES = ("base", "new")
+PLANNED_METHODS, PLANNED_RUNS = 23, 5 * 3 * 2  # of each, on tasks, seeds and sides
 FEW = 4  # so many are named in an answer
 
 
@@ -68,10 +69,18 @@ class Family:
 # -- numbers of the runs
 
 
+def record(name: str) -> Path:
+    """The file of a record. Raises LookupError if there is none."""
+    path = RECORDS / f"{name}.jsonl"
+    if not path.is_file():
+        raise LookupError(f"there is no docs/records/{path.name}")
+    return path
+
+
 @cache
 def runs_of(sweep: str) -> tuple[Result, ...]:
-    """The kept runs of a sweep."""
-    return tuple(read_kept(RECORDS / f"{sweep}.jsonl"))
+    """The kept runs of a sweep. Raises LookupError as `record`."""
+    return tuple(read_kept(record(sweep)))
 
 
 def numbers(
@@ -169,12 +178,22 @@ def calibration() -> Family:
 
 
 def by_method() -> dict[str, list[Result]]:
-    """The runs of each method that has all of them."""
+    """The runs of each method that has all that are planned. Raises LookupError without P2C's."""
     found: dict[str, list[Result]] = {}
     for run in runs_of(METHODS_SWEEP):
         found.setdefault(run.trainer, []).append(run)
-    most = max(map(len, found.values()))
-    return {name: runs for name, runs in found.items() if len(runs) == most}
+    whole = {name: runs for name, runs in found.items() if len(runs) == PLANNED_RUNS}
+    if "P2C" not in whole:
+        raise LookupError(f"{METHODS_SWEEP} lacks runs of P2C")
+    return whole
+
+
+def missing() -> str:
+    """A sentence on planned methods that are not counted; nothing if all are."""
+    lacks = PLANNED_METHODS - len(by_method())
+    return f"Of {PLANNED_METHODS} planned methods {lacks} lack runs and are not counted." * (
+        lacks > 0
+    )
 
 
 def methods() -> Family:
@@ -219,15 +238,22 @@ def answer(family: Family) -> str:
         parts.append(f"{said[key]}: {which}")
     text = f"**{'. '.join(parts)}.**"
     if UNDECIDED in found:
-        effects = [of for _, of, _, _ in family.decided()]
-        half = mean((of.high - of.low) / 2 for of in effects)
-        tasks = tasks_for(family.margin, half, len(effects[0].of_task))
-        text += (
-            f" Half an interval is {half:.{family.digits}f} {family.unit} on average: a smaller "
-        )
-        text += "difference cannot be told from none here. "
-        text += f"Half an interval of {family.margin:g} would take some {tasks} such tasks."
+        text += f" {reach(family)}"
     return text
+
+
+def reach(family: Family) -> str:
+    """A sentence on what could have been told from none, and what it would take to tell more."""
+    open_ones = [of for _, of, _, decided in family.decided() if decided == UNDECIDED]
+    halves = [(of.high - of.low) / 2 for of in open_ones]
+    least, most = (f"{half:.{family.digits}f}" for half in (min(halves), max(halves)))
+    size = least if least == most else f"{least} to {most}"
+    tasks = tasks_for(family.margin, max(halves), len(open_ones[0].of_task))
+    return (
+        f"Half an interval of those undecided is {size} {family.unit}, so smaller differences "
+        f"cannot be told from none here; to have it at {family.margin:g} for all would take some "
+        f"{tasks} such tasks."
+    )
 
 
 def signed(x: float, digits: int) -> str:

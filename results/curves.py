@@ -94,6 +94,22 @@ def trainings(found: Sequence[Result]) -> tuple[dict[Result, Curves], str]:
     return {r: curves for r, curves in runs.items() if r.shots == max(shots)}, text
 
 
+def read_sharpness(folder: Path) -> dict[str, Any] | None:
+    """Read what inference.sharpness left in a run's folder; None as `read_cloud`."""
+    path = folder / SHARPNESS
+    if not path.exists():
+        return None
+    try:
+        sharp = json.loads(regular(path).read_text(encoding="utf-8"))
+        rises = [*sharp["mean"].values(), [sharp["loss"], *sharp["worst"].values()]]
+        if all(isinstance(x, int | float) for draws in rises for x in draws) and all(rises):
+            return sharp
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    log.warning("%s cannot be read; run inference.sharpness again", path)
+    return None
+
+
 def read_cloud(folder: Path) -> dict[str, Any] | None:
     """Read what inference.cloud left in a run's folder.
 
@@ -105,7 +121,8 @@ def read_cloud(folder: Path) -> dict[str, Any] | None:
     try:
         cloud = json.loads(regular(path).read_text(encoding="utf-8"))
         same = len(cloud["accuracy"]) == len(cloud["sigmas"])
-        if same and all(cloud["accuracy"]) and cloud["noise"]:
+        numbers = all(isinstance(x, int | float) for draws in cloud["accuracy"] for x in draws)
+        if same and numbers and all(cloud["accuracy"]) and cloud["noise"]:
             return cloud
     except (OSError, ValueError, KeyError, TypeError):
         pass

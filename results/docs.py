@@ -31,6 +31,7 @@ from pathlib import Path
 from dassl.commands import OneLineParser, command_line, leave
 
 from . import answers, base_new
+from .answers import record
 from .doc_figures import FIGURES
 from .kept import read_kept, read_lines
 from .panels import STYLE
@@ -47,14 +48,6 @@ ABOUT = "accuracy in %: mean ± population std over seeds. Bold: best, underline
 
 SCREEN = 150  # dots per inch
 RANKED = ("place", "method", "mean HM", "rank", "95% interval", "parameters", "train s")
-
-
-def record(name: str) -> Path:
-    """The file of a record. Raises LookupError if there is none."""
-    path = answers.RECORDS / f"{name}.jsonl"
-    if not path.is_file():
-        raise LookupError(f"there is no {path.relative_to(ROOT)}")
-    return path
 
 
 # -- what stands between the markers
@@ -76,7 +69,9 @@ def table(kind: str, name: str, *options: str) -> str:
     parser.add_argument("--baseline")
     parser.add_argument("--cost", action="store_true")
     parser.add_argument("--only", nargs="+")
-    args = parser.parse_args(options)
+    args, unknown = parser.parse_known_args(options)
+    if unknown:
+        raise LookupError(f"table {kind} {name}: there is no option {unknown[0]}")
     found = read_kept(record(name))
     if args.only:
         found = [r for r in found if r.trainer in args.only]
@@ -121,10 +116,21 @@ def runs(name: str) -> str:
     torch = sorted({row["versions"]["torch"] for row in every})
     first, last = (f(row["finished"][:16].replace("T", " ") for row in every) for f in (min, max))
     made_by = f"`{about['command']}`: " if about["command"] else ""
+    for what in ("cloud", "sharpness"):
+        if how := shared.get(f"{what}_by"):
+            noise = f"{how['noise']} noise, " * ("noise" in how)
+            later = f"{noise}{how['draws']} draws, commit {(how['commit'] or 'unknown')[:7]}"
+            torch.append(f"`inference.{what}` later, {later}")
     return (
         f"{made_by}{len(every)} results, {first} to {last} UTC, commit {', '.join(commits)}, "
         f"{'; '.join(devices)}, PyTorch {', '.join(torch)} (`docs/records/{name}.jsonl`)."
     )
+
+
+def answer(name: str) -> str:
+    """What is decided of a family, and what was planned and is not in it."""
+    text = answers.answer(answers.FAMILIES[name]())
+    return " ".join(filter(None, [text, answers.missing() if name == "methods" else ""]))
 
 
 def ranks() -> str:
@@ -149,7 +155,7 @@ MAKERS: dict[str, Callable[..., str]] = {
     "rows": rows,
     "about": about,
     "runs": runs,
-    "answer": lambda name: answers.answer(answers.FAMILIES[name]()),
+    "answer": answer,
     "effects": lambda name: answers.table(answers.FAMILIES[name]()),
     "ranks": ranks,
     "figure": figure,
@@ -168,11 +174,17 @@ def made(words: str) -> str:
         signature(MAKERS[what]).bind(*rest)
     except TypeError as error:
         raise LookupError(f"{words}: {error}") from error
-    return MAKERS[what](*rest)
+    try:
+        return MAKERS[what](*rest)
+    except KeyError as error:  # a record of another kind, or no such family or figure
+        raise LookupError(f"{words}: there is no {error}") from error
 
 
 def rewritten(text: str) -> str:
     """A document with all its tables made anew. Raises LookupError as `made`."""
+    begins, ends = (len(re.findall(f"^<!-- {word}", text, re.M)) for word in ("made: ", "end -->"))
+    if {begins, ends} != {len(MADE.findall(text))}:
+        raise LookupError("a marker has no end, or an end no marker")
     return MADE.sub(lambda m: f"{m[1]}{made(m['words'])}\n{m['end']}", text)
 
 
@@ -210,7 +222,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             path.write_text(new, encoding="utf-8")
             for file in draw(text, ROOT / "docs" / "figures"):
                 print(file.relative_to(ROOT))
-    print("\n".join(f"{name}: {'differs' if args.check else 'rewritten'}" for name in differ))
+    for name in differ:
+        print(f"{name}: {'differs' if args.check else 'rewritten'}")
     return 1 if args.check and differ else 0
 
 

@@ -90,14 +90,14 @@ def verdict(found: Effect, p: float, margin: float, lower: bool = False) -> str:
     """
     if p < 0.05:
         return YES if (found.mean < 0) == lower else WORSE
-    return NO if max(-found.low, found.high) <= margin else UNDECIDED
+    return NO if -margin <= found.low <= 0 <= found.high <= margin else UNDECIDED
 
 
 def tasks_for(wanted: float, half: float, tasks: int) -> int:
     """How many tasks give half an interval of `wanted`, if so many gave `half`."""
     from scipy.special import stdtrit
 
-    n = np.arange(2, 10_000)
+    n = np.arange(2, 1_000_000)
     halves = half / stdtrit(tasks - 1, 0.975) * stdtrit(n - 1, 0.975) * np.sqrt(tasks / n)
     return int(n[halves <= wanted][0])
 

@@ -1,7 +1,6 @@
 """Figures as files for a paper: the options of commands that draw, and what they write."""
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 LEAST = 2.0, 1.0  # inches, width and height
 MOST = 40.0
-NO_PICTURE = ("raw", "rgba")
+NO_PICTURE = ("raw", "rgba", "pgf")  # pgf: names would be LaTeX's commands
 # Without the date, equal numbers give equal files.
 UNDATED = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
 
@@ -29,7 +28,7 @@ def add_figure_options(parser: argparse.ArgumentParser) -> None:
     add("--height", **size, help="of the whole figure; default: what it takes")
     add("--font", metavar="FONT", help="a family or a font's file; default: STIX, much like Times")
     add("--format", nargs="+", default=["png", "pdf"], metavar="FORMAT",
-        help="png, pdf, svg, pgf, eps, … as matplotlib has them; default: png pdf")  # fmt: skip
+        help="png, pdf, svg, eps, … as matplotlib has them; default: png pdf")  # fmt: skip
     add("--no-note", action="store_true",
         help="leave out of the figure what warns of its misreading; NAME.txt has it")  # fmt: skip
     add("--out", type=Path, default=Path("figures"), metavar="DIR",
@@ -54,15 +53,12 @@ def page_of(args: argparse.Namespace) -> Page:
 
 def check_formats(formats: Sequence[str]) -> None:
     """Leaves with code 2 and one line if matplotlib, or this machine, cannot write one."""
-    from matplotlib import rcParams
     from matplotlib.backend_bases import FigureCanvasBase
 
     known = sorted(set(FigureCanvasBase.get_supported_filetypes()) - {*NO_PICTURE})
     for format in formats:
         if format not in known:
             leave(f"--format {format}: choose from {', '.join(known)}", 2)
-    if "pgf" in formats and not shutil.which(tex := rcParams["pgf.texsystem"]):
-        leave(f"--format pgf: is measured by {tex}, which is not installed; pdf works without", 2)
 
 
 def save(

@@ -21,7 +21,7 @@ import numpy as np
 
 from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr
 
-from .curves import SHARPNESS, read_cloud
+from .curves import POSTERIOR, read_cloud, read_sharpness
 from .records import Result, find_results, setting_of
 
 EXAMPLE = """example:
@@ -29,6 +29,7 @@ EXAMPLE = """example:
 METRICS = ("accuracy", "macro_f1", "ece")
 PLACE = ("trainer", "cfg", "dataset", "shots", "seed", "protocol", "side")
 COMMON = ("commit", "dirty", "device", "machine", "versions")  # said once if all runs agree
+HOW = ("cloud_by", "sharpness_by")  # likewise, of the runs that have it
 DIGITS = 4
 
 Row = dict[str, Any]
@@ -46,15 +47,31 @@ def row_of(run: Result, top: str) -> Row:
     row["train_seconds"] = rounded(record["train_seconds"])
     row["finished"] = record.get("finished")
     row["config"] = hashlib.sha256(config.encode()).hexdigest()[:8]
-    if cloud := read_cloud(run.folder):
-        means = [rounded(np.mean(draws)) for draws in cloud["accuracy"]]
-        row["cloud"] = dict(zip(map("{:g}".format, cloud["sigmas"]), means, strict=True))
-    if (path := run.folder / SHARPNESS).is_file():
-        sharp = json.loads(path.read_text(encoding="utf-8"))
-        mean = {sigma: rounded(np.mean(draws)) for sigma, draws in sharp["mean"].items()}
-        worst = {sigma: rounded(rise) for sigma, rise in sharp["worst"].items()}
-        row["sharpness"] = {"loss": rounded(sharp["loss"]), "mean": mean, "worst": worst}
-    return row
+    return row | cloud_of(run.folder) | sharpness_of(run.folder)
+
+
+def cloud_of(folder: Path) -> Row:
+    """Mean accuracy at each σ of noise on the prompts, and how it was measured."""
+    cloud = read_cloud(folder)
+    if not cloud or cloud["noise"] == POSTERIOR:
+        return {}
+    means = [rounded(np.mean(draws)) for draws in cloud["accuracy"]]
+    by_sigma = dict(zip(map("{:g}".format, cloud["sigmas"]), means, strict=True))
+    how = {key: cloud.get(key) for key in ("noise", "draws", "commit", "dirty")}
+    return {"cloud": by_sigma, "cloud_by": how}
+
+
+def sharpness_of(folder: Path) -> Row:
+    """Mean rise of the loss at each σ, the worst, and how they were measured."""
+    sharp = read_sharpness(folder)
+    if not sharp:
+        return {}
+    mean = {sigma: rounded(np.mean(draws)) for sigma, draws in sharp["mean"].items()}
+    worst = {sigma: rounded(rise) for sigma, rise in sharp["worst"].items()}
+    how = {"draws": max(map(len, sharp["mean"].values()))}
+    how |= {key: sharp.get(key) for key in ("commit", "dirty")}
+    rises = {"loss": rounded(sharp["loss"]), "mean": mean, "worst": worst}
+    return {"sharpness": rises, "sharpness_by": how}
 
 
 def rounded(x: float | None) -> float | None:
@@ -66,17 +83,16 @@ def keep(found: Sequence[Result], path: Path, command: str) -> None:
     """Write the runs' file. Raises: OSError, or ValueError for a run without a results.json."""
     for run in found:
         if not run.record:
-            raise ValueError(f"{run.folder} has no results.json")
+            raise ValueError(f"{run.folder} has no results.json that counts")
     top = os.path.commonpath([run.root for run in found])
     rows = [row_of(run, top) for run in found]
     order = ("setting", "trainer", "cfg", "dataset", "shots", "side", "seed")
     rows.sort(key=lambda row: [row[key] for key in order])
-    first = rows[0]
-    shared = {
-        key: value
-        for key, value in first.items()
-        if all(key in row and row[key] == value for row in rows)
-    }
+    shared = {}
+    for key in dict.fromkeys(key for row in rows for key in row):
+        there = [row[key] for row in rows if key in row]
+        if all(value == there[0] for value in there) and (len(there) == len(rows) or key in HOW):
+            shared[key] = there[0]
     rows = [{key: value for key, value in row.items() if key not in shared} for row in rows]
     lines = [{"command": command, "runs": len(rows), "shared": shared}, *rows]
     write_lines(path, lines)
@@ -84,7 +100,8 @@ def keep(found: Sequence[Result], path: Path, command: str) -> None:
 
 def read_lines(path: Path) -> tuple[Row, list[Row]]:
     """The first line, and the others."""
-    first, *others = path.read_text(encoding="utf-8").splitlines()
+    # not splitlines, to which signs within a string are ends of lines too
+    first, *others = path.read_text(encoding="utf-8").strip("\n").split("\n")
     return json.loads(first), list(map(json.loads, others))
 
 

@@ -115,7 +115,12 @@ def test_as_a_user_runs_it(tmp_path):
         "CoCoOp step, 3 classes, batch 8, fp32",
     ]
     about, [rates, *found] = read_lines(file)
-    assert about["command"] == words and list(about) == ["command", "commit", "machine", "time"]
+    assert about["command"] == words.partition(" --record")[0] and list(about) == [
+        "command",
+        "commit",
+        "machine",
+        "time",
+    ]
     assert f"commit {about['commit']}" in done.stdout and torch.__version__ in about["machine"]
     assert rates["section"] == "rates" and f"fp32 {rates['TFLOP/s']}." in done.stdout
     assert {row["section"] for row in found} == {"cocoop"}

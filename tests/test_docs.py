@@ -173,6 +173,13 @@ def test_what_is_a_setting(line):
 # -- what is broken
 
 
+def test_a_marker_without_its_end_loses_no_text():
+    text = "<!-- made: rows a -->\nprose\n<!-- made: rows b -->\n<!-- end -->\n"
+    for wrong in (text, text.partition("<!-- made")[2] + "<!-- end -->\n"):
+        with pytest.raises(LookupError, match="no end, or an end no marker"):
+            docs.rewritten(wrong)
+
+
 def test_a_copy_is_as_good(copy, capsys):
     assert docs.main(["--check"]) == 0 and capsys.readouterr().out.strip() == ""
 
@@ -196,6 +203,10 @@ def test_a_changed_digit_is_found_and_mended(name, old, new, copy, capsys):
     [
         ("tabel x", "nothing makes 'tabel'"),
         ("rows bench_none section=maple", "there is no docs/records/bench_none.jsonl"),
+        ("answer none", "answer none: there is no 'none'"),
+        ("figure none", "figure none: there is no 'none'"),
+        ("runs bench_cpu", "runs bench_cpu: there is no 'shared'"),
+        ("table base2new bench_cpu --cots", "table base2new bench_cpu: there is no option --cots"),
         ("rows", "rows: missing a required argument: 'name'"),
         ("rows bench_cpu section=none", "bench_cpu has no rows with section=none"),
     ],

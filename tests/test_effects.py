@@ -80,6 +80,7 @@ def test_holm():
         (0.2, 0.9, 0.4, False, UNDECIDED),
         (-0.2, 0.9, 0.4, False, UNDECIDED),
         (0.4, 0.1, 0.001, False, YES),
+        (0.4, 0.3, 0.06, False, UNDECIDED),  # excludes zero, but not after the correction
     ],
 )
 def test_what_is_decided(mean, half, p, lower, expected):

@@ -65,6 +65,7 @@ def test_a_figure_too_low_for_what_is_in_it(runs, capsys):
         (["--font", "DejaVu Sirif"], "no such font is installed; near: DejaVu Serif"),
         (["--font", "{runs}/base2new/train_base/dtd/shots_16/P2C/c/seed1/results.json"], "no font"),
         (["--format", "docx"], "--format docx: choose from avif, eps"),
+        (["--format", "pgf"], "--format pgf: choose from avif, eps"),
         (["--width", "nan"], "--width nan: must be 2 to 40 inches"),
         (["--width", "1"], "--width 1: must be 2 to 40 inches"),
     ],
@@ -74,14 +75,6 @@ def test_bad_options(words, text, runs, capsys):
         figures.main(["loss", str(runs), *(word.format(runs=runs) for word in words)])
     assert left.value.code == 2
     the_line(capsys, text)
-
-
-def test_pgf_without_latex(runs, capsys, monkeypatch):
-    monkeypatch.setattr("shutil.which", lambda _: None)
-    with pytest.raises(SystemExit) as left:
-        figures.main(["loss", str(runs), "--format", "pgf"])
-    assert left.value.code == 2
-    the_line(capsys, "xelatex, which is not installed; pdf works without")
 
 
 @pytest.mark.filterwarnings("error")

@@ -38,8 +38,15 @@ def sweep(tmp_path: Path) -> Path:
         files[f"{place}/results.json"] = text
         if side == "base":
             cloud = {"noise": "gaussian", "sigmas": [0, 0.06], "accuracy": [[70], [60, 61]]}
+            cloud |= {"draws": 2, "commit": "fedcba", "dirty": False}
             files[f"{place}/cloud.json"] = json.dumps(cloud)
-            sharp = {"loss": 0.5, "mean": {"0.06": [0.1, 0.3]}, "worst": {"0.015": 0.25}}
+            sharp = {
+                "commit": "abcdef",
+                "dirty": False,
+                "loss": 0.5,
+                "mean": {"0.06": [0.1, 0.3]},
+                "worst": {"0.015": 0.25},
+            }
             files[f"{place}/sharpness.json"] = json.dumps(sharp)
     return write(tmp_path / "sweep", files)
 
@@ -70,6 +77,9 @@ def test_what_all_share_is_said_once_and_the_rest_of_each_run(sweep, tmp_path):
     assert (shared["commit"], shared["machine"]) == ("0123456789abcdef", "here")
     assert shared["versions"] == {"torch": "9.9"} and shared["dirty"] is False
     assert not set(shared) & {key for row in rows for key in row}
+    cloud = {"noise": "gaussian", "draws": 2, "commit": "fedcba", "dirty": False}
+    assert shared["cloud_by"] == cloud
+    assert shared["sharpness_by"] == {"draws": 2, "commit": "abcdef", "dirty": False}
     assert [row["seed"] for row in rows] == [1, 2, 10] * 4
     # the settings tell configs apart, seeds and folders do not
     assert len({row["config"] for row in rows}) == 2
@@ -78,6 +88,38 @@ def test_what_all_share_is_said_once_and_the_rest_of_each_run(sweep, tmp_path):
     assert base["sharpness"] == {"loss": 0.5, "mean": {"0.06": 0.2}, "worst": {"0.015": 0.25}}
     first = next(row for row in rows if row["finished"].endswith("00:00:00+00:00"))
     assert (first["accuracy"], first["ece"]) == (60.3333, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("cloud.json", '{"noise": "posterior", "sigmas": [1], "accuracy": [[70]]}', ""),
+        (
+            "cloud.json",
+            '{"noise": "gaussian", "sigmas": [1], "accuracy": [["x"]]}',
+            "cannot be read",
+        ),
+        ("sharpness.json", "[]", "cannot be read; run inference.sharpness"),
+        ("sharpness.json", '{"loss": 1, "mean": [1], "worst": {}}', "cannot be read"),
+        ("sharpness.json", '{"loss": 1, "mean": {"1": []}, "worst": {}}', "cannot be read"),
+    ],
+)
+def test_what_was_measured_otherwise_or_is_damaged_is_left_out(
+    name, text, said, sweep, tmp_path, caplog
+):
+    [*files] = sweep.rglob(name)
+    files[0].write_text(text)
+    assert keep(sweep, tmp_path / "out.jsonl") == 0
+    key = name.removesuffix(".json")
+    there = [row for row in kept.read_lines(tmp_path / "out.jsonl")[1] if key in row]
+    assert len(there) == len(files) - 1 and said in caplog.text and bool(said) == bool(caplog.text)
+
+
+def test_any_sign_may_be_in_a_text(tmp_path):
+    lines = [{"machine": "a\u2028b\u0085c"}, {"s": "\x1c"}]
+    kept.write_lines(tmp_path / "a.jsonl", lines)
+    first, rest = kept.read_lines(tmp_path / "a.jsonl")
+    assert [first, *rest] == lines
 
 
 def test_the_same_runs_give_the_same_file(sweep, tmp_path):

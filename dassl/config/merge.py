@@ -114,13 +114,13 @@ def read_file(path: str | Path) -> CfgNode:
     return CfgNode(_read_values(values or {}))
 
 
-def _read_values(node: dict) -> dict:
+def _read_values(node: dict, above: str = "") -> dict:
     for key, value in node.items():
         if not isinstance(key, str):  # `1: …`, or `on: …`, which YAML reads as True
             raise ValueError(f"there is no config key {key}")
         if isinstance(value, dict):
-            _read_values(value)
-        elif reader := _reader(key):
+            _read_values(value, f"{above}{key}.")
+        elif reader := _reader(f"{above}{key}"):
             node[key] = reader(value)
     return node
 

@@ -135,9 +135,15 @@ class WandbLogger:
                 config=plain_config(config_of_method(cfg, trainer.config_names())),
                 settings=wandb.Settings(console="off"),  # log.txt has what is printed
             )
-        except wandb.Error as error:
-            line = f"TRAIN.LOGGER wandb: {str(error).partition(chr(10))[0].rstrip('.')}"
-            raise Failure(f"{line}. Run wandb login, or set WANDB_MODE=offline") from error
+        except (wandb.Error, ValueError) as error:  # the latter for a wrong WANDB_… variable
+            line = "; ".join(line.strip().rstrip(".") for line in str(error).splitlines()[:3])
+            login = "key" in line.lower() or "login" in line.lower()
+            advice = (
+                "Run wandb login, or set WANDB_MODE=offline"
+                if login
+                else "See its variables WANDB_…"
+            )
+            raise Failure(f"TRAIN.LOGGER wandb: {line}. {advice}") from error
         self.run.define_metric("*", step_metric="epoch")
         self.run.define_metric("train/*", step_metric="step")
 

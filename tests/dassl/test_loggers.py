@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from dassl.config import get_cfg_default, merge_command_line
+from dassl.config import get_cfg_default, merge_command_line, merge_file
 from dassl.engine.loggers import check_loggers
 from dassl.utils import Failure, UsageError
 
@@ -29,11 +29,11 @@ class Run:
     def finish(self):
         self.finished = True
 
-runs, refused = [], ""
+runs, refused = [], None
 
 def init(**given):
     if refused:
-        raise Error(refused)
+        raise refused
     runs.append(Run(given))
     return runs[-1]
 """
@@ -73,6 +73,14 @@ def test_words_or_a_list(given, names):
     cfg = get_cfg_default()
     merge_command_line(cfg, [], ["TRAIN.LOGGER", given])
     assert names == cfg.TRAIN.LOGGER
+
+
+@pytest.mark.parametrize("text", ["csv, wandb", "[csv, wandb]", "'csv wandb'"])
+def test_a_file_takes_words_too(text, tmp_path):
+    (tmp_path / "a.yaml").write_text(f"TRAIN:\n  LOGGER: {text}\n")
+    cfg = get_cfg_default()
+    merge_file(cfg, str(tmp_path / "a.yaml"))
+    assert cfg.TRAIN.LOGGER == ("csv", "wandb")
 
 
 def test_a_row_for_each_number(make):
@@ -169,10 +177,18 @@ def test_wandbs_own_variables_go_first(make, wandb, monkeypatch):
     assert [wandb.runs[0].given[key] for key in ("project", "name")] == ["mine", "a run"]
 
 
-def test_wandb_without_an_account(make, wandb, monkeypatch):
-    monkeypatch.setattr(wandb, "refused", "No API key.\nMore of it")
-    line = "TRAIN.LOGGER wandb: No API key. Run wandb login, or set WANDB_MODE=offline"
-    with pytest.raises(Failure, match=line):
+@pytest.mark.parametrize("kind", ["an account", "a mode"])
+def test_wandb_that_refuses(kind, make, wandb, monkeypatch):
+    """A wrong variable is a ValueError, of several lines."""
+    refused, line = {
+        "an account": (
+            wandb.Error("No API key.\nMore of it"),
+            "No API key; More of it. Run wandb login, or set WANDB_MODE=offline",
+        ),
+        "a mode": (ValueError("wrong\nmode\n  'ofline'\nat 3"), "wrong; mode; 'ofline'. See its "),
+    }[kind]
+    monkeypatch.setattr(wandb, "refused", refused)
+    with pytest.raises(Failure, match=f"TRAIN.LOGGER wandb: {line}"):
         make("TRAIN.LOGGER", ("wandb",)).train()
 
 
