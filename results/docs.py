@@ -116,14 +116,15 @@ def runs(name: str) -> str:
     torch = sorted({row["versions"]["torch"] for row in every})
     first, last = (f(row["finished"][:16].replace("T", " ") for row in every) for f in (min, max))
     made_by = f"`{about['command']}`: " if about["command"] else ""
+    measured = []
     for what in ("cloud", "sharpness"):
         if how := shared.get(f"{what}_by"):
-            noise = f"{how['noise']} noise, " * ("noise" in how)
+            noise = f"{how.get('noise', '')} noise, " * ("noise" in how)
             later = f"{noise}{how['draws']} draws, commit {(how['commit'] or 'unknown')[:7]}"
-            torch.append(f"`inference.{what}` later, {later}")
+            measured.append(f"; `inference.{what}` later: {later}")
     return (
         f"{made_by}{len(every)} results, {first} to {last} UTC, commit {', '.join(commits)}, "
-        f"{'; '.join(devices)}, PyTorch {', '.join(torch)} (`docs/records/{name}.jsonl`)."
+        f"{'; '.join(devices)}, PyTorch {', '.join(torch)}{''.join(measured)} (`docs/records/{name}.jsonl`)."
     )
 
 
