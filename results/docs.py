@@ -122,10 +122,9 @@ def runs(name: str) -> str:
             noise = f"{how.get('noise', '')} noise, " * ("noise" in how)
             later = f"{noise}{how['draws']} draws, commit {(how['commit'] or 'unknown')[:7]}"
             measured.append(f"; `inference.{what}` later: {later}")
-    return (
-        f"{made_by}{len(every)} results, {first} to {last} UTC, commit {', '.join(commits)}, "
-        f"{'; '.join(devices)}, PyTorch {', '.join(torch)}{''.join(measured)} (`docs/records/{name}.jsonl`)."
-    )
+    said = f"{made_by}{len(every)} results, {first} to {last} UTC, commit {', '.join(commits)}"
+    said += f", {'; '.join(devices)}, PyTorch {', '.join(torch)}{''.join(measured)}"
+    return f"{said} (`docs/records/{name}.jsonl`)."
 
 
 def answer(name: str) -> str:
