@@ -157,6 +157,13 @@ def table(answers: dict[Result, Sharpness]) -> str:
     return tabulate(lines, [*headers, "seeds"], disable_numparse=True)
 
 
+def caption(args: argparse.Namespace) -> str:
+    """What the table's numbers are."""
+    return f"""loss: cross-entropy; the others are its rises: mean ± population std over seeds
+σ: mean over {args.draws} draws of noise; worst: the largest found at the distance σ √D (--help)
+{SHARPNESS} is in each run's folder"""
+
+
 def in_nats(stat: Stat) -> str:
     """Mean ± spread with three decimals; a single one has no spread."""
     return " ± ".join(f"{x:.3f}" for x in stat if x == x)
@@ -192,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         leave(f"no results of runs in {' '.join(map(str, args.folders))}", 1)
     answers, well = ask_each(found, partial(ask, args=args), SHARPNESS)
     if answers:
-        print(f"{table(answers)}\n\ncross-entropy and its rises: mean ± population std over seeds")
+        print(f"{table(answers)}\n\n{caption(args)}")
     return 0 if answers and well else 1
 
 

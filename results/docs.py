@@ -1,6 +1,6 @@
 """Makes the documents' tables of docs/records: python -m results.docs.
 
-In a document, between
+In README.md and docs' RESULTS.md, SHAPES.md, METHODS.md and BENCHMARKS.md, between
 
     <!-- made: WHAT WORDS -->
     <!-- end -->
@@ -28,7 +28,7 @@ from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 
-from dassl.commands import OneLineParser, command_line, leave
+from dassl.commands import OneLineParser, command_line, say
 
 from . import answers, base_new
 from .answers import record
@@ -185,7 +185,15 @@ def rewritten(text: str) -> str:
     begins, ends = (len(re.findall(f"^<!-- {word}", text, re.M)) for word in ("made: ", "end -->"))
     if {begins, ends} != {len(MADE.findall(text))}:
         raise LookupError("a marker has no end, or an end no marker")
-    return MADE.sub(lambda m: f"{m[1]}{made(m['words'])}\n{m['end']}", text)
+
+    def anew(found: re.Match) -> str:
+        try:
+            return f"{found[1]}{made(found['words'])}\n{found['end']}"
+        except (LookupError, ValueError) as error:
+            line = text.count("\n", 0, found.start()) + 1
+            raise LookupError(f"line {line}: {error.args[0]}") from error
+
+    return MADE.sub(anew, text)
 
 
 def draw(text: str, folder: Path) -> list[Path]:
@@ -204,18 +212,20 @@ def draw(text: str, folder: Path) -> list[Path]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0; with --check 1 if a table differs from its records; leaves with 1 if one has none."""
+    """0; 1 if a table cannot be made or, with --check, differs from its records."""
     parser = OneLineParser("python -m results.docs", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing, name what differs")
     args = parser.parse_args(argv)
-    differ = []
+    differ, wrong = [], 0
     for name in DOCUMENTS:
         path = ROOT / name
-        text = path.read_text(encoding="utf-8")
         try:
+            text = path.read_text(encoding="utf-8")
             new = rewritten(text)
-        except (LookupError, ValueError) as error:
-            leave(f"{name}: {error}", 1)
+        except (LookupError, OSError) as error:
+            say(f"error: {name}: {getattr(error, 'strerror', error.args[0])}")
+            wrong += 1
+            continue
         if new != text:
             differ.append(name)
         if not args.check:
@@ -224,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(file.relative_to(ROOT))
     for name in differ:
         print(f"{name}: {'differs' if args.check else 'rewritten'}")
-    return 1 if args.check and differ else 0
+    return 1 if wrong or (args.check and differ) else 0
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from .statistics import Stat
 from .text_table import AVERAGE, Cell, Line, Table
 
 PAPER = Path(__file__).parents[1] / "docs" / "paper_results.json"
+PAPER_TEXT = "Li et al. (2025)"  # what a caption calls P2C's paper
 PAPER_NAMES = {"ZeroshotCLIP": "CLIP", "MultiModalAdapter": "MMA"}
 ELEVEN = {dataset_name(name) for name in ("imagenet", *TEN)}
 ABOUT = (

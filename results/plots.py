@@ -136,14 +136,14 @@ class Kind(NamedTuple):
 
 KINDS = {
     "loss": Kind(draw_loss, "trainings of two epochs",
-        "Training loss by epoch on each dataset (the paper's Figs. 4 and 5)"),
+        "Training loss by epoch on each dataset (cf. Figs. 4 and 5 of Li et al., 2025)"),
     "time": Kind(draw_time, "two trainings",
-        "Time per epoch on each dataset (the paper's Fig. 6)"),
+        "Time per epoch on each dataset (cf. Fig. 6 of Li et al., 2025)"),
     "f1": Kind(draw_f1, "two results on base classes",
-        "Accuracy and macro F1 on the base classes (the paper's Fig. 7)"),
+        "Accuracy and macro F1 on the base classes (cf. Fig. 7 of Li et al., 2025)"),
     "attributes": Kind(draw_attributes,
         "base-to-new runs with results.json and two attribute lengths",
-        "Base, new and HM by attribute length, a point for each seed (the paper's Fig. 3)"),
+        "Base, new and HM by attribute length, a point a seed (cf. Fig. 3 of Li et al., 2025)"),
     "shots": Kind(draw_shots, "few-shot runs of two numbers of shots",
         "Accuracy by number of shots on each dataset"),
     "cloud": Kind(draw_cloud, f"{CLOUD} of two σ: run inference.cloud",

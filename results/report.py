@@ -67,7 +67,7 @@ def results(
         if kind == "ablation":
             if len({line.trainer for line in table.lines}) == len(table.lines):
                 continue  # each line is of another trainer
-            against = table.lines[0].method
+            against = tables.usual_baseline(table)
         if baseline:
             try:
                 against, problem = tables.find_baseline(table, baseline), ""

@@ -15,14 +15,18 @@ from yacs.config import CfgNode
 from dassl.commands import leave
 
 from .panels import COLOURS, PAGE, Page, finish, panels
+from .paper import PAPER_TEXT as PAPER
 from .records import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw_schedule(cfg: CfgNode, page: Page) -> "Figure":
-    """σ of each epoch, counted from 1, and the density of n; for a checked config of P2C."""
+def draw_schedule(cfg: CfgNode, page: Page, more: str = "") -> "Figure":
+    """σ of each epoch, counted from 1, and the density of n; for a checked config of P2C.
+
+    `more` is what else its caption says.
+    """
     from trainers.p2c import MixtureNoise, sigma_at
 
     dpd, epochs = cfg.TRAINER.P2C.DPD, cfg.OPTIM.MAX_EPOCH
@@ -47,9 +51,9 @@ def draw_schedule(cfg: CfgNode, page: Page) -> "Figure":
             label = "" if i else "components, weighted"
             right.plot(x, density, ":", linewidth=1, label=label, **colour)
         right.plot(x, sum(densities), linewidth=1.5, label="mixture", **colour)
-    right.set(xlabel="n; the noise is σ·n", ylabel="density", ylim=(0, None))
-    note = "Epochs are counted from 1, as everywhere here; epoch 1 is t = 0 of the paper's eq. 2."
-    finish(figure, [right], note, page)
+    right.set(xlabel="n", ylabel="density", ylim=(0, None))
+    note = f"The noise is σ·n. Epochs are counted from 1; epoch 1 is t = 0 in eq. 2 of {PAPER}."
+    finish(figure, [right], " ".join(filter(None, [note, more])), page)
     return figure
 
 
@@ -69,10 +73,12 @@ def draw_recorded_schedule(found: Sequence[Result], page: Page) -> "Figure | Non
             configs[json.dumps(dpd, sort_keys=True), epochs] += 1
     if not configs:
         return None
-    [((dpd, epochs), _)] = configs.most_common(1)
+    [((dpd, epochs), runs)] = configs.most_common(1)
+    others = len(configs) - 1
+    which = f"These are the settings of {runs} of {configs.total()} runs; {others} others differ."
     trainer = {"P2C": {"DPD": json.loads(dpd)}}
     cfg = CfgNode({"TRAINER": trainer, "OPTIM": {"MAX_EPOCH": epochs}})
-    return draw_schedule(cfg, page)
+    return draw_schedule(cfg, page, which * (others > 0))
 
 
 def schedule_config(words: Sequence[str]) -> CfgNode:

@@ -28,6 +28,13 @@ ABOUT_COST = (
 )
 
 
+def usual_baseline(table: Table) -> str:
+    """An ablation's: the setting called baseline or usual, else the first by name."""
+    methods = [line.method for line in table.lines]
+    named = (m for m in methods if m.split(" ")[-1].split("/")[-1] in ("baseline", "usual"))
+    return next(named, methods[0])
+
+
 def find_baseline(table: Table, name: str) -> str:
     """Find the one method that is called `name`.
 
@@ -76,7 +83,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("folders", nargs="+", type=existing_folder, metavar="FOLDER",
         help="runs are looked for in and below these")  # fmt: skip
     add("--baseline", metavar="METHOD",
-        help="show differences to it (ablation: default the first row)")  # fmt: skip
+        help="show differences to it; default of an ablation: the setting called baseline or "
+        "usual, else the first")  # fmt: skip
     add("--format", default="text", choices=(*TABLE_FORMATS, "csv"), help="default: %(default)s")
     add("--fit", choices=FITS, default="", help=ABOUT_FIT)
     add("--paper", action="store_true", help="also show the paper's numbers where they are known")
@@ -97,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         leave(f"no result for the {args.kind} table in {folders}", 1)
     baseline = args.baseline
     if baseline is None and args.kind == "ablation" and len(table.lines) > 1:
-        baseline = table.lines[0].method
+        baseline = usual_baseline(table)
     try:
         baseline = find_baseline(table, baseline) if baseline else None
     except LookupError as error:
