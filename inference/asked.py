@@ -11,12 +11,15 @@ Answer = TypeVar("Answer")
 
 
 def ask_each(
-    found: Sequence[Result], ask: Callable[[Result], Answer], file: str
+    found: Sequence[Result],
+    ask: Callable[[Result], Answer],
+    file: str,
+    cannot: type[Exception] = UsageError,
 ) -> tuple[dict[Result, Answer], bool]:
     """The answers of those that have one, and whether all others were only skipped.
 
     Args:
-        ask: writes `file` into the run's folder. It raises UsageError for a method that cannot be
+        ask: writes `file` into the run's folder. It raises `cannot` for a method that cannot be
             asked this, which is skipped, and Failure for a run that fails.
     """
     answers, failed = {}, False
@@ -24,7 +27,7 @@ def ask_each(
         say(f"[{i}/{len(found)}] {run.folder}")
         try:
             answers[run] = ask(run)
-        except UsageError as error:
+        except cannot as error:
             say(f"skipped: {error}")
         except Failure as error:
             say(f"error: {error}")

@@ -30,13 +30,13 @@ from functools import partial
 
 from tabulate import tabulate
 
-from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr
+from dassl.commands import OneLineParser, command_line, existing_folder, log_to_stderr
 from dassl.engine.record import commit
 from dassl.utils import write_json
 from results.cloud_figure import caveat_of, no_fair_baselines
 from results.curves import CLOUD, POSTERIOR
 from results.names import name_methods
-from results.records import Result, find_results
+from results.records import Result, results_in
 from results.statistics import summarise
 from results.text_table import show_stat
 
@@ -164,9 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """0, or 1 if a run could not be asked or none could; leaves with 2 for wrong arguments."""
     args = parse_args(argv)
     log_to_stderr()
-    found = find_results(args.folders)
-    if not found:
-        leave(f"no results of runs in {' '.join(map(str, args.folders))}", 1)
+    found = results_in(args.folders)
     clouds, well = ask_each(found, partial(ask, args=args), CLOUD)
     if clouds:
         print(table(clouds, args))

@@ -22,16 +22,17 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
-from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr, say
+from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr
 from dassl.engine.record import commit
-from dassl.utils import Failure, write_json
+from dassl.utils import write_json
 from results.figure_files import add_figure_options, page_of, save
 from results.names import name_methods
 from results.panels import Page, TooSmall
 from results.plots import caption as caption_of
-from results.records import Result, find_results
+from results.records import Result, results_in
 from results.statistics import summarise
 
+from .asked import ask_each
 from .gap_features import Unknown, check, gather, joined
 from .gap_figure import Shown, draw
 from .gap_numbers import Features, Gap, chance, measure, picture
@@ -177,25 +178,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     log_to_stderr()
     page = page_of(args)
-    found = find_results(args.folders)
-    if not found:
-        leave(f"no results of runs in {' '.join(map(str, args.folders))}", 1)
+    found = results_in(args.folders)
     names, clips = name_methods(found), set()
+    answers, well = ask_each(found, lambda run: ask(run, names[run], args, clips), GAP, Unknown)
     rows: Rows = defaultdict(list)
-    done = skipped = 0
-    for i, run in enumerate(found, start=1):
-        say(f"[{i}/{len(found)}] {run.folder}")
-        try:
-            rows[run.dataset, run.side] += ask(run, names[run], args, clips)
-            done += 1
-        except Unknown as error:
-            say(f"skipped: {error}")
-            skipped += 1
-        except Failure as error:
-            say(f"error: {error}")
-        except KeyboardInterrupt:
-            leave(f"stopped; {done} of {len(found)} runs have their {GAP}", 130)
-    if done:
+    for run, of_run in answers.items():
+        rows[run.dataset, run.side] += of_run
+    if answers:
         print(f"{table(rows)}\n{caption(rows)}")
         try:
             args.out.mkdir(parents=True, exist_ok=True)
@@ -204,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             leave(str(error), 2)
         except OSError as error:
             leave(f"cannot write to {args.out}: {error.strerror or error}", 1)
-    return 0 if done and done + skipped == len(found) else 1
+    return 0 if answers and well else 1
 
 
 if __name__ == "__main__":

@@ -27,13 +27,13 @@ import torch.nn.functional as F
 from tabulate import tabulate
 from torch import Tensor
 
-from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr
+from dassl.commands import OneLineParser, command_line, existing_folder, log_to_stderr
 from dassl.engine import TrainerBase
 from dassl.engine.record import commit
 from dassl.utils import UsageError, mix_seed, seeded, write_json
 from results.curves import SHARPNESS
 from results.names import name_methods
-from results.records import Result, find_results
+from results.records import Result, results_in
 from results.statistics import Stat, summarise
 from trainers.base import CLIPTrainer, CustomCLIP
 
@@ -194,9 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """0, or 1 if a run could not be asked or none could; leaves with 2 for wrong arguments."""
     args = parse_args(argv)
     log_to_stderr()
-    found = find_results(args.folders)
-    if not found:
-        leave(f"no results of runs in {' '.join(map(str, args.folders))}", 1)
+    found = results_in(args.folders)
     answers, well = ask_each(found, partial(ask, args=args), SHARPNESS)
     if answers:
         print(f"{table(answers)}\n\n{caption(args)}")

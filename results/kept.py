@@ -22,7 +22,7 @@ import numpy as np
 from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr
 
 from .curves import POSTERIOR, read_cloud, read_sharpness
-from .records import Result, find_results, setting_of
+from .records import Result, results_in, setting_of
 
 EXAMPLE = """example:
   python -m results.kept output/quickstart --out docs/records/quickstart.jsonl"""
@@ -146,9 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """0; leaves with 1 (nothing found or written) or 2 (wrong arguments)."""
     args = parse_args(argv)
     log_to_stderr()
-    found = find_results(args.folders)
-    if not found:
-        leave(f"no results of runs in {' '.join(map(str, args.folders))}", 1)
+    found = results_in(args.folders)
     try:
         keep(found, args.out, args.command)
     except (OSError, ValueError) as error:

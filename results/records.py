@@ -4,12 +4,12 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dassl.commands import plain
+from dassl.commands import leave, plain
 from dassl.files import RESULTS
 from dassl.results_json import METRICS, load_results, problem
 
@@ -61,6 +61,11 @@ def find_results(folders: Iterable[Path]) -> list[Result]:
                 log.warning("%s and %s hold the same run; the first counts", first.folder, folder)
     warn_of_mixtures(found.values())
     return list(found.values())
+
+
+def results_in(folders: Sequence[Path]) -> list[Result]:
+    """The same of a command line's folders; leaves with code 1 and one line if there are none."""
+    return find_results(folders) or leave(f"no results of runs in {' '.join(map(str, folders))}", 1)
 
 
 def run_folders(top: Path) -> Iterator[Path]:

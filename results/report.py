@@ -25,7 +25,7 @@ from dassl.commands import OneLineParser, command_line, existing_folder, leave, 
 from . import plots, tables
 from .names import with_methods
 from .paper import with_paper
-from .records import Result, find_results, setting_of
+from .records import Result, results_in, setting_of
 from .table_kinds import KINDS, make_table
 from .text_table import Table, show_delta
 
@@ -217,9 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     notes = Notes()
     logging.getLogger().addHandler(notes)
     try:
-        found = find_results(args.folders)
-        if not found:
-            leave(f"no results of runs in {' '.join(map(str, args.folders))}", 1)
+        found = results_in(args.folders)
         text = page(found, args, notes)
     finally:
         logging.getLogger().removeHandler(notes)
