@@ -13,7 +13,7 @@ import torch
 
 from clip.clip import _tokenizer
 from clip.weights import find_weights, read_state_dict
-from dassl.utils import mix_seed, seeded
+from dassl.utils import UsageError, mix_seed, seeded
 from inference import cloud, words
 from inference.load import load_run
 from results import figures
@@ -263,7 +263,7 @@ def test_without_draws_there_is_the_mean(data, tmp_path, weights, monkeypatch):
     trainer.model.learner.text_prompts.noise.spread = 1.0
     assert got.accuracy[1] == [accuracy_of(trainer.model_inference, trainer)] == [got.average]
     fixed = drawing("VaMP", data, tmp_path / "fixed", weights, VARIATIONAL=False)
-    with pytest.raises(cloud.UsageError, match="VaMP has no posterior to draw prompts from"):
+    with pytest.raises(UsageError, match="VaMP has no posterior to draw prompts from"):
         cloud.check_posterior(fixed)
 
 
@@ -285,7 +285,7 @@ def test_samples_one_by_one_and_their_average(data, tmp_path, weights):
     assert got.at(1) == [accuracy_of(sample, trainer) for sample in trainer.samples]
     assert got.average == got.as_tested == accuracy_of(trainer.model_inference, trainer)
     trainer.samples = []
-    with pytest.raises(cloud.UsageError, match="ReBaPL_MaPLe's checkpoint has no samples"):
+    with pytest.raises(UsageError, match="ReBaPL_MaPLe's checkpoint has no samples"):
         cloud.measure_posterior(trainer, [1], None)
 
 
