@@ -304,3 +304,15 @@ def ranked() -> list[tuple[str, float, float, float, float]]:
     means = {name: sum(of.values()) / len(of) for name, of in values.items()}
     order = sorted(values, key=lambda name: ranks[name][0])
     return [(called(name), means[name], *ranks[name]) for name in order]
+
+
+def place_of_p2c() -> str:
+    """A sentence: P2C's rank, and the methods whose interval of ranks lies beside its own."""
+    rows = ranked()
+    [(rank, low, high)] = [row[2:] for row in rows if row[0] == "P2C"]
+    above = ", ".join(row[0] for row in rows if row[4] < low) or "none"
+    below = ", ".join(row[0] for row in rows if row[3] > high) or "none"
+    return (
+        f"**P2C has rank {rank:g} of {len(rows)} [{low:g} to {high:g}].** Wholly above that lies "
+        f"the interval of {above}; wholly below that of {below}."
+    )

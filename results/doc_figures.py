@@ -8,7 +8,7 @@ import numpy as np
 
 from . import answers
 from .interval_figure import IntervalRow, draw_intervals
-from .marks import line
+from .marks import mean_line, single
 from .panels import PAGE, Page, finish, panels, same_range, styles
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def cloud() -> "Figure":
                 t: [[*r.record["cloud"].values()] for r in runs if r.dataset == t] for t in tasks
             }
             rows = [np.mean(of_task, axis=0) for of_task in values.values()]
-            line(ax, sigmas, rows, label, look[name])
+            single(ax, sigmas, rows, look[name]["color"])
+            mean_line(ax, sigmas, np.mean(rows, axis=0), label, look[name])
         ax.set_xscale("symlog", linthresh=sigmas[1])
         ax.set_xticks(sigmas[::2], [f"{sigma:g}" for sigma in sigmas[::2]])
         ax.minorticks_off()

@@ -129,8 +129,10 @@ def runs(name: str) -> str:
 
 def answer(name: str) -> str:
     """What is decided of a family, and what was planned and is not in it."""
-    text = answers.answer(answers.FAMILIES[name]())
-    return " ".join(filter(None, [text, answers.missing() if name == "methods" else ""]))
+    said = [answers.answer(answers.FAMILIES[name]())]
+    if name == "methods":
+        said = [answers.place_of_p2c(), *said, answers.missing()]
+    return " ".join(filter(None, said))
 
 
 def ranks() -> str:
