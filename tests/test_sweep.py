@@ -240,10 +240,12 @@ def here(monkeypatch) -> None:
 def test_ready_sweeps(here, name):
     found = ready(name)
     bundled = name.startswith("shapes_")
-    of_p2c = name.endswith(("table4", "table5", "fig3", "bf16", "open_questions"))
+    of_p2c = name.endswith(("table4", "table5", "fig3", "bf16", "open_questions", "tasks_p2c"))
     of_vamp = name.endswith("vamp")
-    assert found.methods == (["p2c"] if of_p2c else ["vamp", "vamp_mmrl"] if of_vamp else ALL)
-    assert len(found.datasets) == (1 if bundled or found.protocol in ("xd", "dg") else 11)
+    methods = ["p2c"] if of_p2c else ["vamp", "vamp_mmrl"] if of_vamp else ALL
+    assert sorted(found.methods) == sorted(methods)
+    datasets = 5 if name.startswith("five_tasks") else 11
+    assert len(found.datasets) == (1 if bundled or found.protocol in ("xd", "dg") else datasets)
     five = (
         "shapes_table4",
         "shapes_table5",
@@ -252,7 +254,8 @@ def test_ready_sweeps(here, name):
         "fig3",
         "shapes_open_questions",
     )
-    assert len(found.seeds) == (5 if name in five else 3)
+    seeds = 10 if name == "five_tasks_p2c" else 5 if name in five else 3
+    assert len(found.seeds) == seeds
     sweep.check_config_keys(Path(name), found)
     folders = [run.folder for run in found.runs()]
     assert len(set(folders)) == len(folders)  # no two runs in one folder
