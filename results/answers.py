@@ -191,9 +191,8 @@ def by_method() -> dict[str, list[Result]]:
 def missing() -> str:
     """A sentence on planned methods that are not counted; nothing if all are."""
     lacks = PLANNED_METHODS - len(by_method())
-    return f"Of {PLANNED_METHODS} planned methods {lacks} lack runs and are not counted." * (
-        lacks > 0
-    )
+    text = f"Planned and not counted, as runs are missing: {lacks} of {PLANNED_METHODS} methods."
+    return text if lacks else ""
 
 
 def methods() -> Family:

@@ -49,7 +49,7 @@ def ranks() -> "Figure":
 
 
 def cloud() -> "Figure":
-    """Accuracy lost as the learned prompts are perturbed: a line for each setting."""
+    """Accuracy as the learned prompts are perturbed: a line for each setting."""
     look = styles(dict.fromkeys(CLOUD, "P2C"))
     titles = ["base classes", "new classes"]
     page = Page()

@@ -8,8 +8,7 @@ In README.md and docs' RESULTS.md, SHAPES.md, METHODS.md and BENCHMARKS.md, betw
 stands what WHAT makes; nothing that is measured stands elsewhere. WHAT is one of
 
   quickstart NAME              the table that the quickstart prints
-  table KIND NAME [OPTIONS]    a table of results.tables; OPTIONS: --baseline METHOD, --cost,
-                               --only TRAINER …
+  table KIND NAME [BASELINE]   a table of results.tables, with the differences to a method
   rows NAME [COLUMN=VALUE …]   measurements without runs; only the rows that have these values
   about NAME                   by which command, of which commit, on which machine they were taken
   runs NAME                    how many runs, of which commit, on which machine
@@ -20,7 +19,6 @@ stands what WHAT makes; nothing that is measured stands elsewhere. WHAT is one o
 and NAME is a file of docs/records, without .jsonl.
 """
 
-import argparse
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -37,7 +35,7 @@ from .kept import read_kept, read_lines
 from .panels import STYLE
 from .protocols import dataset_names
 from .table_kinds import make_table
-from .tables import find_baseline, with_costs
+from .tables import find_baseline
 from .text_table import markdown, render
 
 ROOT = Path(__file__).parents[1]
@@ -63,24 +61,13 @@ def quickstart(name: str) -> str:
     return f"```\n{base_new.render(base_new.hm_table(sides['base'], sides['new']), 'text')}\n```"
 
 
-def table(kind: str, name: str, *options: str) -> str:
+def table(kind: str, name: str, baseline: str = "") -> str:
     """As `python -m results.tables KIND` of the runs' folders, in markdown."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--baseline")
-    parser.add_argument("--cost", action="store_true")
-    parser.add_argument("--only", nargs="+")
-    args, unknown = parser.parse_known_args(options)
-    if unknown:
-        raise LookupError(f"table {kind} {name}: there is no option {unknown[0]}")
-    found = read_kept(record(name))
-    if args.only:
-        found = [r for r in found if r.trainer in args.only]
-    made = make_table(kind, found)
+    made = make_table(kind, read_kept(record(name)))
     if made is None:
         raise LookupError(f"{name} has nothing for the table {kind}")
-    if args.baseline:
-        made = made.against(find_baseline(made, args.baseline))
-    made = with_costs(made) if args.cost else made
+    if baseline:
+        made = made.against(find_baseline(made, baseline))
     return render(replace(made, caption=[f"{ABOUT}.", *made.caption]), "markdown", marked=True)
 
 

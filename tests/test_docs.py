@@ -206,7 +206,7 @@ def test_a_changed_digit_is_found_and_mended(name, old, new, copy, capsys):
         ("answer none", "answer none: there is no 'none'"),
         ("figure none", "figure none: there is no 'none'"),
         ("runs bench_cpu", "runs bench_cpu: there is no 'shared'"),
-        ("table base2new bench_cpu --cots", "table base2new bench_cpu: there is no option --cots"),
+        ("table base2new quickstart nobody", "--baseline nobody is no method here"),
         ("rows", "rows: missing a required argument: 'name'"),
         ("rows bench_cpu section=none", "bench_cpu has no rows with section=none"),
     ],
