@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from .marks import hollow, side_by_side
 from .panels import Page, finish, panels, same_range, styles
-from .records import Result, setting_of
+from .records import Result, setting_of, settings_of
 from .statistics import harmonic_mean
 
 if TYPE_CHECKING:
@@ -26,17 +26,15 @@ def draw_attributes(found: Sequence[Result], page: Page) -> "Figure | None":
     for r in found:
         if r.protocol == "base2new" and (n := attribute_length(r)):
             settings[r.trainer, r.shots, setting_but_length(r)][n].append(r)
-    several = [(key[0], runs) for key, runs in settings.items() if len(runs) > 1]
+    several = {key: runs for key, runs in settings.items() if len(runs) > 1}
     if not several:
         return None
-    trainers = [trainer for trainer, _ in several]
-    numbered = [f"{t} {trainers[: i + 1].count(t)}" for i, t in enumerate(trainers)]
-    labels = [t if trainers.count(t) == 1 else numbered[i] for i, t in enumerate(trainers)]
-    look = styles(dict(zip(labels, trainers, strict=True)))
+    labels = told_apart(several)
+    look = styles({label: trainer for label, (trainer, *_) in zip(labels, several, strict=True)})
     figure, axes = panels(("base", "new", "HM"), "attribute length, vectors", "accuracy, %", page)
-    lengths = sorted({n for _, runs in several for n in runs})
+    lengths = sorted({n for runs in several.values() for n in runs})
     step = 0.8 / len(several)
-    for k, (label, (_, runs_by_length)) in enumerate(zip(labels, several, strict=True)):
+    for k, (label, runs_by_length) in enumerate(zip(labels, several.values(), strict=True)):
         colour = look[label]["color"]
         for n, runs in runs_by_length.items():
             values = length_values(runs)
@@ -73,6 +71,21 @@ def setting_but_length(result: Result) -> str:
     for i in (1, 2, 3):
         config["TRAINER"]["ATPROMPT"].pop(f"N_ATT{i}", None)
     return json.dumps(config, sort_keys=True)
+
+
+def told_apart(keys: Collection[tuple[str, int, str]]) -> list[str]:
+    """Names for (trainer, shots, setting): trainers, and what one's settings differ in."""
+    found = [
+        (trainer, {"shots": str(shots)} | dict(settings_of(config := json.loads(text), config)))
+        for trainer, shots, text in keys
+    ]
+    names = []
+    for trainer, own in found:
+        others = [settings for name, settings in found if name == trainer]
+        differing = [k for k, v in own.items() if any(other.get(k) != v for other in others)]
+        told = [f"{'.'.join(key.split('.')[-2:])} {own[key]}" for key in differing]
+        names.append(" ".join([trainer, ", ".join(told)]).strip())
+    return names
 
 
 def length_values(runs: Sequence[Result]) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .attribute_figure import attribute_length
 from .curves import POSTERIOR, read_cloud
-from .marks import band, mean_line, single, spread, too_few
+from .marks import FEW, band, mean_line, single, spread, too_few
 from .names import name_methods
 from .panels import Page, finish, panels, same_range, styles_of
 from .records import Result
@@ -55,23 +55,25 @@ def draw_cloud(found: Sequence[Result], page: Page) -> "Figure | None":
         for method, style in look.items():
             if runs := [clouds[r] for r in here if names[r] == method]:
                 mark = " †" * (method in unfair and page.caveats)
-                draw_method(ax, runs, method + mark, style)
+                draw_method(ax, runs, method + mark, style, len(look) <= FEW)
                 runs_of[key, method] = runs
         draw_axis(ax, [clouds[r] for r in here])
     same_range(axes)
-    note = spread(runs_of.values(), " and draws")
+    note = spread(runs_of.values(), len(look) <= FEW, " and draws")
     finish(figure, axes, note, page, caveat_of(unfair))
     return figure
 
 
-def draw_method(ax: "Axes", clouds: Sequence[dict], label: str, style: dict[str, str]) -> None:
+def draw_method(
+    ax: "Axes", clouds: Sequence[dict], label: str, style: dict[str, str], bands: bool
+) -> None:
     """A method's mean over seeds and draws, their spread, and each seed's mean over draws."""
     draws, colour = pooled(clouds), style["color"]
     mean, std = (np.array(list(map(f, draws.values()))) for f in (np.mean, np.std))
     mean_line(ax, list(draws), mean, label, style)
-    if len(draws) > 1:
+    if len(draws) > 1 and bands:
         band(ax, list(draws), mean, std, colour)
-    else:  # ReBaPL's samples
+    elif len(draws) == 1:  # ReBaPL's samples
         ax.errorbar(list(draws), mean, std, color=colour)
     for cloud in clouds if len(clouds) > 1 else ():
         single(ax, cloud["sigmas"], [list(map(np.mean, cloud["accuracy"]))], colour)

@@ -31,7 +31,7 @@ from dassl.commands import OneLineParser, command_line, say
 from . import answers, base_new
 from .answers import record
 from .doc_figures import FIGURES
-from .kept import read_kept, read_lines
+from .kept import read_kept, read_lines, read_rows
 from .panels import STYLE
 from .protocols import dataset_names
 from .table_kinds import make_table
@@ -95,9 +95,8 @@ def about(name: str) -> str:
 
 def runs(name: str) -> str:
     """One line about the runs of a record."""
-    about, found = read_lines(record(name))
-    shared = about["shared"]
-    every = [shared | row for row in found]
+    about, _ = read_lines(record(name))
+    shared, every = about["shared"], read_rows(record(name))
     commits = sorted({row["commit"][:7] + " with changes" * row["dirty"] for row in every})
     devices = sorted({row["device"] for row in every})
     torch = sorted({row["versions"]["torch"] for row in every})

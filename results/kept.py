@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -79,15 +80,20 @@ def rounded(x: float | None) -> float | None:
     return None if x is None else round(float(x), DIGITS)
 
 
-def keep(found: Sequence[Result], path: Path, command: str) -> None:
-    """Write the runs' file. Raises: OSError, or ValueError for a run without a results.json."""
+def keep(found: Sequence[Result], path: Path, command: str, earlier: Sequence[Row] = ()) -> None:
+    """Write the runs' file, with rows of another one, if any.
+
+    Raises: OSError, or ValueError for a run without a results.json or one that is there twice.
+    """
     for run in found:
         if not run.record:
             raise ValueError(f"{run.folder} has no results.json that counts")
     top = os.path.commonpath([run.root for run in found])
-    rows = [row_of(run, top) for run in found]
-    order = ("setting", "trainer", "cfg", "dataset", "shots", "side", "seed")
-    rows.sort(key=lambda row: [row[key] for key in order])
+    rows = [*earlier, *(row_of(run, top) for run in found)]
+    rows.sort(key=place_of)
+    for one, other in pairwise(rows):
+        if place_of(one) == place_of(other):
+            raise ValueError(f"a run is there twice: {' '.join(map(str, place_of(one)))}")
     shared = {}
     for key in dict.fromkeys(key for row in rows for key in row):
         there = [row[key] for row in rows if key in row]
@@ -96,6 +102,12 @@ def keep(found: Sequence[Result], path: Path, command: str) -> None:
     rows = [{key: value for key, value in row.items() if key not in shared} for row in rows]
     lines = [{"command": command, "runs": len(rows), "shared": shared}, *rows]
     write_lines(path, lines)
+
+
+def place_of(row: Row) -> list:
+    """What tells a run from all others of its file, in the order of its lines."""
+    order = ("setting", "trainer", "cfg", "dataset", "shots", "side", "seed")
+    return [row[key] for key in order]
 
 
 def read_lines(path: Path) -> tuple[Row, list[Row]]:
@@ -107,8 +119,15 @@ def read_lines(path: Path) -> tuple[Row, list[Row]]:
 
 def read_kept(path: Path) -> list[Result]:
     """The runs of a file that `keep` wrote. Their folders are not there any more."""
+    return list(map(result_of, read_rows(path)))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The same as rows, each with what all share. Raises OSError, ValueError."""
     about, rows = read_lines(path)
-    return [result_of(about["shared"] | row) for row in rows]
+    if "shared" not in about:
+        raise ValueError(f"{path} has no runs")
+    return [about["shared"] | row for row in rows]
 
 
 def result_of(row: Mapping) -> Result:
@@ -139,6 +158,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="runs are looked for in and below these")  # fmt: skip
     add("--out", type=Path, required=True, metavar="FILE", help="such as docs/records/NAME.jsonl")
     add("--command", default="", help="what made the runs, as the documents shall say it")
+    add("--with", type=Path, metavar="FILE", dest="earlier",
+        help="also the runs of this file, whose folders need not be there any more")  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -148,10 +169,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     log_to_stderr()
     found = results_in(args.folders)
     try:
-        keep(found, args.out, args.command)
+        earlier = read_rows(args.earlier) if args.earlier else []
+        keep(found, args.out, args.command, earlier)
     except (OSError, ValueError) as error:
         leave(f"cannot keep them in {args.out}: {error}", 1)
-    print(f"{args.out}: {len(found)} runs")
+    print(f"{args.out}: {len(found) + len(earlier)} runs")
     return 0
 
 

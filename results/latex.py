@@ -23,6 +23,8 @@ ABOUT_FIT = (
     "of a latex table: make it smaller where it is wider than a column of text (column: table), or "
     "than all of a page's columns, which it then spans (page: table*); default: its own size"
 )
+ABOUT_LABEL = r"of a latex table: \ref{tab:NAME}; default: the kind"
+LABEL = re.compile(r"[\w.:-]+", re.ASCII)  # what \label takes as it is
 
 SIGNS = {sign: f"\\{sign}" for sign in "{}$&#_%"} | {
     "\\": r"\textbackslash{}",

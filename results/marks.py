@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("results.figures")
 
 SEED = {"linewidth": 0.5, "alpha": 0.45, "marker": ".", "markersize": 1.5, "zorder": 1.5}
+FEW = 4  # methods whose bands can be told apart
 NAME = 22  # letters in a line of a name below an axis
 
 
@@ -36,11 +37,12 @@ def seeds(values: Iterable[Sized]) -> str:
     return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
 
 
-def spread(values: Collection[Sized], of: str = "") -> str:
-    """A sentence on what lines of so many seeds are, and of what else the band is."""
+def spread(values: Collection[Sized], bands: bool, of: str = "") -> str:
+    """A sentence on what lines of so many seeds are, and over what else they are a mean."""
     if (n := seeds(values)) == "one seed" and not of:
         return "One seed."
-    return f"Lines and bands: mean ± population std over {n}{of}; thin lines: single seeds."
+    what = "Lines and bands: mean ± population std" if bands else "Lines: mean"
+    return f"{what} over {n}{of}; thin lines: single seeds."
 
 
 def line(
@@ -49,6 +51,7 @@ def line(
     rows: Sequence[Sequence[float]],
     label: str,
     style: dict[str, str],
+    bands: bool,
 ) -> None:
     """The mean of rows (one for each seed), a band of their population std, and thin the rows.
 
@@ -62,7 +65,8 @@ def line(
     mean, std = np.nanmean(table, axis=0), np.nanstd(table, axis=0)
     mean_line(ax, x, mean, label, style)
     if len(rows) > 1:
-        band(ax, x, mean, std, style["color"])
+        if bands:
+            band(ax, x, mean, std, style["color"])
         single(ax, x, table, style["color"])
 
 

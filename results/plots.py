@@ -10,7 +10,7 @@ import numpy as np
 from .attribute_figure import draw_attributes
 from .cloud_figure import draw_cloud
 from .curves import CLOUD, trainings
-from .marks import groups, line, seeds, spread, too_few, wide
+from .marks import FEW, groups, line, seeds, spread, too_few, wide
 from .names import name_methods
 from .panels import COLUMN, WIDE, Page, finish, panels, same_range, styles_of
 from .panels import STYLE as STYLE  # of what saves figures
@@ -46,9 +46,11 @@ def draw_loss(found: Sequence[Result], page: Page) -> "Figure | None":
     for ax, dataset in zip(axes, datasets, strict=True):
         for method in look:
             if rows := by.get((dataset, method)):
-                line(ax, range(1, max(map(len, rows)) + 1), rows, method, look[method])
+                epochs = range(1, max(map(len, rows)) + 1)
+                line(ax, epochs, rows, method, look[method], len(look) <= FEW)
         ax.xaxis.get_major_locator().set_params(integer=True)
-    note = f"{shots}Each method's own loss, mean over an epoch. {spread(by.values())}"
+    note = f"{shots}Each method's own loss, mean over an epoch. "
+    note += spread(by.values(), len(look) <= FEW)
     if not same_range(axes, unless_flat=True):
         note += " Each panel has its own range."
     finish(figure, axes, note, page)
@@ -117,12 +119,12 @@ def draw_shots(found: Sequence[Result], page: Page) -> "Figure | None":
     for ax, dataset in zip(axes, datasets, strict=True):
         for method in look:
             if seeds := rows.get((dataset, method)):
-                line(ax, shots, list(seeds.values()), method, look[method])
+                line(ax, shots, list(seeds.values()), method, look[method], len(look) <= FEW)
         ax.set_xscale("log", base=2)
         ax.set_xticks(shots, shots)
         ax.minorticks_off()
     same_range(axes)
-    finish(figure, axes, spread(rows.values()), page)
+    finish(figure, axes, spread(rows.values(), len(look) <= FEW), page)
     return figure
 
 

@@ -156,8 +156,9 @@ def page(found: Sequence[Result], args: argparse.Namespace, notes: Notes) -> str
     places = {r: i for i, r in enumerate(found, start=1)}
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     folders = ", ".join(str(folder) for folder in args.folders)
-    methods = counted(len({r.method for r in found}), "method")
-    about = f"{counted(len(found), 'run')} in {folders}; {methods}; "
+    methods, trainers = len({r.method for r in found}), len({r.trainer for r in found})
+    about = f"{counted(len(found), 'run')} in {folders}; {counted(trainers, 'method')}"
+    about += f", {counted(methods, 'setting')}; " if methods > trainers else "; "
     # names in logs and records are others': escaped, and with their control characters shown
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined,

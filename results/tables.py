@@ -12,7 +12,7 @@ import numpy as np
 
 from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr
 
-from .latex import ABOUT_FIT, FITS
+from .latex import ABOUT_FIT, ABOUT_LABEL, FITS, LABEL
 from .paper import PAPER_NAMES, with_paper
 from .records import find_results
 from .table_kinds import KINDS, make_table
@@ -87,11 +87,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "usual, else the first")  # fmt: skip
     add("--format", default="text", choices=(*TABLE_FORMATS, "csv"), help="default: %(default)s")
     add("--fit", choices=FITS, default="", help=ABOUT_FIT)
+    add("--label", metavar="NAME", help=ABOUT_LABEL)
     add("--paper", action="store_true", help="also show the paper's numbers where they are known")
     add("--cost", action="store_true", help="also show learned parameters and seconds of training")
     args = parser.parse_args(argv)
-    if args.fit and args.format != "latex":
-        parser.error("--fit goes with --format latex")
+    for option in ("fit", "label"):
+        if getattr(args, option) and args.format != "latex":
+            parser.error(f"--{option} goes with --format latex")
+    if args.label and not LABEL.fullmatch(args.label):
+        parser.error(f"--label {args.label}: letters, digits and . : _ - only")
     return args
 
 
@@ -118,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     best = STARS if args.format == "text" else ABOUT_MARKS
     about = f"accuracy in %: mean ± population std over seeds. {best} of each dataset's column."
-    table = replace(table, caption=[about, *table.caption], label=args.kind)
+    table = replace(table, caption=[about, *table.caption], label=args.label or args.kind)
     print(render(table, args.format, marked=True, fit=args.fit))
     return 0
 

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from itertools import product
 
 import numpy as np
 import pytest
@@ -197,6 +198,19 @@ def test_the_loss_figure(runs):
     assert sorted({tuple(v) for v in band.tolist()}) == [(1, 3), (1, 5), (2, 1), (2, 2)]
 
 
+def test_bands_are_drawn_of_few_methods_only(tmp_path):
+    """Five methods' bands would hide each other; their seeds are still seen."""
+    for i, method in enumerate(("P2C", "MaPLe", "CoOp", "TCP", "KgCoOp"), start=1):
+        for seed in (1, 2):
+            put(tmp_path, method, seed, 80.0, loss=[seed * i, i])
+        figure = draw("loss", find_results([tmp_path]))
+        few = i <= 4
+        thin = [line for line in figure.axes[0].lines if line.get_label().startswith("_")]
+        assert len(figure.axes[0].collections) == i * few and len(thin) == 2 * i
+        said = "Lines and bands: mean ± population std over" if few else "Lines: mean over"
+        assert f"{said} 2 seeds; thin lines: single seeds." in figure.get_label()
+
+
 def test_losses_and_times_are_of_one_number_of_shots(tmp_path):
     """The largest that trainings have, which the figure says."""
     for shots in (1, 2, 16):
@@ -260,6 +274,20 @@ def test_the_attributes_figure(tmp_path, caplog):
     assert draw("attributes", find_results([tmp_path])) is None
     shutil.rmtree(tmp_path / "any_4")
     assert draw("attributes", find_results([tmp_path])) is None
+
+
+def test_the_attributes_figure_names_settings_by_what_they_differ_in(tmp_path):
+    for n, weight, trainer in product((2, 4), (0.0, 1.0), ("P2C", "MaPLe_ATP")):
+        if trainer == "P2C" or weight:
+            for side in ("base", "new"):
+                folder = put(tmp_path / f"any_{n}_{weight}", trainer, 1, 50.0, side, "dtd")
+                record = json.loads((folder / "results.json").read_text())
+                record["config"]["TRAINER"]["ATPROMPT"]["N_ATT1"] = n
+                record["config"]["TRAINER"]["P2C"] = {"AUX": {"WEIGHT": weight}}
+                (folder / "results.json").write_text(json.dumps(record))
+    figure = draw("attributes", find_results([tmp_path]))
+    _, names = figure.axes[0].get_legend_handles_labels()
+    assert sorted(set(names)) == ["MaPLe_ATP", "P2C AUX.WEIGHT 0.0", "P2C AUX.WEIGHT 1.0"]
 
 
 def test_runs_of_attributes_without_a_record_are_in_no_attributes_figure(tmp_path):

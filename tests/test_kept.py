@@ -1,6 +1,7 @@
 """results.kept: what is kept of runs gives the tables of their folders."""
 
 import json
+import shutil
 from itertools import product
 from pathlib import Path
 
@@ -120,6 +121,32 @@ def test_any_sign_may_be_in_a_text(tmp_path):
     kept.write_lines(tmp_path / "a.jsonl", lines)
     first, rest = kept.read_lines(tmp_path / "a.jsonl")
     assert [first, *rest] == lines
+
+
+def test_runs_join_those_of_an_earlier_file(sweep, tmp_path, capsys):
+    whole, first, both = (tmp_path / name for name in ("whole", "first", "both"))
+    assert keep(sweep, whole) == 0
+    gone = list(sweep.rglob("seed10"))
+    aside = [folder.rename(tmp_path / str(i)) for i, folder in enumerate(gone)]
+    assert keep(sweep, first) == 0 and len(kept.read_rows(first)) == 8
+    for folder in sweep.rglob("seed[12]"):
+        shutil.rmtree(folder)
+    for folder, place in zip(aside, gone, strict=True):
+        folder.rename(place)
+    assert keep(sweep, both, "--with", str(first)) == 0
+    assert both.read_bytes() == whole.read_bytes()
+    assert capsys.readouterr().out.endswith(f"{both}: 12 runs\n")
+    with pytest.raises(SystemExit, match="1"):
+        keep(sweep, both, "--with", str(both))
+    said = "a run is there twice: dpd P2C c DescribableTextures 16 base 10"
+    assert said in capsys.readouterr().err and both.read_bytes() == whole.read_bytes()
+    with pytest.raises(SystemExit, match="1"):
+        keep(sweep, both, "--with", str(tmp_path / "none"))
+    assert "No such file" in capsys.readouterr().err
+    (tmp_path / "rates").write_text('{"machine": "here"}\n')
+    with pytest.raises(SystemExit, match="1"):
+        keep(sweep, both, "--with", str(tmp_path / "rates"))
+    assert "rates has no runs" in capsys.readouterr().err
 
 
 def test_the_same_runs_give_the_same_file(sweep, tmp_path):

@@ -118,6 +118,19 @@ def test_fit(runs, capsys):
         assert rf"\resizebox{{\ifdim\width>{width}{width}\else" in text
 
 
+def test_label(runs, capsys):
+    asked = tables, "base2new", runs / "new"
+    assert r"\label{tab:base2new}" in latex(capsys, *asked).splitlines()
+    assert r"\label{tab:ours:b2n_1}" in latex(capsys, *asked, "--label", "ours:b2n_1").splitlines()
+    for more, said in (
+        (["--format", "latex", "--label", "a}b"], "--label a}b: letters, digits and . : _ - only"),
+        (["--label", "a"], "--label goes with --format latex"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            tables.main(["base2new", str(runs / "new"), *more])
+        assert capsys.readouterr().err == f"error: {said}; --help tells more\n"
+
+
 @pytest.mark.parametrize("program, words", [(tables, ["base2new"]), (parse_test_res, ["--hm"])])
 def test_fit_is_of_latex(program, words, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):

@@ -322,7 +322,7 @@ def test_a_run_has_one_name_in_all_sections(tmp_path, capsys):
             put_elsewhere(tmp_path, f"dtd/P2C/{cfg}_{shots}shots/seed1", 70.0, **place)
     text, page = make(tmp_path)
     names = {"P2C c", "P2C one", "P2C two"}
-    assert set(page.runs()) == names
+    assert set(page.runs()) == names and "; 1 method, 3 settings; " in text
     methods = {
         row[table["rows"][0].index("method")]
         for table in page.tables

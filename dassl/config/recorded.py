@@ -50,9 +50,10 @@ def check_output_dir(cfg: CfgNode) -> None:
     """Raises UsageError if the output folder has a run of another config."""
     for key, was, now in _differences(cfg, cfg.OUTPUT_DIR):
         if not key.startswith(_FREE):
-            line = f"{cfg.OUTPUT_DIR} holds another run ({key} {was}; now {now}): choose another"
+            line = f"{cfg.OUTPUT_DIR} holds another run ({key} {was}; now {now})"
             raise UsageError(
-                f"{line} --output-dir, or remove that folder and the tests of its model"
+                f"{line}: choose another --output-dir (for the scripts, another OUTPUT), or remove "
+                "that folder and the tests of its model"
             )
 
 
