@@ -1,21 +1,25 @@
 """Where a CPU's time goes in P2C's evaluation and training step: python -m bench.cpu.
 
 ViT-B/16 with random weights. First the towers' matrix products by torch (MKL) and by
-oneDNN, in turns; then the shares of torch's operators.
+oneDNN, in turns; then what was chosen for CPUs beside what it replaces, in turns; then the shares
+of torch's operators.
 """
 
 import argparse
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
+from types import ModuleType
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from clip import frozen
+from clip import frozen, model
 from reference.weights import openai_state_dict
 
-from .cases import Case, make_batch
+from .cases import Case, Step, arch_of, make_batch
 from .ours import our_evaluation, our_step, our_trainer
 from .record import Record, add_record
 from .timing import alternate, machine, ms, ratios
@@ -54,7 +58,52 @@ def products(rounds: int) -> list[dict[str, str]]:
     return rows
 
 
-def shares(step: Callable[[], object], rounds: int) -> dict[str, float]:
+def instead(step: Step, module: ModuleType, name: str, value: object) -> Step:
+    """The same step with another value of a module's name."""
+
+    def other() -> Tensor:
+        with patch.object(module, name, value):
+            return step()
+
+    return other
+
+
+def attend(dtype: torch.dtype) -> Step:
+    """Attention of an image tower's block to 4 images, with its gradient."""
+    qkv = torch.randn(3, 4, 12, 197, 64, dtype=dtype, requires_grad=True)
+
+    def step() -> Tensor:
+        [grad] = torch.autograd.grad(F.scaled_dot_product_attention(*qkv).sum(), qkv)
+        return grad
+
+    return step
+
+
+def choices(weights: Mapping[str, Tensor], arch: str, rounds: int) -> list[dict[str, str]]:
+    """A row for each thing not chosen beside what was; it takes longer where the choice pays."""
+    of_many = Case("eval", "P2C", classes=10, batch=48, arch=arch)
+    of_few = Case("p2c", "P2C", classes=3 if arch == "tiny" else 50, batch=4, arch=arch)
+    evaluate = our_evaluation(our_trainer(of_many, weights), make_batch(of_many))
+    train = our_step(our_trainer(of_few, weights), make_batch(of_few))
+    at_once = instead(evaluate, model, "FEW", of_many.batch)
+    in_bf16, in_fp32 = attend(torch.bfloat16), attend(torch.float32)
+    found = [
+        ("attention and its gradient in bf16, not fp32", in_bf16, in_fp32),
+        (f"{of_many}: all images at once, not {model.FEW}", at_once, evaluate),
+    ]
+    for case, step in ((of_many, evaluate), (of_few, train)) if frozen.ONEDNN else ():
+        what = f"{case}: torch's products, not oneDNN's"
+        found.append((what, instead(step, frozen, "ONEDNN", False), step))
+    rows = []
+    for what, other, chosen in found:
+        other(), chosen()  # warm-up
+        above, below = alternate(other, chosen, rounds)
+        row = {"": what, "ms": ms(above), "as chosen ms": ms(below)}
+        rows.append(row | {"longer: min / median / max": ratios(above, below)})
+    return rows
+
+
+def shares(step: Step, rounds: int) -> dict[str, float]:
     """Each kind of operator's share of the time, in %."""
     step()  # warm-up
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
@@ -72,17 +121,22 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.cpu", description=__doc__.splitlines()[0])
     parser.add_argument("--prec", nargs="+", choices=("fp32", "bf16"), default=["fp32"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="tiny towers, few classes")
     add_record(parser)
     args = parser.parse_args()
     record = Record(args.record, parser.prog)
     print(f"{machine()}\n")
     if frozen.ONEDNN:
-        print(record.table("products", products(args.rounds)))
-    weights = openai_state_dict("ViT-B/16")
+        print(f"{record.table('products', products(args.rounds))}\n")
+    arch = arch_of(args.quick)
+    weights = openai_state_dict(arch)
+    print(f"{record.table('choices', choices(weights, arch, args.rounds))}\n")
     columns = {}
     for prec in args.prec:
-        evaluation = Case("eval", "P2C", classes=10, batch=16, prec=prec)
-        training = Case("p2c", "P2C", classes=50, batch=4, prec=prec)
+        evaluation = Case("eval", "P2C", classes=10, batch=16, prec=prec, arch=arch)
+        training = Case(
+            "p2c", "P2C", classes=3 if args.quick else 50, batch=4, prec=prec, arch=arch
+        )
         for case, make in ((evaluation, our_evaluation), (training, our_step)):
             step = make(our_trainer(case, weights), make_batch(case))
             columns[str(case)] = shares(step, args.rounds)
@@ -90,7 +144,7 @@ def main() -> None:
         {"": part} | {name: f"{found[part]:.1f}%" for name, found in columns.items()}
         for part in dict.fromkeys([*PARTS.values(), REST])
     ]
-    print(f"\n{record.table('shares', rows)}")
+    print(record.table("shares", rows))
 
 
 if __name__ == "__main__":
