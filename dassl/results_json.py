@@ -35,7 +35,12 @@ def load_results(folder: Path) -> object:
 
     Raises OSError if it cannot be opened, ValueError or RecursionError if it is no JSON.
     """
-    return json.loads(regular(folder / RESULTS).read_text(encoding="utf-8"))
+    return json.loads(regular(folder / RESULTS).read_text(encoding="utf-8"), parse_int=whole)
+
+
+def whole(digits: str) -> int | float:
+    """JSON's whole number; one beyond 64 bits is a float, or no number's digits would end."""
+    return int(digits) if len(digits) < 20 else float(digits)
 
 
 def problem(record: object, sections: Iterable[str] = ()) -> str:

@@ -9,20 +9,22 @@ from typing import NamedTuple
 
 from .effects import (
     NO,
+    SURE,
     UNDECIDED,
     WORSE,
     YES,
     Effect,
+    Rank,
     Values,
     effect,
     holm,
+    p_of_tasks,
     rank_intervals,
     tasks_for,
     verdict,
 )
 from .interval_figure import IntervalRow
 from .kept import read_kept
-from .paper import PAPER_NAMES
 from .records import Result
 from .statistics import Delta, harmonic_mean
 from .text_table import markdown
@@ -199,13 +201,8 @@ def methods() -> Family:
     """5: each method beside P2C."""
     values = {name: hm(runs) for name, runs in by_method().items()}
     others = [name for name in values if name != "P2C"]
-    pairs = [Comparison(f"{called(name)} − P2C", values[name], values["P2C"]) for name in others]
+    pairs = [Comparison(f"{name} − P2C", values[name], values["P2C"]) for name in others]
     return Family("points of HM", pairs)
-
-
-def called(trainer: str) -> str:
-    """A method's name in its paper."""
-    return PAPER_NAMES.get(trainer, trainer)
 
 
 FAMILIES = {
@@ -223,8 +220,8 @@ FAMILIES = {
 
 
 def answer(family: Family) -> str:
-    """One sentence: what is decided, with the differences where there are few of a kind."""
-    said = {YES: "Better", WORSE: "Worse", NO: "No difference that matters", UNDECIDED: "Undecided"}
+    """One sentence: how much is decided, with the differences where there are few of a kind."""
+    said = {YES: "better", WORSE: "worse", NO: "no difference that matters", UNDECIDED: "undecided"}
     found: dict[str, list[str]] = {}
     for comparison, of, _, decided in family.decided():
         text = f"{comparison.name} ({signed(of.mean, family.digits)})"
@@ -232,26 +229,40 @@ def answer(family: Family) -> str:
     total = len(family.comparisons)
     parts = []
     for key in (key for key in said if key in found):
-        few = len(found[key]) <= FEW
-        which = ", ".join(found[key]) if few else f"{len(found[key])} of {total}"
-        parts.append(f"{said[key]}: {which}")
-    text = f"**{'. '.join(parts)}.**"
-    if UNDECIDED in found:
-        text += f" {reach(family)}"
-    return text
+        n = len(found[key])
+        count = f"{n} of {total}" if n < total else "both" if n == 2 else f"all {n}"
+        which = f": {', '.join(found[key])}" if n <= FEW else ""
+        parts.append(f"{said[key]} in {count}{which}")
+    text = "; ".join(parts)
+    text = f"**{text[0].upper()}{text[1:]}.**"
+    return f"{text} {reach(family)}" if UNDECIDED in found else text
+
+
+def by_tasks_alone() -> str:
+    """A sentence, looked at afterwards: what a plainer test of the same numbers would decide."""
+    found = []
+    for family in (make() for make in FAMILIES.values()):
+        effects = [effect(c.ours, c.theirs) for c in family.comparisons]
+        corrected = holm([p_of_tasks(of) for of in effects])
+        for comparison, of, p in zip(family.comparisons, effects, corrected, strict=True):
+            if p < SURE:
+                mean_of = signed(of.mean, family.digits)
+                found.append(f"{comparison.name} ({mean_of} {family.unit}, p {shown_p(p)})")
+    return (
+        f"By Student's t of the five tasks' means, corrected alike: {', '.join(found) or 'none'}."
+    )
 
 
 def reach(family: Family) -> str:
-    """A sentence on what could have been told from none, and what it would take to tell more."""
+    """A sentence on how wide the intervals of what is undecided are."""
     open_ones = [of for _, of, _, decided in family.decided() if decided == UNDECIDED]
     halves = [(of.high - of.low) / 2 for of in open_ones]
     least, most = (f"{half:.{family.digits}f}" for half in (min(halves), max(halves)))
     size = least if least == most else f"{least} to {most}"
     tasks = tasks_for(family.margin, max(halves), len(open_ones[0].of_task))
     return (
-        f"Half an interval of those undecided is {size} {family.unit}, so smaller differences "
-        f"cannot be told from none here; to have it at {family.margin:g} for all would take some "
-        f"{tasks} such tasks."
+        f"The intervals of those undecided reach {size} {family.unit} to each side; some {tasks} "
+        f"such tasks would bring that to {family.margin:g}."
     )
 
 
@@ -269,12 +280,23 @@ def table(family: Family) -> str:
     """A markdown row for each comparison."""
     rows, digits = [], family.digits
     for comparison, of, p, decided in family.decided():
-        row = {family.unit: comparison.name, "difference": signed(of.mean, digits)}
+        both = (mean(of.values()) for of in (comparison.ours, comparison.theirs))
+        row = {
+            family.unit: comparison.name,
+            "means": " / ".join(f"{x:.{digits}f}" for x in both).replace("-", "−"),
+        }
+        row["difference"] = signed(of.mean, digits)
         row["95% interval"] = f"[{signed(of.low, digits)}, {signed(of.high, digits)}]"
-        row["p (Holm)"] = f"{p:.3f}" if p >= 0.001 else "< 0.001"
+        row["p"] = shown_p(of.p)
+        row["p (Holm)"] = shown_p(p)
         row["answer"] = decided
         rows.append(row | {task: of_task(delta, digits) for task, delta in of.of_task.items()})
     return markdown(rows)
+
+
+def shown_p(p: float) -> str:
+    """To three digits."""
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def interval_rows(family: Family) -> list[IntervalRow]:
@@ -292,26 +314,26 @@ def costs() -> dict[str, tuple[str, str]]:
     for name, runs in by_method().items():
         seconds = [r.record["train_seconds"] for r in runs if r.record["train_seconds"]]
         parameters = max(r.record["parameters"] for r in runs)
-        found[called(name)] = (f"{parameters:,}", f"{mean(seconds):.1f}" if seconds else "")
+        found[name] = (f"{parameters:,}", f"{mean(seconds):.2g}" if seconds else "")
     return found
 
 
-def ranked() -> list[tuple[str, float, float, float, float]]:
-    """(method, mean HM, rank, the ends of its interval), the best first."""
+def ranked() -> list[tuple[str, float, Rank]]:
+    """(method, mean HM, rank), the best first."""
     values = {name: hm(runs) for name, runs in by_method().items()}
     ranks = rank_intervals(values)
     means = {name: sum(of.values()) / len(of) for name, of in values.items()}
-    order = sorted(values, key=lambda name: ranks[name][0])
-    return [(called(name), means[name], *ranks[name]) for name in order]
+    return [(name, means[name], ranks[name]) for name in sorted(values, key=ranks.get)]
 
 
 def place_of_p2c() -> str:
     """A sentence: P2C's rank, and the methods whose interval of ranks lies beside its own."""
     rows = ranked()
-    [(rank, low, high)] = [row[2:] for row in rows if row[0] == "P2C"]
-    above = ", ".join(row[0] for row in rows if row[4] < low) or "none"
-    below = ", ".join(row[0] for row in rows if row[3] > high) or "none"
+    [own] = [rank for name, _, rank in rows if name == "P2C"]
+    above = ", ".join(name for name, _, rank in rows if rank.high < own.low) or "none"
+    below = ", ".join(name for name, _, rank in rows if rank.low > own.high) or "none"
     return (
-        f"**P2C has rank {rank:g} of {len(rows)} [{low:g} to {high:g}].** Wholly above that lies "
-        f"the interval of {above}; wholly below that of {below}."
+        f"**P2C has rank {own.rank:g} of {len(rows)} [{own.low:g} to {own.high:g}].** Wholly above "
+        f"that lies the interval of {above}; wholly below that of {below}. Ranks are not "
+        "corrected for their number and decide nothing; differences do."
     )

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dassl.commands import plain
+
 from .marks import hollow, side_by_side
 from .panels import Page, finish, panels, same_range, styles
-from .records import Result, setting_of, settings_of
+from .records import Result, setting_of
 from .statistics import harmonic_mean
 
 if TYPE_CHECKING:
@@ -62,7 +64,8 @@ def attribute_length(result: Result) -> int | None:
     trainer = result.record["config"].get("TRAINER", {}) if result.record else {}
     node = trainer.get("ATPROMPT", {})
     used = node.get("USE_ATPROMPT") or result.trainer.endswith("_ATP")
-    return node.get("N_ATT1") if used else None
+    length = node.get("N_ATT1")
+    return length if used and isinstance(length, int) else None
 
 
 def setting_but_length(result: Result) -> str:
@@ -75,17 +78,25 @@ def setting_but_length(result: Result) -> str:
 
 def told_apart(keys: Collection[tuple[str, int, str]]) -> list[str]:
     """Names for (trainer, shots, setting): trainers, and what one's settings differ in."""
-    found = [
-        (trainer, {"shots": str(shots)} | dict(settings_of(config := json.loads(text), config)))
-        for trainer, shots, text in keys
-    ]
+    found = [(trainer, {"shots": shots} | flat(json.loads(text))) for trainer, shots, text in keys]
     names = []
     for trainer, own in found:
         others = [settings for name, settings in found if name == trainer]
-        differing = [k for k, v in own.items() if any(other.get(k) != v for other in others)]
-        told = [f"{'.'.join(key.split('.')[-2:])} {own[key]}" for key in differing]
-        names.append(" ".join([trainer, ", ".join(told)]).strip())
-    return names
+        every = dict.fromkeys(key for settings in others for key in settings)
+        differing = [key for key in every if len({repr(s.get(key)) for s in others}) > 1]
+        told = [f"{'.'.join(key.split('.')[-2:])} {own.get(key, '–')!s}" for key in differing]
+        names.append(plain(" ".join([trainer, ", ".join(told)]).strip()))
+    twice = {name for name in names if names.count(name) > 1}  # 1 and "1"
+    return [f"{name} ({i})" if name in twice else name for i, name in enumerate(names, start=1)]
+
+
+def flat(config: dict, prefix: str = "") -> dict[str, object]:
+    """{dotted key: value}."""
+    leaves: dict[str, object] = {}
+    for key, value in config.items():
+        at = f"{prefix}{key}"
+        leaves |= flat(value, f"{at}.") if isinstance(value, dict) else {at: value}
+    return leaves
 
 
 def length_values(runs: Sequence[Result]) -> np.ndarray:

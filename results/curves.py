@@ -3,7 +3,8 @@
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ EPOCH_LINE = re.compile(
 )
 SHARPNESS = "sharpness.json"  # which inference.sharpness writes into a run's folder
 CLOUD = "cloud.json"  # which inference.cloud writes into a run's folder
+HUGE = 1e30
 POSTERIOR = "posterior"  # its noise where the method's own draws are what moves the prompts
 
 log = logging.getLogger("results.figures")
@@ -39,8 +41,12 @@ def curves_of(result: Result) -> Curves | None:
         return curves_of_logs(result.folder)
     if all(loss is None for loss in result.record["loss"]):
         return None
-    numbers = (result.record[key] for key in ("loss", "epoch_seconds"))
-    return Curves(*([nan if x is None else x for x in values] for values in numbers))
+    return Curves(*map(known, (result.record[key] for key in ("loss", "epoch_seconds"))))
+
+
+def known(values: Iterable[float | None]) -> list[float]:
+    """NaN for what is None, or infinite, as of a run that has diverged, or beyond any axis."""
+    return [x if x is not None and abs(x) < HUGE else nan for x in values]
 
 
 def curves_of_logs(folder: Path) -> Curves | None:
@@ -68,7 +74,7 @@ def curves_of_logs(folder: Path) -> Curves | None:
     if not epochs:
         return None
     values = [epochs.get(i, (nan, nan)) for i in range(1, max(epochs) + 1)]
-    return Curves([loss for loss, _ in values], [seconds for _, seconds in values])
+    return Curves(*map(known, zip(*values, strict=True)))
 
 
 def epochs_of_log(path: Path) -> dict[int, tuple[float, float]]:
@@ -95,36 +101,41 @@ def trainings(found: Sequence[Result]) -> tuple[dict[Result, Curves], str]:
 
 
 def read_sharpness(folder: Path) -> dict[str, Any] | None:
-    """Read what inference.sharpness left in a run's folder; None as `read_cloud`."""
-    path = folder / SHARPNESS
-    if not path.exists():
-        return None
-    try:
-        sharp = json.loads(regular(path).read_text(encoding="utf-8"))
+    """Read what inference.sharpness left in a run's folder; None as `read_checked`."""
+
+    def good(sharp: dict) -> bool:
         rises = [*sharp["mean"].values(), [sharp["loss"], *sharp["worst"].values()]]
-        if all(isinstance(x, int | float) for draws in rises for x in draws) and all(rises):
-            return sharp
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
-    log.warning("%s cannot be read; run inference.sharpness again", path)
-    return None
+        return all(rises) and all(map(numbers, rises))
+
+    return read_checked(folder / SHARPNESS, good)
 
 
 def read_cloud(folder: Path) -> dict[str, Any] | None:
-    """Read what inference.cloud left in a run's folder.
+    """Read what inference.cloud left in a run's folder; None as `read_checked`."""
 
-    None if there is nothing, or with a warning if it cannot be used.
-    """
-    path = folder / CLOUD
+    def good(cloud: dict) -> bool:
+        draws, sigmas = cloud["accuracy"], cloud["sigmas"]
+        others = {cloud.get("average"), cloud.get("trained_sigma")} - {None}
+        same = len(draws) == len(sigmas) and isinstance(cloud["noise"], str)
+        return same and all(draws) and all(map(numbers, [*draws, sigmas, others]))
+
+    return read_checked(folder / CLOUD, good)
+
+
+def read_checked(path: Path, good: Callable[[dict], bool]) -> dict[str, Any] | None:
+    """Read a measurement of a run; None if there is none or, with a warning, it is not good."""
     if not path.exists():
         return None
     try:
-        cloud = json.loads(regular(path).read_text(encoding="utf-8"))
-        same = len(cloud["accuracy"]) == len(cloud["sigmas"])
-        numbers = all(isinstance(x, int | float) for draws in cloud["accuracy"] for x in draws)
-        if same and numbers and all(cloud["accuracy"]) and cloud["noise"]:
-            return cloud
-    except (OSError, ValueError, KeyError, TypeError):
+        found = json.loads(regular(path).read_text(encoding="utf-8"))
+        if good(found):
+            return found
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
         pass
-    log.warning("%s cannot be read; run inference.cloud again", path)
+    log.warning("%s cannot be read; run inference.%s again", path, path.stem)
     return None
+
+
+def numbers(values: Iterable[object]) -> bool:
+    """Whether all are finite numbers."""
+    return all(isinstance(x, int | float) and isfinite(x) for x in values)

@@ -12,7 +12,7 @@ stands what WHAT makes; nothing that is measured stands elsewhere. WHAT is one o
   rows NAME [COLUMN=VALUE …]   measurements without runs; only the rows that have these values
   about NAME                   by which command, of which commit, on which machine they were taken
   runs NAME                    how many runs, of which commit, on which machine
-  answer FAMILY, effects FAMILY, ranks
+  answer FAMILY, effects FAMILY, ranks, afterwards
                                what docs/PLAN.md's questions come to
   figure NAME                  a picture, drawn anew by this command
 
@@ -125,9 +125,9 @@ def ranks() -> str:
     """The order of the methods, with their costs."""
     found = []
     costs = answers.costs()
-    for i, (method, mean, rank, low, high) in enumerate(answers.ranked(), start=1):
-        interval = f"{low:g} to {high:g}"
-        row = [i, method, f"{mean:.1f}", f"{rank:g}", interval, *costs[method]]
+    for i, (method, mean, rank) in enumerate(answers.ranked(), start=1):
+        interval = f"{rank.low:g} to {rank.high:g}"
+        row = [i, method, f"{mean:.1f}", f"{rank.rank:g}", interval, *costs[method]]
         found.append(dict(zip(RANKED, row, strict=True)))
     return markdown(found)
 
@@ -146,6 +146,7 @@ MAKERS: dict[str, Callable[..., str]] = {
     "answer": answer,
     "effects": lambda name: answers.table(answers.FAMILIES[name]()),
     "ranks": ranks,
+    "afterwards": answers.by_tasks_alone,
     "figure": figure,
 }
 
@@ -177,9 +178,9 @@ def rewritten(text: str) -> str:
     def anew(found: re.Match) -> str:
         try:
             return f"{found[1]}{made(found['words'])}\n{found['end']}"
-        except (LookupError, ValueError) as error:
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
             line = text.count("\n", 0, found.start()) + 1
-            raise LookupError(f"line {line}: {error.args[0]}") from error
+            raise LookupError(f"line {line}: {error}") from error
 
     return MADE.sub(anew, text)
 
@@ -188,6 +189,7 @@ def draw(text: str, folder: Path) -> list[Path]:
     """Draw the figures of a document; the files."""
     import matplotlib  # slow, and not needed to check
 
+    folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     for found in MADE.finditer(text):
         what, *words = shlex.split(found["words"])
@@ -210,8 +212,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             text = path.read_text(encoding="utf-8")
             new = rewritten(text)
-        except (LookupError, OSError) as error:
-            say(f"error: {name}: {getattr(error, 'strerror', error.args[0])}")
+        except (LookupError, OSError, UnicodeDecodeError) as error:
+            say(f"error: {name}: {getattr(error, 'strerror', error)}")
             wrong += 1
             continue
         if new != text:

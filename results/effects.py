@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from .statistics import Delta, paired_difference
 
 DRAWS = 10_000
+SURE = 0.05  # a smaller corrected p decides
 YES, WORSE, NO, UNDECIDED = "yes", "worse", "no", "undecided"
 
 Values = Mapping[tuple[str, int], float]  # (task, seed) -> a number
@@ -72,6 +73,13 @@ def effect(ours: Values, theirs: Values) -> Effect:
     return Effect(mean, mean - half, mean + half, p, each)
 
 
+def p_of_tasks(found: Effect) -> float:
+    """By Student's t of the tasks' own means, as if seeds had no spread of their own."""
+    from scipy.stats import ttest_1samp
+
+    return float(ttest_1samp([delta.mean for delta in found.of_task.values()], 0).pvalue)
+
+
 def holm(ps: Sequence[float]) -> list[float]:
     """The p of a family, corrected by Holm's method (1979): the smallest counts for all, …"""
     order = np.argsort(ps, kind="stable")
@@ -88,7 +96,7 @@ def verdict(found: Effect, p: float, margin: float, lower: bool = False) -> str:
         margin: a smaller difference does not matter.
         lower: whether the claim is that ours is lower.
     """
-    if p < 0.05:
+    if p < SURE:
         return YES if (found.mean < 0) == lower else WORSE
     return NO if -margin <= found.low <= 0 <= found.high <= margin else UNDECIDED
 
@@ -102,8 +110,17 @@ def tasks_for(wanted: float, half: float, tasks: int) -> int:
     return int(n[halves <= wanted][0])
 
 
-def rank_intervals(values: Mapping[str, Values]) -> dict[str, tuple[float, float, float]]:
-    """Each method's rank by its mean (1: the highest), and the ends of its 95% interval.
+class Rank(NamedTuple):
+    """A method's place by its mean (1: the highest), the ends of its 95% interval, each task's."""
+
+    rank: float
+    low: float
+    high: float
+    of_task: list[float]
+
+
+def rank_intervals(values: Mapping[str, Values]) -> dict[str, Rank]:
+    """Each method's rank.
 
     Raises ValueError as `grid`, or if not all methods have the same tasks and seeds.
     """
@@ -116,4 +133,5 @@ def rank_intervals(values: Mapping[str, Values]) -> dict[str, tuple[float, float
     table = np.stack([grid(of_method)[1] for of_method in ordered], axis=-1)  # (T, S, M)
     ranks = rankdata(-table.mean(axis=(0, 1)))
     low, high = np.quantile(rankdata(-resampled(table), axis=1), (0.025, 0.975), axis=0)
-    return dict(zip(values, zip(ranks, low, high, strict=True), strict=True))
+    of_tasks = rankdata(-table.mean(axis=1), axis=1).T.tolist()
+    return dict(zip(values, map(Rank, ranks, low, high, of_tasks), strict=True))

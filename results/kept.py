@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr
+from dassl.files import regular
 
 from .curves import POSTERIOR, read_cloud, read_sharpness
 from .records import Result, results_in, setting_of
@@ -30,7 +31,7 @@ EXAMPLE = """example:
 METRICS = ("accuracy", "macro_f1", "ece")
 PLACE = ("trainer", "cfg", "dataset", "shots", "seed", "protocol", "side")
 COMMON = ("commit", "dirty", "device", "machine", "versions")  # said once if all runs agree
-HOW = ("cloud_by", "sharpness_by")  # likewise, of the runs that have it
+HOW = {"cloud_by": "cloud", "sharpness_by": "sharpness"}  # likewise, of the runs that have it
 DIGITS = 4
 
 Row = dict[str, Any]
@@ -41,7 +42,7 @@ def row_of(run: Result, top: str) -> Row:
     record = run.record
     config = json.dumps(setting_of(record), sort_keys=True, default=str)
     row = {key: getattr(run, key) for key in PLACE}
-    row["setting"] = os.path.relpath(run.root, top)
+    row["setting"] = os.path.relpath(os.path.abspath(run.root), top)
     row |= {name: rounded(run.record["metrics"].get(name)) for name in METRICS}
     row |= {key: record.get(key) for key in COMMON}
     row["parameters"] = record["parameters"]
@@ -80,15 +81,27 @@ def rounded(x: float | None) -> float | None:
     return None if x is None else round(float(x), DIGITS)
 
 
-def keep(found: Sequence[Result], path: Path, command: str, earlier: Sequence[Row] = ()) -> None:
-    """Write the runs' file, with rows of another one, if any.
+def keep(
+    found: Sequence[Result],
+    path: Path,
+    command: str,
+    tops: Sequence[Path] = (),
+    earlier: Sequence[Row] = (),
+) -> None:
+    """Write the runs' file.
 
-    Raises: OSError, or ValueError for a run without a results.json or one that is there twice.
+    Args:
+        tops: where they were looked for; below the last folder that these and the runs' outputs
+            share, an output's folder is the name of its setting.
+        earlier: rows of another file, to be written too.
+
+    Raises: as write_lines, and ValueError for a run without a results.json or one that is there
+    twice.
     """
     for run in found:
         if not run.record:
             raise ValueError(f"{run.folder} has no results.json that counts")
-    top = os.path.commonpath([run.root for run in found])
+    top = os.path.commonpath([*map(os.path.abspath, (*tops, *(run.root for run in found)))])
     rows = [*earlier, *(row_of(run, top) for run in found)]
     rows.sort(key=place_of)
     for one, other in pairwise(rows):
@@ -111,10 +124,13 @@ def place_of(row: Row) -> list:
 
 
 def read_lines(path: Path) -> tuple[Row, list[Row]]:
-    """The first line, and the others."""
+    """The first line, and the others. Raises OSError, ValueError."""
     # not splitlines, to which signs within a string are ends of lines too
-    first, *others = path.read_text(encoding="utf-8").strip("\n").split("\n")
-    return json.loads(first), list(map(json.loads, others))
+    lines = regular(path).read_text(encoding="utf-8").strip("\n").split("\n")
+    first, *others = rows = [json.loads(line) for line in lines]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path} has a line that is no row")
+    return first, others
 
 
 def read_kept(path: Path) -> list[Result]:
@@ -125,9 +141,12 @@ def read_kept(path: Path) -> list[Result]:
 def read_rows(path: Path) -> list[Row]:
     """The same as rows, each with what all share. Raises OSError, ValueError."""
     about, rows = read_lines(path)
-    if "shared" not in about:
+    if not isinstance(about.get("shared"), dict):
         raise ValueError(f"{path} has no runs")
-    return [about["shared"] | row for row in rows]
+    if about["runs"] != len(rows):
+        raise ValueError(f"{path} is of {about['runs']} runs and has {len(rows)}")
+    rows = [about["shared"] | row for row in rows]
+    return [{key: value for key, value in row.items() if HOW.get(key, key) in row} for row in rows]
 
 
 def result_of(row: Mapping) -> Result:
@@ -141,10 +160,15 @@ def result_of(row: Mapping) -> Result:
 
 
 def write_lines(path: Path, lines: Sequence[Row]) -> None:
-    """Write JSON lines. Raises OSError."""
+    """Write JSON lines; raises OSError or ValueError, and then what was there is unchanged."""
+    data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    path.write_text(text, encoding="utf-8")
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 # -- the command
@@ -157,7 +181,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("folders", nargs="+", type=existing_folder, metavar="FOLDER",
         help="runs are looked for in and below these")  # fmt: skip
     add("--out", type=Path, required=True, metavar="FILE", help="such as docs/records/NAME.jsonl")
-    add("--command", default="", help="what made the runs, as the documents shall say it")
+    add("--command", default="", help="what made the runs, as the documents shall say it; default: "
+        "with --with that file's")  # fmt: skip
     add("--with", type=Path, metavar="FILE", dest="earlier",
         help="also the runs of this file, whose folders need not be there any more")  # fmt: skip
     return parser.parse_args(argv)
@@ -169,9 +194,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     log_to_stderr()
     found = results_in(args.folders)
     try:
-        earlier = read_rows(args.earlier) if args.earlier else []
-        keep(found, args.out, args.command, earlier)
-    except (OSError, ValueError) as error:
+        earlier, command = [], args.command
+        if args.earlier:
+            earlier = read_rows(args.earlier)
+            command = command or read_lines(args.earlier)[0].get("command", "")
+        keep(found, args.out, command, args.folders, earlier)
+    except (OSError, ValueError, LookupError, TypeError) as error:
         leave(f"cannot keep them in {args.out}: {error}", 1)
     print(f"{args.out}: {len(found) + len(earlier)} runs")
     return 0

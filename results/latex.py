@@ -19,9 +19,11 @@ NO_NUMBER = ("", "–")
 
 # Environment and greatest width of a table that has to fit.
 FITS = {"column": ("table", r"\columnwidth"), "page": ("table*", r"\textwidth")}
+HIGHEST = r"0.85\textheight"  # which leaves room for a caption
 ABOUT_FIT = (
     "of a latex table: make it smaller where it is wider than a column of text (column: table), or "
-    "than all of a page's columns, which it then spans (page: table*); default: its own size"
+    "than all of a page's columns, which it then spans (page: table*), or higher than a page; "
+    "default: its own size"
 )
 ABOUT_LABEL = r"of a latex table: \ref{tab:NAME}; default: the kind"
 LABEL = re.compile(r"[\w.:-]+", re.ASCII)  # what \label takes as it is
@@ -68,8 +70,10 @@ def latex_table(
     packages, environment, inner = "booktabs", "table", tabular(headers, blocks)
     if fit:
         packages, (environment, width) = "booktabs,graphicx", FITS[fit]
+        # the inner box is no higher than its page, the outer one no wider than the text
         smaller = rf"\resizebox{{\ifdim\width>{width}{width}\else\width\fi}}{{!}}"
-        inner = r"\setlength{\tabcolsep}{4pt}" + f"\n{smaller}{{%\n{inner}}}"
+        lower = rf"\resizebox*{{!}}{{\ifdim\totalheight>{HIGHEST}{HIGHEST}\else\totalheight\fi}}"
+        inner = r"\setlength{\tabcolsep}{4pt}" + f"\n{smaller}{{{lower}{{%\n{inner}}}}}"
     text = escape(" ".join(caption))
     return rf"""% \usepackage{{{packages}}}
 \begin{{{environment}}}[t]

@@ -2,6 +2,7 @@
 
 import logging
 import textwrap
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("results.figures")
 
 SEED = {"linewidth": 0.5, "alpha": 0.45, "marker": ".", "markersize": 1.5, "zorder": 1.5}
+HATCHES = ("", "//", "xx", "..", "++")  # of bars of one colour
 FEW = 4  # methods whose bands can be told apart
 NAME = 22  # letters in a line of a name below an axis
 
@@ -107,19 +109,20 @@ def groups(
     The marks are bars from 0 or means; the seeds are points on them, side by side.
     """
     step = 0.8 / len(look)
-    colours = []
+    drawn = Counter()  # how many have this colour
     for k, (method, style) in enumerate(look.items()):
         colour = style["color"]
         there = [(i, values[n, method]) for i, n in enumerate(names) if values.get((n, method))]
         at = [i - 0.4 + (k + 0.5) * step for i, _ in there]
         means = [np.mean(seeds) for _, seeds in there]
         if bars:
-            look_of = {"color": colour, "edgecolor": "white", "hatch": "//" * (colour in colours)}
+            hatch = HATCHES[drawn[colour] % len(HATCHES)]
+            look_of = {"color": colour, "edgecolor": "white", "hatch": hatch}
             ax.bar(at, means, step * 0.9, label=method, alpha=0.75, **look_of)
         else:
             mark = hollow({"color": colour, "marker": style["marker"]}, 5.5)
             ax.plot(at, means, linestyle="none", label=method, **mark)
-        colours.append(colour)
+        drawn[colour] += 1
         several = [(x, seeds) for x, (_, seeds) in zip(at, there, strict=True) if len(seeds) > 1]
         xs = [x for at_x, seeds in several for x in side_by_side(at_x, len(seeds), step / 2)]
         ys = [value for _, seeds in several for value in seeds]

@@ -76,7 +76,7 @@ def run_folders(top: Path) -> Iterator[Path]:
             folders.clear()  # its checkpoints
             yield Path(path)
         # seed2 before seed10
-        folders.sort(key=lambda name: [int(p) if p.isdigit() else p for p in DIGITS.split(name)])
+        folders.sort(key=lambda name: [int(p) if p.isdecimal() else p for p in DIGITS.split(name)])
 
 
 def warn_of_mixtures(found: Iterable[Result]) -> None:

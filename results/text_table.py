@@ -146,14 +146,17 @@ def lay_out(
     """Lay out blocks of rows of cells with rules between the blocks, and the caption's lines."""
     if fmt == "latex":
         return latex_table(headers, blocks, caption, label, fit)
+
+    def cells(row: Sequence[str]) -> list[str]:
+        # in markdown a | begins the next cell
+        return [cell.replace("|", "\\|") for cell in row] if fmt == "markdown" else [*row]
+
     rows: list = []
     for block in blocks:
-        if fmt == "markdown":  # where a | begins the next cell, and there are no rules
-            block = [[cell.replace("|", "\\|") for cell in row] for row in block]
-        elif rows:
+        if rows and fmt != "markdown":  # which has no rules
             rows.append(SEPARATING_LINE)
-        rows += block
-    table = tabulate(rows, headers, TABULATES[fmt], disable_numparse=True)
+        rows += map(cells, block)
+    table = tabulate(rows, cells(headers), TABULATES[fmt], disable_numparse=True)
     return table + "\n\n" + "\n".join(caption)
 
 

@@ -3,7 +3,9 @@
 import json
 from statistics import mean
 
+import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
 from results import answers
 
@@ -79,11 +81,50 @@ def test_methods_and_their_order():
     }
     ranked = answers.ranked()
     order = sorted(names, key=means.get, reverse=True)
-    assert [row[0] for row in ranked] == [answers.called(name) for name in order]
+    assert [name for name, *_ in ranked] == order
     assert [row[1] for row in ranked] == pytest.approx([means[name] for name in order])
-    assert all(low <= rank <= high for _, _, rank, low, high in ranked)
+    assert all(rank.low <= rank.rank <= rank.high for _, _, rank in ranked)
     family = answers.methods()
     place = [c.name for c in family.comparisons].index("VaMP − P2C")
     vamp = {"trainer": "VaMP"}, {"trainer": "P2C"}
     agrees(family, place, difference(*vamp, hm, 3, METHODS))
     assert len(family.comparisons) == len(names) - 1
+
+
+def test_the_plainer_test_is_scipys_on_the_tasks_means():
+    """Looked at afterwards: of all methods beside P2C, corrected by hand."""
+    ps = {}
+    for name in {row["trainer"] for row in METHODS} - {"P2C"}:
+        of = difference({"trainer": name}, {"trainer": "P2C"}, hm, 3, METHODS)
+        ps[name] = ttest_rel([*of.values()], [0.0] * 5).pvalue
+    corrected, most = {}, 0.0
+    for place, name in enumerate(sorted(ps, key=ps.get)):
+        most = max(most, min(1.0, ps[name] * (len(ps) - place)))
+        corrected[name] = most
+    said = answers.by_tasks_alone()
+    for name, p in corrected.items():
+        assert (f"{name} − P2C (" in said) == (p < 0.05)
+        assert p >= 0.05 or f"p {p:.3f})" in said
+    assert any(p < 0.05 for p in corrected.values())
+
+
+def test_what_an_answer_says():
+    """Counts by verdict, names where few are of a kind, and how wide what is undecided lies."""
+    rng = np.random.default_rng(0)
+    zero = {(task, seed): 0.0 for task in TASKS for seed in range(10)}
+
+    def made(mean: float, spread: float) -> dict:
+        return {key: mean + spread * rng.normal() for key in zero}
+
+    def family(*numbers: tuple[float, float]) -> str:
+        every = [answers.Comparison(f"c{i}", made(*n), zero) for i, n in enumerate(numbers)]
+        return answers.answer(answers.Family("points", every))
+
+    assert family((5, 0.1)) == "**Better in all 1: c0 (+5.0).**"
+    assert family((-5, 0.1), (-4, 0.1)) == "**Worse in both: c0 (−5.0), c1 (−4.0).**"
+    text = family((9, 0.1), (0, 0.1), *[(0, 30)] * 5)
+    assert text.startswith(
+        "**Better in 1 of 7: c0 (+9.0); no difference that matters in 1 of 7: c1 ("
+    )
+    assert "; undecided in 5 of 7.** The intervals of those undecided reach " in text
+    assert "such tasks would bring that to 1." in text

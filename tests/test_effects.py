@@ -99,8 +99,15 @@ def test_ranks():
         "low": values(alike - 20),
     }
     ranks = rank_intervals(methods)
-    assert ranks["top"] == (1, 1, 1) and ranks["low"] == (4, 4, 4)
-    assert ranks["middle"][1:] == ranks["too"][1:] == (2, 3)
+    assert ranks["top"] == (1, 1, 1, [1] * 5) and ranks["low"] == (4, 4, 4, [4] * 5)
+    assert ranks["middle"][1:3] == ranks["too"][1:3] == (2, 3)
+    of_tasks = zip(ranks["middle"].of_task, ranks["too"].of_task, strict=True)
+    for key, both in zip(TASKS, of_tasks, strict=True):
+        middle, too = (
+            np.mean([x for (task, _), x in methods[name].items() if task == key])
+            for name in ("middle", "too")
+        )
+        assert both == ((2, 3) if middle > too else (3, 2))
     del methods["low"]["a", 0]
     with pytest.raises(ValueError, match="same tasks and seeds"):
         rank_intervals(methods)

@@ -13,6 +13,7 @@ from scipy import integrate
 from scipy import stats as st
 
 from results import figures
+from results.attribute_figure import told_apart
 from results.curves import curves_of_logs
 from results.panels import TRAINERS, Page, styles
 from results.plots import KINDS, caption, describe, draw
@@ -225,6 +226,27 @@ def test_losses_and_times_are_of_one_number_of_shots(tmp_path):
     assert lines(draw("loss", find_results([tmp_path]))) == {"P2C": ([1, 2], [48, 2])}
 
 
+def test_losses_that_no_axis_can_show_leave_a_gap(tmp_path, recwarn):
+    """Of a run that has diverged; numbers beyond 64 bits are damage."""
+    put(tmp_path, "P2C", 1, 80.0, loss=[float("inf"), 2.0, 1.0], epoch_seconds=[10**400, 2, 2])
+    put(tmp_path, "P2C", 2, 80.0, loss=[-1e308, 4.0, 3.0])
+    assert lines(draw("loss", find_results([tmp_path])))["P2C"] == ([2, 3], [3.0, 2.0])
+    assert draw("time", find_results([tmp_path])) and not recwarn.list
+
+
+def test_bars_of_many_methods_are_told_apart(tmp_path):
+    for i in range(20):
+        put(tmp_path, f"Method{i:02}", 1, 80.0)
+    figure = draw("time", find_results([tmp_path]))
+    bars = {(bar.get_facecolor(), bar.get_hatch()) for bar in figure.axes[0].patches}
+    assert len(bars) == 20
+
+
+def test_folders_of_any_name_are_walked(tmp_path):
+    put(tmp_path / "²" / "٣", "P2C", 1, 80.0)
+    assert len(find_results([tmp_path])) == 1
+
+
 def test_losses_that_are_not_known_leave_a_gap(tmp_path):
     put(tmp_path, "P2C", 1, 80.0, loss=[None, 2.0, 1.0])
     put(tmp_path, "P2C", 2, 80.0, loss=[None, 4.0])
@@ -288,6 +310,20 @@ def test_the_attributes_figure_names_settings_by_what_they_differ_in(tmp_path):
     figure = draw("attributes", find_results([tmp_path]))
     _, names = figure.axes[0].get_legend_handles_labels()
     assert sorted(set(names)) == ["MaPLe_ATP", "P2C AUX.WEIGHT 0.0", "P2C AUX.WEIGHT 1.0"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (({"LR": 1}, {"LR": "1"}), ["P2C LR 1 (1)", "P2C LR 1 (2)"]),
+        (({"A": {}}, {"A": {"B": None}}), None),
+        (({"A": "x\n\x1b[1m"}, {"A": "y"}), ["P2C A x\\n\\x1b[1m", "P2C A y"]),
+        (({"A": {"B": 1}}, {}), ["P2C A.B 1", "P2C A.B –"]),
+    ],
+)
+def test_two_settings_never_have_one_name(settings, expected):
+    names = told_apart([("P2C", 16, json.dumps(setting)) for setting in settings])
+    assert len(set(names)) == 2 and names == (expected or names)
 
 
 def test_runs_of_attributes_without_a_record_are_in_no_attributes_figure(tmp_path):

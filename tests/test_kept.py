@@ -15,6 +15,7 @@ from results.text_table import render
 from .test_parse import record, trained, write
 
 SETTINGS, SIDES, SEEDS = ("dpd", "plain"), ("base", "new"), (1, 2, 10)
+CLOUD = {"noise": "gaussian", "sigmas": [1], "accuracy": [[70]]}
 OF_SIDE = {"base": "base2new/train_base", "new": "base2new/test_new"}
 
 
@@ -95,10 +96,17 @@ def test_what_all_share_is_said_once_and_the_rest_of_each_run(sweep, tmp_path):
     ("name", "text", "said"),
     [
         ("cloud.json", '{"noise": "posterior", "sigmas": [1], "accuracy": [[70]]}', ""),
-        (
-            "cloud.json",
-            '{"noise": "gaussian", "sigmas": [1], "accuracy": [["x"]]}',
-            "cannot be read",
+        *(
+            ("cloud.json", json.dumps(CLOUD | change), "cannot be read; run inference.cloud again")
+            for change in (
+                {"accuracy": [["x"]]},
+                {"accuracy": [[10**400]]},
+                {"sigmas": ["a"]},
+                {"sigmas": [None]},
+                {"noise": ["gaussian"]},
+                {"average": "x"},
+                {"trained_sigma": [1]},
+            )
         ),
         ("sharpness.json", "[]", "cannot be read; run inference.sharpness"),
         ("sharpness.json", '{"loss": 1, "mean": [1], "worst": {}}', "cannot be read"),
@@ -147,6 +155,48 @@ def test_runs_join_those_of_an_earlier_file(sweep, tmp_path, capsys):
     with pytest.raises(SystemExit, match="1"):
         keep(sweep, both, "--with", str(tmp_path / "rates"))
     assert "rates has no runs" in capsys.readouterr().err
+
+
+def test_a_setting_alone_has_the_name_that_it_has_beside_others(sweep, tmp_path):
+    shutil.rmtree(sweep / "plain")
+    assert keep(sweep, tmp_path / "later") == 0
+    assert {row["setting"] for row in kept.read_rows(tmp_path / "later")} == {"dpd"}
+
+
+def test_what_was_kept_stays_if_nothing_can_be_written(sweep, tmp_path, capsys):
+    file = tmp_path / "kept.jsonl"
+    assert keep(sweep, file, "--command", "make them") == 0
+    before = file.read_bytes()
+    [path, *_] = sweep.rglob("results.json")
+    path.write_text(path.read_text().replace('"machine": "here"', '"machine": "\\udc80"'))
+    with pytest.raises(SystemExit, match="1"):
+        keep(sweep, file)
+    assert "codec can't encode" in capsys.readouterr().err
+    assert file.read_bytes() == before and [p.name for p in tmp_path.iterdir() if p.is_file()] == [
+        "kept.jsonl"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text.rsplit("\n", 3)[0], "is of 12 runs and has 10"),
+        (lambda text: "5", "has a line that is no row"),
+        (lambda text: f"{text}[1]\n", "has a line that is no row"),
+        (lambda text: '{"shared": null}\n{}', "has no runs"),
+        (lambda text: '{"shared": {}, "runs": 1}\n{}', "'setting'"),
+        (lambda text: "{", "Expecting property name"),
+    ],
+)
+def test_a_damaged_earlier_file_is_one_line(change, said, sweep, tmp_path, capsys):
+    file = tmp_path / "kept.jsonl"
+    assert keep(sweep, file) == 0
+    file.write_text(change(file.read_text()))
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="1"):
+        keep(sweep, tmp_path / "new.jsonl", "--with", str(file))
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1 and not (tmp_path / "new.jsonl").exists()
 
 
 def test_the_same_runs_give_the_same_file(sweep, tmp_path):
