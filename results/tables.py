@@ -122,7 +122,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     best = STARS if args.format == "text" else ABOUT_MARKS
     about = f"accuracy in %: mean ± population std over seeds. {best} of each dataset's column."
-    table = replace(table, caption=[about, *table.caption], label=args.label or args.kind)
+    table = replace(
+        table, caption=[about, *table.caption], label=(args.label or args.kind).removeprefix("tab:")
+    )
     print(render(table, args.format, marked=True, fit=args.fit))
     return 0
 

@@ -121,7 +121,8 @@ def test_fit(runs, capsys):
 def test_label(runs, capsys):
     asked = tables, "base2new", runs / "new"
     assert r"\label{tab:base2new}" in latex(capsys, *asked).splitlines()
-    assert r"\label{tab:ours:b2n_1}" in latex(capsys, *asked, "--label", "ours:b2n_1").splitlines()
+    for name in ("ours:b2n_1", "tab:ours:b2n_1"):
+        assert r"\label{tab:ours:b2n_1}" in latex(capsys, *asked, "--label", name).splitlines()
     for more, said in (
         (["--format", "latex", "--label", "a}b"], "--label a}b: letters, digits and . : _ - only"),
         (["--label", "a"], "--label goes with --format latex"),
@@ -152,9 +153,14 @@ def test_pdflatex_compiles_every_kind_and_they_fit(runs, tmp_path, capsys):
         for fit in ("column", "page")
     ]
     found.append(latex(capsys, parse_test_res, "--hm", runs / "odd/base2new", "--fit", "column"))
+    many = [[[f"method {i}", "80.0"] for i in range(90)]]  # higher than a page
+    found += [
+        latex_table(["method", "base"], many, ["long"], "t", fit) for fit in ("column", "page")
+    ]
     text = DOCUMENT % ("booktabs,graphicx", "\\clearpage\n".join(found))
     (tmp_path / "a.tex").write_text(text, "utf-8")
     command = "pdflatex -interaction=nonstopmode -halt-on-error -no-shell-escape a.tex"
     done = subprocess.run(command.split(), cwd=tmp_path, capture_output=True)
     said = done.stdout.decode(errors="replace")
-    assert done.returncode == 0 and "Overfull" not in said, said[-3000:]
+    assert done.returncode == 0, said[-3000:]
+    assert "Overfull" not in said and "Float too large" not in said, said[-3000:]
