@@ -7,14 +7,19 @@ digits, and of Dassl 0.5 and later. Values are in percent.
 
 import argparse
 import logging
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from dassl.commands import OneLineParser, existing_folder, log_to_stderr, plain
+from dassl.commands import (
+    NO_SPACE,
+    OneLineParser,
+    command_line,
+    existing_folder,
+    log_to_stderr,
+    plain,
+)
 from dassl.results_json import MORE_METRICS
 from results.base_new import hm_table, read_tree, render
 from results.latex import ABOUT_FIT, FITS
@@ -114,6 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if show(args):
             return 0
     except OSError as error:  # a folder that may not be listed
+        if error.errno in NO_SPACE:  # for what is printed
+            raise
         log.error("%s", error)
         return 2
     seeds = "*/seed<N>/" if args.multi_exp else "seed<N>/"
@@ -123,7 +130,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    if hasattr(signal, "SIGPIPE"):  # `| head` ends this quietly, as it does any Unix tool
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    sys.stdout.reconfigure(errors="replace")  # a terminal without ± shows a ? and no traceback
-    sys.exit(main())
+    command_line(main)

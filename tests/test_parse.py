@@ -542,3 +542,14 @@ def test_broken_pipe_is_quiet(base2new):
     )
     os.close(writer)
     assert done.stderr == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_full_disk_behind_stdout_is_one_line(tmp_path):
+    write(tmp_path, {"seed1/log.txt": block(50.0)})
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, SCRIPT, tmp_path]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == (
+        "error: cannot write what is printed: No space left on device; free some space"
+    )
