@@ -548,7 +548,7 @@ def test_broken_pipe_is_quiet(base2new):
 def test_a_full_disk_behind_stdout_is_one_line(tmp_path):
     write(tmp_path, {"seed1/log.txt": block(50.0)})
     with open("/dev/full", "w") as full:
-        command = [sys.executable, SCRIPT, tmp_path]
+        command = [sys.executable, SCRIPT, tmp_path, "--test-log"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1 and done.stderr.splitlines()[-1] == (
         "error: cannot write what is printed: No space left on device; free some space"
