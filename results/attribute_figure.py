@@ -47,7 +47,7 @@ def draw_attributes(found: Sequence[Result], page: Page) -> "Figure | None":
             for ax, column in zip(axes, values.T, strict=True):
                 ax.plot(at, column, label=label, **hollow(look[label]) | {"linestyle": "none"})
                 ends = middle - step * 0.4, middle + step * 0.4
-                ax.hlines(column.mean(), *ends, color=colour, linewidth=1.2)
+                ax.hlines(column.mean(), *ends, color=colour, linewidth=1.2, zorder=3)
     if not axes[0].lines:
         return None
     for ax in axes:

@@ -89,7 +89,7 @@ def draw_axis(ax: "Axes", clouds: Sequence[dict]) -> None:
     positive = sorted({sigma for cloud in clouds for sigma in cloud["sigmas"] if sigma > 0})
     if positive:
         ax.set_xscale("symlog", linthresh=positive[0])
-        ticks = [0, *positive[:: len(positive) // 4 + 1]]
+        ticks = [0, *positive[:: -(-len(positive) // 5)]]
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
     style = {"color": "0.5", "linewidth": 0.8, "linestyle": ":"}

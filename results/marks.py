@@ -141,5 +141,6 @@ def name_groups(ax: "Axes", names: Sequence[str]) -> None:
     place = (figure.get_figwidth() / columns - 0.6) / len(names)  # inches
     too_long = 0.065 * max(map(len, names)) > place
     slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if too_long else {}
-    ax.set_xticks(range(len(names)), [textwrap.fill(name, NAME) for name in names], **slanted)
+    shown = names if too_long else [textwrap.fill(name, NAME) for name in names]
+    ax.set_xticks(range(len(names)), shown, **slanted)
     ax.set_xlim(-0.6, len(names) - 0.4)
