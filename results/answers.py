@@ -308,13 +308,18 @@ def interval_rows(family: Family) -> list[IntervalRow]:
     return rows
 
 
+def two_digits(x: float) -> str:
+    """480, 12, 1.7."""
+    return f"{float(f'{x:.2g}'):g}"
+
+
 def costs() -> dict[str, tuple[str, str]]:
     """Learned parameters and mean seconds of training of each method, as text."""
     found = {}
     for name, runs in by_method().items():
         seconds = [r.record["train_seconds"] for r in runs if r.record["train_seconds"]]
         parameters = max(r.record["parameters"] for r in runs)
-        found[name] = (f"{parameters:,}", f"{mean(seconds):.2g}" if seconds else "")
+        found[name] = (f"{parameters:,}", two_digits(mean(seconds)) if seconds else "")
     return found
 
 
