@@ -12,6 +12,7 @@ import torch
 from clip.model import CLIP, build_model
 from datasets.shapes import Shapes
 from reference.weights import openai_state_dict
+from runs.plan import ENVIRONMENT
 
 from .runs import run
 
@@ -21,6 +22,10 @@ VISIBLE = os.environ.setdefault("GPU_TESTS_SEE", os.environ.get("CUDA_VISIBLE_DE
 is_available = torch.cuda.is_available
 os.environ["CUDA_VISIBLE_DEVICES"], torch.cuda.is_available = "", lambda: False
 
+
+# Nor do they see what a user's shell says to the scripts, such as OUTPUT; where Python is, they do.
+for name in set(ENVIRONMENT) - {"VENV"}:
+    os.environ.pop(name, None)
 
 # Files that take longest, first of all: at the end no process is left alone with one of them.
 LONG = ["test_kill", "test_scripts", "test_bench", "test_starter", "test_thirdparty"]

@@ -283,7 +283,8 @@ def test_in_bfloat16_it_is_near(data, tmp_path, weights, meta):
         losses.append(trainer.gradients(image, label)["loss"])
         assert trainer.model.learner.ctx.grad.isfinite().all()
         assert trainer.model.learner.ctx.dtype == torch.float32
-    assert 0 < abs(losses[0] - losses[1]) < 0.05 * losses[0]
+    # two digits in each product, and a chain's steps: 6% where a CPU has AMX
+    assert 0 < abs(losses[0] - losses[1]) < 0.1 * losses[0]
 
 
 def test_coops_file_can_be_tested(data, tmp_path, weights):
