@@ -47,7 +47,7 @@ def draw_cloud(found: Sequence[Result], page: Page) -> "Figure | None":
     mixed = len({noise for _, noise in keys}) > 1
     titles = [", ".join(place) + f", {noise} noise" * mixed for place, noise in keys]
     figure, axes = panels(titles, noise_axis(keys[0][1]), "accuracy, %", page)
-    runs_of = defaultdict(list)
+    runs_of, bands = defaultdict(list), len(look) <= FEW
     for ax, key in zip(axes, keys, strict=True):
         if mixed:
             ax.set_xlabel(textwrap.fill(noise_axis(key[1]), 24), linespacing=1.0)
@@ -55,11 +55,11 @@ def draw_cloud(found: Sequence[Result], page: Page) -> "Figure | None":
         for method, style in look.items():
             if runs := [clouds[r] for r in here if names[r] == method]:
                 mark = " †" * (method in unfair and page.caveats)
-                draw_method(ax, runs, method + mark, style, len(look) <= FEW)
+                draw_method(ax, runs, method + mark, style, bands)
                 runs_of[key, method] = runs
         draw_axis(ax, [clouds[r] for r in here])
     same_range(axes)
-    note = spread(runs_of.values(), len(look) <= FEW, " and draws")
+    note = spread(runs_of.values(), bands, " and draws")
     finish(figure, axes, note, page, caveat_of(unfair))
     return figure
 

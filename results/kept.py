@@ -33,6 +33,9 @@ PLACE = ("trainer", "cfg", "dataset", "shots", "seed", "protocol", "side")
 COMMON = ("commit", "dirty", "device", "machine", "versions")  # said once if all runs agree
 HOW = {"cloud_by": "cloud", "sharpness_by": "sharpness"}  # likewise, of the runs that have it
 DIGITS = 4
+# What tells a run from all others of its file, and its kinds.
+ORDER = dict.fromkeys(("setting", "trainer", "cfg", "dataset"), str)
+ORDER |= {"shots": int, "side": str, "seed": int}
 
 Row = dict[str, Any]
 
@@ -118,16 +121,18 @@ def keep(
 
 
 def place_of(row: Row) -> list:
-    """What tells a run from all others of its file, in the order of its lines."""
-    order = ("setting", "trainer", "cfg", "dataset", "shots", "side", "seed")
-    return [row[key] for key in order]
+    """By this the lines of a file are ordered, and no two are of one run."""
+    return [row[key] for key in ORDER]
 
 
 def read_lines(path: Path) -> tuple[Row, list[Row]]:
     """The first line, and the others. Raises OSError, ValueError."""
     # not splitlines, to which signs within a string are ends of lines too
     lines = regular(path).read_text(encoding="utf-8").strip("\n").split("\n")
-    first, *others = rows = [json.loads(line) for line in lines]
+    try:
+        first, *others = rows = [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{path} has a line that is no row")
     return first, others
@@ -143,9 +148,11 @@ def read_rows(path: Path) -> list[Row]:
     about, rows = read_lines(path)
     if not isinstance(about.get("shared"), dict):
         raise ValueError(f"{path} has no runs")
-    if about["runs"] != len(rows):
-        raise ValueError(f"{path} is of {about['runs']} runs and has {len(rows)}")
+    if about.get("runs") != len(rows):
+        raise ValueError(f"{path} is of {about.get('runs')} runs and has {len(rows)}")
     rows = [about["shared"] | row for row in rows]
+    if not all(isinstance(row.get(key), kind) for row in rows for key, kind in ORDER.items()):
+        raise ValueError(f"{path} has a line that is no run")
     return [{key: value for key, value in row.items() if HOW.get(key, key) in row} for row in rows]
 
 
@@ -199,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             earlier = read_rows(args.earlier)
             command = command or read_lines(args.earlier)[0].get("command", "")
         keep(found, args.out, command, args.folders, earlier)
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError) as error:
         leave(f"cannot keep them in {args.out}: {error}", 1)
     print(f"{args.out}: {len(found) + len(earlier)} runs")
     return 0

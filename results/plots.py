@@ -42,15 +42,16 @@ def draw_loss(found: Sequence[Result], page: Page) -> "Figure | None":
     if max(np.count_nonzero(~np.isnan(row)) for rows in by.values() for row in rows) < 2:
         return too_few("loss", "trainings of one epoch; a curve takes two")
     datasets = sorted({dataset for dataset, _ in by})
+    bands = len(look) <= FEW
     figure, axes = panels(datasets, "epoch", "training loss", page)
     for ax, dataset in zip(axes, datasets, strict=True):
         for method in look:
             if rows := by.get((dataset, method)):
                 epochs = range(1, max(map(len, rows)) + 1)
-                line(ax, epochs, rows, method, look[method], len(look) <= FEW)
+                line(ax, epochs, rows, method, look[method], bands)
         ax.xaxis.get_major_locator().set_params(integer=True)
     note = f"{shots}Each method's own loss, mean over an epoch. "
-    note += spread(by.values(), len(look) <= FEW)
+    note += spread(by.values(), bands)
     if not same_range(axes, unless_flat=True):
         note += " Each panel has its own range."
     finish(figure, axes, note, page)
@@ -115,16 +116,17 @@ def draw_shots(found: Sequence[Result], page: Page) -> "Figure | None":
         rows[r.dataset, names[r]][r.seed][shots.index(r.shots)] = r.metrics["accuracy"]
     if max(np.count_nonzero(~np.isnan(r)) for s in rows.values() for r in s.values()) < 2:
         return too_few("shots", "no run has two numbers of shots; a curve takes two")
+    bands = len(look) <= FEW
     figure, axes = panels(datasets, "images of each class", "accuracy, %", page)
     for ax, dataset in zip(axes, datasets, strict=True):
         for method in look:
             if seeds := rows.get((dataset, method)):
-                line(ax, shots, list(seeds.values()), method, look[method], len(look) <= FEW)
+                line(ax, shots, list(seeds.values()), method, look[method], bands)
         ax.set_xscale("log", base=2)
         ax.set_xticks(shots, shots)
         ax.minorticks_off()
     same_range(axes)
-    finish(figure, axes, spread(rows.values(), len(look) <= FEW), page)
+    finish(figure, axes, spread(rows.values(), bands), page)
     return figure
 
 

@@ -184,8 +184,9 @@ def test_what_was_kept_stays_if_nothing_can_be_written(sweep, tmp_path, capsys):
         (lambda text: "5", "has a line that is no row"),
         (lambda text: f"{text}[1]\n", "has a line that is no row"),
         (lambda text: '{"shared": null}\n{}', "has no runs"),
-        (lambda text: '{"shared": {}, "runs": 1}\n{}', "'setting'"),
-        (lambda text: "{", "Expecting property name"),
+        (lambda text: '{"shared": {}, "runs": 1}\n{}', "has a line that is no run"),
+        (lambda text: text.replace('"seed": 2', '"seed": "2"'), "has a line that is no run"),
+        (lambda text: "{", "kept.jsonl is damaged: Expecting property name"),
     ],
 )
 def test_a_damaged_earlier_file_is_one_line(change, said, sweep, tmp_path, capsys):
