@@ -25,6 +25,7 @@ from .record import Record, add_record
 from .timing import alternate, machine, ms, ratios
 
 SHAPES = ((1592, 768, 3072), (1592, 3072, 768), (796, 768, 2304), (796, 768, 768), (250, 512, 2048))
+HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 PARTS = {  # the beginning of an operator's name -> what it is called in the table
     "mkldnn::_linear_pointwise": "products with weights",
     "aten::addmm": "products with weights",
@@ -91,13 +92,14 @@ def choices(weights: Mapping[str, Tensor], arch: str, rounds: int) -> list[dict[
         ("attention and its gradient in bf16, not fp32", in_bf16, in_fp32),
         (f"{of_many}: all images at once, not {model.FEW}", at_once, evaluate),
     ]
-    for case, step in ((of_many, evaluate), (of_few, train)) if frozen.ONEDNN else ():
-        what = f"{case}: torch's products, not oneDNN's"
-        found.append((what, instead(step, frozen, "ONEDNN", False), step))
+    other, chosen = ("torch's", "oneDNN's") if frozen.ONEDNN else ("oneDNN's", "torch's")
+    for case, step in ((of_many, evaluate), (of_few, train)) if HAS_ONEDNN else ():
+        what = f"{case}: {other} products, not {chosen}"
+        found.append((what, instead(step, frozen, "ONEDNN", not frozen.ONEDNN), step))
     rows = []
-    for what, other, chosen in found:
-        other(), chosen()  # warm-up
-        above, below = alternate(other, chosen, rounds)
+    for what, replaced, step in found:
+        replaced(), step()  # warm-up
+        above, below = alternate(replaced, step, rounds)
         row = {"": what, "ms": ms(above), "as chosen ms": ms(below)}
         rows.append(row | {"longer: min / median / max": ratios(above, below)})
     return rows
@@ -126,7 +128,7 @@ def main() -> None:
     args = parser.parse_args()
     record = Record(args.record, parser.prog)
     print(f"{machine()}\n")
-    if frozen.ONEDNN:
+    if HAS_ONEDNN:
         print(f"{record.table('products', products(args.rounds))}\n")
     arch = arch_of(args.quick)
     weights = openai_state_dict(arch)

@@ -141,7 +141,11 @@ def test_other_programs_record_what_they_print(program, words, monkeypatch, capf
     assert list(map(without_section, found)) == list(by_column(capfd.readouterr().out)) != []
 
 
-def test_a_choice_is_timed_beside_what_it_replaces(monkeypatch):
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [(True, "torch's products, not oneDNN's"), (False, "oneDNN's products, not torch's")],
+)
+def test_a_choice_is_timed_beside_what_it_replaces(chosen, said, monkeypatch):
     """Each row's two steps have the values that it says, which are there again afterwards."""
     seen = []
 
@@ -151,20 +155,21 @@ def test_a_choice_is_timed_beside_what_it_replaces(monkeypatch):
     for name in ("our_evaluation", "our_step"):
         monkeypatch.setattr(cpu, name, make)
     monkeypatch.setattr(cpu, "our_trainer", lambda *_: None)
-    monkeypatch.setattr(cpu.frozen, "ONEDNN", True)
+    monkeypatch.setattr(cpu.frozen, "ONEDNN", chosen)
+    monkeypatch.setattr(cpu, "HAS_ONEDNN", True)
     found = cpu.choices({}, "tiny", rounds=1)
     assert [(row[""].split(": ")[-1]) for row in found] == [
         "attention and its gradient in bf16, not fp32",
         "all images at once, not 8",
-        "torch's products, not oneDNN's",
-        "torch's products, not oneDNN's",
+        said,
+        said,
     ]
     at_once, of_48, of_4 = seen[:4], seen[4:8], seen[8:]
-    assert at_once[0] == (48, True, 48) and at_once[1] == (48, True, 8)
+    assert at_once[0] == (48, chosen, 48) and at_once[1] == (48, chosen, 8)
     for steps_of, n in ((of_48, 48), (of_4, 4)):
-        assert steps_of[0] == (n, False, 8) and steps_of[1] == (n, True, 8)
+        assert steps_of[0] == (n, not chosen, 8) and steps_of[1] == (n, chosen, 8)
         assert len(steps_of) == 4 and len(set(steps_of)) == 2
-    assert len(at_once) == 4 and cpu.frozen.ONEDNN is True and cpu.model.FEW == 8
+    assert len(at_once) == 4 and cpu.frozen.ONEDNN is chosen and cpu.model.FEW == 8
 
 
 def test_a_record_that_cannot_be_written_is_one_line(capsys, tmp_path):

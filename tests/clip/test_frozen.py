@@ -1,5 +1,7 @@
 """Layers with frozen weights against the plain formulas, by both of a CPU's kernels."""
 
+import runpy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -130,6 +132,18 @@ class Products(TorchDispatchMode):
         if func is torch.ops.aten.addmm.default:
             self.addmms.append((args[0], kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("vendor", ["AuthenticAMD", "GenuineIntel", None])
+@pytest.mark.parametrize("simd", ["AVX512", "AVX2"])
+def test_onednn_is_taken_where_it_is_faster(vendor, simd, monkeypatch):
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("this PyTorch has no oneDNN")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: simd)
+    monkeypatch.setattr(frozen.Path, "exists", lambda _: vendor is not None)
+    monkeypatch.setattr(frozen.Path, "read_text", lambda _: f"vendor_id\t: {vendor}\n")
+    chosen = runpy.run_path(frozen.__file__)["ONEDNN"]
+    assert chosen is (vendor == "AuthenticAMD" and simd == "AVX512")
 
 
 def test_the_mlps_biases_are_vectors_added_as_they_are(monkeypatch):
