@@ -92,7 +92,11 @@ def test_all_measurements_are_shown():
     shown = "".join((REPO / name).read_text() for name in docs.DOCUMENTS)
     for path in answers.RECORDS.glob("bench_*.jsonl"):
         assert f"<!-- made: about {path.stem} -->" in shown
-        for section in {row["section"] for row in docs.read_lines(path)[1]}:
+        rows = docs.read_lines(path)[1]
+        sections = {row["section"] for row in rows}
+        if not any("floor ms" in row for row in rows):
+            sections -= {"rates"}  # of which floors are made
+        for section in sections:
             assert f"<!-- made: rows {path.stem} section={section} -->" in shown
 
 
