@@ -1,13 +1,13 @@
 """What is drawn into a panel: lines with bands, and marks side by side; single seeds are seen."""
 
 import logging
-import textwrap
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .names import fold
 from .panels import COLUMN, MARKERS, WIDE, Look
 
 if TYPE_CHECKING:
@@ -141,6 +141,6 @@ def name_groups(ax: "Axes", names: Sequence[str]) -> None:
     place = (figure.get_figwidth() / columns - 0.6) / len(names)  # inches
     too_long = 0.065 * max(map(len, names)) > place
     slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if too_long else {}
-    shown = names if too_long else [textwrap.fill(name, NAME) for name in names]
+    shown = names if too_long else [fold(name, NAME) for name in names]
     ax.set_xticks(range(len(names)), shown, **slanted)
     ax.set_xlim(-0.6, len(names) - 0.4)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import textwrap
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import replace
@@ -18,6 +19,8 @@ ABOUT = {
     "EMPL": "EMPL: made after the abstract of Chen et al., ICCV 2023; their text and code were "
     "not available, so it may differ from their method.",
 }
+# Where a long name may go on in the next line, beside its spaces.
+BREAKS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[_/.])(?=\w)")
 OWN_CONFIG = re.compile(r"_(imnet|sun397)\b")  # settings for one dataset alone (runs/run.py)
 
 
@@ -25,6 +28,16 @@ def about(methods: Iterable[str]) -> list[str]:
     """Lines for the caption of a table of these methods."""
     trainers = {method.split(" ")[0] for method in methods}
     return [line for trainer, line in ABOUT.items() if trainer in trainers]
+
+
+def fold(name: str, width: int) -> str:
+    """The name in lines of at most `width` letters, broken within a word only if none else fits."""
+    lines = [""]
+    for part in (p for word in re.split(r"(?<= )", name) for p in BREAKS.split(word)):
+        if lines[-1] and len(lines[-1] + part.rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(textwrap.fill(line, width) for line in lines)
 
 
 def shared_configs(used: Collection[tuple[Hashable, str]]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .fonts import families_for
+from .names import fold
 from .records import Result
 
 if TYPE_CHECKING:  # slow, so imported where a figure is drawn
@@ -186,7 +187,7 @@ def legend(
     names = list(shown)
     if width > widest:  # the line before a name takes some of it
         most = max(8, int(max(map(len, names)) * (widest - 0.5) / (width - 0.4)))
-        names = [textwrap.fill(name, most) for name in names]
+        names = [fold(name, most) for name in names]
         width = widest
     columns = max(1, int(max(room, width) / width))
     rows = -(-len(names) // columns)

@@ -174,6 +174,7 @@ def caption(figure: "Figure", text: str) -> str:
 def describe(figure: "Figure", text: str) -> str:
     """A figure in words, for those who do not see it."""
     titles = [" ".join(ax.get_title().split()) for ax in figure.axes]
-    labels = [" ".join(t.get_text().split()) for key in figure.legends for t in key.get_texts()]
+    named = (label for ax in figure.axes for label in ax.get_legend_handles_labels()[1])
+    labels = dict.fromkeys(named if figure.legends else ())
     shown = f" Shown: {', '.join(labels)}." if labels else ""
     return f"{text}. Panels: {', '.join(titles)}.{shown}"

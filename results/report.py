@@ -10,7 +10,6 @@ import base64
 import hashlib
 import io
 import logging
-import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -23,7 +22,7 @@ from markupsafe import Markup, escape
 from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr, plain
 
 from . import plots, tables
-from .names import with_methods
+from .names import BREAKS, with_methods
 from .paper import with_paper
 from .records import Result, results_in, setting_of
 from .table_kinds import KINDS, make_table
@@ -34,8 +33,6 @@ EXAMPLE = """example:
 HERE = Path(__file__).parent
 SIDES = ("base", "new", "all")
 WIDE = 5.0  # inches: figures that a phone's width would make too small to read
-# Where a long name may go on in the next line, beside its spaces.
-BREAKS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[_/.])(?=\w)")
 
 
 class Notes(logging.Handler):

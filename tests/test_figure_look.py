@@ -10,8 +10,9 @@ from PIL import Image
 from results import figures
 from results.fonts import families_for, find_font
 from results.interval_figure import IntervalRow, draw_intervals
+from results.names import fold
 from results.panels import Page, TooSmall
-from results.plots import KINDS, caption, draw
+from results.plots import KINDS, caption, describe, draw
 from results.records import find_results
 
 from .test_figures import log_of, put, the_line, write
@@ -27,6 +28,34 @@ def runs(tmp_path):
             put(tmp_path, "P2C", seed, 80.0 + seed, dataset=dataset, loss=[3.0 + seed, 1.0])
             put(tmp_path, "MaPLe", seed, 70.0, dataset=dataset)
     return tmp_path
+
+
+# names in several lines
+
+
+@pytest.mark.parametrize(
+    ("name", "folded"),
+    [
+        ("P2C", "P2C"),
+        ("BayesianPrompt", "Bayesian\nPrompt"),
+        ("MaPLe shots_16", "MaPLe\nshots_16"),
+        ("vit_b16_c2_ep5_batch4_2ctx", "vit_b16_\nc2_ep5_\nbatch4_\n2ctx"),
+        ("a/longer_word", "a/longer_\nword"),
+        ("abcdefghijk", "abcdefghi\njk"),  # nowhere else to break
+    ],
+)
+def test_a_long_name_is_broken_between_its_words(name, folded):
+    assert fold(name, 9) == folded
+
+
+def test_a_figure_in_words_has_the_names_in_one_piece(tmp_path):
+    for name in ("VaMP", "BayesianPromptOfTheWholeDataset"):
+        put(tmp_path, name, 1, 80.0, loss=[3.0, 1.0])
+    figure = draw("loss", find_results([tmp_path]), Page(width=1.6))
+    [key] = figure.legends
+    assert "BayesianPrompt" in "".join(t.get_text() for t in key.get_texts()).replace("\n", "")
+    assert any("\n" in t.get_text() for t in key.get_texts())
+    assert "BayesianPromptOfTheWholeDataset" in describe(figure, "x")
 
 
 # size, fonts and formats
