@@ -69,10 +69,26 @@ class OneLine(logging.Formatter):
         return plain(f"{record.levelname}: {record.getMessage()}")
 
 
+class Once(logging.Filter):
+    """Lets no line through twice: two parts of a command may warn of the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is new."""
+        line = record.getMessage()
+        is_new = line not in self.said
+        self.said.add(line)
+        return is_new
+
+
 def log_to_stderr() -> None:
-    """From now on `logging`'s warnings are single lines on stderr."""
+    """From now on `logging`'s warnings are single lines on stderr, each said once."""
     handler = logging.StreamHandler()
     handler.setFormatter(OneLine())
+    handler.addFilter(Once())
     logging.basicConfig(handlers=[handler])
 
 

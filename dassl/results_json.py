@@ -27,6 +27,7 @@ OPTIONAL = (
     | {"commit": str | None}
     | dict.fromkeys(("machine", "finished"), str)
 )
+DEEP = 50  # levels, more than which no config has and which a reader's recursion cannot take
 NUMBERS = ("loss", "epoch_seconds", "images_per_second", "peak_memory_mb")  # hold these only
 
 
@@ -61,6 +62,8 @@ def problem(record: object, sections: Iterable[str] = ()) -> str:
         for value in values.values() if isinstance(values, dict) else values:
             if not isinstance(value, int | float | None):
                 return f"{key} has {value!r}, which is no number"
+    if _is_deep(record["config"], DEEP):
+        return f"its config has more than {DEEP} levels"
     for section in sections:
         node = record["config"]
         for part in section.split("."):
@@ -74,6 +77,12 @@ def problem(record: object, sections: Iterable[str] = ()) -> str:
         if not isinstance(of_class, dict) or not all(map(_is_percent, of_class.values())):
             return f"per_class_metrics has {of_class!r} for {name}"
     return ""
+
+
+def _is_deep(value: object, levels: int) -> bool:
+    """Whether mappings and lists lie in each other in more levels."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(levels == 0 or _is_deep(v, levels - 1) for v in inner)
 
 
 def _is_percent(value: object) -> bool:

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -291,6 +292,28 @@ def test_a_damaged_record_is_said_on_the_page(runs, capsys):
     path.write_text(json.dumps(record(80.0))[:99])
     _, page = make(runs)
     assert "seed3/results.json cannot be read" in page.text
+
+
+def test_a_config_nested_too_deep_is_a_damaged_record(runs, capsys):
+    path = runs / "base2new/train_base/dtd/shots_16/P2C/c/seed3/results.json"
+    path.parent.mkdir()
+    damaged, deep = record(80.0), {}
+    for _ in range(400):
+        deep = {"MORE": deep}
+    path.write_text(json.dumps(damaged | {"config": damaged["config"] | deep}))
+    _, page = make(runs)
+    assert "seed3/results.json: its config has more than 50 levels: not read" in page.text
+
+
+def test_a_warning_is_said_once(runs):
+    """Tables and figures find the same; each command's first lines are its own."""
+    program = (
+        "import logging; from dassl.commands import log_to_stderr; log_to_stderr()\n"
+        "for line in 'one', 'two', 'one': logging.getLogger('a').warning('%s', line)\n"
+        "logging.getLogger('b').warning('one')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stderr.splitlines() == ["WARNING: one", "WARNING: two"]
 
 
 def test_what_others_wrote_cannot_end_the_script_or_turn_the_page(tmp_path, capsys):
