@@ -16,6 +16,7 @@ import datasets  # registers the datasets
 import trainers  # registers the methods
 from dassl.commands import OneLineParser
 from dassl.config import (
+    all_keys,
     check_output_dir,
     check_resume,
     check_schedule,
@@ -159,6 +160,8 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
         torch.backends.cudnn.benchmark = True
     shown = config_of_method(cfg, method.config_names())
     print(f"** Arguments **\n{vars(args)}\n** Config **\n{shown}")
+    for key in [key for key in args.opts[::2] if key not in all_keys(shown)]:
+        print(f"{key} is no setting of {cfg.TRAINER.NAME}: it has no effect")
     print(f"All methods' settings: {os.path.join(cfg.OUTPUT_DIR, CONFIG)}")
     print(f"** System info **\n{collect_env_info()}\n")
     trainer = build_trainer(cfg)

@@ -55,6 +55,14 @@ def test_the_log_has_these_alone(data, tmp_path):
     assert "\nTASK:" not in shown and "\nTASK:" in config
 
 
+def test_a_setting_of_another_method_is_said(data, tmp_path):
+    opts = ("TRAINER.MAPLE.N_CTX", "4", "TRAINER.COOP.N_CTX", "4", "OPTIM.LR", "0.1")
+    assert run("TCP", data, tmp_path, *opts, flags=("--no-train",)) == 0
+    log = (tmp_path / "log.txt").read_text()
+    assert log.count("it has no effect") == 1
+    assert "\nTRAINER.MAPLE.N_CTX is no setting of TCP: it has no effect\n" in log
+
+
 def test_a_trainer_that_does_not_say_shows_all():
     cfg = get_cfg_default()
     cfg.TRAINER.COOP, cfg.TRAINER.MINE, cfg.LOSS = CfgNode(), CfgNode(), CfgNode()
