@@ -27,14 +27,16 @@ def find_images(paths: Sequence[str]) -> list[str]:
     return found
 
 
-def images_below(folder: str, seen: set[str]) -> Iterator[str]:
+def images_below(folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
     """Photos in a form that Pillow cannot read are among them: to be named, not passed over.
 
-    Hidden files and folders are left out; `seen`, real paths, ends the circles of links."""
-    if (real := os.path.realpath(folder)) in seen:
-        return
-    seen.add(real)
+    Hidden files and folders are left out; `seen`, (device, inode), ends the circles of links.
+    """
     try:
+        here = os.stat(folder)
+        if (place := (here.st_dev, here.st_ino)) in seen:
+            return
+        seen.add(place)
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise Failure(f"Cannot list the folder {folder}: {error.strerror}") from error
@@ -51,10 +53,12 @@ def true_classes(images: Sequence[str], classnames: Sequence[str]) -> tuple[list
     """The class that each image's folder is called like, and "".
 
     A class is called like its folder, or so with spaces for underscores, as methods read names.
-    If one folder is called otherwise, there are none: None, and its name.
+    If one folder is called otherwise, there are none: None, and its name where others are classes.
     """
     classes = {name.replace("_", " "): name for name in classnames}
     classes |= {name: name for name in classnames}
     folders = [os.path.basename(os.path.dirname(os.path.abspath(image))) for image in images]
     found = [classes.get(name, classes.get(name.replace("_", " "))) for name in folders]
-    return (None, folders[found.index(None)]) if None in found else (found, "")
+    if None not in found:
+        return found, ""
+    return None, folders[found.index(None)] if any(found) else ""

@@ -146,17 +146,20 @@ def run(args: argparse.Namespace) -> int:
     with destination(args.out) as write:
         for line in form(args, noted()):
             write(line)
+    why = f"no class is called like the folder {unknown}" if unknown else ""
     if done and truths:
         right = sum(p.right for p in done)
         share = f"{100 * right / len(done):.1f}%: {right:,} of {len(done):,} images"
         say(f"accuracy {share}, by the names of their folders")
+    elif why:
+        say(f"no accuracy: {why}")
     if done and args.picture:
         from .pictures import draw
 
         for line in draw(done, about, args.picture, args.picture_limit):
             say(line)
         if not truths:
-            say(f"no picture of mistakes: no class is called like the folder {unknown}")
+            say(f"no picture of mistakes: {why or 'no folder is called like a class'}")
     if skipped := len(images) - len(done):
         say(f"{skipped:,} of {len(images):,} images could not be read")
     return 1 if skipped else 0

@@ -276,12 +276,14 @@ def test_folders_that_are_nested_too_deep(tmp_path, monkeypatch):
 
 
 def test_folders_that_are_no_classes(model, photos, capsys):
-    """One of them, and nothing is said of true classes."""
+    """One of them, and no true classes are told; why is said if the others are classes."""
     other = paint(photos / "violet" / "1.png", BLUE)
     assert predict.main([str(REPO), str(photos), "--format", "jsonl"]) == 0
     out, err = capsys.readouterr()
     assert not any("true_class" in json.loads(line) for line in out.splitlines())
-    assert "accuracy" not in err
+    assert err.splitlines()[1:] == ["no accuracy: no class is called like the folder violet"]
+    assert predict.main([str(REPO), str(other)]) == 0
+    assert "accuracy" not in capsys.readouterr().err
     os.remove(other)
     assert predict.main([str(REPO), str(photos), "--format", "jsonl"]) == 0
     assert all("true_class" in json.loads(line) for line in capsys.readouterr().out.splitlines())
@@ -330,10 +332,14 @@ def test_pictures(model, photos, tmp_path, capsys):
     paint(photos / "violet" / "1.png", BLUE)
     assert predict.main([*arguments, "--picture-limit", "5"]) == 0
     assert capsys.readouterr().err.splitlines()[1:] == [
+        "no accuracy: no class is called like the folder violet",
         f"{tmp_path}/x.png: the first 5 of 7 images",
         "no picture of mistakes: no class is called like the folder violet",
     ]
     assert sorted(os.listdir(tmp_path)) == ["photos", "x.png"]
+    assert predict.main([str(REPO), str(photos / "violet"), *arguments[2:]]) == 0
+    why = "no picture of mistakes: no folder is called like a class"
+    assert capsys.readouterr().err.splitlines()[-1] == why
 
 
 def test_scores_that_are_nan(model, photos, monkeypatch, capsys):
