@@ -20,23 +20,24 @@ taken=$("$python" - "$name" "$trainer" "$node" <<'PYTHON'
 import keyword, re, sys
 from pathlib import Path
 
-import trainers
-from dassl.config import get_cfg_default
-from dassl.engine import TRAINER_REGISTRY
-
 name, trainer, node = sys.argv[1:]
-trainers.add_configs(cfg := get_cfg_default())
-others = {method.lower() for method in TRAINER_REGISTRY.registered_names()}
 used = set(re.findall(r"\w+", Path("scripts/new_method/method.py").read_text())) - {"NewMethod"}
 for word in (name, trainer):
     if keyword.iskeyword(word):
-        print(f"{word} is a word of Python's own")
+        sys.exit(print(f"{word} is a word of Python's own"))
+if trainer in used:
+    sys.exit(print(f"a method's file has another {trainer} in it"))
+
+import trainers  # slow
+from dassl.config import get_cfg_default
+from dassl.engine import TRAINER_REGISTRY
+
+trainers.add_configs(cfg := get_cfg_default())
+others = {method.lower() for method in TRAINER_REGISTRY.registered_names()}
 if trainer.lower() in others:
     print(f"there is a method {trainer} already")
 elif node in cfg.TRAINER:
     print(f"there is a config node TRAINER.{node} already")
-elif trainer in used:
-    print(f"a method's file has another {trainer} in it")
 PYTHON
 )
 [ -z "$taken" ] || wrong "error: $(head -n 1 <<<"$taken")"

@@ -29,7 +29,7 @@ for name in set(ENVIRONMENT) - {"VENV"}:
 
 # Files that take longest, first of all: at the end no process is left alone with one of them.
 LONG = ["test_kill", "test_scripts", "test_bench", "test_starter", "test_thirdparty"]
-LONG += ["test_slurm", "test_tutorial", "test_demo"]
+LONG += ["test_slurm", "test_ranks", "test_tutorial", "test_demo"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,6 +3,7 @@ reference's."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ import train
 import trainers.frozen_clip
 from dassl.data.datasets import Datum
 from dassl.engine import TrainerX, build_trainer
+from reference import promptsrc_plain
 from reference.maple_plain import Prompts, as_leaves, gradients
 from tests.runs import arguments, run
+from trainers import promptsrc
 
 UNEVEN = [
     "cat",
@@ -95,10 +98,19 @@ def shake(module: torch.nn.Module, by: float = 0.05) -> None:
 
 
 def batch(weights: Mapping[str, Tensor], classes: int) -> tuple[Tensor, Tensor]:
-    """Three random images and labels."""
+    """Three random images and labels; two of ViT-B/16's size, for time."""
     size = weights["input_resolution"].item()
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(3, 3, size, size, generator=generator), torch.tensor([0, classes - 1, 2])
+    label = torch.tensor([0, classes - 1, 2] if size < 224 else [0, classes - 1])
+    return torch.randn(len(label), 3, size, size, generator=generator), label
+
+
+def two_templates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PromptSRC's teacher has two of its 60 templates from here on, for time; here and there."""
+    two = promptsrc_plain.TEMPLATES[:2]
+    monkeypatch.setattr(promptsrc_plain, "TEMPLATES", two)
+    file = SimpleNamespace(OPENAI_IMAGENET_TEMPLATES=two)
+    monkeypatch.setattr(promptsrc, "open_clip_file", lambda name: file)
 
 
 def assert_gradients(

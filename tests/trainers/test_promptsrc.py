@@ -1,8 +1,6 @@
 """PromptSRC's loss and gradients against the plain reference, its files, and its average of the
 epochs."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -21,9 +19,9 @@ from tests.trainers.methods import (
     class_names,
     parameters,
     shake,
+    two_templates,
     uneven_names,
 )
-from trainers import promptsrc
 from trainers.base import CLIPTrainer
 
 FOLDER = "VLPromptLearner"
@@ -77,11 +75,8 @@ def test_shallow_prompts_and_frozen_words(data, tmp_path, weights):
 
 
 def test_on_vit_b16(tmp_path, vit_b16, monkeypatch):
-    """The size in use, at the published settings; of the teacher's 60 templates, for time, five."""
-    five = promptsrc_plain.TEMPLATES[:5]
-    monkeypatch.setattr(promptsrc_plain, "TEMPLATES", five)
-    file = SimpleNamespace(OPENAI_IMAGENET_TEMPLATES=five)
-    monkeypatch.setattr(promptsrc, "open_clip_file", lambda name: file)
+    """The size in use, at the published settings; of the teacher's 60 templates, for time, two."""
+    two_templates(monkeypatch)
     opts = options(PROMPT_DEPTH_TEXT=9, PROMPT_DEPTH_VISION=9, N_CTX_TEXT=4, N_CTX_VISION=4)
     trainer = build(
         "PromptSRC", tmp_path, tmp_path / "out", vit_b16, *three_classes(tmp_path), *opts

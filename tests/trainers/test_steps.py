@@ -26,7 +26,15 @@ from reference import (
     tcp_plain,
 )
 from reference.clip_plain import PlainCLIP
-from tests.trainers.methods import build, class_names, in_double, parameters, shake, upper_layers
+from tests.trainers.methods import (
+    build,
+    class_names,
+    in_double,
+    parameters,
+    shake,
+    two_templates,
+    upper_layers,
+)
 
 STEPS, CLASSES = 20, 16
 sgd = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=5e-4)
@@ -103,7 +111,8 @@ CASES = {
 
 
 @pytest.mark.parametrize("method", CASES)
-def test_parameters_after_20_steps(method, data, tmp_path, weights):
+def test_parameters_after_20_steps(method, data, tmp_path, weights, monkeypatch):
+    two_templates(monkeypatch)
     optimizer, gradients = CASES[method]
     method, *opts = method.split()
     trainer = build(method, data, tmp_path, weights, *opts)

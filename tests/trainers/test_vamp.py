@@ -170,7 +170,7 @@ def test_parameters_after_20_steps(data, tmp_path, weights, monkeypatch, method)
 
     adamw = partial(torch.optim.AdamW, lr=0.01, weight_decay=0.01)
     monkeypatch.setitem(test_steps.CASES, method, (adamw, of_the_step))
-    test_steps.test_parameters_after_20_steps(method, data, tmp_path, weights)
+    test_steps.test_parameters_after_20_steps(method, data, tmp_path, weights, monkeypatch)
 
 
 # -- the Gaussians
