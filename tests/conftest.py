@@ -27,6 +27,9 @@ os.environ["CUDA_VISIBLE_DEVICES"], torch.cuda.is_available = "", lambda: False
 for name in set(ENVIRONMENT) - {"VENV"}:
     os.environ.pop(name, None)
 
+# What tests write need not outlast a power cut, and a disk may take seconds for it.
+os.fsync = lambda _: None
+
 # Files that take longest, first of all: at the end no process is left alone with one of them.
 LONG = ["test_kill", "test_scripts", "test_bench", "test_starter", "test_thirdparty"]
 LONG += ["test_slurm", "test_ranks", "test_tutorial", "test_demo"]
