@@ -33,6 +33,7 @@ os.fsync = lambda _: None
 # Files that take longest, first of all: at the end no process is left alone with one of them.
 LONG = ["test_kill", "test_scripts", "test_bench", "test_starter", "test_thirdparty"]
 LONG += ["test_slurm", "test_ranks", "test_tutorial", "test_demo"]
+LONG += ["test_export", "test_new_method", "test_steps", "test_rebapl", "test_vamp"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
