@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from contextlib import nullcontext
 
 if __name__ == "__main__":  # a Ctrl-C during the slow imports ends it without a traceback
@@ -16,7 +17,6 @@ import datasets  # registers the datasets
 import trainers  # registers the methods
 from dassl.commands import OneLineParser
 from dassl.config import (
-    all_keys,
     check_output_dir,
     check_resume,
     check_schedule,
@@ -29,7 +29,7 @@ from dassl.config import (
     record_config,
 )
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.engine import TRAINER_REGISTRY, build_trainer
+from dassl.engine import TRAINER_REGISTRY, TrainerBase, build_trainer
 from dassl.engine.loggers import check_loggers
 from dassl.files import CONFIG
 from dassl.utils import (
@@ -140,6 +140,15 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
+def of_other_methods(keys: Iterable[str], method: type[TrainerBase]) -> list[str]:
+    """Those of the keys that other methods read and this one does not; none if it does not say."""
+    own = method.config_names()
+    all_methods = (TRAINER_REGISTRY.get(name) for name in TRAINER_REGISTRY.registered_names())
+    others = {name for other in all_methods for name in other.config_names() or ()}
+    others -= others if own is None else {*own}
+    return [k for k in dict.fromkeys(keys) if k.removeprefix("TRAINER.").split(".")[0] in others]
+
+
 def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     """Seeds, logs, builds the trainer, and trains or tests."""
     if cfg.SEED >= 0:
@@ -160,11 +169,11 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
         torch.backends.cudnn.benchmark = True
     shown = config_of_method(cfg, method.config_names())
     print(f"** Arguments **\n{vars(args)}\n** Config **\n{shown}")
-    for key in [key for key in args.opts[::2] if key not in all_keys(shown)]:
-        print(f"{key} is no setting of {cfg.TRAINER.NAME}: it has no effect")
     print(f"All methods' settings: {os.path.join(cfg.OUTPUT_DIR, CONFIG)}")
     print(f"** System info **\n{collect_env_info()}\n")
     trainer = build_trainer(cfg)
+    for key in of_other_methods(args.opts[::2], method):
+        print(f"{key} is no setting of {cfg.TRAINER.NAME}: it has no effect on this run")
     if args.eval_only:
         if not args.model_dir and trainer.get_model_names():
             line = "--eval-only needs --model-dir, the output folder of the training run to test"

@@ -3,7 +3,6 @@
 from .check import allow, check_schedule, check_values
 from .defaults import clean_cfg, config_of_method, get_cfg_default
 from .merge import (
-    all_keys,
     merge_command_line,
     merge_file,
     merge_recorded,
@@ -19,7 +18,6 @@ from .recorded import (
 )
 
 __all__ = [
-    "all_keys",
     "allow",
     "check_output_dir",
     "check_resume",

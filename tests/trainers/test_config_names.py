@@ -7,7 +7,9 @@ from dassl.config import config_of_method, get_cfg_default
 from dassl.engine import build_trainer
 from tests.runs import CONFIGS, run
 from tests.trainers.methods import batch, build
+from train import of_other_methods
 from trainers.features import says
+from trainers.kgcoop import KgCoOp
 
 ENGINE = {*get_cfg_default(), *get_cfg_default().TRAINER}
 
@@ -57,10 +59,23 @@ def test_the_log_has_these_alone(data, tmp_path):
 
 def test_a_setting_of_another_method_is_said(data, tmp_path):
     opts = ("TRAINER.MAPLE.N_CTX", "4", "TRAINER.COOP.N_CTX", "4", "OPTIM.LR", "0.1")
+    opts += ("TRAINER.MAPLE.N_CTX", "4")
     assert run("TCP", data, tmp_path, *opts, flags=("--no-train",)) == 0
     log = (tmp_path / "log.txt").read_text()
     assert log.count("it has no effect") == 1
-    assert "\nTRAINER.MAPLE.N_CTX is no setting of TCP: it has no effect\n" in log
+    assert "\nTRAINER.MAPLE.N_CTX is no setting of TCP: it has no effect on this run\n" in log
+    assert run("TCP", data, tmp_path / "b", "TRAINER.ATPROMPT.USE_ATPROMPT", "True") == 2
+    assert "no effect" not in (tmp_path / "b" / "log.txt").read_text()
+
+
+def test_a_setting_of_ones_own_is_nobody_elses():
+    """A method that extends one here need not name it."""
+
+    class Mine(KgCoOp):
+        pass
+
+    assert of_other_methods(["TRAINER.MINE.FACTOR", "TRAINER.KGCOOP.W"], Mine) == []
+    assert of_other_methods(["TRAINER.P2C.N_CTX"], Mine) == ["TRAINER.P2C.N_CTX"]
 
 
 def test_a_trainer_that_does_not_say_shows_all():
