@@ -19,8 +19,13 @@ ABOUT = {
     "EMPL": "EMPL: made after the abstract of Chen et al., ICCV 2023; their text and code were "
     "not available, so it may differ from their method.",
 }
-# Where a long name may go on in the next line, beside its spaces.
-BREAKS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[_/.])(?=\w)")
+# Where a long name may go on in the next line, the best first: not within a number.
+PLACES = (
+    r"(?<= )",
+    r"(?<=[_/+])(?=\w)|(?<=\.)(?=[^\W\d])",
+    r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])",
+)
+BREAKS = re.compile("|".join(PLACES[1:]))  # beside its spaces
 OWN_CONFIG = re.compile(r"_(imnet|sun397)\b")  # settings for one dataset alone (runs/run.py)
 
 
@@ -30,14 +35,19 @@ def about(methods: Iterable[str]) -> list[str]:
     return [line for trainer, line in ABOUT.items() if trainer in trainers]
 
 
-def fold(name: str, width: int) -> str:
-    """The name in lines of at most `width` letters, broken within a word only if none else fits."""
+def fold(name: str, width: int, places: Sequence[str] = PLACES) -> str:
+    """The name in lines of at most `width` letters, broken where it reads best."""
+    if not places:
+        return textwrap.fill(name, width)
     lines = [""]
-    for part in (p for word in re.split(r"(?<= )", name) for p in BREAKS.split(word)):
-        if lines[-1] and len(lines[-1] + part.rstrip()) > width:
-            lines.append("")
-        lines[-1] += part
-    return "\n".join(textwrap.fill(line, width) for line in lines)
+    for part in re.split(places[0], name):
+        word = part.rstrip()
+        if len(lines[-1] + word) <= width:
+            lines[-1] += part
+        else:
+            lines += fold(word, width, places[1:]).split("\n")
+            lines[-1] += part[len(word) :]
+    return "\n".join(line.rstrip() for line in lines if line)
 
 
 def shared_configs(used: Collection[tuple[Hashable, str]]) -> dict[str, str]:

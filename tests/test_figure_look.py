@@ -41,6 +41,10 @@ def runs(tmp_path):
         ("MaPLe shots_16", "MaPLe\nshots_16"),
         ("vit_b16_c2_ep5_batch4_2ctx", "vit_b16_\nc2_ep5_\nbatch4_\n2ctx"),
         ("a/longer_word", "a/longer_\nword"),
+        ("CoOp+ATPrompt", "CoOp+\nATPrompt"),
+        ("ReBaPL_MaPLe", "ReBaPL_\nMaPLe"),
+        ("P2C a_0.05", "P2C\na_0.05"),
+        ("P2C lambda_0.05", "P2C\nlambda_\n0.05"),
         ("abcdefghijk", "abcdefghi\njk"),  # nowhere else to break
     ],
 )
