@@ -78,7 +78,7 @@ class Once(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether it is new."""
-        line = record.getMessage()
+        line = f"{record.msg!r} {record.args!r}"  # what cannot be put together is logging's to say
         is_new = line not in self.said
         self.said.add(line)
         return is_new
