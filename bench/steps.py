@@ -190,7 +190,8 @@ def bf16_row(case: Case, setting: Setting) -> Row:
         steps.append(make(trainer, batch))
         steps[-1]()  # warm-up
     fp32, bf16 = alternate(*steps, setting.repeats, case.device)
-    return beside(case, "fp32 / bf16", fp32=fp32, bf16=bf16)
+    row = beside(case, "fp32 / bf16", fp32=fp32, bf16=bf16)
+    return row | {"measurement": row["measurement"].removesuffix(f", {case.prec}")}
 
 
 def memory_row(case: Case, setting: Setting) -> Row:

@@ -1,19 +1,28 @@
 """Linear layers with frozen weights: cheaper gradients, and faster products on CPUs."""
 
+import platform
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+
+def _is_amd() -> bool:
+    """As Linux says in a file and Windows in the processor's name."""
+    try:
+        found = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        found = platform.processor()
+    return "AuthenticAMD" in found
+
+
 # Torch gives float32 products to MKL, which leaves AVX-512 unused on AMD's CPUs: oneDNN is twice
 # as fast there, and slower on Intel's (python -m bench.cpu). The operator is torch.compile's and
 # not public: a version of torch without it computes as usual.
-CPU = Path("/proc/cpuinfo")
 ONEDNN = (
     torch.backends.cpu.get_cpu_capability() == "AVX512"
-    and CPU.exists()
-    and "AuthenticAMD" in CPU.read_text()
+    and _is_amd()
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
 

@@ -43,7 +43,7 @@ def images_below(folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        if os.path.isdir(entry.path):  # not of a link to itself, where is_dir raises
             yield from images_below(entry.path, seen)
         elif is_image(entry) or entry.name.lower().endswith(PHOTOS):
             yield entry.path

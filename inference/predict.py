@@ -151,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
         right = sum(p.right for p in done)
         share = f"{100 * right / len(done):.1f}%: {right:,} of {len(done):,} images"
         say(f"accuracy {share}, by the names of their folders")
-    elif why:
+    elif done and why:
         say(f"no accuracy: {why}")
     if done and args.picture:
         from .pictures import draw

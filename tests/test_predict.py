@@ -152,6 +152,7 @@ def photos(tmp_path) -> Path:
     paint(folder / ".hidden" / "1.png", RED), paint(folder / "red" / ".1.png", RED)
     (folder / "red" / "notes.txt").write_text("no image")
     (folder / "red" / "round").symlink_to(folder)
+    (folder / "red" / "itself").symlink_to("itself")
     return folder
 
 
