@@ -1,8 +1,10 @@
 """A figure of intervals: for each row a mean, the interval around it, and what they are made of."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from .marks import side_by_side
 from .panels import COLOURS, DPI, PAGE, STYLE, cover
 
 if TYPE_CHECKING:
@@ -10,6 +12,7 @@ if TYPE_CHECKING:
 
 ROW = 0.3  # inches
 AROUND = 0.55  # inches, of the axis and its label
+CIRCLE = 0.01  # of all values' range: how far apart the circles of equal ones are drawn
 
 
 class IntervalRow(NamedTuple):
@@ -41,10 +44,17 @@ def draw_intervals(
         if zero is not None:
             ax.axvline(zero, color="0.5", linewidth=0.8, zorder=1)
         colour = {"color": COLOURS[1]}
+        ends = [x for row in rows for x in (row.low, row.high, *row.points)]
+        step = CIRCLE * (max(ends) - min(ends))
         for y, row in enumerate(rows):
             if len(row.points):  # below the interval, which would hide them
                 open_dots = {"markersize": 3, "markerfacecolor": "none", "markeredgewidth": 0.6}
-                ax.plot(row.points, [y + 0.25] * len(row.points), "o", color="0.4", **open_dots)
+                x = [
+                    p
+                    for at, n in Counter(row.points).items()
+                    for p in side_by_side(at, n, step * (n - 1))
+                ]
+                ax.plot(x, [y + 0.25] * len(x), "o", color="0.4", **open_dots)
             ax.plot([row.low, row.high], [y, y], linewidth=1.8, solid_capstyle="butt", **colour)
             ax.plot([row.mean], [y], "o", markersize=4.5, **colour)
         ax.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))

@@ -219,5 +219,9 @@ def test_intervals_and_what_they_are_made_of():
     [ax] = draw_intervals(rows[1:], "rank", zero=None, width=3.25).axes
     assert [list(line.get_xdata()) for line in ax.get_lines()] == [[-2, 0], [-1]]
     assert ax.figure.get_figwidth() == 3.25
+    equal = [IntervalRow("a", 2.0, 0.0, 10.0, [3.0, 1.0, 3.0, 3.0])]
+    [ax] = draw_intervals(equal, "rank", zero=None).axes
+    shown = ax.get_lines()[0].get_xdata()
+    assert sorted(shown) == pytest.approx([1, 2.9, 3, 3.1])  # side by side, none hidden
     with pytest.raises(ValueError, match="no rows"):
         draw_intervals([], "points")
