@@ -295,8 +295,10 @@ def table(family: Family) -> str:
 
 
 def shown_p(p: float) -> str:
-    """To three digits."""
-    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+    """To three digits; to four where three do not say on which side of 0.05 it is."""
+    if p < 0.001:
+        return "< 0.001"
+    return f"{p:.4f}" if f"{p:.3f}" == "0.050" else f"{p:.3f}"
 
 
 def interval_rows(family: Family) -> list[IntervalRow]:

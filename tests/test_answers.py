@@ -128,3 +128,11 @@ def test_what_an_answer_says():
     )
     assert "; undecided in 5 of 7.** The intervals of those undecided reach " in text
     assert "such tasks would bring that to 1." in text
+
+
+@pytest.mark.parametrize(
+    ("p", "shown"),
+    [(0.0004, "< 0.001"), (0.0123, "0.012"), (0.0496, "0.0496"), (0.0502, "0.0502"), (1, "1.000")],
+)
+def test_a_p_says_on_which_side_it_is(p, shown):
+    assert answers.shown_p(p) == shown
