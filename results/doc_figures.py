@@ -21,7 +21,7 @@ TEXT = {
     "schedule": "HM of one schedule minus another's",
     "calibration": "ECE, trained with minus without the cloud",
 }
-TRAINED, TICKS = 0.015, (0, 0.015, 0.06, 0.12, 0.25)  # σ: P2C's SIGMA_MAX; what the axis says
+TRAINED, TICKS = 0.015, (0, 0.015, 0.06, 0.12, 0.25, 0.5)  # σ: P2C's SIGMA_MAX; what the axis says
 CAVEAT = (
     "Thin lines: the five tasks. All have attribute vectors. Plain MaPLe has none, and its deep "
     "prompts take the place of the vectors that are perturbed: it is no fair baseline and not here."
