@@ -25,7 +25,6 @@ from .record import Record, add_record
 from .timing import alternate, machine, ms, ratios
 
 SHAPES = ((1592, 768, 3072), (1592, 3072, 768), (796, 768, 2304), (796, 768, 768), (250, 512, 2048))
-HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 PARTS = {  # the beginning of an operator's name -> what it is called in the table
     "mkldnn::_linear_pointwise": "products with weights",
     "aten::addmm": "products with weights",
@@ -93,7 +92,7 @@ def choices(weights: Mapping[str, Tensor], arch: str, rounds: int) -> list[dict[
         (f"{of_many}: all images at once, not {model.FEW}", at_once, evaluate),
     ]
     other, chosen = ("torch's", "oneDNN's") if frozen.ONEDNN else ("oneDNN's", "torch's")
-    for case, step in ((of_many, evaluate), (of_few, train)) if HAS_ONEDNN else ():
+    for case, step in ((of_many, evaluate), (of_few, train)) if frozen.HAS_ONEDNN else ():
         what = f"{case}: {other} products, not {chosen}"
         found.append((what, instead(step, frozen, "ONEDNN", not frozen.ONEDNN), step))
     rows = []
@@ -128,7 +127,7 @@ def main() -> None:
     args = parser.parse_args()
     record = Record(args.record, parser.prog)
     print(f"{machine()}\n")
-    if HAS_ONEDNN:
+    if frozen.HAS_ONEDNN:
         print(f"{record.table('products', products(args.rounds))}\n")
     arch = arch_of(args.quick)
     weights = openai_state_dict(arch)

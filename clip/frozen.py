@@ -20,11 +20,8 @@ def _is_amd() -> bool:
 # Torch gives float32 products to MKL, which leaves AVX-512 unused on AMD's CPUs: oneDNN is twice
 # as fast there, and slower on Intel's (python -m bench.cpu). The operator is torch.compile's and
 # not public: a version of torch without it computes as usual.
-ONEDNN = (
-    torch.backends.cpu.get_cpu_capability() == "AVX512"
-    and _is_amd()
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-)
+HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+ONEDNN = HAS_ONEDNN and torch.backends.cpu.get_cpu_capability() == "AVX512" and _is_amd()
 
 
 def _by_onednn(x: Tensor) -> bool:

@@ -159,7 +159,7 @@ def test_a_choice_is_timed_beside_what_it_replaces(chosen, said, monkeypatch):
         monkeypatch.setattr(cpu, name, make)
     monkeypatch.setattr(cpu, "our_trainer", lambda *_: None)
     monkeypatch.setattr(cpu.frozen, "ONEDNN", chosen)
-    monkeypatch.setattr(cpu, "HAS_ONEDNN", True)
+    monkeypatch.setattr(cpu.frozen, "HAS_ONEDNN", True)
     found = cpu.choices({}, "tiny", rounds=1)
     assert [(row[""].split(": ")[-1]) for row in found] == [
         "attention and its gradient in bf16, not fp32",

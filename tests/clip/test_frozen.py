@@ -15,7 +15,7 @@ ROUNDING = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-2, tor
 
 @pytest.fixture(params=[False, True], ids=["torch", "oneDNN"])
 def kernels(request, monkeypatch) -> None:
-    if request.param and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if request.param and not frozen.HAS_ONEDNN:
         pytest.skip("this PyTorch has no oneDNN")
     monkeypatch.setattr(frozen, "ONEDNN", request.param)
 
@@ -138,7 +138,7 @@ class Products(TorchDispatchMode):
 @pytest.mark.parametrize("simd", ["AVX512", "AVX2"])
 @pytest.mark.parametrize("on", ["Linux", "Windows"])
 def test_onednn_is_taken_where_it_is_faster(on, vendor, simd, monkeypatch):
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not frozen.HAS_ONEDNN:
         pytest.skip("this PyTorch has no oneDNN")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: simd)
 
@@ -165,7 +165,7 @@ def test_the_mlps_biases_are_vectors_added_as_they_are(monkeypatch):
 
 def test_the_towers_products_are_onednns(weights, monkeypatch):
     """All of a frozen float32 block's, forward and backward: four and the gradients of four."""
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not frozen.HAS_ONEDNN:
         pytest.skip("this PyTorch has no oneDNN")
     monkeypatch.setattr(frozen, "ONEDNN", True)
     block = build_model(weights).requires_grad_(False).visual.transformer.resblocks[0]
