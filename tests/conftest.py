@@ -27,6 +27,10 @@ os.environ["CUDA_VISIBLE_DEVICES"], torch.cuda.is_available = "", lambda: False
 for name in set(ENVIRONMENT) - {"VENV"}:
     os.environ.pop(name, None)
 
+# The models here are small: more threads only wait for each other, and a forked process has none of
+# those it was forked from. Fixtures of a module come before those of a test.
+torch.set_num_threads(1)
+
 # What tests write need not outlast a power cut, and a disk may take seconds for it.
 os.fsync = lambda _: None
 
@@ -70,12 +74,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The models here are small: more threads only wait for each other."""
-    before = torch.get_num_threads()
+def one_thread() -> None:
+    """Also where the test before has started a program, which may have asked for more."""
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

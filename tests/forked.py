@@ -1,5 +1,6 @@
 """A program's main in a forked process: torch is imported, and what it does to itself is lost."""
 
+import faulthandler
 import logging
 import os
 import signal
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-SECONDS = 300  # after which a process that hangs is ended by SIGALRM
+SECONDS = 300  # after which SIGALRM ends a process that hangs; its stderr says where it was
 CRASHED = 70  # the exit code of a main that raised
 
 
@@ -69,6 +70,8 @@ def as_a_program(folder: Path, encoding: str) -> None:
     warnings.showwarning = lambda *about: sys.stderr.write(warnings.formatwarning(*about[:4]))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    faulthandler.enable(sys.stderr)
+    faulthandler.register(signal.SIGALRM, sys.stderr, chain=True)
     signal.alarm(SECONDS)
     torch.set_num_threads(1)
 

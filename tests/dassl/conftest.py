@@ -3,7 +3,6 @@ them."""
 
 import numpy as np
 import pytest
-import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
@@ -13,8 +12,6 @@ from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.engine import TRAINER_REGISTRY, TrainerX, TrainerXU, build_trainer
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import set_random_seed
-
-torch.set_num_threads(1)
 
 
 @DATASET_REGISTRY.register()
