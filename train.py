@@ -21,12 +21,12 @@ from dassl.config import (
     check_resume,
     check_schedule,
     check_values,
-    config_of_method,
     get_cfg_default,
     merge_command_line,
     merge_file,
     notes_on_training,
     record_config,
+    text_of_method,
 )
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY, TrainerBase, build_trainer
@@ -167,7 +167,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
         print(note)
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
-    shown = config_of_method(cfg, method.config_names())
+    shown = text_of_method(cfg, method.config_names())
     print(f"** Arguments **\n{vars(args)}\n** Config **\n{shown}")
     print(f"All methods' settings: {os.path.join(cfg.OUTPUT_DIR, CONFIG)}")
     print(f"** System info **\n{collect_env_info()}\n")

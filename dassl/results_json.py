@@ -24,6 +24,7 @@ FIELDS = (
 OPTIONAL = (
     dict.fromkeys(("images_per_second", "peak_memory_mb", "versions"), dict)
     | dict.fromkeys(("per_class", "per_class_metrics"), dict)
+    | {"config_of_others": list}
     | {"commit": str | None}
     | dict.fromkeys(("machine", "finished"), str)
 )

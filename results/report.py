@@ -11,7 +11,7 @@ import hashlib
 import io
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -126,11 +126,19 @@ def number(x: float | None, digits: int = 1) -> str:
     return "–" if x is None else f"{x:.{digits}f}"
 
 
+def own_config(record: Mapping) -> dict:
+    """Its setting, without other methods' where it says which they are: older records don't."""
+    config, others = setting_of(record), {f"{key}" for key in record.get("config_of_others", ())}
+    methods = config.get("TRAINER", {})
+    config["TRAINER"] = {k: v for k, v in methods.items() if f"TRAINER.{k}" not in others}
+    return {key: value for key, value in config.items() if key not in others}
+
+
 def configs(found: Sequence[Result]) -> list[tuple[str, str]]:
     """(whose, as YAML) of the configs that differ in more than dataset, seed and folders."""
     methods: dict[str, list[str]] = defaultdict(list)
     for r in (r for r in found if r.record):
-        methods[yaml.safe_dump(setting_of(r.record))].append(r.method)
+        methods[yaml.safe_dump(own_config(r.record))].append(r.method)
     return [
         (f"{', '.join(dict.fromkeys(m))} ({counted(len(m), 'run')})", text)
         for text, m in methods.items()

@@ -229,6 +229,16 @@ def test_configs_that_differ_are_shown_once_each(runs, capsys):
     assert section.count("P2C (4 runs)") == section.count("MaPLe (4 runs)") == 1
 
 
+def test_a_config_is_its_method_s_where_the_record_tells(tmp_path, capsys):
+    config = {"TRAINER": {"NAME": "P2C", "P2C": {"N": 61}, "COOP": {"N": 62}}, "LOSS": {"T": 63}}
+    put(tmp_path, "P2C", 1, 80.0, config=config, config_of_others=["LOSS", "TRAINER.COOP"])
+    section = make(tmp_path)[1].text.split("Configs")[-1]
+    assert "N: 61" in section and "62" not in section and "LOSS" not in section
+    put(tmp_path, "P2C", 1, 80.0, config=config)
+    section = make(tmp_path)[1].text.split("Configs")[-1]
+    assert all(value in section for value in ("N: 61", "N: 62", "T: 63"))
+
+
 def test_runs_without_a_record_and_a_failed_one(tmp_path, capsys):
     place = "base2new/{}/dtd/shots_16/CoOp/c/seed{}/log.txt"
     result = "=> result\n* total: 8\n* accuracy: {}%\n* error: 1.0%\n* macro_f1: 50.0%\n"

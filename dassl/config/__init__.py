@@ -1,7 +1,13 @@
 """A run's settings: defaults, reading, checks, and the copy in its folder."""
 
 from .check import allow, check_schedule, check_values
-from .defaults import clean_cfg, config_of_method, get_cfg_default
+from .defaults import (
+    clean_cfg,
+    config_of_method,
+    get_cfg_default,
+    keys_of_others,
+    text_of_method,
+)
 from .merge import (
     merge_command_line,
     merge_file,
@@ -26,6 +32,7 @@ __all__ = [
     "clean_cfg",
     "config_of_method",
     "get_cfg_default",
+    "keys_of_others",
     "merge_command_line",
     "merge_file",
     "merge_recorded",
@@ -34,4 +41,5 @@ __all__ = [
     "read_values_by",
     "record_config",
     "recorded_value",
+    "text_of_method",
 ]

@@ -147,15 +147,31 @@ def clean_cfg(cfg: CN, trainer: str) -> None:
             del cfg.TRAINER[key]
 
 
-def config_of_method(cfg: CN, names: Collection[str] | None) -> CN:
-    """A copy without other methods' settings, for the log.
+def keys_of_others(cfg: CN, names: Collection[str] | None) -> list[str]:
+    """The nodes that are other methods': "TRAINER.COOP", "LOSS", ….
 
     Args:
         names: what is the method's, of cfg.TRAINER and of what the engine's config has not at its
-            top; None: not known, all stays.
+            top; None: not known, so no key is another's.
     """
-    shown = cfg.clone()
-    for node, engines in ((shown, _C), (shown.TRAINER, _C.TRAINER)) if names is not None else ():
-        for key in {*node} - {*engines} - {*names}:
-            del node[key]
-    return shown
+    if names is None:
+        return []
+    top = {*cfg} - {*_C} - {*names}
+    methods = {*cfg.TRAINER} - {*_C.TRAINER} - {*names}
+    return sorted(top) + [f"TRAINER.{key}" for key in sorted(methods)]
+
+
+def config_of_method(cfg: CN, names: Collection[str] | None) -> CN:
+    """A copy without other methods' settings; `names` as of `keys_of_others`."""
+    own = cfg.clone()
+    for key in keys_of_others(cfg, names):
+        node = own.TRAINER if key.startswith("TRAINER.") else own
+        del node[key.removeprefix("TRAINER.")]
+    return own
+
+
+def text_of_method(cfg: CN, names: Collection[str] | None) -> str:
+    """The same for the log: what the method's paper set comes first, then the engine's settings."""
+    own = config_of_method(cfg, names)
+    engines = CN({key: own.pop(key) for key in _C if key != "TRAINER"})
+    return f"{own}\n{engines}"

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dassl.config import keys_of_others
 from dassl.files import EPOCHS, RESULTS, RESULTS_FORMAT
 from dassl.utils import Failure, ranks, read_json, write_json
 from dassl.utils.logger import Logger
@@ -115,6 +116,7 @@ class Recorder:
             "shots": cfg.DATASET.NUM_SHOTS,
             "subsample": cfg.DATASET.get("SUBSAMPLE_CLASSES", "all"),
             "config": cfg,
+            "config_of_others": keys_of_others(cfg, self.trainer.config_names()),
             "command": shlex.join(["python", *sys.argv]),
             "log": os.path.basename(out.file.name) if isinstance(out, Logger) else None,
             **commit(),

@@ -3,7 +3,7 @@
 import pytest
 from yacs.config import CfgNode
 
-from dassl.config import config_of_method, get_cfg_default
+from dassl.config import config_of_method, get_cfg_default, keys_of_others
 from dassl.engine import build_trainer
 from tests.runs import CONFIGS, run
 from tests.trainers.methods import batch, build
@@ -47,7 +47,7 @@ def test_the_log_has_these_alone(data, tmp_path):
     log, config = ((tmp_path / name).read_text() for name in ("log.txt", "config.yaml"))
     begin, rest = log.split("** Config **\n")
     shown = rest.split("\nAll methods' settings: ")[0]
-    assert begin.startswith("** Arguments **\n{'root'")
+    assert begin.startswith("** Arguments **\n{'root'") and shown.startswith("TRAINER:\n  COOP:\n")
     assert f"\nAll methods' settings: {tmp_path}/config.yaml\n** System info **" in rest
     assert "\nOPTIM:" in shown and "\n  NAME: TCP" in shown
     for of in ("  COOP", "  TCP"):
@@ -85,3 +85,5 @@ def test_a_trainer_that_does_not_say_shows_all():
     assert {*config_of_method(cfg, ["MINE"])} == {*get_cfg_default()}
     assert {*config_of_method(cfg, ["MINE"]).TRAINER} == {"NAME", "MINE"}
     assert "COOP" in cfg.TRAINER
+    assert keys_of_others(cfg, None) == []
+    assert keys_of_others(cfg, ["MINE"]) == ["LOSS", "TRAINER.COOP"]
