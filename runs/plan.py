@@ -229,10 +229,18 @@ def unfinished_models(models: Sequence[Model]) -> list[Model]:
     return [model for model in models if any(run in todo for run in model.runs)]
 
 
+def as_few_shot(command: str) -> str:
+    """A command, xd_train.sh's as that of few_shot.sh, which trains the same in the same folder."""
+    return re.sub(
+        r"/(xd_train\.sh \S+|few_shot\.sh \S+ \d+)(?= \d)", "/few_shot.sh", command, count=1
+    )
+
+
 def refuse_another(run: Run) -> None:
     """Leaves with code 2 if the folder of a finished run holds the result of another command."""
     lock, now = run.folder / LOCK, shlex.join(run.command)
-    if lock.is_file() and (was := lock.read_text(errors="replace")) not in ("", now):
+    was = lock.read_text(errors="replace") if lock.is_file() else ""
+    if was and as_few_shot(was) != as_few_shot(now):
         line = f"{run.folder} holds another run ({was}; now {now})"
         advice = "choose another OUTPUT or name for these settings, or remove that folder"
         leave(f"{line}: {advice}", 2)

@@ -125,6 +125,27 @@ def test_a_log_says_whether_a_run_is_finished(out, capsys):
     assert dry(words, capsys) == both[1:]
 
 
+@pytest.mark.parametrize("was", ["xd_train.sh shapes 1", "few_shot.sh shapes 16 1"])
+def test_a_training_on_all_classes_is_of_both_protocols(was, out, capsys):
+    """Cross-dataset trains as few-shot does, in the same folder; other settings are refused."""
+    folder = out / f"shapes/{P2C}_16shots/seed1"
+    write(folder, trained(60.0))
+    for added in ("", " OPTIM.LR 0.1"):
+        (folder / ".lock").write_text(f"bash scripts/p2c/{was}{added}")
+        of_both = {
+            "few_shot --shots 16": [],
+            "xd": ["xd_test.sh shapes_background 1", "xd_test.sh shapes_count 1"],
+        }
+        for words, left in of_both.items():
+            words = f"{words} --methods p2c --datasets shapes --seeds 1"
+            if added:
+                with pytest.raises(SystemExit, match="2"):
+                    dry(words, capsys)
+                assert f"holds another run (bash scripts/p2c/{was} OPTIM" in capsys.readouterr().err
+                words += f" --{added}"
+            assert [line.split("p2c/")[1].split(" OPTIM")[0] for line in dry(words, capsys)] == left
+
+
 def test_base_to_new_table(out, capsys):
     for seed, base, new in ((1, 80, 40), (2, 60, 60)):  # HM 53.3, 60.0
         write(out / f"base2new/train_base/shapes/shots_16/{P2C}/seed{seed}", trained(base))
