@@ -110,7 +110,7 @@ def runs_by_method(found: Sequence[Result]) -> dict[str, list[tuple]]:
         row.append(number(record.get("images_per_second", {}).get("test"), 0))
         row.append(number(memory.get("gpu") or memory.get("process"), 0))
         row.append((record.get("commit") or "–")[:10] + "+" * bool(record.get("dirty")))
-        row.append(record.get("finished", "–"))
+        row.append(record.get("finished", "–").replace("T", " ")[:16])
         command = record.get("command") or f"no results.json in {r.folder}"
         groups[r.method].append((r, row, command))
     return groups

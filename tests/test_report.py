@@ -78,7 +78,7 @@ def runs(tmp_path):
     about = {
         "versions": {"python": "3.12.1", "torch": "2.14.1"},
         "machine": "Linux <x>",
-        "finished": "2026-01-02",
+        "finished": "2026-01-02T03:04:05+00:00",
     }
     about |= {
         "commit": "0123456789abcdef",
@@ -142,7 +142,7 @@ def test_every_run_has_its_command_and_what_it_ran_on(runs, capsys):
         ("new", "2", "60.0", "59.0"),
     ]
     assert (got[0]["train s"], got[0]["images/s"], got[0]["peak MiB"]) == ("6.0", "1234", "800")
-    assert (got[0]["commit"], got[0]["finished"]) == ("0123456789+", "2026-01-02")
+    assert (got[0]["commit"], got[0]["finished"]) == ("0123456789+", "2026-01-02 03:04")
     [machine] = page.tables[-1]["rows"][1:]
     assert machine == ["a CPU", "Linux <x>", "python 3.12.1, torch 2.14.1", "8"]
 
