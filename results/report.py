@@ -129,8 +129,8 @@ def number(x: float | None, digits: int = 1) -> str:
 def own_config(record: Mapping) -> dict:
     """Its setting, without other methods' where it says which they are: older records don't."""
     config, others = setting_of(record), {f"{key}" for key in record.get("config_of_others", ())}
-    methods = config.get("TRAINER", {})
-    config["TRAINER"] = {k: v for k, v in methods.items() if f"TRAINER.{k}" not in others}
+    if methods := config.get("TRAINER"):
+        config["TRAINER"] = {k: v for k, v in methods.items() if f"TRAINER.{k}" not in others}
     return {key: value for key, value in config.items() if key not in others}
 
 

@@ -1,4 +1,4 @@
-"""Whether the model that a run tested is still the one that is there."""
+"""Which model a run tested, and whether it is still the one that is there."""
 
 import hashlib
 from pathlib import Path
@@ -25,6 +25,14 @@ def is_stale(folder: Path) -> bool:
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         pass
     return False
+
+
+def tested_model(folder: Path) -> Path | None:
+    """The folder of the training whose model a run tested; None if its record does not tell."""
+    try:
+        return (folder / load_results(folder)["model"]["folder"]).resolve()
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None
 
 
 def sha256_of(file: Path) -> str:

@@ -19,9 +19,9 @@ from dassl.files import LOCK
 from results.layout import Place
 from results.logs import LogResult, newest_result
 from results.protocols import TARGETS
-from results.tested import is_stale
+from results.tested import is_stale, tested_model
 
-from .run import Wrong, asked, output, read_words, yamls
+from .run import Wrong, asked, command_of, output, read_words, yamls
 
 SCRIPTS = Path("scripts")  # the working directory is the repository's
 PROTOCOLS = ("base2new", "xd", "dg", "few_shot")
@@ -180,7 +180,17 @@ def all_models(
     models = []
     for seed, plan, dataset, method in product(seeds, plans, datasets, methods):
         models += plan.models(method, dataset, seed)
+    refuse_one_folder(runs_of(models))
     return models
+
+
+def refuse_one_folder(runs: Iterable[Run]) -> None:
+    """Leaves with code 2 if two runs would have the same, as tests of models of two sources."""
+    there: dict[Path, Run] = {}
+    for run in runs:
+        if (other := there.setdefault(run.folder, run)) is not run:
+            line = f"{run.folder} would be the folder of two runs ({other}; {run})"
+            leave(f"{line}: do them one after the other, each with an OUTPUT of its own", 2)
 
 
 def counted(models: Sequence[Model]) -> str:
@@ -211,12 +221,13 @@ def unfinished(runs: Iterable[Run]) -> dict[Run, LogResult | None]:
     """What is to be run, with the results of before.
 
     That is what has no result, and the tests of models that were or will be trained anew. Leaves
-    with code 2 if a folder holds the result of another command.
+    with code 2 if a folder holds the result of another run.
     """
     todo: dict[Run, LogResult | None] = {}
     for run in runs:
         result = run.result()
         if result is None or run.trained in todo or is_stale(run.folder):
+            refuse_another_model(run)
             todo[run] = result
         else:
             refuse_another(run)
@@ -229,18 +240,51 @@ def unfinished_models(models: Sequence[Model]) -> list[Model]:
     return [model for model in models if any(run in todo for run in model.runs)]
 
 
-def as_few_shot(command: str) -> str:
-    """A command, xd_train.sh's as that of few_shot.sh, which trains the same in the same folder."""
-    return re.sub(
-        r"/(xd_train\.sh \S+|few_shot\.sh \S+ \d+)(?= \d)", "/few_shot.sh", command, count=1
-    )
-
-
 def refuse_another(run: Run) -> None:
-    """Leaves with code 2 if the folder of a finished run holds the result of another command."""
+    """Leaves with code 2 if the folder of a finished run holds the result of another one.
+
+    Of another command, but for one of few_shot.sh and xd_train.sh that trains the same, or of
+    another model.
+    """
     lock, now = run.folder / LOCK, shlex.join(run.command)
     was = lock.read_text(errors="replace") if lock.is_file() else ""
-    if was and as_few_shot(was) != as_few_shot(now):
+    if was not in ("", now) and not trains_alike(was, run):
         line = f"{run.folder} holds another run ({was}; now {now})"
         advice = "choose another OUTPUT or name for these settings, or remove that folder"
         leave(f"{line}: {advice}", 2)
+    refuse_another_model(run)
+
+
+def refuse_another_model(run: Run) -> None:
+    """Leaves with code 2 if a test's folder holds that of a model of another source."""
+    ours = run.trained and run.trained.folder
+    if ours and (theirs := tested_model(run.folder)) not in (None, ours.resolve()):
+        line = f"{run.folder} holds the test of another model ({theirs}; now {ours})"
+        leave(f"{line}: choose another OUTPUT, or remove that folder", 2)
+
+
+def trains_alike(was: str, run: Run) -> bool:
+    """Whether a command is few_shot.sh's for a run of xd_train.sh, or the reverse, and the same.
+
+    Both train on all classes, but a method's script may add settings to one of them.
+    """
+    place, seed = run.place, str(run.seed)
+    if place.script == "xd_train":
+        script, words, opts = "few_shot", [run.dataset, place.shots, seed], run.command[4:]
+    elif place.script == "few_shot":
+        script, words, opts = "xd_train", [run.dataset, seed], run.command[5:]
+    else:
+        return False
+    other = ["bash", f"{SCRIPTS}/{run.method}/{script}.sh", *words, *opts]
+    return was == shlex.join(other) and executed(other, run) == executed(run.command, run)
+
+
+def executed(command: Sequence[str], run: Run) -> list[str]:
+    """What a script would have Python do in a run's place; nothing if it finds that wrong."""
+    env = os.environ | run.env | {"CFG": run.place.cfg, "SHOTS": run.place.shots}
+    try:
+        (_, _, _, *words), env = asked(command, env)
+        place, opts = read_words(words, env)
+    except Wrong:
+        return []
+    return command_of(place, opts, env)[0]

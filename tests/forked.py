@@ -105,5 +105,6 @@ def in_turn(mains: Sequence[Callable[[], int | None]], folder: Path) -> list[Don
                 code = CRASHED
             (out / "code").write_text(f"{code}")
 
-    forked(all_of_them, folder)
+    ended = forked(all_of_them, folder)
+    assert ended.code == 0, (ended, [file.read_text() for file in folder.glob("*/stderr")])
     return [done(int((out / "code").read_text()), out) for out in folders]

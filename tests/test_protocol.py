@@ -15,7 +15,7 @@ import pytest
 
 from results.layout import place_of
 from results.protocols import VARIANTS
-from runs import plan, pool, protocol, starter
+from runs import plan, pool, protocol, starter, sweep
 
 from .runs import HANG, wait_for
 from .test_parse import EPOCH, block, trained
@@ -144,6 +144,56 @@ def test_a_training_on_all_classes_is_of_both_protocols(was, out, capsys):
                 assert f"holds another run (bash scripts/p2c/{was} OPTIM" in capsys.readouterr().err
                 words += f" --{added}"
             assert [line.split("p2c/")[1].split(" OPTIM")[0] for line in dry(words, capsys)] == left
+
+
+def refused(words: str, capsys) -> str:
+    """The line with which a protocol's runs are refused."""
+    with pytest.raises(SystemExit, match="2"):
+        main(f"{words} --dry-run")
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+@pytest.mark.parametrize("words", ["few_shot --shots 16", "xd"])
+def test_a_training_with_settings_of_the_protocol_s_script_is_of_it_alone(
+    words, out, capsys, monkeypatch
+):
+    """CoOp's few_shot.sh trains ImageNet for 50 epochs, its xd_train.sh for the file's 200."""
+    monkeypatch.setenv("CFG", "vit_b16_few_shot")
+    folder = out / "imagenet/CoOp/vit_b16_few_shot_16shots/seed1"
+    write(folder, trained(60.0))
+    was = "few_shot.sh imagenet 16 1" if words == "xd" else "xd_train.sh imagenet 1"
+    (folder / ".lock").write_text(f"bash scripts/coop/{was}")
+    words += " --methods coop --datasets imagenet --seeds 1"
+    assert f"holds another run (bash scripts/coop/{was}; now" in refused(words, capsys)
+
+
+def test_the_test_of_a_model_of_another_source_is_refused(out, capsys):
+    words = "xd --methods p2c --seeds 1 --datasets"
+    test = out / f"evaluation/{P2C}_16shots/shapes_count/seed1"
+    write(test, block(50.0))
+    for source in ("shapes", "shapes_background"):
+        write(out / f"{source}/{P2C}_16shots/seed1", trained(60.0))
+    model = f"../../../../../shapes/{P2C}_16shots/seed1"
+    (test / "results.json").write_text(json.dumps({"model": {"folder": model}}))
+    assert dry(f"{words} shapes shapes_count", capsys) == []
+    for _ in ("finished", "to be trained"):
+        line = refused(f"{words} shapes_background shapes_count", capsys)
+        assert f"{test} holds the test of another model ({out}/shapes/{P2C}_16shots/seed1; " in line
+        shutil.rmtree(out / f"shapes_background/{P2C}_16shots", ignore_errors=True)
+
+
+def test_two_runs_of_one_folder_are_refused(out, capsys, tmp_path):
+    """Two sources' tests of one target, which a sweep can ask for."""
+    file = tmp_path / "two.yaml"
+    file.write_text(
+        "protocol: xd\nmethods: [p2c]\nseeds: [1]\n"
+        "datasets: [shapes, shapes_fog]\ntargets: [shapes_count]\n"
+    )
+    with pytest.raises(SystemExit, match="2"):
+        sweep.main([str(file)])
+    assert "shapes_count/seed1 would be the folder of two runs (" in capsys.readouterr().err
 
 
 def test_base_to_new_table(out, capsys):

@@ -104,12 +104,13 @@ def submit_commands(cluster, tmp_path, monkeypatch) -> Callable[..., int]:
 
 def test_a_cancelled_task_does_not_come_back(cluster, tmp_path, submit_commands):
     job = submit_commands("sleep 1000")
-    wait_for(lambda: cluster.queue().get(f"{job}_1") == "RUNNING" and pids_of(cluster, 1))
+    log = tmp_path / "slurm" / f"{job}_1.log"
+    wait_for(lambda: log.exists() and "== attempt" in log.read_text() and pids_of(cluster, 1))
     assert cluster.ask("scancel", f"{job}") == ""
     wait_for(lambda: not tasks_of(cluster, job))
     wait_for(lambda: not pids_of(cluster, 1))
     assert not tasks_of(cluster, job)
-    last = (tmp_path / "slurm" / f"{job}_1.log").read_text()
+    last = log.read_text()
     assert last.count("== attempt") == 1 and "CANCELLED" in last
 
 

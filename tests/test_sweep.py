@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -533,7 +534,8 @@ def test_the_command_of_its_table(repo, capsys):
 
 def test_an_ablations_baseline_is_its_first_setting(repo, monkeypatch):
     monkeypatch.setattr(plan.Run, "result", lambda run: run.setting != gone)
-    monkeypatch.setattr(plan, "find_place", lambda *_: None)
+    place = lambda command, env: SimpleNamespace(folder=f"{env['OUTPUT']}/{command[1]}")  # noqa: E731
+    monkeypatch.setattr(plan, "find_place", place)
     for name, words in (
         ("table4", "ablation output/table4 --baseline table4_baseline --cost"),
         ("shapes_table4", "ablation output/shapes_table4 --baseline baseline --cost"),
