@@ -52,6 +52,15 @@ OPTS["BayesianPrompt"] = "TRAINER.VPT.L", "3"
 OPTS["MMRLpp"] = "TRAINER.MMRLpp.FUSE", "class", "TRAINER.MMRLpp.REP_LAYERS", "[1,2]"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def autograd_begins_first() -> None:
+    """Tracing pretends that there is a GPU, for which autograd starts a thread when it begins.
+
+    Beside that, no process that a later test forks could train.
+    """
+    torch.ones(1, requires_grad=True).backward()
+
+
 def trained(name: str, folder: Path, weights: dict, *opts: str) -> TrainerX:
     """A trainer in eval mode whose parameters, and samples, are random."""
     opts = (*three_classes(folder / "classes"), *OPTS.get(name, ()), *opts)
