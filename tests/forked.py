@@ -1,6 +1,7 @@
 """A program's main in a forked process: torch is imported, and what it does to itself is lost."""
 
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -33,6 +34,7 @@ def start(main: Callable[[], int | None], folder: Path, encoding: str = "utf-8")
     if pid := os.fork():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         return pid
+    gc.freeze()  # an inherited object's end may wait for a thread that is not here: ONNX Runtime's
     code = CRASHED
     try:
         code = program(main, folder, encoding)
