@@ -4,7 +4,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/make_env.sh
 [ $# -gt 0 ] || echo "All tests: up to 15 minutes on 2 cores. A part of them: bash scripts/test.sh tests/dassl"
-# Files side by side, the longest first (tests/conftest.py). One process more than cores, as some tests wait; each of up
-# to four takes a few GB with a ViT-B/16.
-processes=$(($(getconf _NPROCESSORS_ONLN) + 1))
-exec "$(bash scripts/python.sh)" -m pytest --numprocesses "$processes" --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
+# Files side by side, on as many cores as there are, the longest first (tests/conftest.py); each of up to four
+# processes takes a few GB with a ViT-B/16.
+exec "$(bash scripts/python.sh)" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
