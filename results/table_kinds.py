@@ -1,6 +1,7 @@
 """The papers' tables as data: base-to-new, cross-dataset, few-shot, ablations."""
 
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -9,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from .base_new import Run, hm_table, over
+from .layout import place_of
 from .names import about, name_methods
-from .protocols import transfer_of, transfers
+from .protocols import dataset_name, transfer_of, transfers
 from .records import Result
 from .statistics import Stat, over_datasets, summarise
 from .text_table import AVERAGE, Cell, Line, Table
@@ -109,11 +111,11 @@ def ablation_table(found: Sequence[Result]) -> Table | None:
 
 def transfer_table(found: Sequence[Result], protocol: str) -> Table | None:
     """Methods by source, targets and the targets' average."""
-    tests = [r for r in found if r.protocol == protocol]
+    tests = of_one_source([r for r in found if r.protocol == protocol])
     usual = list(transfers())
     targets = sorted({r.dataset for r in tests})
     targets.sort(key=lambda target: usual.index(target) if target in usual else len(usual))
-    sources = sorted({transfer_of(target)[1] for target in targets})
+    sources = sorted({source_of(r) for r in tests})
     ways = {way(r): r for r in tests}
     trainings = [r for r in found if r.protocol == "few_shot" and r.dataset in sources]
     trainings = [r for r in trainings if way(r) in ways]
@@ -134,6 +136,23 @@ def transfer_table(found: Sequence[Result], protocol: str) -> Table | None:
     caption = ["average: over the targets; its ± is over the seeds' own averages."]
     columns = [*sources, *targets, "average"]
     return Table(columns, lines, caption, "accuracy on the targets") if lines else None
+
+
+def of_one_source(tests: Sequence[Result]) -> list[Result]:
+    """Without those of models of an unusual source, and a warning, where there are usual ones."""
+    usual = [r for r in tests if source_of(r) == transfer_of(r.dataset)[1]]
+    for source in sorted({source_of(r) for r in tests if r not in usual} if usual else ()):
+        line = "tests of models that were trained on %s are not in this table: give them an OUTPUT"
+        log.warning(f"{line} of their own", source)
+    return usual or [*tests]
+
+
+def source_of(r: Result) -> str:
+    """What a tested model was trained on: as its record says, else the usual dataset."""
+    model = (r.record or {}).get("model")
+    folder = model.get("folder") if isinstance(model, dict) else None
+    place = isinstance(folder, str) and place_of(os.path.normpath(r.folder / folder))
+    return dataset_name(place.dataset) if place else transfer_of(r.dataset)[1]
 
 
 def way(r: Result) -> tuple[str, str, int, Path]:

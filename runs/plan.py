@@ -260,7 +260,7 @@ def refuse_another_model(run: Run) -> None:
     ours = run.trained and run.trained.folder
     if ours and (theirs := tested_model(run.folder)) not in (None, ours.resolve()):
         line = f"{run.folder} holds the test of another model ({theirs}; now {ours})"
-        leave(f"{line}: choose another OUTPUT, or remove that folder", 2)
+        leave(f"{line}: choose another OUTPUT", 2)
 
 
 def trains_alike(was: str, run: Run) -> bool:

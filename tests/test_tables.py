@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from itertools import pairwise, product
@@ -718,3 +719,28 @@ def test_wrong_usage_is_one_line(logs, tmp_path_factory, args, code, line):
     done = call(*(arg.format(**places) for arg in args))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1), done.stderr
     assert done.stderr.startswith(line.format(**places))
+
+
+def test_a_transfer_table_is_of_one_source(tmp_path, capsys, caplog):
+    """What a tested model was trained on is not in the folders' names, but in the record."""
+    cfg = "P2C/c_16shots"
+    for source, name, target, accuracies in (
+        ("shapes", "Shapes", "Count", (81.0, 42.0)),
+        ("shapes_fog", "ShapesFog", "Background", (83.0, 44.0)),
+    ):
+        test = f"evaluation/{cfg}/shapes_{target.lower()}/seed1"
+        model = {"folder": f"../../../../../{source}/{cfg}/seed1"}
+        ours, its = {"subsample": "all", "dataset": name}, {"eval_only": True, "model": model}
+        its |= {"subsample": "all", "dataset": f"Shapes{target}"}
+        files = {f"{source}/{cfg}/seed1/results.json": record(accuracies[0], **ours)}
+        write(tmp_path, files | {f"{test}/results.json": record(accuracies[1], **its)})
+    assert tables.main(["xd", str(tmp_path), "--format", "csv"]) == 0
+    out = capsys.readouterr().out
+    [row] = csv.DictReader(io.StringIO(out))
+    assert floats(row, "Shapes_mean ShapesCount_mean average_mean") == [81, 42, 42]
+    assert "Background" not in out
+    [line] = caplog.messages
+    assert line.startswith("tests of models that were trained on ShapesFog are not in this table:")
+    shutil.rmtree(tmp_path / f"evaluation/{cfg}/shapes_count")
+    [row] = rows_of(capsys, "xd", tmp_path).values()
+    assert floats(row, "ShapesFog_mean ShapesBackground_mean") == [83, 44]
