@@ -1,7 +1,6 @@
 """The papers' tables as data: base-to-new, cross-dataset, few-shot, ablations."""
 
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from .names import about, name_methods
 from .protocols import dataset_name, transfer_of, transfers
 from .records import Result
 from .statistics import Stat, over_datasets, summarise
+from .tested import tested_model
 from .text_table import AVERAGE, Cell, Line, Table
 
 KINDS = {
@@ -140,8 +140,9 @@ def transfer_table(found: Sequence[Result], protocol: str) -> Table | None:
 
 def of_one_source(tests: Sequence[Result]) -> list[Result]:
     """Without those of models of an unusual source, and a warning, where there are usual ones."""
-    usual = [r for r in tests if source_of(r) == transfer_of(r.dataset)[1]]
-    for source in sorted({source_of(r) for r in tests if r not in usual} if usual else ()):
+    sources = {r: source_of(r) for r in tests}
+    usual = [r for r in tests if sources[r] == transfer_of(r.dataset)[1]]
+    for source in sorted({sources[r] for r in sources.keys() - {*usual}} if usual else ()):
         line = "tests of models that were trained on %s are not in this table: give them an OUTPUT"
         log.warning(f"{line} of their own", source)
     return usual or [*tests]
@@ -149,9 +150,8 @@ def of_one_source(tests: Sequence[Result]) -> list[Result]:
 
 def source_of(r: Result) -> str:
     """What a tested model was trained on: as its record says, else the usual dataset."""
-    model = (r.record or {}).get("model")
-    folder = model.get("folder") if isinstance(model, dict) else None
-    place = isinstance(folder, str) and place_of(os.path.normpath(r.folder / folder))
+    model = tested_model(r.folder)
+    place = model and place_of(model.as_posix())
     return dataset_name(place.dataset) if place else transfer_of(r.dataset)[1]
 
 

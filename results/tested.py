@@ -6,6 +6,9 @@ from pathlib import Path
 from dassl.files import model_to_load
 from dassl.results_json import load_results
 
+# What comes of a record, or a model's file, that is missing, damaged or of another form.
+NOT_TOLD = (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+
 
 def is_stale(folder: Path) -> bool:
     """Whether the model a run tested, as its record says, was trained further, or anew, since then.
@@ -22,7 +25,7 @@ def is_stale(folder: Path) -> bool:
             now = model_to_load(trained)
             if now and (now != file or sha256_of(trained / now) != sha256):
                 return True
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+    except NOT_TOLD:
         pass
     return False
 
@@ -31,7 +34,7 @@ def tested_model(folder: Path) -> Path | None:
     """The folder of the training whose model a run tested; None if its record does not tell."""
     try:
         return (folder / load_results(folder)["model"]["folder"]).resolve()
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+    except NOT_TOLD:
         return None
 
 

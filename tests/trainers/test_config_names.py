@@ -1,5 +1,7 @@
 """A run's log has the settings that its method reads, and no other method's."""
 
+import json
+
 import pytest
 from yacs.config import CfgNode
 
@@ -87,3 +89,10 @@ def test_a_trainer_that_does_not_say_shows_all():
     assert "COOP" in cfg.TRAINER
     assert keys_of_others(cfg, None) == []
     assert keys_of_others(cfg, ["MINE"]) == ["LOSS", "TRAINER.COOP"]
+
+
+def test_results_json_says_what_is_of_others(trained):
+    record = json.loads((trained / "train/results.json").read_text())
+    others = set(record["config_of_others"])
+    assert {"LOSS", "TRAINER.COOP", "TRAINER.MMRL"} <= others
+    assert others.isdisjoint({"TRAINER.P2C", "TRAINER.ATPROMPT", "TRAINER.NAME", "OPTIM"})
