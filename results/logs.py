@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from dassl.files import RESULTS_FORMAT, regular
+from dassl.files import FAILURE, RESULTS_FORMAT, regular
 from dassl.results_json import MORE_METRICS, load_results, problem
 
 TRAINING_ENDS = ("Finish training", "Finished training")  # the second is Dassl 0.5's
@@ -93,7 +93,8 @@ def newest_result(folder: Path, keyword: str, eval_only: bool) -> LogResult | No
     """
     logs = logs_of(folder)
     if not logs:
-        log.warning("%s: %s", folder, "no log.txt" if any(folder.iterdir()) else "empty folder")
+        empty = "no log.txt" if any(folder.iterdir()) else "empty folder"
+        log.warning("%s: %s%s", folder, empty, failure_of(folder))
         return None
     skipped, hint = [], ""
     for path in logs:
@@ -111,8 +112,18 @@ def newest_result(folder: Path, keyword: str, eval_only: bool) -> LogResult | No
                 return result
             hint = " (--test-log reads the logs of --eval-only runs)"
         skipped.append(path.name)
-    log.warning("%s: no %s of a finished run in %s%s", folder, keyword, ", ".join(skipped), hint)
+    line = "%s: no %s of a finished run in %s%s%s"
+    log.warning(line, folder, keyword, ", ".join(skipped), hint, failure_of(folder))
     return None
+
+
+def failure_of(folder: Path) -> str:
+    """The end of what runs/ has kept of why a run failed, to be added to a line; often nothing."""
+    try:
+        lines = read_text(folder / FAILURE).splitlines()
+    except OSError:
+        return ""
+    return f": {lines[-1].strip()}" if lines else ""
 
 
 def seed_of(folder: Path) -> int | None:

@@ -257,8 +257,8 @@ def refuse_another(run: Run) -> None:
 
 def refuse_another_model(run: Run) -> None:
     """Leaves with code 2 if a test's folder holds that of a model of another source."""
-    ours = run.trained and run.trained.folder
-    if ours and (theirs := tested_model(run.folder)) not in (None, ours.resolve()):
+    ours = run.trained and run.trained.folder.resolve()
+    if ours and (theirs := tested_model(run.folder)) not in (None, ours):
         line = f"{run.folder} holds the test of another model ({theirs}; now {ours})"
         leave(f"{line}: choose another OUTPUT", 2)
 

@@ -63,7 +63,8 @@ def status(model: Model, todo: Sequence[Run], logs: Mapping[str, Path]) -> Statu
         return Status(FINISHED, [])
     task = logs.get(str(model.runs[0].folder))
     signs = [(task, todo[0])] if task else []
-    for run in model.runs:
+    # a finished training is no sign of its test, unless the same task comes to it
+    for run in model.runs if task else todo:
         files = [run.folder / FAILURE, *run.logs()] if run in todo else run.logs()
         signs += [(file, run if run in todo else todo[0]) for file in files if file.exists()]
     if not signs:

@@ -17,7 +17,8 @@ run=$(printf %q "$OUTPUT")/base2new/train_base/shapes/shots_16/P2C/vit_tiny_ep5_
 images=$(printf %q "${DATA:-data}")/shapes/images
 cat <<END
 
-Three commands to go on with, in $PWD. What the model says of eight test images:
+Three commands to go on with, in $PWD. What the model says of eight test images of one class (too few for an
+accuracy, which the table has):
   ${set_too}bash scripts/predict.sh $run $images/checkered_green_star/009*.png
 All these runs on one page:
   $(printf %q "$(bash scripts/python.sh)") -m results.report $(printf %q "$OUTPUT") --out report.html

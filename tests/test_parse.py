@@ -288,13 +288,15 @@ def test_failed_and_empty_seeds_are_warned_of(tmp_path):
     )
     (tmp_path / "seed3").mkdir()
     write(tmp_path, {"seed4/checkpoint": ""})
+    write(tmp_path, {"seed6/log.txt": EPOCH, "seed6/failure.txt": "Traceback\nerror: no luck\n"})
     (tmp_path / "seed5/log.txt").mkdir(parents=True)  # cannot be read
     done = run(tmp_path)
     assert done.returncode == 0 and "* accuracy: 85.00% +- 0.00%" in done.stdout
     for part in (
         "seed2: no accuracy of a finished run in log.txt",
         "seed3: empty folder",
-        "seed4: no log.txt",
+        "seed4: no log.txt\n",
+        "seed6: no accuracy of a finished run in log.txt: error: no luck\n",
     ):
         assert part in done.stderr
     assert "cannot read" in done.stderr and "seed1" not in done.stderr

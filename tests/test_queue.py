@@ -363,6 +363,12 @@ def test_a_sweep_on_this_machine(four, tmp_path, capsys):
     assert " 1 finished, 1 waiting, 2 under way\n" in printed([name, "--status"], capsys)
 
 
+def test_a_test_that_has_not_begun_is_waiting(four, capsys):
+    name, (_, two, *_) = four
+    end(two.runs[0], ago=9)  # by another sweep or protocol, for all that is known
+    assert printed([name, "--status"], capsys).startswith("4 models: 1 finished, 3 waiting\n")
+
+
 def test_a_sweep_on_slurm(four, tmp_path, capsys):
     name, (_, two, three, four) = four
     put(two.runs[0].folder / "log.txt", EPOCH, 65)

@@ -70,6 +70,7 @@ def test_the_log_and_the_test_of_what_was_saved(data, tmp_path):
     out = tmp_path / "train"
     assert run("P2C", data, out) == 0
     log = (out / "log.txt").read_text()
+    assert log.count("\nAttributes: color, shape\n") == 1  # the config's ATT_NUM is 0
     rates = [float(r) for r in re.findall(r"batch \[2/4\] .* lr (\S+) eta", log)]
     assert rates == pytest.approx([lr_at_epoch(e, 0.0035, 3) for e in range(3)], rel=1e-4)
     assert re.search(

@@ -20,7 +20,11 @@ from .tools import atomic_write, mkdir_if_missing
 
 
 class DamagedFile(Failure):
-    """A file that is truncated or no checkpoint at all."""
+    """A file that is truncated or no checkpoint at all; `what` says so without advice."""
+
+    def __init__(self, path: str):
+        self.what = f"{path} is truncated, damaged or no checkpoint"
+        super().__init__(f"{self.what}. Copy it again, take another epoch's, or train again")
 
 
 class _Inert:
@@ -89,7 +93,7 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
         if refused and isinstance(error, pickle.UnpicklingError):
             line = f"Refused to load {fpath}: it names {refused[1]}, which could run code"
             raise Failure(f"{line} and has no place in a checkpoint") from error
-        raise DamagedFile(f"{fpath} is truncated, damaged or no checkpoint") from error
+        raise DamagedFile(fpath) from error
     if not isinstance(checkpoint, dict):
         line = f"{fpath} is no checkpoint of a training run: it holds"
         raise Failure(f"{line} a {type(checkpoint).__name__}, not a dict")
@@ -117,7 +121,7 @@ def newest_whole(folders: list[str]) -> list[dict]:
         try:
             found = [load_checkpoint(os.path.join(folder, name)) for folder in folders]
         except DamagedFile as error:
-            print(f"{error}: going back to the epoch before")
+            print(f"{error.what}: going back to the epoch before")
             continue
         if not all(type(state.get("epoch")) is int and state["epoch"] > 0 for state in found):
             line = f"{first}/{name} is no checkpoint of a training run: its epoch is no number"

@@ -68,7 +68,8 @@ def test_p2c_on_ones_own_images_without_a_setting(tmp_path):
     )
     file = f"{REPO}/configs/datasets/image_folder.yaml"
     assert run("P2C", tmp_path, tmp_path / "b", *words, flags=("--dataset-config-file", file)) == 0
-    assert "* total: 6\n" in (tmp_path / "b" / "log.txt").read_text()
+    log = (tmp_path / "b" / "log.txt").read_text()
+    assert "* total: 6\n" in log and "\nAttributes: plumage\n" in log
 
 
 def template(config: str, *opts: str) -> str:
