@@ -98,15 +98,9 @@ def keep(
             share, an output's folder is the name of its setting.
         earlier: rows of another file, to be written too.
 
-    Raises: as write_lines, and ValueError for a run without a results.json or one that is there
-    twice.
+    Raises: as write_lines and rows_of, and ValueError for a run that is there twice.
     """
-    for run in found:
-        if not run.record:
-            raise ValueError(f"{run.folder} has no results.json that counts")
-    top = os.path.commonpath([*map(os.path.abspath, (*tops, *(run.root for run in found)))])
-    rows = [*earlier, *(row_of(run, top) for run in found)]
-    rows.sort(key=place_of)
+    rows = sorted([*earlier, *rows_of(found, tops)], key=place_of)
     for one, other in pairwise(rows):
         if place_of(one) == place_of(other):
             raise ValueError(f"a run is there twice: {' '.join(map(str, place_of(one)))}")
@@ -118,6 +112,15 @@ def keep(
     rows = [{key: value for key, value in row.items() if key not in shared} for row in rows]
     lines = [{"command": command, "runs": len(rows), "shared": shared}, *rows]
     write_lines(path, lines)
+
+
+def rows_of(found: Sequence[Result], tops: Sequence[Path]) -> list[Row]:
+    """The runs as rows; `tops` as of `keep`. Raises ValueError for one without a results.json."""
+    for run in found:
+        if not run.record:
+            raise ValueError(f"{run.folder} has no results.json that counts")
+    top = os.path.commonpath([*map(os.path.abspath, (*tops, *(run.root for run in found)))])
+    return [row_of(run, top) for run in found]
 
 
 def place_of(row: Row) -> list:

@@ -1,6 +1,7 @@
 """results.kept: what is kept of runs gives the tables of their folders."""
 
 import json
+import re
 import shutil
 from itertools import product
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from results import kept, tables
 from results.records import find_results
+from results.same import main as results_same
 from results.table_kinds import make_table
 from results.text_table import render
 
@@ -225,3 +227,45 @@ def test_what_cannot_be_kept(what, tmp_path, capsys):
     }
     line = capsys.readouterr().err.splitlines()[-1]
     assert stopped.value.code == 1 and said[what] in line and not out.is_file()
+
+
+def same(capsys: pytest.CaptureFixture, folder: Path, file: Path) -> tuple[int, list[str]]:
+    capsys.readouterr()
+    code = results_same([str(folder), str(file)])
+    return code, capsys.readouterr().out.splitlines()
+
+
+def test_results_same_finds_what_differs(sweep, tmp_path, capsys):
+    file = tmp_path / "sweep.jsonl"
+    assert keep(sweep, file) == 0
+    head = "results are equal to the record's, to 4 decimals; the record has 12"
+    assert same(capsys, sweep, file) == (0, [f"12 of 12 {head}"])
+
+    seeds = [sweep / "dpd" / OF_SIDE["base"] / f"dtd/shots_16/P2C/c/seed{n}" for n in SEEDS]
+    shutil.rmtree(seeds[2])  # what was not run again is no difference
+    assert same(capsys, sweep, file) == (0, [f"11 of 11 {head}"])
+
+    changed = seeds[0] / "results.json"
+    changed.write_text(changed.read_text().replace("60.33333", "60.33343"))
+    cloud = seeds[1] / "cloud.json"
+    cloud.write_text(cloud.read_text().replace("61", "62"))
+    seeds[1].with_name("seed4").mkdir()
+    text = (seeds[1] / "results.json").read_text().replace('"seed": 2', '"seed": 4')
+    (seeds[1].with_name("seed4") / "results.json").write_text(text)
+    code, lines = same(capsys, sweep, file)
+    assert code == 1 and lines == [
+        f"9 of 12 {head}",
+        "dpd P2C c DescribableTextures 16 base 1: accuracy 60.3334 (recorded 60.3333)",
+        "dpd P2C c DescribableTextures 16 base 2: another cloud",
+        "dpd P2C c DescribableTextures 16 base 4: not in the record",
+    ]
+
+
+def test_results_same_lists_ten(sweep, tmp_path, capsys):
+    file = tmp_path / "sweep.jsonl"
+    assert keep(sweep, file) == 0
+    code, lines = same(capsys, sweep / "plain", file)  # its settings are not the sweep's then
+    assert code == 1 and lines[0].startswith("0 of 6 ") and len(lines) == 7
+    file.write_text(re.sub('"accuracy": .', '"accuracy": 5', file.read_text()))
+    code, lines = same(capsys, sweep, file)
+    assert code == 1 and len(lines) == 12 and lines[-1] == "and 2 more"
