@@ -10,9 +10,10 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from clip.weights import OPENAI_SHA256, SMALL_SHA256
-from dassl.commands import plain
+from dassl.commands import plain, say
 from dassl.engine import TrainerBase
 from dassl.results_json import load_results, problem
+from results.tested import is_stale
 
 from .onnx_model import GRAPH
 
@@ -36,10 +37,13 @@ ON_THE_HUB = {
 
 
 def record_of(run: Path) -> dict[str, Any]:
-    """A run's results.json; {} if there is none that can be read."""
+    """A run's results.json; {} if there is none that can be read, or it is of an older model."""
     try:
         record = load_results(run)
     except (OSError, ValueError, RecursionError):
+        return {}
+    if is_stale(run):
+        say(f"{run}: the model has been trained further, or anew, since this test: no accuracy")
         return {}
     return {} if problem(record) else record
 

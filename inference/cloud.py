@@ -34,7 +34,7 @@ from dassl.commands import OneLineParser, command_line, existing_folder, log_to_
 from dassl.engine.record import commit
 from dassl.utils import write_json
 from results.cloud_figure import caveat_of, no_fair_baselines
-from results.curves import CLOUD, POSTERIOR
+from results.curves import CLOUD, POSTERIOR, told_by
 from results.names import name_methods
 from results.records import Result, results_in
 from results.statistics import summarise
@@ -81,6 +81,7 @@ def ask(run: Result, args: argparse.Namespace) -> Cloud:
     compare(run, cloud)
     about = {
         "format": FORMAT,
+        "of": told_by(run),
         "noise": args.noise,
         "sigmas": cloud.sigmas,
         "draws": max(map(len, cloud.accuracy)),

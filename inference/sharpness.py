@@ -31,7 +31,7 @@ from dassl.commands import OneLineParser, command_line, existing_folder, log_to_
 from dassl.engine import TrainerBase
 from dassl.engine.record import commit
 from dassl.utils import UsageError, mix_seed, seeded, write_json
-from results.curves import SHARPNESS
+from results.curves import SHARPNESS, told_by
 from results.names import name_methods
 from results.records import Result, results_in
 from results.statistics import Stat, summarise
@@ -135,7 +135,7 @@ def ask(run: Result, args: argparse.Namespace) -> Sharpness:
     with redirect_stdout(io.StringIO()):
         found = measure(trainer, args.sigmas, args.worst_sigmas, args.draws)
     command = shlex.join(["python", "-m", "inference.sharpness", *args.words])
-    about = {"format": 1, **found._asdict(), "command": command}
+    about = {"format": 1, "of": told_by(run), **found._asdict(), "command": command}
     write_json(about | commit(), str(run.folder / SHARPNESS))
     return found
 

@@ -31,7 +31,7 @@ def draw_cloud(found: Sequence[Result], page: Page) -> "Figure | None":
 
     With a posterior's draws a star is the accuracy of their averaged prediction.
     """
-    clouds = {r: cloud for r in found if (cloud := read_cloud(r.folder))}
+    clouds = {r: cloud for r in found if (cloud := read_cloud(r))}
     if not clouds:
         return None
     if all(len(cloud["sigmas"]) < 2 for cloud in clouds.values()):

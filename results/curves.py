@@ -100,17 +100,22 @@ def trainings(found: Sequence[Result]) -> tuple[dict[Result, Curves], str]:
     return {r: curves for r, curves in runs.items() if r.shots == max(shots)}, text
 
 
-def read_sharpness(folder: Path) -> dict[str, Any] | None:
+def told_by(run: Result) -> dict[str, float | None]:
+    """What a measurement keeps of its run's result, by which it is known to be of that one."""
+    return {name: run.metrics.get(name) for name in ("accuracy", "macro_f1")}
+
+
+def read_sharpness(run: Result) -> dict[str, Any] | None:
     """Read what inference.sharpness left in a run's folder; None as `read_checked`."""
 
     def good(sharp: dict) -> bool:
         rises = [*sharp["mean"].values(), [sharp["loss"], *sharp["worst"].values()]]
         return all(rises) and all(map(numbers, rises))
 
-    return read_checked(folder / SHARPNESS, good)
+    return read_checked(run, SHARPNESS, good)
 
 
-def read_cloud(folder: Path) -> dict[str, Any] | None:
+def read_cloud(run: Result) -> dict[str, Any] | None:
     """Read what inference.cloud left in a run's folder; None as `read_checked`."""
 
     def good(cloud: dict) -> bool:
@@ -119,20 +124,27 @@ def read_cloud(folder: Path) -> dict[str, Any] | None:
         same = len(draws) == len(sigmas) and isinstance(cloud["noise"], str)
         return same and all(draws) and all(map(numbers, [*draws, sigmas, others]))
 
-    return read_checked(folder / CLOUD, good)
+    return read_checked(run, CLOUD, good)
 
 
-def read_checked(path: Path, good: Callable[[dict], bool]) -> dict[str, Any] | None:
-    """Read a measurement of a run; None if there is none or, with a warning, it is not good."""
+def read_checked(run: Result, name: str, good: Callable[[dict], bool]) -> dict[str, Any] | None:
+    """Read a measurement of a run.
+
+    None if there is none or, with a warning, it is not good or of another result of the run.
+    """
+    path = run.folder / name
     if not path.exists():
         return None
+    why = "cannot be read"
     try:
         found = json.loads(regular(path).read_text(encoding="utf-8"))
         if good(found):
-            return found
+            if found.get("of", told_by(run)) == told_by(run):
+                return found
+            why = "is of a model that was there before"
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
         pass
-    log.warning("%s cannot be read; run inference.%s again", path, path.stem)
+    log.warning("%s %s; run inference.%s again", path, why, path.stem)
     return None
 
 

@@ -52,12 +52,12 @@ def row_of(run: Result, top: str) -> Row:
     row["train_seconds"] = rounded(record["train_seconds"])
     row["finished"] = record.get("finished")
     row["config"] = hashlib.sha256(config.encode()).hexdigest()[:8]
-    return row | cloud_of(run.folder) | sharpness_of(run.folder)
+    return row | cloud_of(run) | sharpness_of(run)
 
 
-def cloud_of(folder: Path) -> Row:
+def cloud_of(run: Result) -> Row:
     """Mean accuracy at each σ of noise on the prompts, and how it was measured."""
-    cloud = read_cloud(folder)
+    cloud = read_cloud(run)
     if not cloud or cloud["noise"] == POSTERIOR:
         return {}
     means = [rounded(np.mean(draws)) for draws in cloud["accuracy"]]
@@ -66,9 +66,9 @@ def cloud_of(folder: Path) -> Row:
     return {"cloud": by_sigma, "cloud_by": how}
 
 
-def sharpness_of(folder: Path) -> Row:
+def sharpness_of(run: Result) -> Row:
     """Mean rise of the loss at each σ, the worst, and how they were measured."""
-    sharp = read_sharpness(folder)
+    sharp = read_sharpness(run)
     if not sharp:
         return {}
     mean = {sigma: rounded(np.mean(draws)) for sigma, draws in sharp["mean"].items()}
@@ -154,7 +154,8 @@ def read_rows(path: Path) -> list[Row]:
     if about.get("runs") != len(rows):
         raise ValueError(f"{path} is of {about.get('runs')} runs and has {len(rows)}")
     rows = [about["shared"] | row for row in rows]
-    if not all(isinstance(row.get(key), kind) for row in rows for key, kind in ORDER.items()):
+    kinds = ORDER | dict.fromkeys(METRICS, float | int | None) | {"accuracy": float | int}
+    if not all(isinstance(row.get(key), kind) for row in rows for key, kind in kinds.items()):
         raise ValueError(f"{path} has a line that is no run")
     return [{key: value for key, value in row.items() if HOW.get(key, key) in row} for row in rows]
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,14 @@ from .logs import RECORDED, logs_of, newest_result, seed_of
 from .protocols import dataset_name, transfer_of, transfers
 from .tested import is_stale
 
-# Nodes of a config: how a model was trained, and those that figures look into.
-SETTINGS = ("TRAINER", "OPTIM")
+# What of a config decides how a model is tested, and trained.
+TESTED = ("TRAINER.", "INPUT.SIZE", "INPUT.INTERPOLATION", "INPUT.PIXEL_", "MODEL.BACKBONE.NAME")
+TRAINED = (
+    *("TRAINER.", "LOSS.", "OPTIM.", "INPUT.", "DATALOADER.TRAIN_X.", "DATALOADER.K_TRANSFORMS"),
+    *("MODEL.BACKBONE.NAME", "MODEL.INIT_WEIGHTS", "TEST.FINAL_MODEL"),
+)
+CLIP = ("name", "sha256", "activation")  # of a record's, what else it is
+# Nodes of a config that figures look into.
 SECTIONS = ("TRAINER", "TRAINER.ATPROMPT", "TRAINER.P2C", "TRAINER.P2C.DPD", "OPTIM")
 # of the folders' scripts, and of the records' classes
 SIDES = {"base2new_train": "base", "base2new_test": "new", "base": "base", "new": "new"}
@@ -88,8 +95,7 @@ def warn_of_mixtures(found: Iterable[Result]) -> None:
     for group in groups.values():
         values: dict[str, set[str]] = defaultdict(set)
         for r in group:
-            nodes = ("TRAINER",) if r.record["eval_only"] else SETTINGS
-            for key, value in settings_of(r.record["config"], nodes):
+            for key, value in decisive(r.record):
                 values[key].add(value)
         where = f"{group[0].folder} and its other seeds and sides"
         for key, several in values.items():
@@ -98,15 +104,25 @@ def warn_of_mixtures(found: Iterable[Result]) -> None:
                 log.warning(line, where, key, " / ".join(sorted(several)))
 
 
-def settings_of(
-    config: Mapping, nodes: Iterable[str], prefix: str = ""
-) -> Iterator[tuple[str, str]]:
-    """The dotted keys in some nodes of a config, with their values as text."""
-    for key in nodes:
-        value = config.get(key)
+def decisive(record: Mapping) -> Iterator[tuple[str, str]]:
+    """What its result hangs on and seeds have in common: settings, CLIP, the epoch of the model."""
+    keys = TESTED if record["eval_only"] else TRAINED
+    others = tuple(f"{node}." for node in record.get("config_of_others", ()))
+    for key, value in settings_of(record["config"]):
+        if key.startswith(keys) and not key.startswith(others):
+            yield key, value
+    if isinstance(clip := record.get("clip"), Mapping):
+        yield "CLIP", " ".join(str(clip[key]) for key in CLIP if key in clip)
+    if record["eval_only"] and isinstance(model := record.get("model"), Mapping):
+        yield "--load-epoch", str(model.get("epoch"))
+
+
+def settings_of(config: Mapping, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The dotted keys of a config, with their values as text."""
+    for key, value in config.items():
         if isinstance(value, Mapping):
-            yield from settings_of(value, value, f"{prefix}{key}.")
-        elif key in config:
+            yield from settings_of(value, f"{prefix}{key}.")
+        else:
             yield f"{prefix}{key}", str(value)
 
 
@@ -198,14 +214,27 @@ def place_by_record(record: dict, root: Path) -> dict[str, Any]:
     protocol = "base2new" if side != "all" else "few_shot"
     if side == "all" and record["eval_only"] and dataset in transfers():
         protocol = transfer_of(dataset)[0]
-    config = re.search(r"--config-file[= ](\S+)", record["command"])
     return {
         "dataset": dataset,
         "trainer": record["trainer"],
-        "cfg": Path(config[1]).stem if config else "",
+        "cfg": Path(config_file(record["command"])).stem,
         "shots": record["shots"],
         "seed": record["seed"],
         "side": side,
         "protocol": protocol,
         "root": root,
     }
+
+
+def config_file(command: str) -> str:
+    """The --config-file of a command line; "" if it has none."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # a quote without its end: not as train.py writes it
+        words = command.split()
+    file = ""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        flag, equals, value = word.partition("=")
+        if flag == "--config-file":
+            file = value if equals else following
+    return file

@@ -178,7 +178,7 @@ def few_shot_table(found: Sequence[Result]) -> Table | None:
             for r in runs:
                 values[r.shots][r.dataset, r.seed] = r.metrics["accuracy"]
             cells = [cell_of(values[n], of_block) for n in shots]
-            fewest = min(len(cell.seeds) if cell else 0 for cell in cells)
+            fewest = min(len(cell.seeds) for cell in cells if cell)  # of the shots it was run with
             note = over(fewest, len(datasets)) if block == AVERAGE else ""
             pairs = {(r.dataset, r.shots, r.seed): r.metrics["accuracy"] for r in runs}
             lines.append(Line(block, method, cells, pairs, note, runs[0].trainer, runs))

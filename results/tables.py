@@ -38,16 +38,18 @@ def usual_baseline(table: Table) -> str:
 def find_baseline(table: Table, name: str) -> str:
     """Find the one method that is called `name`.
 
-    In full, by its trainer or the paper's name for it (in any case), or by what tells it from
-    others of its trainer. Raises LookupError with one line otherwise.
+    In full, by its trainer or the paper's name for it (in any case), by what tells it from others
+    of its trainer, or by its setting's folder. Raises LookupError with one line otherwise.
     """
-    methods = {line.method: line.trainer for line in table.lines}
+    methods = {line.method: line for line in table.lines}
     if name in methods:
         return name
     fits = []
-    for method, trainer in methods.items():
-        trainers = trainer.lower(), PAPER_NAMES.get(trainer, trainer).lower()
-        if name.lower() in trainers or name == method.removeprefix(f"{trainer} "):
+    for method, line in methods.items():
+        trainers = line.trainer.lower(), PAPER_NAMES.get(line.trainer, line.trainer).lower()
+        variant = method.removeprefix(f"{line.trainer} ")
+        settings = {r.root.name for r in line.runs}
+        if name.lower() in trainers or name == variant or settings == {name}:
             fits.append(method)
     if len(fits) != 1:
         problem = "is several methods" if fits else "is no method here"

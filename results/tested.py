@@ -38,6 +38,14 @@ def tested_model(folder: Path) -> Path | None:
         return None
 
 
+def tested_epoch(folder: Path) -> int | None:
+    """The epoch that a run was asked to test; None: the newest, or its record does not tell."""
+    try:
+        return load_results(folder)["model"]["epoch"]
+    except NOT_TOLD:
+        return None
+
+
 def sha256_of(file: Path) -> str:
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -19,7 +19,7 @@ from dassl.files import LOCK
 from results.layout import Place
 from results.logs import LogResult, newest_result
 from results.protocols import TARGETS
-from results.tested import is_stale, tested_model
+from results.tested import is_stale, tested_epoch, tested_model
 
 from .run import Wrong, asked, command_of, output, read_words, yamls
 
@@ -220,13 +220,15 @@ def ask(command: tuple[str, ...], settings: tuple[tuple[str, str], ...]) -> Plac
 def unfinished(runs: Iterable[Run]) -> dict[Run, LogResult | None]:
     """What is to be run, with the results of before.
 
-    That is what has no result, and the tests of models that were or will be trained anew. Leaves
-    with code 2 if a folder holds the result of another run.
+    That is what has no result, the tests of models that were or will be trained anew, and those of
+    another epoch than LOADEP's. Leaves with code 2 if a folder holds the result of another run.
     """
     todo: dict[Run, LogResult | None] = {}
+    epoch = os.environ.get("LOADEP") or None
     for run in runs:
         result = run.result()
-        if result is None or run.trained in todo or is_stale(run.folder):
+        old = is_stale(run.folder) or run.trained and str(tested_epoch(run.folder)) != str(epoch)
+        if result is None or run.trained in todo or old:
             refuse_another_model(run)
             todo[run] = result
         else:

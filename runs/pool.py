@@ -71,6 +71,7 @@ class Job:
         which no death of ours can close.
         """
         self.run, self.slot, self.start, self.last = run, slot, time.monotonic(), b""
+        (run.folder / FAILURE).unlink(missing_ok=True)
         os.truncate(lock, 0)
         os.write(lock, shlex.join(run.command).encode())
         if terminal:

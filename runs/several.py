@@ -14,13 +14,13 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
 from dassl.commands import say
+from dassl.utils import cpu_cores
 
 
 def main(argv: Sequence[str]) -> int:
     """Number of processes, then train.py and its arguments; the exit code of who failed first."""
     processes, *words = argv
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // int(processes))))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cpu_cores() // int(processes))))
     logging.disable()
     try:
         torchrun(["--standalone", "--nproc-per-node", processes, *words])

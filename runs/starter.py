@@ -79,6 +79,7 @@ class Starter:
             forked := self.fork(*executed, stderr, lock)
         ):
             return forked
+        env = {**env, "GPUS": "1"}  # which the script would read: a slot is one process
         return Popen(
             command, env=env, stdin=DEVNULL, stdout=DEVNULL, stderr=stderr, pass_fds=[lock]
         )

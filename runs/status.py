@@ -6,12 +6,13 @@ Of the files of a model's unfinished runs, and its task's log, the newest tells.
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from dassl.commands import plain
 from dassl.files import FAILURE
+from results.logs import LogResult
 
 from .plan import Model, Run, counted, unfinished
 from .pool import LAST_LINES, text_lines
@@ -34,7 +35,8 @@ def report(models: Sequence[Model], output: str) -> str:
     """A paragraph for each model that is stopped, under way or has failed, and a line of counts."""
     todo = unfinished(run for model in models for run in model.runs)
     logs = task_logs(output)
-    found = [status(model, [run for run in model.runs if run in todo], logs) for model in models]
+    of_each = [{run: todo[run] for run in model.runs if run in todo} for model in models]
+    found = [status(model, its, logs) for model, its in zip(models, of_each, strict=True)]
     told = [of for of in found if of.state in (STOPPED, UNDER_WAY, FAILED)]
     told.sort(key=lambda of: STATES.index(of.state))
     lines = ["\n    ".join([f"{of.state:9}  {of.lines[0]}", *of.lines[1:]]) for of in told]
@@ -57,16 +59,19 @@ def marks(log: Path) -> list[str]:
     return re.findall("^== (.+)", log.read_text(errors="replace"), re.M)
 
 
-def status(model: Model, todo: Sequence[Run], logs: Mapping[str, Path]) -> Status:
-    """Of a model with these runs to do. `logs` are the tasks'."""
+def status(model: Model, todo: Mapping[Run, LogResult | None], logs: Mapping[str, Path]) -> Status:
+    """Of a model with these runs to do, and their results of before. `logs` are the tasks'."""
     if not todo:
         return Status(FINISHED, [])
     task = logs.get(str(model.runs[0].folder))
-    signs = [(task, todo[0])] if task else []
+    first = next(iter(todo))
+    signs = [(task, first)] if task else []
     # a finished training is no sign of its test, unless the same task comes to it
     for run in model.runs if task else todo:
         files = [run.folder / FAILURE, *run.logs()] if run in todo else run.logs()
-        signs += [(file, run if run in todo else todo[0]) for file in files if file.exists()]
+        if was := todo.get(run):
+            files = [file for file in files if file.name > was.path.name]
+        signs += [(file, run if run in todo else first) for file in files if file.exists()]
     if not signs:
         return Status(WAITING, [])
     newest, run = max(signs, key=lambda sign: modified_at(sign[0]))
@@ -79,7 +84,7 @@ def status(model: Model, todo: Sequence[Run], logs: Mapping[str, Path]) -> Statu
     return Status(UNDER_WAY, [f"{run} {run.epoch()}".rstrip() + f", last written {age} ago"])
 
 
-def failed(todo: Sequence[Run], task: Path | None) -> Status:
+def failed(todo: Iterable[Run], task: Path | None) -> Status:
     """Why, by the run that failed or else by its task's log, and where there is more."""
     where = f"see {task} ({marks(task)[-1]})" if task else ""
     for run in todo:
@@ -87,7 +92,8 @@ def failed(todo: Sequence[Run], task: Path | None) -> Status:
             lines = file.read_text(errors="replace").splitlines()
             where = where or "".join(f"see {log}" for log in run.logs()[-1:])
             return Status(FAILED, [str(run), *lines, *filter(None, [where])])
-    return Status(FAILED, [str(todo[0]), *text_lines(task.read_bytes())[-LAST_LINES:], where])
+    last = text_lines(task.read_bytes())[-LAST_LINES:]
+    return Status(FAILED, [str(next(iter(todo))), *last, where])
 
 
 def modified_at(file: Path) -> float:

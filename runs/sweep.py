@@ -38,7 +38,7 @@ import yaml
 from dassl.commands import OneLineParser, command_line, leave, say
 from dassl.files import load_yaml, regular
 from results import logs, tables
-from results.protocols import TARGETS
+from results.protocols import TARGETS, dataset_name, transfer_of
 
 from . import plan, slurm, status
 from .plan import Model, Plan, Run
@@ -86,7 +86,7 @@ class Sweep:
     @property
     def folder(self) -> str:
         """The folder of the results, which the environment can change."""
-        return os.environ.get("OUTPUT") or self.output
+        return os.path.expanduser(os.environ.get("OUTPUT") or self.output)
 
     def models(self) -> list[Model]:
         """All of them, the first seed's first."""
@@ -104,10 +104,10 @@ class Sweep:
         words = [self.protocol, self.folder]
         if len(self.settings) > 1 and len(self.methods) == 1 and self.protocol == "base2new":
             words[0] = "ablation"
-            name, what = next(iter(self.settings.items()))
+            name = next(iter(self.settings))
             there = {run.setting for run in runs if run.column == "new" and run.result()}
             if name in there and len(there) > 1:
-                words += ["--baseline", what if isinstance(what, str) else name]
+                words += ["--baseline", name]
         return [*words, "--cost"]
 
 
@@ -153,6 +153,9 @@ def problems(given: Any) -> Iterator[tuple[str, str]]:
         yield "shots", "goes with few_shot"
     if "targets" in given and not of_others:
         yield "targets", "goes with xd and dg"
+    for target in given.get("targets", ()):
+        if (other := transfer_of(dataset_name(target))[0]) != protocol:
+            yield "targets", f"{target} is one of {other}"
     for source in given["datasets"] if of_others and "targets" not in given else ():
         if (protocol, source) not in TARGETS:
             yield "targets", f"{source} has no usual ones"
@@ -222,12 +225,14 @@ def slots(asked: int | None) -> list[dict[str, str]]:
     """The environments of `asked` slots: a GPU each, or an equal share of the CPU cores."""
     import torch  # slow, and not needed for what is printed before
 
+    from dassl.utils import cpu_cores
+
     count = torch.cuda.device_count()
     if count:
         names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[:count]
         gpus = names if len(names) == count and all(names) else list(map(str, range(count)))
         return [{"CUDA_VISIBLE_DEVICES": gpus[i % count]} for i in range(asked or count)]
-    cores = len(os.sched_getaffinity(0))
+    cores = cpu_cores()
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // (asked or cores)))
     return [{"OMP_NUM_THREADS": threads} for _ in range(asked or cores)]
 
@@ -291,6 +296,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def queue(args: argparse.Namespace, sweep: Sweep, models: Sequence[Model]) -> None:
     """Hand unfinished models to Slurm, or print what would be handed to it or to another queue."""
+    for model in models:
+        if "\n" in model.command:
+            leave(f"{model.runs[0]}: no queue takes a line break, as in {model.command!r}", 2)
     if not models:
         say("all models are finished")
     elif args.slurm is None:

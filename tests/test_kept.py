@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from results import kept, tables
+from results.curves import told_by
 from results.records import find_results
 from results.same import main as results_same
 from results.table_kinds import make_table
@@ -188,6 +189,7 @@ def test_what_was_kept_stays_if_nothing_can_be_written(sweep, tmp_path, capsys):
         (lambda text: '{"shared": null}\n{}', "has no runs"),
         (lambda text: '{"shared": {}, "runs": 1}\n{}', "has a line that is no run"),
         (lambda text: text.replace('"seed": 2', '"seed": "2"'), "has a line that is no run"),
+        (lambda text: text.replace('"accuracy"', '"other"'), "has a line that is no run"),
         (lambda text: "{", "kept.jsonl is damaged: Expecting property name"),
     ],
 )
@@ -227,6 +229,22 @@ def test_what_cannot_be_kept(what, tmp_path, capsys):
     }
     line = capsys.readouterr().err.splitlines()[-1]
     assert stopped.value.code == 1 and said[what] in line and not out.is_file()
+
+
+def test_a_measurement_of_an_older_model_does_not_count(sweep, tmp_path, caplog):
+    [folder] = sweep.glob(f"dpd/{OF_SIDE['base']}/*/*/*/*/seed1")
+    [run] = find_results([folder])
+    for name in ("cloud.json", "sharpness.json"):
+        file = folder / name
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"of": told_by(run)}))
+    assert not caplog.text and {"cloud", "sharpness"} <= kept.row_of(run, "/").keys()
+    text = (folder / "results.json").read_text()
+    (folder / "results.json").write_text(text.replace("60.33", "70.33"))
+    [run] = find_results([folder])
+    assert not {"cloud", "sharpness"} & kept.row_of(run, "/").keys()
+    for name in ("cloud", "sharpness"):
+        line = f"{name}.json is of a model that was there before; run inference.{name} again"
+        assert line in caplog.text
 
 
 def same(capsys: pytest.CaptureFixture, folder: Path, file: Path) -> tuple[int, list[str]]:

@@ -1,5 +1,6 @@
 """What a model says of itself, and models read back without their datasets."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -18,10 +19,12 @@ from dassl.engine import TRAINER_REGISTRY, TrainerX, build_trainer
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import Failure, UsageError
 from datasets.shapes import ShapesCount
+from inference.card import record_of
 from inference.load import config_of, load_model, load_run, recorded_weights
 from inference.prompts_file import portable, read_prompts, save_prompts
 
 from .runs import CONFIGS, arguments, run
+from .test_parse import record, write
 from .trainers.files import row_tensors
 from .trainers.methods import CYCLES
 
@@ -451,3 +454,15 @@ def test_a_file_that_was_not_exported_here(tmp_path):
     save_file({"ctx": torch.zeros(2)}, tmp_path / "prompts.safetensors")
     with pytest.raises(Failure, match="does not say what it is"):
         load_model(tmp_path)
+
+
+def test_a_card_tells_no_accuracy_of_an_older_model(tmp_path, capsys):
+    train, test = tmp_path / "train", tmp_path / "test"
+    files = {"net": ["model.pth.tar-1", hashlib.sha256(b"weights").hexdigest()]}
+    model = {"folder": "../train", "epoch": None, "files": files}
+    write(test, {"results.json": record(80.0, eval_only=True, model=model)})
+    write(train / "net", {"model.pth.tar-1": "weights", "checkpoint": "model.pth.tar-1"})
+    assert record_of(test)["metrics"]["accuracy"] == 80.0
+    write(train / "net", {"model.pth.tar-1": "trained anew"})
+    assert record_of(test) == {}
+    assert "trained further, or anew, since this test: no accuracy" in capsys.readouterr().err

@@ -265,7 +265,7 @@ def test_few_shot_table_and_its_average(out, capsys, monkeypatch):
     assert r"Average & ZeroshotCLIP & 40.0 $\pm$ 0.0 & -- \\" in lines
 
 
-def test_a_test_of_a_model_that_is_no_longer_there_is_run_again(out, capsys):
+def test_a_test_of_a_model_that_is_no_longer_there_is_run_again(out, capsys, monkeypatch):
     train, test = (
         out / f"base2new/{side}/shapes/shots_16/{P2C}/seed1" for side in ("train_base", "test_new")
     )
@@ -288,7 +288,12 @@ def test_a_test_of_a_model_that_is_no_longer_there_is_run_again(out, capsys):
 
     again = ["bash scripts/p2c/base2new_test.sh shapes 1"]
     assert tested(2, "weights 2") == again and tested(5, "weights of another training") == again
-    assert tested(5, "weights 5") == tested(2, "weights 2", asked=2) == []
+    assert tested(5, "weights 5") == []
+    assert tested(2, "weights 2", asked=2) == again  # a test of LOADEP=2 is no test of the newest
+    monkeypatch.setenv("LOADEP", "2")
+    [line] = again
+    assert tested(2, "weights 2", asked=2) == [] and tested(5, "weights 5") == [f"LOADEP=2 {line}"]
+    monkeypatch.delenv("LOADEP")
     for broken in ("{", "[]", '{"model": 1}', '{"model": {"epoch": null, "files": []}}'):
         (test / "results.json").write_text(broken)
         assert dry(words, capsys) == []

@@ -1,6 +1,7 @@
 """A sweep handed to a queue: commands of models, batch scripts, and what --status finds; without
 any Slurm, which is in test_slurm.py."""
 
+import json
 import os
 import shlex
 import signal
@@ -17,7 +18,7 @@ from .runs import HANG, REPO, wait_for
 
 KEYS = {
     "base2new": {"settings": {"a": ["OPTIM.MAX_EPOCH", 2], "b": "vit_tiny_ep5_batch4"}},
-    "xd": {"targets": ["shapes_blur", "shapes", "shapes_count"]},
+    "xd": {"targets": ["shapes_background", "shapes", "shapes_count"]},
     "dg": {},
     "few_shot": {"shots": [4, 1], "settings": {"a": []}},
 }
@@ -369,6 +370,34 @@ def test_a_test_that_has_not_begun_is_waiting(four, capsys):
     assert printed([name, "--status"], capsys).startswith("4 models: 1 finished, 3 waiting\n")
 
 
+def test_the_test_of_an_older_model_is_waiting(four, tmp_path, capsys):
+    name, (_, two, *_) = four
+    for run in two.runs:
+        end(run)
+    model = two.runs[0].folder / "MultiModalPromptLearner"
+    put(model / "model.pth.tar-5", "trained anew", 5)
+    put(model / "checkpoint", "model.pth.tar-5\n", 5)
+    about = {"epoch": None, "files": {model.name: ["model.pth.tar-5", "0" * 64]}}
+    about["folder"] = os.path.relpath(two.runs[0].folder, two.runs[1].folder)
+    put(two.runs[1].folder / "results.json", json.dumps({"model": about}), 50)
+    assert printed([name, "--status"], capsys).startswith("4 models: 1 finished, 3 waiting\n")
+    put(two.runs[1].folder / "log.txt-2026-01-01-10-00-00", "", 5)  # it is tested again
+    assert " 1 finished, 2 waiting, 1 under way\n" in printed([name, "--status"], capsys)
+
+
+def test_a_home_is_no_folder_called_tilde(four, tmp_path, monkeypatch):
+    name, _ = four
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("OUTPUT", "~/there")
+    assert sweep.read_sweep(Path(name)).folder == f"{tmp_path}/there"
+
+
+def test_a_line_break_is_for_no_queue(tmp_path, capsys):
+    settings = {"a": ["TRAINER.P2C.CTX_INIT", "a\nb"]}
+    line = the_line([write(tmp_path, settings=settings), "--dry-run"], 2, capsys)
+    assert "no queue takes a line break" in line
+
+
 def test_a_sweep_on_slurm(four, tmp_path, capsys):
     name, (_, two, three, four) = four
     put(two.runs[0].folder / "log.txt", EPOCH, 65)
@@ -448,3 +477,16 @@ def test_a_run_that_fails_leaves_why(command, code, why, tmp_path, monkeypatch):
     assert protocol.main(shlex.split("base2new --methods p2c --datasets shapes --seeds 1")) == code
     [file] = tmp_path.rglob("failure.txt")
     assert file.read_text() == why and "train_base" in str(file)
+    now = f"[ ! -e {shlex.quote(str(file))} ] && echo error: another >&2; exit 4"
+    monkeypatch.setenv("GPUS", "2")  # which the plain command would read, and a slot is to be one
+    given = []
+
+    def once_more(words, env, **rest):
+        given.append(env["GPUS"])
+        return popen(["bash", "-c", now], env=env, **rest)
+
+    monkeypatch.setattr("runs.starter.Popen", once_more)
+    protocol.main(shlex.split("base2new --methods p2c --datasets shapes --seeds 1"))
+    assert (
+        given == ["1"] and file.read_text() == "error: another"
+    )  # the old reason was not there while it ran

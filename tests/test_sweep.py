@@ -150,6 +150,7 @@ def test_a_command_for_each_model(repo, capsys):
         ({"shots": [1]}, "shots: goes with few_shot"),
         ({"targets": ["dtd"]}, "targets: goes with xd and dg"),
         ({"protocol": "xd", "datasets": ["dtd"]}, "targets: dtd has no usual ones"),
+        ({"protocol": "dg", "targets": ["dtd"]}, "targets: dtd is one of xd"),
         ({"output": ["a"]}, "output: must be a folder"),
         ({"settings": {}}, "settings: must be one or more `name: "),
         ({"settings": {"../up": []}}, "settings: ../up: the name is to be a folder's"),
@@ -537,7 +538,7 @@ def test_an_ablations_baseline_is_its_first_setting(repo, monkeypatch):
     place = lambda command, env: SimpleNamespace(folder=f"{env['OUTPUT']}/{command[1]}")  # noqa: E731
     monkeypatch.setattr(plan, "find_place", place)
     for name, words in (
-        ("table4", "ablation output/table4 --baseline table4_baseline --cost"),
+        ("table4", "ablation output/table4 --baseline baseline --cost"),
         ("shapes_table4", "ablation output/shapes_table4 --baseline baseline --cost"),
         ("table5", "ablation output/table5 --baseline usual --cost"),
         ("open_questions", "ablation output/open_questions --baseline usual --cost"),
@@ -566,6 +567,9 @@ def test_slots(monkeypatch):
     assert sweep.slots(None) == [{"OMP_NUM_THREADS": "1"}] * 8
     assert sweep.slots(3) == [{"OMP_NUM_THREADS": "2"}] * 3
     assert sweep.slots(20) == [{"OMP_NUM_THREADS": "1"}] * 20
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert sweep.slots(None) == [{"OMP_NUM_THREADS": "1"}] * 6
 
 
 def test_each_gpu_has_one_run(repo, monkeypatch):

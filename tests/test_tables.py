@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from results import tables
 from results.names import name_methods
 from results.paper import paper_ablations
 from results.protocols import TEN
-from results.records import find_results
+from results.records import find_results, place_by_record
 from results.statistics import paired_difference
 from results.text_table import show_delta
 from runs import plan, protocol
@@ -254,6 +255,56 @@ def test_runs_with_different_settings_are_named(tmp_path, caplog):
         "settings: OPTIM.LR 0.1 / 0.3",
     ):
         assert line in caplog.text
+
+
+def test_what_else_decides_a_result_is_compared(tmp_path, caplog):
+    """Seeds of other batches, images or CLIPs; not what changes no result, or is another's."""
+    usual = {"TRAINER": {"COOP": {"N_CTX": 4}}, "DATALOADER": {"TRAIN_X": {"BATCH_SIZE": 4}}}
+    usual |= {"INPUT": {"TRANSFORMS": "flip", "SIZE": 32}, "MODEL": {"BACKBONE": {"WEIGHTS": "a"}}}
+    clip = {"name": "ViT-B/16", "file": "a", "sha256": "12"}
+
+    def warned(changes: dict, **of_record) -> str:
+        caplog.clear()
+        for seed, change in ((1, {}), (2, changes)):
+            config = {key: usual[key] | change.get(key, {}) for key in usual}
+            more = {"seed": seed, "clip": clip, "config_of_others": ["TRAINER.COOP"]}
+            text = record(80.0, config=config, **more | (of_record if seed == 2 else {}))
+            folder = "train_base/dtd/shots_16/P2C/c"
+            write(tmp_path, {f"{folder}/seed{seed}/results.json": text})
+        find_results([tmp_path])
+        return caplog.text
+
+    assert "DATALOADER.TRAIN_X.BATCH_SIZE 32 / 4" in warned(
+        {"DATALOADER": {"TRAIN_X": {"BATCH_SIZE": 32}}}
+    )
+    assert "INPUT.TRANSFORMS crop / flip" in warned({"INPUT": {"TRANSFORMS": "crop"}})
+    assert "CLIP ViT-B/16 12 / ViT-B/16 34" in warned({}, clip=clip | {"sha256": "34"})
+    elsewhere = {"MODEL": {"BACKBONE": {"WEIGHTS": "b"}}}
+    assert not warned(elsewhere, clip=clip | {"file": "b"})
+    assert not warned({"TRAINER": {"COOP": {"N_CTX": 16}}})
+    test = {"eval_only": True, "model": {"epoch": 2}}
+    assert not warned({"INPUT": {"TRANSFORMS": "crop"}}, **test)
+    assert "INPUT.SIZE 224 / 32" in warned({"INPUT": {"SIZE": 224}}, **test)
+
+
+def test_a_test_of_another_epoch_is_named(tmp_path, caplog):
+    for seed, epoch in ((1, None), (2, 5)):
+        text = record(80.0, seed=seed, eval_only=True, subsample="new", model={"epoch": epoch})
+        write(tmp_path, {f"test_new/dtd/shots_16/P2C/c/seed{seed}/results.json": text})
+    find_results([tmp_path])
+    assert "made with different settings: --load-epoch 5 / None" in caplog.text
+
+
+def test_the_config_is_found_in_a_command():
+    for words, name in (
+        (["--config-file", "/my configs/it's.yaml", "--seed", "1"], "it's"),
+        (["--config-file=/my configs/b.yaml"], "b"),
+        (["--seed", "1"], ""),
+    ):
+        run = json.loads(record(80.0, command=shlex.join(["python", "train.py", *words])))
+        assert place_by_record(run, tmp := Path("x"))["cfg"] == name
+    run["command"] = "python 'train.py --config-file a/c.yaml"
+    assert place_by_record(run, tmp)["cfg"] == "c"
 
 
 def test_settings_for_one_dataset_are_the_same_method(tmp_path, capsys, monkeypatch):
@@ -609,6 +660,26 @@ def test_few_shot(tmp_path, capsys):
     got = floats(rows["DescribableTextures", "P2C"], "delta_mean delta_low delta_high delta_n")
     half = 3.18245 * 12**0.5 / 2
     assert got == pytest.approx([5, 5 - half, 5 + half, 4], abs=1e-3)
+
+
+def test_a_method_with_fewer_shots_has_a_whole_average(tmp_path, capsys):
+    for dataset in ("dtd", "eurosat"):
+        for method, shots in (("P2C", 1), ("P2C", 16), ("CoOp", 16)):
+            write(tmp_path, {f"{dataset}/{method}/c_{shots}shots/seed1/log.txt": trained(60.0)})
+    write(tmp_path, {"dtd/MaPLe/c_16shots/seed1/log.txt": trained(60.0)})
+    of_average = {
+        method for block, method in rows_of(capsys, "few_shot", tmp_path) if block == "Average"
+    }
+    assert of_average == {"P2C", "CoOp", "MaPLe (over 1 of 2 datasets)"}
+
+
+def test_a_baseline_is_also_called_by_its_settings_folder(tmp_path, capsys):
+    """As in a sweep whose settings are keys and values, or a config of another name."""
+    pair(tmp_path / "baseline", "shapes", "P2C/vit_tiny", 1, 80.0, 50.0)
+    pair(tmp_path / "aux", "shapes", "P2C/vit_tiny_other", 1, 80.0, 60.0)
+    rows = rows_of(capsys, "ablation", tmp_path, "--baseline", "baseline")
+    gain = hm(80, 60) - hm(80, 50)
+    assert floats(rows["", "P2C vit_tiny_other"], "delta_mean") == [pytest.approx(gain, abs=1e-4)]
 
 
 def test_ablation_of_a_sweeps_settings(tmp_path, capsys):
