@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import random
 import signal
 import sys
 from collections.abc import Iterable
@@ -26,6 +27,7 @@ from dassl.config import (
     merge_file,
     notes_on_training,
     record_config,
+    recorded_value,
     text_of_method,
 )
 from dassl.data.datasets import DATASET_REGISTRY
@@ -123,8 +125,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     for path in filter(None, (args.dataset_config_file, args.config_file)):
         if not os.path.isfile(path):
             raise UsageError(f"no config file {path}")
-        name = given.get("DATASET.NAME", cfg.DATASET.NAME)
-        merge_file(cfg, path, name, DATASET_REGISTRY.registered_names())
+        merge_file(cfg, path, given.get("DATASET.NAME", ""), DATASET_REGISTRY.registered_names())
     flags = [(as_flag(name), key, vars(args)[name]) for name, key in FLAGS.items()]
     merge_command_line(cfg, flags, args.opts, HINTS)
     if not cfg.TRAINER.NAME or not cfg.DATASET.NAME:
@@ -136,8 +137,18 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     cfg.MODEL.INIT_WEIGHTS = expand_user(cfg.MODEL.INIT_WEIGHTS)
     args.model_dir = expand_user(args.model_dir)
     check_schedule(cfg)
+    if cfg.SEED < 0 and ranks.count() == 1:
+        cfg.SEED = random_seed(cfg)
     cfg.freeze()
     return cfg
+
+
+def random_seed(cfg: CfgNode) -> int:
+    """That of the run which is to go on, or in the output folder; else a new one."""
+    for folder in filter(None, (cfg.RESUME, cfg.OUTPUT_DIR)):
+        if isinstance(seed := recorded_value(folder, "SEED"), int) and seed >= 0:
+            return seed
+    return random.SystemRandom().randrange(2**31)
 
 
 def of_other_methods(keys: Iterable[str], method: type[TrainerBase]) -> list[str]:
@@ -159,7 +170,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
         check_loggers(cfg)
     if ranks.first():
         check_output_dir(cfg)
-        setup_logger(cfg.OUTPUT_DIR)
+        setup_logger(os.path.join(cfg.OUTPUT_DIR, "log.txt"))
     if ranks.count() > 1:
         print(f"Processes: {ranks.count()}")
     method = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)

@@ -186,6 +186,8 @@ P2C | INPUT.RRCROP_SCALE (0.5,) | two numbers above 0
 P2C | INPUT.RRCROP_SCALE ('a','b') | two numbers above 0
 P2C | INPUT.GB_K 4 | INPUT.GB_K 4: must be odd and 1 or more
 P2C | INPUT.GB_K -3 | must be odd and 1 or more
+P2C | INPUT.TRANSFORMS ['gaussian_blur'] INPUT.GB_K 65 | \
+INPUT.GB_K 65: must be below twice INPUT.SIZE, 64
 P2C | INPUT.GB_P 1.5 | must be from 0 to 1
 P2C | INPUT.RGS_P -0.1 | must be from 0 to 1
 P2C | INPUT.GN_STD -1.0 | must be 0 or more

@@ -344,6 +344,46 @@ def test_an_output_folder_of_another_run_is_left_alone(data, tmp_path, capsys):
     assert run("MaPLe", data, tmp_path, "OPTIM.MAX_EPOCH", "2", "TRAIN.PRINT_FREQ", "1") == 0
 
 
+def test_another_start_or_end_is_another_run_too(data, tmp_path, capsys):
+    """A setting that was None is one; which model a run ends with is no matter of taste."""
+    opts = ("OPTIM.MAX_EPOCH", "2", "TRAINER.COCOOP.CTX_INIT", "None", "TRAINER.COCOOP.N_CTX", "4")
+    assert run("CoCoOp", data, tmp_path, *opts) == 0
+    another = ("TRAINER.COCOOP.CTX_INIT", "a photo of a")
+    assert run("CoCoOp", data, tmp_path, *opts[:2], *another, *opts[4:]) == 2
+    assert "(TRAINER.COCOOP.CTX_INIT None; now a photo of a)" in capsys.readouterr().err
+    assert run("CoCoOp", data, tmp_path, *opts, "TEST.FINAL_MODEL", "best_val") == 2
+    assert "(TEST.FINAL_MODEL last_step; now best_val)" in capsys.readouterr().err
+
+
+def test_a_folder_may_be_called_like_a_file(data, tmp_path):
+    assert run("ZeroshotCLIP", data, tmp_path / "my.txt") == 0
+    assert (tmp_path / "my.txt/log.txt").is_file() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_random_seed_is_one_run(data, tmp_path):
+    """A run that goes on has its seed, and who gives that seed has its run."""
+    out = tmp_path / "random"
+
+    def setup(out: Path, seed: str) -> int:
+        words = arguments("P2C", data, out, "SEED", seed)
+        return train.setup_cfg(train.parse_args(words)).SEED
+
+    assert len({setup(out, "-1") for _ in range(3)}) == 3
+    keep = ("TRAIN.CHECKPOINT_FREQ", "1")
+    assert run("P2C", data, out, *keep, "SEED", "-1") == 0
+    seed = json.loads((out / "results.json").read_text())["seed"]
+    assert seed >= 0 and setup(out, "-1") == seed
+    whole = checkpoint(out)["state_dict"]
+    models = out / "MultiModalPromptLearner"
+    for epoch in (2, 3):  # as if it had been stopped after the first
+        (models / f"model.pth.tar-{epoch}").unlink()
+    (models / "checkpoint").write_text("model.pth.tar-1\n")
+    assert run("P2C", data, out, "SEED", "-1") == 0
+    assert run("P2C", data, tmp_path / "told", "SEED", str(seed)) == 0
+    for folder in (out, tmp_path / "told"):
+        assert same(checkpoint(folder)["state_dict"], whole), folder
+
+
 def test_a_run_that_never_began_claims_no_folder(data, tmp_path, capsys):
     assert run("P2C", data, tmp_path, "TRAINER.P2C.N_CTX", "70") == 2
     assert run("P2C", data, tmp_path, "TRAINER.P2C.N_CTX", "4") == 0
@@ -456,6 +496,9 @@ def test_a_files_values_by_dataset(tmp_path, data, capsys):
     assert read(*shapes, "OPTIM.LR", "0.3") == (0.3, 4)
     assert read("DATASET.NAME", "EuroSAT") == (0.1, 60)
     assert read("DATASET.NAME", "Caltech101") == (0.1, 4)
+    own = file.read_text()
+    file.write_text(f"DATASET: {{NAME: Shapes}}\n{own}")  # the file itself says which dataset
+    assert read() == (0.2, 4) and read("DATASET.NAME", "EuroSAT") == (0.1, 60)
     file.write_text("BY_DATASET: {EuroSAT: {OPTIM: {LRR: 0.2}}}\n")
     with pytest.raises(UsageError, match=r"own.yaml: there is no config key OPTIM.LRR; did you"):
         read(*shapes)

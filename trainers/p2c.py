@@ -82,7 +82,7 @@ class MixtureNoise(nn.Module):
         weights = weights / weights.sum()
         if standardize:
             mean = (weights * means).sum()
-            std = ((weights * (stds**2 + means**2)).sum() - mean**2).sqrt()
+            std = (weights * (stds**2 + (means - mean) ** 2)).sum().sqrt()
             means, stds = (means - mean) / std, stds / std
         self.register_buffer("means", means, persistent=False)
         self.register_buffer("stds", stds, persistent=False)

@@ -114,6 +114,9 @@ class ReBaPL(Ensemble, Repelled):
             "MODEL.INIT_WEIGHTS: each chain of TRAINER.REBAPL.CHAINS parallel has random weights": (
                 node.CHAINS == "parallel" and cfg.MODEL.INIT_WEIGHTS
             ),
+            f"OPTIM.WARMUP_EPOCH {optim.WARMUP_EPOCH}: a chain of CHAINS parallel has {cycle}": (
+                node.CHAINS == "parallel" and optim.WARMUP_EPOCH >= optim.CYCLE_EPOCHS
+            ),
             f"TRAINER.REBAPL.REPULSION.FEATURES image: {name} learns nothing of images; set text": (
                 of_images and says(self, "frozen_image_tower")
             ),

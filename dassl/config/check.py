@@ -82,6 +82,9 @@ def check_values(cfg: CfgNode) -> None:
     if not 0 <= padding <= largest:
         line = f"INPUT.CROP_PADDING {padding}: must be from 0 to what INPUT.SIZE has, {largest}"
         raise UsageError(line)
+    kernel = cfg.INPUT.GB_K
+    if "gaussian_blur" in cfg.INPUT.TRANSFORMS and kernel // 2 >= largest:
+        raise UsageError(f"INPUT.GB_K {kernel}: must be below twice INPUT.SIZE, {2 * largest}")
     c = cfg.OPTIM
     if c.NAME in ("sgd", "sghmc") and c.SGD_NESTEROV and (c.MOMENTUM == 0 or c.SGD_DAMPNING != 0):
         line = "OPTIM.SGD_NESTEROV True: needs OPTIM.MOMENTUM above 0 and OPTIM.SGD_DAMPNING 0"

@@ -35,6 +35,7 @@ def merge_file(
     """Merges a YAML file into cfg, and over it what its section BY_DATASET has for the dataset.
 
     Args:
+        dataset: "": the one that cfg has then.
         datasets: names that BY_DATASET may have; None: any.
 
     Raises UsageError with one line for an unknown key or dataset (naming the nearest), a key that
@@ -46,6 +47,7 @@ def merge_file(
         by_dataset = CfgNode() if by_dataset is None else by_dataset
         check_by_dataset(by_dataset, datasets)
         cfg.merge_from_other_cfg(values)
+        dataset = dataset or cfg.DATASET.NAME  # which this file may have given
         for name, values in by_dataset.items():  # those of other datasets too, to find mistakes
             (cfg if name == dataset else cfg.clone()).merge_from_other_cfg(values)
 

@@ -14,6 +14,8 @@ from .merge import all_keys, get_value, one_line_errors, read_file
 _FREE = ("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS",
          "DATALOADER.CACHE_MB", "DATALOADER.FEATURES", "DATALOADER.TEST_CACHE", "DATALOADER.TEST.",
          "TRAIN.", "TEST.")  # fmt: skip
+# Of these, what decides which model a run ends with.
+_FINAL = ("TEST.FINAL_MODEL", "TRAIN.COUNT_ITER")
 # What else may differ where a training goes on in another folder.
 _SCHEDULE = ("OPTIM.", "DATALOADER.")
 _OPTIMIZER = ("OPTIM.NAME", "OPTIM.STAGED_LR", "OPTIM.NEW_LAYERS", "OPTIM.CYCLE_EPOCHS")
@@ -49,7 +51,7 @@ def plain_config(cfg: CfgNode) -> dict:
 def check_output_dir(cfg: CfgNode) -> None:
     """Raises UsageError if the output folder has a run of another config."""
     for key, was, now in _differences(cfg, cfg.OUTPUT_DIR):
-        if not key.startswith(_FREE):
+        if not key.startswith(_FREE) or key in _FINAL:
             line = f"{cfg.OUTPUT_DIR} holds another run ({key} {was}; now {now})"
             raise UsageError(
                 f"{line}: choose another --output-dir (for the scripts, another OUTPUT), or remove "
@@ -98,7 +100,8 @@ def _recorded(folder: str) -> CfgNode:
 def _differences(cfg: CfgNode, folder: str) -> Iterator[tuple[str, object, object]]:
     """Key, recorded and present value, where cfg differs from a folder's run."""
     before = _recorded(folder)
+    known = {*all_keys(before)}  # a value may be None
     for key in all_keys(cfg):
         was, now = get_value(before, key), get_value(cfg, key)
-        if was != now and was is not None:
+        if key in known and was != now:
             yield key, was, now

@@ -17,10 +17,30 @@ def _group(data_source: Sequence, key: Callable[[Any], int]) -> dict[int, list[i
     return indices
 
 
-class RandomDomainSampler(Sampler):
+class _PassSampler(Sampler):
+    """Passes over the images, which differ in length, as epochs of one: loaders count once."""
+
+    def set_length(self) -> None:
+        with seeded(0):
+            self.length = len(self.one_pass())
+
+    def one_pass(self) -> list[int]:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[int]:
+        order: list[int] = []
+        while len(order) < self.length:
+            order += self.one_pass()
+        return iter(order[: self.length])
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class RandomDomainSampler(_PassSampler):
     """Batches of images from `n_domain` random domains (below 1: all), as many from each.
 
-    Ends when a domain of the batch just drawn has too few images left for another. Raises
+    A pass ends when a domain of the batch just drawn has too few images left for another. Raises
     UsageError if batch_size is no multiple of n_domain, or a domain too small.
     """
 
@@ -34,13 +54,12 @@ class RandomDomainSampler(Sampler):
         if min(map(len, self.indices.values())) < self.n_img_per_domain:
             line = f"A domain has fewer than the {self.n_img_per_domain} images it gives to a batch"
             raise UsageError(line)
-        with seeded(0):
-            self.length = len(list(iter(self)))
+        self.set_length()
 
     def pick_domains(self) -> list[int]:
         return random.sample(list(self.indices), self.n_domain)
 
-    def __iter__(self) -> Iterator[int]:
+    def one_pass(self) -> list[int]:
         left = {d: random.sample(indices, len(indices)) for d, indices in self.indices.items()}
         order, n = [], self.n_img_per_domain
         while True:
@@ -49,10 +68,7 @@ class RandomDomainSampler(Sampler):
                 order += left[domain][:n]
                 del left[domain][:n]
             if any(len(left[domain]) < n for domain in domains):
-                return iter(order)
-
-    def __len__(self) -> int:
-        return self.length
+                return order
 
 
 class SeqDomainSampler(RandomDomainSampler):
@@ -65,24 +81,25 @@ class SeqDomainSampler(RandomDomainSampler):
         return sorted(self.indices)
 
 
-class RandomClassSampler(Sampler):
+class RandomClassSampler(_PassSampler):
     """Batches of `n_ins` images from each of batch_size // n_ins random classes.
 
-    A class with fewer images gives some several times. Raises UsageError if a batch has too few
-    classes.
+    A class with fewer images gives some several times. A pass ends when too few classes have images
+    left. Raises UsageError if a batch has too few classes, or a part of one.
     """
 
     def __init__(self, data_source: Sequence, batch_size: int, n_ins: int):
         self.indices = _group(data_source, lambda item: item.label)
         self.n_ins = n_ins
-        self.n_classes = batch_size // n_ins
+        self.n_classes, rest = divmod(batch_size, n_ins)
+        if rest:
+            raise UsageError(f"A batch of {batch_size} is no multiple of {n_ins} images per class")
         if not 1 <= self.n_classes <= len(self.indices):
             line = f"A batch of {batch_size} with {n_ins} images per class has {self.n_classes}"
             raise UsageError(f"{line} classes; it must have between 1 and {len(self.indices)}")
-        with seeded(0):
-            self.length = len(list(iter(self)))
+        self.set_length()
 
-    def __iter__(self) -> Iterator[int]:
+    def one_pass(self) -> list[int]:
         groups = {label: self._groups(indices) for label, indices in self.indices.items()}
         order = []
         while len(groups) >= self.n_classes:
@@ -90,13 +107,10 @@ class RandomClassSampler(Sampler):
                 order += groups[label].pop()
                 if not groups[label]:
                     del groups[label]
-        return iter(order)
+        return order
 
     def _groups(self, indices: list[int]) -> list[list[int]]:
         n = self.n_ins
         enough = len(indices) >= n
         shuffled = random.sample(indices, len(indices)) if enough else random.choices(indices, k=n)
         return [shuffled[i : i + n] for i in range(0, len(shuffled) - n + 1, n)]
-
-    def __len__(self) -> int:
-        return self.length

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import random
-import shutil
 import urllib.request
 import warnings
 from collections.abc import Iterator
@@ -119,11 +118,13 @@ def write_json(obj: Any, fpath: str) -> None:
 def download_url(url: str, dst: str) -> None:
     """Downloads a file to `dst`, which is whole or not there; raises Failure."""
     try:
-        with urllib.request.urlopen(url, timeout=30) as response, atomic_write(dst) as file:
-            shutil.copyfileobj(response, file)
+        with urllib.request.urlopen(url, timeout=30) as response:
+            data = response.read()  # raises if it is cut off
     except (OSError, ValueError, http.client.HTTPException) as error:
         line = f"Cannot download {url}: {' '.join(str(error).split())}. Put the file at {dst}"
         raise Failure(line) from error
+    with atomic_write(dst) as file:
+        file.write(data)
 
 
 def set_random_seed(seed: int) -> None:

@@ -139,6 +139,23 @@ def test_class_sampler():
         assert batch[0] == batch[1] != batch[2] == batch[3]
 
 
+def test_passes_of_samplers_are_as_long_as_they_say():
+    items = datums([label for label in range(5) for _ in range(16)])
+    sampler = RandomClassSampler(items, batch_size=8, n_ins=4)
+    assert {len(sampler.one_pass()) for _ in range(30)} > {len(sampler)}  # they differ
+    assert {len(list(sampler)) for _ in range(30)} == {len(sampler)}
+    domains = datums([0] * 30, domains=[0] * 8 + [1] * 10 + [2] * 12)
+    sampler = RandomDomainSampler(domains, 4, 2)
+    assert {len(sampler.one_pass()) for _ in range(30)} > {len(sampler)}
+    for order in (list(sampler) for _ in range(30)):
+        assert len(order) == len(sampler)
+        for start in range(0, len(order), 4):
+            a, b, c, d = (domains[i].domain for i in order[start : start + 4])
+            assert a == b != c == d
+    with pytest.raises(UsageError, match="A batch of 10 is no multiple of 4 images per class"):
+        RandomClassSampler(items, batch_size=10, n_ins=4)
+
+
 def test_domain_samplers():
     items = datums([0] * 12, domains=[1] * 4 + [0] * 8)
     for sampler in (RandomDomainSampler(items, 4, 0), SeqDomainSampler(items, 4)):
@@ -465,6 +482,12 @@ def test_every_choice_gives_an_image_of_the_right_size(cfg, image_root, choice):
     transform = build_transform(cfg, choices=(choice,))
     image = transform(Image.open(image_root / "1.png"))
     assert image.shape == (3, 8, 8) and image.dtype == torch.float32 and type(image) is torch.Tensor
+
+
+def test_a_crop_of_a_smaller_image(cfg):
+    """CIFAR's way, at a size that the images do not have."""
+    transform = build_transform(cfg, choices=("random_crop",))
+    assert transform(Image.new("RGB", (3, 2))).shape == (3, 8, 8)
 
 
 def test_cutout_and_instance_norm(cfg):

@@ -1,6 +1,10 @@
 import json
 import os
+import socket
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -189,7 +193,25 @@ def test_download_url(tmp_path):
         ) as caught:
             download_url(url, str(tmp_path / "c"))
         assert "\n" not in str(caught.value)
+    with cut_off() as url, pytest.raises(Failure, match=f"Cannot download {url}: .*IncompleteRead"):
+        download_url(url, str(tmp_path / "c"))
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+@contextmanager
+def cut_off() -> Iterator[str]:
+    """The address of a file of which a server sends a part."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            with listening.accept()[0] as asked:
+                asked.recv(65536)
+                asked.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n0123456789")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/x"
+        thread.join()
 
 
 def test_rates_and_norms_by_hand():

@@ -343,6 +343,13 @@ def test_mixture_moments(standardize):
     )
 
 
+@pytest.mark.parametrize("spread", [1e-2, 1e-4])
+def test_a_narrow_mixture_far_from_zero_is_standardised_too(spread):
+    torch.manual_seed(0)
+    x = MixtureNoise((5.0, 5.0), (spread, spread), (1.0, 3.0), True)(torch.empty(100_000))
+    assert abs(x.mean()) < 0.02 and x.std().item() == pytest.approx(1, abs=0.02)
+
+
 def test_mixture_is_no_gaussian():
     """Two far components leave a gap where a Gaussian of that variance has a third of its draws."""
     torch.manual_seed(0)

@@ -742,6 +742,10 @@ def test_settings_on_mmrl(protocol, dataset, epochs, weight, dim):
             [*cycles(3, 3, CHAINS="parallel"), "MODEL.INIT_WEIGHTS", "some.pth"],
             "MODEL.INIT_WEIGHTS: each chain of TRAINER.REBAPL.CHAINS parallel",
         ),
+        (
+            [*cycles(4, 2, CHAINS="parallel"), "OPTIM.WARMUP_EPOCH", "2"],
+            "OPTIM.WARMUP_EPOCH 2: a chain of CHAINS parallel has OPTIM.CYCLE_EPOCHS 2",
+        ),
     ],
 )
 def test_a_setting_that_does_not_fit(data, tmp_path, capsys, opts, line):

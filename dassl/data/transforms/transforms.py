@@ -68,7 +68,8 @@ class Random2DTranslation(v2.RandomChoice):
 # written for Dassl may have a config without the others' keys.
 _ON_PIL: dict[str, Callable[[CfgNode, InterpolationMode], Callable]] = {
     "random_translation": lambda c, how: Random2DTranslation(*c.SIZE, interpolation=how),
-    "random_crop": lambda c, how: v2.RandomCrop(c.SIZE, padding=c.CROP_PADDING),
+    "random_crop": lambda c, how: v2.RandomCrop(c.SIZE, padding=c.CROP_PADDING,
+                                               pad_if_needed=True),
     "random_resized_crop": lambda c, how: v2.RandomResizedCrop(c.SIZE, c.RRCROP_SCALE,
                                                                interpolation=how),
     "random_flip": lambda c, how: v2.RandomHorizontalFlip(),
