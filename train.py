@@ -67,20 +67,30 @@ HINTS = {"DATASET.NUM_SHOTS": "; the scripts take it from SHOTS"}
 OF_TESTS, OF_TRAINING = ("model_dir", "load_epoch"), ("resume", "no_train")
 
 
+class Once(argparse.Action):
+    """A flag that says which run it is, and that a second one would silently replace."""
+
+    def __call__(self, parser, namespace, values, option_string=None):  # noqa: ANN001
+        was = getattr(namespace, self.dest)
+        if was not in (None, values):
+            parser.error(f"{option_string} is given twice, as {was} and as {values}")
+        setattr(namespace, self.dest, values)
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """CoOp's flags, then config keys and values."""
     p = OneLineParser(description=__doc__)
     p.add_argument("--root", help="folder that holds all datasets")
-    p.add_argument("--output-dir", help="folder of the log and the checkpoints")
+    p.add_argument("--output-dir", action=Once, help="folder of the log and the checkpoints")
     p.add_argument("--resume", help="output folder of a run to go on from in a new one: "
                    "more epochs, another rate")  # fmt: skip
-    p.add_argument("--seed", type=int, help="0 or more; negative: a random one")
+    p.add_argument("--seed", type=int, action=Once, help="0 or more; negative: a random one")
     p.add_argument("--source-domains", nargs="+")
     p.add_argument("--target-domains", nargs="+")
     p.add_argument("--transforms", nargs="+", help="training transforms")
     p.add_argument("--config-file", help="the method's settings (configs/trainers)")
     p.add_argument("--dataset-config-file", help="the dataset's settings (configs/datasets)")
-    p.add_argument("--trainer", help="the method")
+    p.add_argument("--trainer", action=Once, help="the method")
     p.add_argument("--backbone", help="a CLIP: ViT-B/16, ViT-Tiny/8, …, or a file")
     p.add_argument("--head")
     p.add_argument("--eval-only", action="store_true", help="test the model in --model-dir")
@@ -194,6 +204,10 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
             print(line)
     else:
         ranks.check_batch(cfg.DATALOADER.TRAIN_X.BATCH_SIZE)
+        test_only = getattr(DATASET_REGISTRY.get(cfg.DATASET.NAME), "test_only", False)
+        if test_only and trainer.get_model_names():
+            line = f"{cfg.DATASET.NAME} is for testing only: train on another dataset"
+            raise UsageError(f"{line}, and test the model on this one with --eval-only")
     if ranks.first():
         record_config(cfg)  # only now: a run that does not begin does not claim the folder
     if args.eval_only:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from dassl.utils import expand_user
 from dassl.utils.errors import Failure, UsageError
 
-from .download import fetch, sha256_of
+from .download import HINT, fetch, sha256_of
 from .huggingface import FILES, GELU, QUICK_GELU, file_of, is_transformers, to_openai
 from .model import CLIP, MLP, Attention
 
@@ -82,7 +82,8 @@ def find_weights(name: str, weights: str = "", mirror: str = "", root: str = CAC
         sha256, file = "", f"{digest[:12]}-{quote(file)[-100:]}"
     if mirror and source.startswith(OPENAI):
         source = mirror.rstrip("/") + source.removeprefix(OPENAI)
-    return fetch(source, Path(expand_user(root)) / file, sha256)
+    hint = "give MODEL.BACKBONE.WEIGHTS a file of yours" if weights else HINT
+    return fetch(source, Path(expand_user(root)) / file, sha256, hint)
 
 
 def source_of(name: str, weights: str = "") -> Path | str:

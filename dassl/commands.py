@@ -144,10 +144,15 @@ def command_line(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         say("\nstopped; run the same command again to go on")
         code = 130
-    except OSError as error:
-        if error.errno not in NO_SPACE:
+    except Exception as error:
+        from .utils.errors import known
+
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            what = error.filename or "what is printed"
+            say(f"error: cannot write {what}: {error.strerror}; free some space")
+            os._exit(1)  # what is still to be printed would raise once more
+        if not (line := known(error)):
             raise
-        what = error.filename or "what is printed"
-        say(f"error: cannot write {what}: {error.strerror}; free some space")
-        os._exit(1)  # what is still to be printed would raise once more
+        say(f"error: {line}")
+        code = 1
     sys.exit(code)

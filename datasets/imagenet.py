@@ -55,7 +55,9 @@ def unsorted(val: Path) -> list[str]:
 
 
 class ImageNetVariant(Benchmark):
-    """Test only: all images, whatever the shots and classes, as training images too."""
+    """All images, whatever the shots and classes; train.py trains on none of them."""
+
+    test_only = True
 
     def load(self, cfg: CfgNode) -> Splits:
         items = read_class_folders(self.images, self.classes())

@@ -219,7 +219,7 @@ def extract_tar(file: Path, into: Path) -> None:
     check_space(into, file.stat().st_size, file)
     with tarfile.open(file) as archive:
         for member in tqdm(archive, desc=f"extracting {file.name}", disable=None):
-            check_member(member.name)
+            check_member(member.name, member.issym() or member.islnk())
             try:
                 archive.extract(member, into, filter="data")
             except tarfile.FilterError as e:  # a link that leads outside, a device

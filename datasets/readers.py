@@ -60,10 +60,17 @@ class ListingCache:
     def __init__(self, file: Path):
         self.file = file
         try:
-            self.old = read_json(str(file)) if file.exists() else {}
+            old = read_json(str(file)) if file.exists() else {}
         except Failure:  # damaged: it is written anew
-            self.old = {}
+            old = {}
+        entries = old.items() if isinstance(old, dict) else ()
+        self.old = {key: entry for key, entry in entries if self.is_entry(entry)}
         self.new: dict[str, list] = {}
+
+    @staticmethod
+    def is_entry(entry: Any) -> bool:
+        """A time and names."""
+        return isinstance(entry, list) and list(map(type, entry)) == [int, str]
 
     def __call__(self, folder: Path, others: list[str]) -> list[str]:
         key = folder.relative_to(self.file.parent).as_posix()

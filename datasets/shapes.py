@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dassl.data.datasets import DATASET_REGISTRY, Datum
-from dassl.utils import Failure, write_json
+from dassl.utils import Failure, listdir_nohidden, write_json
 from dassl.utils.lock import locked
 
 from .benchmark import SPLITS, Benchmark, Splits, to_lists
@@ -139,6 +139,7 @@ class DrawnBenchmark(Benchmark):
 
     def draw(self) -> None:
         """Writes all images and, last, the split file, which says that all are there."""
+        self.refuse_strangers()
         shutil.rmtree(self.images, ignore_errors=True)
         splits: Splits = ([], [], [])
         name, total = type(self).__name__, sum(self.parts.values())
@@ -156,6 +157,14 @@ class DrawnBenchmark(Benchmark):
                     path = save_png(folder / f"{i:04d}.png", image)
                     split.append(Datum(str(path), label, classname=classname))
         write_json(to_lists(SPLITS, splits, self.images), str(self.split_file))
+
+    def refuse_strangers(self) -> None:
+        """Raises Failure if what is to be drawn over is not of an earlier drawing."""
+        ours = {name.replace(" ", "_") for name in self.classes()}
+        there = listdir_nohidden(str(self.images)) if self.images.is_dir() else []
+        if strangers := sorted({*there} - ours):
+            line = f"{self.images / strangers[0]} is none of the images that are drawn there"
+            raise Failure(f"{line}: move it elsewhere, or give another folder (--root)")
 
 
 def save_png(path: Path, image: np.ndarray) -> Path:

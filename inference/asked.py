@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from dassl.commands import leave, say
 from dassl.utils import Failure, UsageError
+from dassl.utils.errors import known
 from results.records import Result
 
 Answer = TypeVar("Answer")
@@ -29,8 +30,11 @@ def ask_each(
             answers[run] = ask(run)
         except cannot as error:
             say(f"skipped: {error}")
-        except Failure as error:
-            say(f"error: {error}")
+        except Exception as error:
+            line = str(error) if isinstance(error, Failure) else known(error)
+            if not line:
+                raise
+            say(f"error: {line}")
             failed = True
         except KeyboardInterrupt:
             leave(f"stopped; {len(answers)} of {len(found)} runs have their {file}", 130)

@@ -64,6 +64,7 @@ def model_card(trainer: TrainerBase, record: Mapping[str, Any], files: Container
         "clip": clip,
         "clip_file": Path(clip["file"]).name,
         "dataset": config["DATASET"],
+        "subset": record.get("subsample") or config["DATASET"]["SUBSAMPLE_CLASSES"],
         "method": " ".join(doc.split("\n\n")[0].split()),
         "record": record,
         "metrics": {TITLES[k]: v for k, v in record.get("metrics", {}).items() if k in TITLES},

@@ -30,11 +30,11 @@ from functools import partial
 
 from tabulate import tabulate
 
-from dassl.commands import OneLineParser, command_line, existing_folder, log_to_stderr
+from dassl.commands import OneLineParser, command_line, existing_folder, log_to_stderr, say
 from dassl.engine.record import commit
 from dassl.utils import write_json
 from results.cloud_figure import caveat_of, no_fair_baselines
-from results.curves import CLOUD, POSTERIOR, told_by
+from results.curves import CLOUD, POSTERIOR, read_cloud, told_by
 from results.names import name_methods
 from results.records import Result, results_in
 from results.statistics import summarise
@@ -90,6 +90,9 @@ def ask(run: Result, args: argparse.Namespace) -> Cloud:
         "trained_sigma": dpd.SIGMA_MAX if trained_with_noise else None,
         "command": shlex.join(["python", "-m", "inference.cloud", *args.words]),
     }
+    before = read_cloud(run)
+    if before and before["noise"] != args.noise:
+        say(f"{run.folder / CLOUD}: takes the place of what was measured with {before['noise']}")
     write_json(about | commit(), str(run.folder / CLOUD))
     return cloud
 

@@ -65,8 +65,8 @@ def text_features(trainer: TrainerBase) -> Tensor | None:
 def write_text_features(trainer: TrainerBase, path: Path) -> bool:
     """Writes text_features.safetensors, if the method has them; returns whether it does.
 
-    Its metadata: "classnames" and "clip" (name, SHA-256) as JSON, and "logit_scale", the factor
-    that makes logits of cosines. Raises: Failure if they do not give the model's logits.
+    Its metadata: "classnames" and "clip" (name, SHA-256, activation) as JSON, and "logit_scale",
+    the factor that makes logits of cosines. Raises: Failure if they do not give the model's logits.
     """
     if (text := text_features(trainer)) is None:
         return False
@@ -78,11 +78,12 @@ def write_text_features(trainer: TrainerBase, path: Path) -> bool:
         name = type(trainer).__name__
         raise Failure(f"{TEXT}: cosines with {name}'s text features do not give its logits")
     about = trainer.describe()
+    clip = about["clip"]
     metadata = {
         "format": "pt",
         "classnames": json.dumps(about["classnames"]),
         "logit_scale": repr(scale),
-        "clip": json.dumps({key: about["clip"][key] for key in ("name", "sha256")}),
+        "clip": json.dumps({key: value for key, value in clip.items() if key != "file"}),
     }
     with atomic_write(path) as file:
         file.write(save({"text_features": text.contiguous()}, metadata))

@@ -222,7 +222,7 @@ def load_run(folder: Path, root: str | None = None, check: Check | None = None) 
         root: folder of the datasets, if it is not where it was.
         check: called with the trainer before its model is looked for; may raise.
 
-    Raises: Failure if there is no config or no model.
+    Raises: Failure if there is no config or no model, or CLIP is not the one it was trained on.
     """
     cfg = config_of(folder, root)
     if cfg is None:
@@ -234,6 +234,9 @@ def load_run(folder: Path, root: str | None = None, check: Check | None = None) 
             check(trainer)
         trainer.load_model(*tested_model(folder, trainer.get_model_names()))
     trainer.set_model_mode("eval")
+    theirs, ours = trainer.trained.get("clip"), trainer.describe().get("clip", {})
+    if theirs and (line := other_clip(theirs, ours)):
+        raise Failure(f"{folder}: {line}: set CLIP_WEIGHTS to its own")
     return trainer
 
 

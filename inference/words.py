@@ -15,11 +15,14 @@ from tabulate import tabulate
 from torch import Tensor
 from yacs.config import CfgNode
 
-from clip.clip import _MODELS, _tokenizer
-from clip.weights import find_weights, read_state_dict
+from clip.clip import _tokenizer
+from clip.download import sha256_of
+from clip.weights import SMALL_SHA256, find_weights, read_state_dict
 from dassl.commands import OneLineParser, command_line, leave
+from dassl.engine.checkpoints import about_of
 from dassl.utils import Failure, UsageError, load_checkpoint
 from trainers.atprompt import attribute_words
+from trainers.frozen_clip import other_clip
 
 from .load import config_of, find_checkpoint
 
@@ -100,14 +103,14 @@ def nearest(vector: Tensor, embedding: Tensor, topk: int) -> list[tuple[int, flo
     return list(zip(ids.tolist(), least.tolist(), strict=True))
 
 
-def trained_tokens(model: str) -> set[int]:
-    """The tokens whose embeddings the bundled CLIP learned; empty for other models."""
-    if _MODELS.get(model) != _MODELS[BUNDLED]:
+def trained_tokens(file: Path) -> set[int]:
+    """The tokens whose embeddings the bundled CLIP learned; empty for other files."""
+    if sha256_of(file) != SMALL_SHA256:
         return set()
     from safetensors import safe_open
 
-    with safe_open(find_weights(model), "pt") as file:
-        return set(file.get_tensor("token_embedding.ids").tolist())
+    with safe_open(file, "pt") as opened:
+        return set(opened.get_tensor("token_embedding.ids").tolist())
 
 
 def places(name: str, tensor: Tensor) -> list[str]:
@@ -132,10 +135,14 @@ def show(checkpoint: Path, topk: int, backbone: str, deep: bool) -> str:
     cfg = config_of(checkpoint.resolve().parent.parent)
     vectors = vectors_of(checkpoint, cfg, deep)
     model, file = weights_of(cfg, backbone)
+    theirs = about_of(load_checkpoint(str(checkpoint))).get("clip") or {}
+    ours = theirs | {"file": str(file), "sha256": sha256_of(file)}
+    if not backbone and theirs and (line := other_clip(theirs, ours)):
+        raise Failure(f"{checkpoint}: {line}; name its CLIP with --backbone")
     embedding = read_state_dict(file)["token_embedding.weight"]
     if not 1 <= topk <= len(embedding):
         raise UsageError(f"topk {topk}: must be 1 to {len(embedding)}")
-    known = trained_tokens(model)
+    known = trained_tokens(file)
     rows = []
     for name, tensor in vectors.items():
         if tensor.shape[-1] != embedding.shape[1]:

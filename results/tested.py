@@ -39,7 +39,7 @@ def tested_model(folder: Path) -> Path | None:
 
 
 def tested_epoch(folder: Path) -> int | None:
-    """The epoch that a run was asked to test; None: the newest, or its record does not tell."""
+    """The epoch that a run was asked to test, from 1; None: none, or its record does not tell."""
     try:
         return load_results(folder)["model"]["epoch"]
     except NOT_TOLD:

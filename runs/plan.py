@@ -30,7 +30,7 @@ SHOTS = (1, 2, 4, 8, 16)
 ENVIRONMENT = "DATA OUTPUT CFG SHOTS SOURCE LOADEP VENV CLIP_WEIGHTS CLIP_MIRROR".split()
 # What the scripts give to each run; their own words and the environment say what.
 GIVEN = ("SEED", "OUTPUT_DIR", "TRAINER.NAME", "DATASET.NAME", "DATASET.ROOT", "DATASET.NUM_SHOTS",
-         "DATASET.SUBSAMPLE_CLASSES")  # fmt: skip
+         "DATASET.SUBSAMPLE_CLASSES", "--seed", "--output-dir", "--trainer")  # fmt: skip
 
 
 def methods() -> list[str]:
@@ -57,6 +57,7 @@ class Run:
     place: Place
     trained: "Run | None" = None  # the run whose model this one tests
     setting: str = ""
+    epoch_to_test: str = ""  # "": the newest
 
     def __str__(self) -> str:
         method = f"{self.method} {self.setting}".rstrip()
@@ -151,9 +152,10 @@ class Plan:
         """The run of a script with some words before the seed, and a Run's fields."""
         env = {**self.env, **env}
         command = ["bash", f"{SCRIPTS}/{method}/{script}.sh", *map(str, words), str(seed)]
-        place = find_place(command, env)
+        place, epoch = find_place(command, env), epoch_to_test(command, env)
         command += self.opts
-        return Run(method, dataset, seed, part, column, command, env, place, trained, self.setting)
+        return Run(method, dataset, seed, part, column, command, env, place, trained, self.setting,
+                   epoch)  # fmt: skip
 
 
 def as_typed(command: Sequence[str], env: Mapping[str, str]) -> str:
@@ -205,29 +207,42 @@ def runs_of(models: Iterable[Model]) -> list[Run]:
 
 def find_place(command: Sequence[str], env: Mapping[str, str]) -> Place:
     """The place of a run whose command ends in the seed. Raises Wrong if its script finds it so."""
-    env = os.environ | env
-    settings = tuple((name, env[name]) for name in ("CFG", "SHOTS", "SOURCE") if name in env)
-    return ask(tuple(command[:-1]), settings)._replace(out=output(env), seed=command[-1])
+    place, _ = ask(*once_for_all(command, env))
+    return place._replace(out=output(os.environ | env), seed=command[-1])
 
 
-@cache  # a script is asked once for all seeds and outputs
-def ask(command: tuple[str, ...], settings: tuple[tuple[str, str], ...]) -> Place:
+def epoch_to_test(command: Sequence[str], env: Mapping[str, str]) -> str:
+    """What LOADEP says at the end of such a run's script, which may set it."""
+    _, epoch = ask(*once_for_all(command, env))
+    return epoch
+
+
+def once_for_all(
+    command: Sequence[str], env: Mapping[str, str]
+) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """What a script is asked by: not the seed, nor the output."""
+    env, names = os.environ | env, ("CFG", "SHOTS", "SOURCE", "LOADEP")
+    return tuple(command[:-1]), tuple((name, env[name]) for name in names if name in env)
+
+
+@cache
+def ask(command: tuple[str, ...], settings: tuple[tuple[str, str], ...]) -> tuple[Place, str]:
     (_, _, _, *words), env = asked([*command, "0"], os.environ | dict(settings))
     place, _ = read_words(words, env)
-    return place
+    return place, env.get("LOADEP", "")
 
 
 def unfinished(runs: Iterable[Run]) -> dict[Run, LogResult | None]:
     """What is to be run, with the results of before.
 
     That is what has no result, the tests of models that were or will be trained anew, and those of
-    another epoch than LOADEP's. Leaves with code 2 if a folder holds the result of another run.
+    another epoch than theirs. Leaves with code 2 if a folder holds the result of another run.
     """
     todo: dict[Run, LogResult | None] = {}
-    epoch = os.environ.get("LOADEP") or None
     for run in runs:
         result = run.result()
-        old = is_stale(run.folder) or run.trained and str(tested_epoch(run.folder)) != str(epoch)
+        other = run.trained and str(tested_epoch(run.folder) or "") != run.epoch_to_test
+        old = is_stale(run.folder) or other
         if result is None or run.trained in todo or old:
             refuse_another_model(run)
             todo[run] = result

@@ -74,7 +74,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args.methods, args.seeds, args.shots = map(once, (args.methods, args.seeds, args.shots))
     if min(args.seeds) < 0 or min(args.shots) < 1:
         parser.error("--seeds are 0 or more, --shots 1 or more")
-    if given := set(args.opts) & set(plan.GIVEN):
+    if given := {word.partition("=")[0] for word in args.opts} & set(plan.GIVEN):
         parser.error(f"{min(given)} is no setting: each run has its own")
     if args.opts and "OUTPUT" not in os.environ:
         line = "settings after -- give other results: set OUTPUT to a folder of their own"
@@ -196,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     pool = Pool(runs, [{}], OneByOne())
     failed = pool.run()
-    if text := table(args, runs):
+    if text := table(args, [run for run in runs if run not in failed]):
         print(f"\n{text}")
     if failed:
         report(failed, len(runs))

@@ -41,6 +41,11 @@ def make_logs(output: str) -> Path:
     return folder
 
 
+def task_name(model: Model, output: str) -> str:
+    """What a task's log calls its model: the training's folder, as it is below the output."""
+    return os.path.relpath(model.runs[0].folder, output)
+
+
 def job_name(output: str) -> str:
     """The same for each sweep with this output folder, and for no other."""
     path = Path(output).resolve()
@@ -85,7 +90,7 @@ class Array:
         """What sbatch is given; it needs no other file of the sweep."""
         logs = make_logs(self.output)
         array = f"1-{len(self.models)}" + (f"%{self.most}" if self.most else "")
-        tasks = [f"{model.command}  # {model.runs[0].folder}" for model in self.models]
+        tasks = [f"{model.command}  # {task_name(model, self.output)}" for model in self.models]
         lines = [
             "#!/usr/bin/env bash",
             "#SBATCH --requeue --open-mode=append --signal=B:TERM@60",
@@ -102,7 +107,7 @@ class Array:
         table = as_typed(["bash", f"{SCRIPTS}/sweep.sh", str(file), "--status"], {})
         after = f"--dependency=afterany:{job}"
         lines = self.usual_lines(after, log=f"{job}_table.log", name="-table")
-        return "\n".join(["#!/usr/bin/env bash", *lines, f"{table}", ""])
+        return "\n".join(["#!/usr/bin/env bash", *lines, table, ""])
 
     def usual_lines(self, *options: str, log: str, name: str = "") -> list[str]:
         """Of a batch script: options, the user's before ours, and the way to the repository."""

@@ -17,7 +17,7 @@ from results.logs import LogResult
 from .plan import Model, Run, counted, unfinished
 from .pool import LAST_LINES, text_lines
 from .progress import in_words
-from .slurm import logs_of
+from .slurm import logs_of, task_name
 
 STATES = FINISHED, WAITING, STOPPED, UNDER_WAY, FAILED = (
     "finished", "waiting", "stopped", "under way", "failed",
@@ -36,7 +36,8 @@ def report(models: Sequence[Model], output: str) -> str:
     todo = unfinished(run for model in models for run in model.runs)
     logs = task_logs(output)
     of_each = [{run: todo[run] for run in model.runs if run in todo} for model in models]
-    found = [status(model, its, logs) for model, its in zip(models, of_each, strict=True)]
+    tasks = [logs.get(task_name(model, output)) for model in models]
+    found = list(map(status, models, of_each, tasks))
     told = [of for of in found if of.state in (STOPPED, UNDER_WAY, FAILED)]
     told.sort(key=lambda of: STATES.index(of.state))
     lines = ["\n    ".join([f"{of.state:9}  {of.lines[0]}", *of.lines[1:]]) for of in told]
@@ -46,7 +47,7 @@ def report(models: Sequence[Model], output: str) -> str:
 
 
 def task_logs(output: str) -> dict[str, Path]:
-    """The newest log of each model that was a task of a job array; by its training's folder."""
+    """The newest log of each model that was a task of a job array; by its `task_name`."""
     found = {}
     for log in sorted(logs_of(output).glob("*_[0-9]*.log"), key=modified_at):
         for mark in marks(log)[:1]:
@@ -59,19 +60,15 @@ def marks(log: Path) -> list[str]:
     return re.findall("^== (.+)", log.read_text(errors="replace"), re.M)
 
 
-def status(model: Model, todo: Mapping[Run, LogResult | None], logs: Mapping[str, Path]) -> Status:
-    """Of a model with these runs to do, and their results of before. `logs` are the tasks'."""
+def status(model: Model, todo: Mapping[Run, LogResult | None], task: Path | None) -> Status:
+    """Of a model with these runs to do, and their results of before. `task` is its task's log."""
     if not todo:
         return Status(FINISHED, [])
-    task = logs.get(str(model.runs[0].folder))
     first = next(iter(todo))
     signs = [(task, first)] if task else []
     # a finished training is no sign of its test, unless the same task comes to it
     for run in model.runs if task else todo:
-        files = [run.folder / FAILURE, *run.logs()] if run in todo else run.logs()
-        if was := todo.get(run):
-            files = [file for file in files if file.name > was.path.name]
-        signs += [(file, run if run in todo else first) for file in files if file.exists()]
+        signs += [(file, run if run in todo else first) for file in files_of(run, todo)]
     if not signs:
         return Status(WAITING, [])
     newest, run = max(signs, key=lambda sign: modified_at(sign[0]))
@@ -82,6 +79,16 @@ def status(model: Model, todo: Mapping[Run, LogResult | None], logs: Mapping[str
         return failed(todo, task)
     age = in_words(max(0.0, time.time() - modified_at(newest)))
     return Status(UNDER_WAY, [f"{run} {run.epoch()}".rstrip() + f", last written {age} ago"])
+
+
+def files_of(run: Run, todo: Mapping[Run, LogResult | None]) -> list[Path]:
+    """What a run has written, of one that is to be done again since its last result."""
+    was, failure = todo.get(run), run.folder / FAILURE
+    files = [log for log in run.logs() if not was or log.name > was.path.name]
+    since = modified_at(was.path) if was else 0.0
+    if run in todo and failure.exists() and modified_at(failure) > since:
+        files.append(failure)
+    return files
 
 
 def failed(todo: Iterable[Run], task: Path | None) -> Status:

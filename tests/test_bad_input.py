@@ -307,6 +307,9 @@ Unknown trainer "P2D": did you mean P2C?
 train | --trainer --root {data} | 2 | expected one argument
 train | --trainer P2C --seed 1 DATASET.NAME Shapes SEED 2 | 2 | \
 SEED is given twice, by --seed and as 2
+train | --trainer P2C --seed 1 DATASET.NAME Shapes --seed 2 | 2 | flags come before KEY VALUE pairs
+train | --trainer P2C --seed 1 --seed 2 | 2 | --seed is given twice, as 1 and as 2
+train | --output-dir a --output-dir=b | 2 | --output-dir is given twice, as a and as b
 parse | {tmp}/nowhere | 2 | no such folder
 parse | {tmp} | 1 | no result in
 parse | {tmp} --hm --format html | 2 | argument --format: invalid choice
@@ -329,6 +332,7 @@ words | {pipe} | 2 | no such file or folder
 words | {saved} 0 | 2 | topk 0: must be 1 to
 words | {saved} three | 2 | invalid int value
 protocol | base2knew | 2 | invalid choice
+protocol | base2new --datasets shapes -- --seed=7 | 2 | --seed is no setting: each run has its own
 protocol | xd --methods p2d --datasets shapes | 2 | invalid choice
 protocol | base2new --seeds -1 | 2 | --seeds are 0 or more
 protocol | few_shot --shots 0 | 2 | --shots 1 or more

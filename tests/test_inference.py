@@ -13,8 +13,9 @@ import torch
 
 from clip.clip import _tokenizer
 from clip.weights import find_weights, read_state_dict
-from dassl.utils import UsageError, mix_seed, seeded
+from dassl.utils import Failure, UsageError, mix_seed, seeded
 from inference import cloud, words
+from inference.asked import ask_each
 from inference.load import load_run
 from results import figures
 from results.records import find_results
@@ -444,6 +445,36 @@ def test_the_nearest_words(trained, capsys):
         for k in np.argsort(distance)[:2]:
             assert f"{_tokenizer.decoder[k]} {distance[k]:.4f}" in row
     assert "Only 64 of its 49408 words (*) were trained" in out
+
+
+def test_another_clip_is_refused(trained, tmp_path, capsys):
+    """As if CLIP_WEIGHTS were no longer what it was in training."""
+    folder = tmp_path / "train"
+    shutil.copytree(trained / "train", folder)
+    file = folder / "MultiModalPromptLearner/model.pth.tar-2"
+    state = torch.load(file, weights_only=True)
+    state["about"]["clip"]["sha256"] = "0" * 64
+    torch.save(state, file)
+    capsys.readouterr()
+    with pytest.raises(Failure, match="trained on another CLIP .* than .*: set CLIP_WEIGHTS to"):
+        load_run(folder)
+    with pytest.raises(SystemExit, match="1"):
+        words.main([str(folder), "1"])
+    the_line(capsys, "name its CLIP with --backbone")
+    assert words.main([str(folder), "1", "--backbone", "ViT-Tiny/8"]) == 0
+
+
+def test_one_run_that_fails_stops_no_other(trained, monkeypatch, capsys):
+    """Whatever it fails of: a full memory, a folder without permission."""
+    found = find_results([trained])
+
+    def ask(run):
+        raise errors.pop()
+
+    errors = [MemoryError(), PermissionError(13, "no", "there")]
+    assert ask_each(found, ask, "cloud.json") == ({}, False) and len(found) == 2
+    err = capsys.readouterr().err
+    assert "error: no permission for there" in err and "error: the memory is full" in err
 
 
 def test_a_word_is_its_own_nearest_and_class_specific_contexts(tmp_path, capsys):

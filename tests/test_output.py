@@ -1,6 +1,7 @@
 """Names that others gave, in output: in what encoding it may be, and that they are not obeyed."""
 
 import csv
+import errno
 import io
 import os
 import pty
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import parse_test_res
@@ -184,7 +186,7 @@ def test_what_is_printed_sends_a_terminal_no_commands(tmp_path):
     """As a sweep's file may try. A pipe gets it as it is."""
     file = tmp_path / "a.yaml"
     lines = ["protocol: base2new", "methods: [zsclip]", "datasets: [shapes]", "seeds: [1]"]
-    file.write_text("\n".join([*lines, r'output: "out\e[31m\u202e\nx"']))
+    file.write_text("\n".join([*lines, r'output: "out\e[31m\u202ex"']))
     said = {}
     for kind, (ours, its) in ("terminal", pty.openpty()), ("pipe", os.pipe()):
 
@@ -197,7 +199,7 @@ def test_what_is_printed_sends_a_terminal_no_commands(tmp_path):
         said[kind] = os.read(ours, 4096).decode()
         os.close(ours), os.close(its)
     assert r"out\x1b[31m\u202e" in said["terminal"] and "\x1b" not in said["terminal"]
-    assert "out\x1b[31m\u202e\nx" in said["pipe"]
+    assert "out\x1b[31m\u202ex" in said["pipe"]
     done = forked(lambda: sweep.main(["a\nb\x1b.yaml"]), tmp_path)
     assert done.err.startswith(r"error: a\nb\x1b.yaml: ") and done.err.count("\n") == 1
 
@@ -206,6 +208,22 @@ def test_plain():
     assert plain("été 雪 ½ ± −") == "été 雪 ½ ± −"
     assert plain("a\tb\r\n\x7f\x9b\u202e\ud800") == r"a\tb\r\n\x7f\x9b\u202e\ud800"
     assert plain("a\n\x1b", keep="\n") == "a\n\\x1b" and plain(Path("a\nb")) == r"a\nb"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(errno.EACCES, "no", "there"), "error: no permission for there: ask for"),
+        (MemoryError(), "error: the memory is full"),
+        (torch.OutOfMemoryError("CUDA"), "error: the memory is full"),
+    ],
+)
+def test_what_any_command_can_meet_is_one_line(error, line, tmp_path):
+    def main():
+        raise error
+
+    done = forked(lambda: command_line(main), tmp_path)
+    assert done.code == 1 and done.err.startswith(line) and done.err.count("\n") == 1
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")

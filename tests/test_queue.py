@@ -4,6 +4,7 @@ any Slurm, which is in test_slurm.py."""
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -108,7 +109,8 @@ def test_the_batch_script(tmp_path, capsys):
         f"logs={tmp_path}/my/slurm attempts=7",
     ]
     assert lines[-3:] == [
-        f"#{n} {model.command}  # {model.runs[0].folder}" for n, model in enumerate(models, 1)
+        f"#{n} {model.command}  # {model.runs[0].folder.relative_to(tmp_path / 'my')}"
+        for n, model in enumerate(models, 1)
     ]
     assert (tmp_path / "my" / "slurm").is_dir()  # sbatch of a kept script does not make it
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
@@ -338,7 +340,8 @@ def four(tmp_path) -> tuple[str, list[plan.Model]]:
 
 def task_log(tmp_path: Path, model: plan.Model, job: int, text: str, ago: float) -> str:
     log = tmp_path / "my" / "slurm" / f"{job}_1.log"
-    head = f"== attempt 1 of 10 on n0, 2026-01-01 10:00:00: a command  # {model.runs[0].folder}\n"
+    name = model.runs[0].folder.relative_to(tmp_path / "my")
+    head = f"== attempt 1 of 10 on n0, 2026-01-01 10:00:00: a command  # {name}\n"
     put(log, head + text, ago)
     return str(log)
 
@@ -381,8 +384,24 @@ def test_the_test_of_an_older_model_is_waiting(four, tmp_path, capsys):
     about["folder"] = os.path.relpath(two.runs[0].folder, two.runs[1].folder)
     put(two.runs[1].folder / "results.json", json.dumps({"model": about}), 50)
     assert printed([name, "--status"], capsys).startswith("4 models: 1 finished, 3 waiting\n")
+    put(two.runs[1].folder / "failure.txt", "error: long ago", 200)
     put(two.runs[1].folder / "log.txt-2026-01-01-10-00-00", "", 5)  # it is tested again
     assert " 1 finished, 2 waiting, 1 under way\n" in printed([name, "--status"], capsys)
+    put(two.runs[1].folder / "failure.txt", "error: no luck", 2)
+    lines = printed([name, "--status"], capsys).splitlines()
+    assert lines[:2] == ["failed     p2c, shapes, seed 2: test", "    error: no luck"]
+
+
+def test_a_script_that_sets_the_epoch_to_test(four, tmp_path, monkeypatch):
+    """A user's own may, which is then asked for it."""
+    name, _ = four
+    monkeypatch.setattr(plan, "ask", lambda *of, ask=plan.ask: (ask(*of)[0], "5"))
+    models = sweep.read_sweep(Path(name)).models()
+    test = models[0].runs[1]
+    put(test.folder / "results.json", json.dumps({"model": {"epoch": 5}}), 50)
+    assert test not in plan.unfinished(models[0].runs)
+    put(test.folder / "results.json", json.dumps({"model": {"epoch": None}}), 50)
+    assert test in plan.unfinished(models[0].runs)
 
 
 def test_a_home_is_no_folder_called_tilde(four, tmp_path, monkeypatch):
@@ -428,12 +447,23 @@ def test_a_task_that_has_not_come_to_its_run(four, tmp_path, capsys):
     lines = printed([name, "--status"], capsys).splitlines()
     assert lines[0] == "under way  p2c, shapes, seed 2: train, last written 0:00:02 ago"
     assert lines[1] == "under way  p2c, shapes, seed 4: test, last written 0:00:09 ago"
+    folder = three.runs[0].folder.relative_to(tmp_path / "my")
     assert lines[2:5] == [
         "failed     p2c, shapes, seed 3: train",
-        f"    == attempt 1 of 10 on n0, 2026-01-01 10:00:00: a command  # {three.runs[0].folder}",
+        f"    == attempt 1 of 10 on n0, 2026-01-01 10:00:00: a command  # {folder}",
         "    error: python lacks the packages",
     ]
     assert lines[6] == f"    see {log} (exit code 1)"
+
+
+def test_a_copied_folder_has_its_tasks(four, tmp_path, capsys, monkeypatch):
+    name, (_, two, *_) = four
+    put(two.runs[0].folder / "log.txt", EPOCH, 65)
+    task_log(tmp_path, two, 5, "== stopped (exit code 137)\n", 2)
+    shutil.copytree(tmp_path / "my", tmp_path / "copy")
+    for output in (tmp_path / "copy", os.path.relpath(tmp_path / "copy")):
+        monkeypatch.setenv("OUTPUT", str(output))
+        assert printed([name, "--status"], capsys).startswith("stopped    p2c, shapes, seed 2")
 
 
 def test_a_task_that_gave_up(four, tmp_path, capsys):
@@ -454,7 +484,7 @@ def test_the_newest_job_tells(four, tmp_path, capsys):
     task_log(tmp_path, two, 10, "== stopped (exit code 130)\n", 20)
     assert printed([name, "--status"], capsys).startswith("stopped    p2c, shapes, seed 2: train\n")
     assert status.task_logs(str(tmp_path / "my")) == {
-        str(two.runs[0].folder): tmp_path / "my" / "slurm" / "10_1.log"
+        slurm.task_name(two, str(tmp_path / "my")): tmp_path / "my" / "slurm" / "10_1.log"
     }
 
 

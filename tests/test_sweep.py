@@ -231,9 +231,9 @@ def here(monkeypatch) -> None:
     monkeypatch.chdir(REPO)
     monkeypatch.delenv("OUTPUT", raising=False)
 
-    def ask(command: tuple, settings: tuple) -> Place:
+    def ask(command: tuple, settings: tuple) -> tuple[Place, str]:
         words = [word.replace("/", " ") for word in (*command, *sum(settings, ()))]
-        return Place("", "base2new_train", "-".join(words), "cfg", "dataset", "16", "0")
+        return Place("", "base2new_train", "-".join(words), "cfg", "dataset", "16", "0"), ""
 
     monkeypatch.setattr(plan, "ask", ask)
 
@@ -537,6 +537,7 @@ def test_an_ablations_baseline_is_its_first_setting(repo, monkeypatch):
     monkeypatch.setattr(plan.Run, "result", lambda run: run.setting != gone)
     place = lambda command, env: SimpleNamespace(folder=f"{env['OUTPUT']}/{command[1]}")  # noqa: E731
     monkeypatch.setattr(plan, "find_place", place)
+    monkeypatch.setattr(plan, "epoch_to_test", lambda command, env: "")
     for name, words in (
         ("table4", "ablation output/table4 --baseline baseline --cost"),
         ("shapes_table4", "ablation output/shapes_table4 --baseline baseline --cost"),

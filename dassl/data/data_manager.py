@@ -85,6 +85,10 @@ class Loader(DataLoader):
     def __iter__(self) -> Iterator:
         if type(self.dataset) is DatasetWrapper:  # a subclass may read otherwise
             self.dataset.cache.fill(item.impath for item in self.dataset.data_source)
+        # what the workers of another dataset draw follows from the epoch's seed, and moves nothing
+        state = torch.get_rng_state()
+        self.generator.manual_seed(int(torch.randint(2**62, ())))
+        torch.set_rng_state(state)
         return super().__iter__()
 
     def close(self) -> None:
@@ -129,7 +133,7 @@ def build_data_loader(
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
         # else another wrapper's random numbers would go on, which no resumed run can
         persistent_workers=workers > 0 and is_train and wrapper is DatasetWrapper,
-        # else the loader draws from the model's generator, for each worker
+        # else the loader draws from the model's generator, for each worker (Loader seeds it)
         generator=torch.Generator(),
     )
 

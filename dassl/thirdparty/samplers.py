@@ -47,6 +47,9 @@ class RandomDomainSampler(_PassSampler):
     def __init__(self, data_source: Sequence, batch_size: int, n_domain: int):
         self.indices = _group(data_source, lambda item: item.domain)
         self.n_domain = n_domain if n_domain and n_domain > 0 else len(self.indices)
+        if self.n_domain > len(self.indices):
+            line = f"A batch of {self.n_domain} domains: the images have {len(self.indices)}"
+            raise UsageError(line)
         self.n_img_per_domain, rest = divmod(batch_size, self.n_domain)
         if rest:
             line = f"The batch size {batch_size} is no multiple of the {self.n_domain} domains"

@@ -1,5 +1,7 @@
 """What a user can cause ends in one clear line: what is wrong, where, what to do."""
 
+import sys
+
 from dassl.commands import NO_SPACE
 
 
@@ -39,16 +41,18 @@ WORKER_KILLED = (
 
 def known(error: Exception) -> str:
     """One line for a library's error that a user can do something about, else ""."""
-    import torch  # not above: programs that import none of it say errors too
-
+    torch = sys.modules.get("torch")  # programs that do not import it say errors too
+    full = (MemoryError, torch.OutOfMemoryError) if torch else MemoryError
     text = str(error)
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in text:
+    if isinstance(error, full) or "DefaultCPUAllocator" in text:
         return MEMORY_FULL
     if "DataLoader worker (pid" in text:
         return WORKER_KILLED
     if isinstance(error, BrokenPipeError):
         line = "nobody reads what is printed any more; what was saved is kept"
         return f"{line}. Run the same command again to go on"
+    if isinstance(error, PermissionError):
+        return f"no permission for {error.filename or 'a file'}: ask for it, or use another folder"
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         where = error.filename or "a file"
         line = f"cannot write {where}: {error.strerror}. Free some space"

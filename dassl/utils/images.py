@@ -44,7 +44,8 @@ def read_image(path: str) -> Image.Image:
         with open_image(path) as image:
             ImageOps.exif_transpose(image, in_place=True)
             image.load()
-            return image if image.mode == "RGB" else _to_rgb(image)
+            plain = image.mode == "RGB" and not image.has_transparency_data
+            return image if plain else _to_rgb(image)
     except FileNotFoundError as error:
         line = f"The image {path} does not exist: check DATASET.ROOT and the split file"
         raise Failure(line) from error
@@ -55,6 +56,8 @@ def read_image(path: str) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("its pixels are fractions, of a range that it does not say")
     if image.mode.startswith("I"):  # 16-bit grey; Pillow itself makes all above 255 white
         grey = np.asarray(image).clip(0, 65535) / 257
         return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
 from clip import tokenize
 from clip.clip import PIXEL_MEAN, PIXEL_STD
 from clip.model import CLIP
+from dassl.utils import atomic_write
 from datasets.shapes_render import COLORS, COUNTS, GRAY, PATTERNS, SHAPES, render
 
 OUT = Path("clip/weights/vit_tiny_8.safetensors")
@@ -165,7 +166,8 @@ def save(model: CLIP, ids: Tensor, path: Path) -> None:
     state = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
     state["token_embedding.ids"] = ids.int()
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, path)
+    with atomic_write(path) as file:
+        file.write(serialized(state))
 
 
 def build(vocabulary: int) -> CLIP:
@@ -213,10 +215,11 @@ def main() -> None:
         with torch.no_grad():
             model.logit_scale.clamp_(max=float(np.log(100)))
         running += loss.item()
-        if step % 100 == 0:
+        if step % 100 == 0 or step == args.steps:
             minutes = (time.time() - started) / 60
             right = accuracy(model, ids)
-            line = f"step {step} loss {running / 100:.3f} accuracy of 400 {right:.1f}"
+            mean = running / ((step - 1) % 100 + 1)
+            line = f"step {step} loss {mean:.3f} accuracy of 400 {right:.1f}"
             print(f"{line} min {minutes:.1f}", flush=True)
             running = 0.0
             save(model, ids, args.out)

@@ -332,12 +332,23 @@ def test_a_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
     assert sha256_of(path) == hashlib.sha256(b"").hexdigest()
 
 
+def test_advice_for_an_address_of_ones_own(tmp_path, monkeypatch):
+    """A mirror, and CLIP_WEIGHTS, would change nothing."""
+    monkeypatch.delenv("CLIP_MIRROR", raising=False)
+    url = "http://127.0.0.1:9/my.pt"
+    with pytest.raises(Failure, match="or give MODEL.BACKBONE.WEIGHTS a file of yours"):
+        find_weights("ViT-B/16", url, root=str(tmp_path))
+    monkeypatch.setenv("CLIP_MIRROR", "http://127.0.0.1:9")
+    with pytest.raises(Failure, match="set CLIP_MIRROR to an address"):
+        find_weights("ViT-B/16", root=str(tmp_path))
+
+
 def test_openais_address_is_asked_when_there_is_no_mirror(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(
         weights_module,
         "fetch",
-        lambda url, target, sha256: asked.append((url, target, sha256)) or target,
+        lambda url, target, sha256, hint: asked.append((url, target, sha256)) or target,
     )
     assert find_weights("ViT-B/16", root=str(tmp_path)) == tmp_path / "ViT-B-16.pt"
     sha256 = "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"

@@ -166,6 +166,8 @@ def test_domain_samplers():
     assert [items[i].domain for i in SeqDomainSampler(items, 4)] == [0, 0, 1, 1] * 2
     with pytest.raises(UsageError, match="no multiple of the 2 domains"):
         RandomDomainSampler(items, 5, 0)
+    with pytest.raises(UsageError, match="A batch of 4 domains: the images have 2"):
+        RandomDomainSampler(items, 4, 4)
 
 
 def test_sampler_by_name():
@@ -250,6 +252,33 @@ def test_a_third_partys_wrapper_sees_plain_indices(cfg):
 
     batch = next(iter(DataManager(cfg, dataset_wrapper=Wrapper).train_loader_x))
     assert batch["label"].tolist() == [i % 3 for i in batch["idx"].tolist()]
+
+
+class Draws(torch.utils.data.Dataset):
+    """A third party's, whose items are random."""
+
+    def __init__(self, cfg, data_source, transform=None, is_train=False):
+        self.data_source = data_source
+
+    def __len__(self):
+        return len(self.data_source)
+
+    def __getitem__(self, idx):
+        return torch.rand(())
+
+
+def test_what_a_third_partys_workers_draw_follows_from_the_seed(cfg):
+    cfg.DATALOADER.NUM_WORKERS = 1
+
+    def drawn(*seeds: int) -> list[torch.Tensor]:
+        loader, found = DataManager(cfg, dataset_wrapper=Draws).train_loader_x, []
+        for seed in seeds:
+            torch.manual_seed(seed)
+            found.append(torch.cat(list(loader)))
+        return found
+
+    (one, two), [resumed] = drawn(1, 2), drawn(2)
+    assert torch.equal(resumed, two) and not torch.equal(one, two)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -90,6 +90,11 @@ def test_read_image_modes(tmp_path):
     palette.putpalette([0, 0, 0, 7, 8, 9])
     assert pixel(palette, "p.png") == (7, 8, 9)
     assert pixel(palette, "p.gif", transparency=1) == (255, 255, 255)
+    red = Image.new("RGB", (2, 2), (255, 0, 0))
+    assert pixel(red, "t.png", transparency=(255, 0, 0)) == (255, 255, 255)
+    assert pixel(red, "u.png", transparency=(0, 255, 0)) == (255, 0, 0)
+    with pytest.raises(Failure, match="f.tif: its pixels are fractions"):
+        pixel(Image.new("F", (2, 2), 0.9), "f.tif")
 
 
 def test_read_image_turns_as_exif_says(tmp_path):

@@ -284,8 +284,9 @@ def test_imagenet_is_listed_once_and_again_where_it_changes(tmp_path, monkeypatc
     shutil.rmtree(folder / "images" / "train" / "n01530575")
     shutil.rmtree(folder / "images" / "val" / "n01530575")
     assert load("imagenet", tmp_path).num_classes == 10
-    (folder / "listing.json").write_text("{")  # damaged
-    assert load("imagenet", tmp_path).num_classes == 10
+    for damaged in ("{", "[1]", "null", '{"images/train/n01440764": 5}', '{"a": [1, 2, 3]}'):
+        (folder / "listing.json").write_text(damaged)
+        assert load("imagenet", tmp_path).num_classes == 10
 
 
 # -- torchvision reads the same trees

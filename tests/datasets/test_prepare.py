@@ -227,11 +227,19 @@ def test_members_that_lead_outside_are_refused(name, member, world, tmp_path):
     [
         ("DescribableTextures", link("dtd/images", "/etc")),
         ("DescribableTextures", link("dtd/images", "../../..")),
+        ("DescribableTextures", link("dtd/a/b/c", "../../x")),  # it would be moved up
         ("DescribableTextures", link("dtd/passwd", "/etc/passwd", tarfile.LNKTYPE)),
         ("DescribableTextures", link("dtd/null", "", tarfile.CHRTYPE)),
         ("EuroSAT", zip_link("2750/River", "/etc")),
     ],
-    ids=["absolute", "relative", "hard", "device", "zip"],  # archives have the time in them
+    ids=[
+        "absolute",
+        "relative",
+        "within",
+        "hard",
+        "device",
+        "zip",
+    ],  # archives have the time in them
 )
 def test_links_that_lead_outside_are_refused(name, archive, world):
     world.publish(name)

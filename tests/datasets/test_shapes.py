@@ -11,6 +11,7 @@ import pytest
 
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import Failure
 from datasets import shapes_tasks
 from datasets.shapes import Shapes, ShapesBackground, ShapesBlur, ShapesCount, combinations
 from datasets.shapes_render import COLORS, GRAY, SHAPES, Style, render
@@ -75,6 +76,15 @@ def test_the_relatives(monkeypatch, tmp_path):
     assert count.num_classes == 18 and "two red circles" in count.classnames
     assert blur.classnames == list(combinations())
     assert {"ShapesNight", "ShapesSketch"} < set(DATASET_REGISTRY.registered_names())
+
+
+def test_a_users_images_are_not_drawn_over(few, tmp_path):
+    photo = tmp_path / "shapes/images/holiday/photo.png"
+    photo.parent.mkdir(parents=True)
+    photo.write_bytes(b"mine")
+    with pytest.raises(Failure, match="images/holiday is none of the images that are drawn there"):
+        make(Shapes, tmp_path)
+    assert photo.read_bytes() == b"mine"
 
 
 def test_a_drawing_broken_off_is_begun_anew(few, monkeypatch, tmp_path):
