@@ -310,7 +310,8 @@ def test_a_model_of_openai(weights, tmp_path):
     card = model_card(trainer, {}, ["text_features.safetensors"])
     assert "license: unknown" in card and "base_model" not in card and "onnxruntime" not in card
     assert "`, activation gelu |" in card
-    assert 'clip.load("x.pt", "cpu", activation="gelu")' in card  # the name would stand for OpenAI's
+    # the name would stand for OpenAI's
+    assert 'clip.load("x.pt", "cpu", activation="gelu")' in card
     assert "photo.jpg --weights x.pt\n" in card and "photo.jpg --weights x.pt --classes" in card
 
 
