@@ -38,12 +38,13 @@ def tested_model(folder: Path) -> Path | None:
         return None
 
 
-def tested_epoch(folder: Path) -> int | None:
-    """The epoch that a run was asked to test, from 1; None: none, or its record does not tell."""
+def tested_epoch(folder: Path) -> str | None:
+    """The epoch that a run was asked to test, "" for the newest; None if its record tells none."""
     try:
-        return load_results(folder)["model"]["epoch"]
-    except NOT_TOLD:
+        epoch = load_results(folder)["model"]["epoch"]
+    except NOT_TOLD:  # as a method that learns nothing
         return None
+    return "" if epoch is None else str(epoch)
 
 
 def sha256_of(file: Path) -> str:

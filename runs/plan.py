@@ -241,7 +241,7 @@ def unfinished(runs: Iterable[Run]) -> dict[Run, LogResult | None]:
     todo: dict[Run, LogResult | None] = {}
     for run in runs:
         result = run.result()
-        other = run.trained and str(tested_epoch(run.folder) or "") != run.epoch_to_test
+        other = run.trained and tested_epoch(run.folder) not in (None, run.epoch_to_test)
         old = is_stale(run.folder) or other
         if result is None or run.trained in todo or old:
             refuse_another_model(run)

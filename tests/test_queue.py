@@ -402,6 +402,8 @@ def test_a_script_that_sets_the_epoch_to_test(four, tmp_path, monkeypatch):
     assert test not in plan.unfinished(models[0].runs)
     put(test.folder / "results.json", json.dumps({"model": {"epoch": None}}), 50)
     assert test in plan.unfinished(models[0].runs)
+    put(test.folder / "results.json", json.dumps({"model": None}), 50)  # zero-shot CLIP's
+    assert test not in plan.unfinished(models[0].runs)
 
 
 def test_a_home_is_no_folder_called_tilde(four, tmp_path, monkeypatch):
