@@ -81,7 +81,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """CoOp's flags, then config keys and values."""
     p = OneLineParser(description=__doc__)
     p.add_argument("--root", help="folder that holds all datasets")
-    p.add_argument("--output-dir", action=Once, help="folder of the log and the checkpoints")
+    p.add_argument("--output-dir", help="folder of the log and the checkpoints")
     p.add_argument("--resume", help="output folder of a run to go on from in a new one: "
                    "more epochs, another rate")  # fmt: skip
     p.add_argument("--seed", type=int, action=Once, help="0 or more; negative: a random one")

@@ -1,9 +1,10 @@
 """A whole protocol: all its runs, one after the other, and the table of their results.
 
 Every run is a plain `bash scripts/<method>/<script>.sh` (see --dry-run) and takes the same
-variables from the environment: DATA, OUTPUT, CFG, SHOTS, VENV. What follows `--` goes to train.py.
-Runs whose log has a result are not repeated, so the same command goes on where it was stopped;
-other settings need another OUTPUT.
+variables from the environment: DATA, OUTPUT, CFG, SHOTS, LOADEP, VENV, CLIP_WEIGHTS, CLIP_MIRROR.
+What follows `--` goes to train.py. Runs whose log has a result are not repeated, but for tests of
+a model that was trained anew or of another epoch than LOADEP's. So the same command goes on where
+it was stopped; other settings need another OUTPUT.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """One run: its settings, its folder and train.py's command line for it.
 
-`bash scripts/run.sh PROTOCOL TRAINER DATASET [SHOTS] SEED [train.py arguments …]` comes here; that
+`bash scripts/run.sh SCRIPT TRAINER DATASET [SHOTS] SEED [train.py arguments …]` comes here; that
 script says what it takes from the environment. As each run begins so, nothing slow is imported.
 """
 
@@ -39,7 +39,7 @@ def read_words(words: Sequence[str], env: Mapping[str, str]) -> tuple[Place, lis
     Raises Wrong.
     """
     if len(words) < 2 or words[0] not in FOLDERS:
-        raise Wrong(f"error: unknown protocol {''.join(words[:1])}")
+        raise Wrong(f"error: unknown script {''.join(words[:1])}")
     script, trainer, *words = words
     names = ("DATASET", "SHOTS", "SEED") if script == "few_shot" else ("DATASET", "SEED")
     if len(words) < len(names):

@@ -2,9 +2,9 @@
 
 With --slurm each model, its training and then its tests, is a task of a job array instead.
 
-Every run is a plain `bash scripts/<method>/<script>.sh` and takes DATA, SHOTS and VENV from the
-environment. Finished runs are not repeated and half trained ones go on from their
-last epoch, so the same command goes on where it was stopped; two sweeps at once share the work. A
+Every run is a plain `bash scripts/<method>/<script>.sh` and takes DATA, SHOTS, LOADEP, VENV,
+CLIP_WEIGHTS and CLIP_MIRROR from the environment, and CFG, which would be every method's. Finished
+runs are not repeated and half trained ones go on from their last epoch, so the same command goes on where it was stopped; two sweeps at once share the work. A
 run that fails stops nothing but the tests of its model. At the end the table is printed, and the
 command that makes it again (in other formats, with the papers' numbers, …).
 
@@ -17,7 +17,8 @@ A file's keys are
   shots      few_shot: numbers; default 1 2 4 8 16
   settings   name: [KEY, VALUE, …] for train.py, or
              name: a config file's name in configs/trainers/<Trainer>/
-  output     folder of the results; default output/<the file's name>
+  output     folder of the results, unless OUTPUT in the environment names one; default
+             output/<the file's name>
 Each setting has a folder of its own name in the output folder.
 """
 
@@ -251,7 +252,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"with --slurm: starts of one task, at most; default {slurm.ATTEMPTS}")  # fmt: skip
     add("--dry-run", action="store_true",
         help="print a command for each unfinished model; with --slurm its script")  # fmt: skip
-    add("--status", action="store_true", help="what is finished, under way, failed; the table")
+    add("--status", action="store_true", help="what is finished, waiting, stopped, under way, failed; the table")
     args = parser.parse_args(slurm.joined(sys.argv[1:] if argv is None else argv))
     ready = SWEEPS / f"{args.file}.yaml"
     args.file = ready if os.path.isfile(ready) else Path(args.file)

@@ -117,7 +117,7 @@ p2c/few_shot shapes some 1 | | error: SHOTS is to be a whole number, 1 or more, 
 p2c/base2new_train shapes 1 | SHOTS=0 | error: SHOTS is to be a whole number, 1 or more, not 0
 p2c/base2new_train shapes 1 | CFG=vit | no config configs/trainers/P2C/vit.yaml; CFG names one
 run base2new_train NoMethod dtd 1 | | error: no folder configs/trainers/NoMethod with settings
-run base2knew P2C dtd 1 | | error: unknown protocol base2knew
+run base2knew P2C dtd 1 | | error: unknown script base2knew
 """
 
 
