@@ -4,9 +4,10 @@ With --slurm each model, its training and then its tests, is a task of a job arr
 
 Every run is a plain `bash scripts/<method>/<script>.sh` and takes DATA, SHOTS, LOADEP, VENV,
 CLIP_WEIGHTS and CLIP_MIRROR from the environment, and CFG, which would be every method's. Finished
-runs are not repeated and half trained ones go on from their last epoch, so the same command goes on where it was stopped; two sweeps at once share the work. A
-run that fails stops nothing but the tests of its model. At the end the table is printed, and the
-command that makes it again (in other formats, with the papers' numbers, …).
+runs are not repeated and half trained ones go on from their last epoch, so the same command goes on
+where it was stopped; two sweeps at once share the work. A run that fails stops nothing but the
+tests of its model. At the end the table is printed, and the command that makes it again (in other
+formats, with the papers' numbers, …).
 
 A file's keys are
   protocol   base2new, xd (cross-dataset), dg (domain generalisation) or few_shot
@@ -252,7 +253,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"with --slurm: starts of one task, at most; default {slurm.ATTEMPTS}")  # fmt: skip
     add("--dry-run", action="store_true",
         help="print a command for each unfinished model; with --slurm its script")  # fmt: skip
-    add("--status", action="store_true", help="what is finished, waiting, stopped, under way, failed; the table")
+    add("--status", action="store_true",
+        help="what is finished, waiting, stopped, under way, failed; the table")  # fmt: skip
     args = parser.parse_args(slurm.joined(sys.argv[1:] if argv is None else argv))
     ready = SWEEPS / f"{args.file}.yaml"
     args.file = ready if os.path.isfile(ready) else Path(args.file)
