@@ -156,8 +156,8 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
 def random_seed(cfg: CfgNode) -> int:
     """That of the run which is to go on, or in the output folder; else a new one."""
     for folder in filter(None, (cfg.RESUME, cfg.OUTPUT_DIR)):
-        if isinstance(seed := recorded_value(folder, "SEED"), int) and seed >= 0:
-            return seed
+        if isinstance(seed := recorded_value(folder, "SEED"), int):
+            return seed  # older runs have recorded that it is random, and are drawn for once more
     return random.SystemRandom().randrange(2**31)
 
 
@@ -205,7 +205,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     else:
         ranks.check_batch(cfg.DATALOADER.TRAIN_X.BATCH_SIZE)
         test_only = getattr(DATASET_REGISTRY.get(cfg.DATASET.NAME), "test_only", False)
-        if test_only and trainer.get_model_names():
+        if test_only and trainer.get_model_names() and not args.no_train:
             line = f"{cfg.DATASET.NAME} is for testing only: train on another dataset"
             raise UsageError(f"{line}, and test the model on this one with --eval-only")
     if ranks.first():

@@ -6,6 +6,7 @@ classes under a shift (test only). All look different from the plain images that
 CLIP was trained on (scripts/tiny_clip). See docs/SHAPES.md.
 """
 
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Sequence
@@ -17,14 +18,16 @@ from PIL import Image
 from tqdm import tqdm
 
 from dassl.data.datasets import DATASET_REGISTRY, Datum
-from dassl.utils import Failure, listdir_nohidden, write_json
+from dassl.utils import Failure, write_json
 from dassl.utils.lock import locked
 
 from .benchmark import SPLITS, Benchmark, Splits, to_lists
+from .own_images import ASIDE
 from .shapes_render import COLORS, COUNTS, GRAY, PATTERNS, SHAPES, Style, render
 
 COLOR_NAMES = tuple(COLORS)
 SIZE = 64
+NUMBERED = re.compile(r"\d{4}\.png")
 # Faded, warm light from one side on an untidy ground, smaller objects: the same for all
 # images, so it can be learned.
 LOOK = {"size": (0.4, 0.75), "gray": 0.4, "cast": (1.0, 0.82, 0.6), "fade": (0.2, 0.4)}
@@ -161,10 +164,11 @@ class DrawnBenchmark(Benchmark):
     def refuse_strangers(self) -> None:
         """Raises Failure if what is to be drawn over is not of an earlier drawing."""
         ours = {name.replace(" ", "_") for name in self.classes()}
-        there = listdir_nohidden(str(self.images)) if self.images.is_dir() else []
-        if strangers := sorted({*there} - ours):
-            line = f"{self.images / strangers[0]} is none of the images that are drawn there"
-            raise Failure(f"{line}: move it elsewhere, or give another folder (--root)")
+        for path in sorted(self.images.glob("[!.]*")) + sorted(self.images.glob("*/[!.]*")):
+            drawn = path.name in ours or path.parent.name in ours and NUMBERED.fullmatch(path.name)
+            if not drawn and path.name not in ASIDE:
+                line = f"{path} is none of the images that are drawn there"
+                raise Failure(f"{line}: move it elsewhere, or give another folder (--root)")
 
 
 def save_png(path: Path, image: np.ndarray) -> Path:

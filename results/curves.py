@@ -141,7 +141,7 @@ def read_checked(run: Result, name: str, good: Callable[[dict], bool]) -> dict[s
         if good(found):
             if found.get("of", told_by(run)) == told_by(run):
                 return found
-            why = "is of a model that was there before"
+            why = "is of an earlier result of this run"
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
         pass
     log.warning("%s %s; run inference.%s again", path, why, path.stem)

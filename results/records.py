@@ -19,13 +19,11 @@ from .logs import RECORDED, logs_of, newest_result, seed_of
 from .protocols import dataset_name, transfer_of, transfers
 from .tested import is_stale
 
-# What of a config decides how a model is tested, and trained.
-TESTED = ("TRAINER.", "INPUT.SIZE", "INPUT.INTERPOLATION", "INPUT.PIXEL_", "MODEL.BACKBONE.NAME")
-TRAINED = (
-    *("TRAINER.", "LOSS.", "OPTIM.", "INPUT.", "DATALOADER.TRAIN_X.", "DATALOADER.K_TRANSFORMS"),
-    *("MODEL.BACKBONE.NAME", "MODEL.INIT_WEIGHTS", "TEST.FINAL_MODEL"),
-)
-CLIP = ("name", "sha256", "activation")  # of a record's, what else it is
+# What of a config decides how a model is tested, and trained. Files may differ in their places.
+TESTED = ("TRAINER.", "INPUT.SIZE", "INPUT.INTERPOLATION", "INPUT.PIXEL_")
+TRAINED = ("TRAINER.", "LOSS.", "OPTIM.", "INPUT.", "DATALOADER.TRAIN_X.",
+           "DATALOADER.K_TRANSFORMS", "TEST.FINAL_MODEL")  # fmt: skip
+CLIP = ("sha256", "activation")  # of a record's
 # Nodes of a config that figures look into.
 SECTIONS = ("TRAINER", "TRAINER.ATPROMPT", "TRAINER.P2C", "TRAINER.P2C.DPD", "OPTIM")
 # of the folders' scripts, and of the records' classes

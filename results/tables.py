@@ -47,10 +47,10 @@ def find_baseline(table: Table, name: str) -> str:
     fits = []
     for method, line in methods.items():
         trainers = line.trainer.lower(), PAPER_NAMES.get(line.trainer, line.trainer).lower()
-        variant = method.removeprefix(f"{line.trainer} ")
-        settings = {r.root.name for r in line.runs}
-        if name.lower() in trainers or name == variant or settings == {name}:
+        if name.lower() in trainers or name == method.removeprefix(f"{line.trainer} "):
             fits.append(method)
+    settings = {method: {r.root.name for r in line.runs} for method, line in methods.items()}
+    fits = fits or [method for method, names in settings.items() if names == {name}]
     if len(fits) != 1:
         problem = "is several methods" if fits else "is no method here"
         raise LookupError(f"--baseline {name} {problem}; give one of: {', '.join(fits or methods)}")

@@ -214,7 +214,7 @@ def find_place(command: Sequence[str], env: Mapping[str, str]) -> Place:
 def epoch_to_test(command: Sequence[str], env: Mapping[str, str]) -> str:
     """What LOADEP says at the end of such a run's script, which may set it."""
     _, epoch = ask(*once_for_all(command, env))
-    return epoch
+    return str(int(epoch)) if epoch.isdecimal() else epoch
 
 
 def once_for_all(

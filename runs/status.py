@@ -36,7 +36,9 @@ def report(models: Sequence[Model], output: str) -> str:
     todo = unfinished(run for model in models for run in model.runs)
     logs = task_logs(output)
     of_each = [{run: todo[run] for run in model.runs if run in todo} for model in models]
-    tasks = [logs.get(task_name(model, output)) for model in models]
+    # older arrays have named a task by the whole path
+    names = [(task_name(model, output), str(model.runs[0].folder)) for model in models]
+    tasks = [logs.get(name) or logs.get(path) for name, path in names]
     found = list(map(status, models, of_each, tasks))
     told = [of for of in found if of.state in (STOPPED, UNDER_WAY, FAILED)]
     told.sort(key=lambda of: STATES.index(of.state))

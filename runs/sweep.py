@@ -40,7 +40,7 @@ import yaml
 from dassl.commands import OneLineParser, command_line, leave, say
 from dassl.files import load_yaml, regular
 from results import logs, tables
-from results.protocols import TARGETS, dataset_name, transfer_of
+from results.protocols import TARGETS, dataset_name, transfers
 
 from . import plan, slurm, status
 from .plan import Model, Plan, Run
@@ -156,8 +156,8 @@ def problems(given: Any) -> Iterator[tuple[str, str]]:
     if "targets" in given and not of_others:
         yield "targets", "goes with xd and dg"
     for target in given.get("targets", ()):
-        if (other := transfer_of(dataset_name(target))[0]) != protocol:
-            yield "targets", f"{target} is one of {other}"
+        if (other := transfers().get(dataset_name(target), [protocol])[0]) != protocol:
+            yield "targets", f"{target} is one of {other}, in whose table its results are"
     for source in given["datasets"] if of_others and "targets" not in given else ():
         if (protocol, source) not in TARGETS:
             yield "targets", f"{source} has no usual ones"

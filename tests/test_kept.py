@@ -239,11 +239,13 @@ def test_a_measurement_of_an_older_model_does_not_count(sweep, tmp_path, caplog)
         file.write_text(json.dumps(json.loads(file.read_text()) | {"of": told_by(run)}))
     assert not caplog.text and {"cloud", "sharpness"} <= kept.row_of(run, "/").keys()
     text = (folder / "results.json").read_text()
-    (folder / "results.json").write_text(text.replace("60.33", "70.33"))
-    [run] = find_results([folder])
+    for was, now in (('"macro_f1": 70.0', '"macro_f1": 70.1'), ("60.33", "70.33")):
+        (folder / "results.json").write_text(text.replace(was, now))
+        [run] = find_results([folder])
+        assert not {"cloud", "sharpness"} & kept.row_of(run, "/").keys()
     assert not {"cloud", "sharpness"} & kept.row_of(run, "/").keys()
     for name in ("cloud", "sharpness"):
-        line = f"{name}.json is of a model that was there before; run inference.{name} again"
+        line = f"{name}.json is of an earlier result of this run; run inference.{name} again"
         assert line in caplog.text
 
 

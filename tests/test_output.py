@@ -15,6 +15,7 @@ from PIL import Image
 import parse_test_res
 import train
 from dassl.commands import command_line, plain, say
+from dassl.utils.errors import known
 from dassl.utils.logger import tolerate_any_text
 from datasets import doctor, prepare
 from results import report, tables
@@ -224,6 +225,7 @@ def test_what_any_command_can_meet_is_one_line(error, line, tmp_path):
 
     done = forked(lambda: command_line(main), tmp_path)
     assert done.code == 1 and done.err.startswith(line) and done.err.count("\n") == 1
+    assert not known(PermissionError(errno.EPERM, "no"))  # of no file: a line would say less
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")

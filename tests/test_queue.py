@@ -385,6 +385,7 @@ def test_the_test_of_an_older_model_is_waiting(four, tmp_path, capsys):
     put(two.runs[1].folder / "results.json", json.dumps({"model": about}), 50)
     assert printed([name, "--status"], capsys).startswith("4 models: 1 finished, 3 waiting\n")
     put(two.runs[1].folder / "failure.txt", "error: long ago", 200)
+    assert printed([name, "--status"], capsys).startswith("4 models: 1 finished, 3 waiting\n")
     put(two.runs[1].folder / "log.txt-2026-01-01-10-00-00", "", 5)  # it is tested again
     assert " 1 finished, 2 waiting, 1 under way\n" in printed([name, "--status"], capsys)
     put(two.runs[1].folder / "failure.txt", "error: no luck", 2)
@@ -395,7 +396,7 @@ def test_the_test_of_an_older_model_is_waiting(four, tmp_path, capsys):
 def test_a_script_that_sets_the_epoch_to_test(four, tmp_path, monkeypatch):
     """A user's own may, which is then asked for it."""
     name, _ = four
-    monkeypatch.setattr(plan, "ask", lambda *of, ask=plan.ask: (ask(*of)[0], "5"))
+    monkeypatch.setattr(plan, "ask", lambda *of, ask=plan.ask: (ask(*of)[0], "05"))
     models = sweep.read_sweep(Path(name)).models()
     test = models[0].runs[1]
     put(test.folder / "results.json", json.dumps({"model": {"epoch": 5}}), 50)

@@ -150,7 +150,7 @@ def test_a_command_for_each_model(repo, capsys):
         ({"shots": [1]}, "shots: goes with few_shot"),
         ({"targets": ["dtd"]}, "targets: goes with xd and dg"),
         ({"protocol": "xd", "datasets": ["dtd"]}, "targets: dtd has no usual ones"),
-        ({"protocol": "dg", "targets": ["dtd"]}, "targets: dtd is one of xd"),
+        ({"protocol": "dg", "targets": ["dtd"]}, "targets: dtd is one of xd, in whose table its"),
         ({"output": ["a"]}, "output: must be a folder"),
         ({"settings": {}}, "settings: must be one or more `name: "),
         ({"settings": {"../up": []}}, "settings: ../up: the name is to be a folder's"),

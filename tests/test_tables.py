@@ -261,6 +261,9 @@ def test_what_else_decides_a_result_is_compared(tmp_path, caplog):
     """Seeds of other batches, images or CLIPs; not what changes no result, or is another's."""
     usual = {"TRAINER": {"COOP": {"N_CTX": 4}}, "DATALOADER": {"TRAIN_X": {"BATCH_SIZE": 4}}}
     usual |= {"INPUT": {"TRANSFORMS": "flip", "SIZE": 32}, "MODEL": {"BACKBONE": {"WEIGHTS": "a"}}}
+    usual |= {"TEST": {"FINAL_MODEL": "last_step"}, "LOSS": {"GM": 1}}
+    usual["DATALOADER"]["K_TRANSFORMS"] = 1
+    usual["INPUT"] |= {"INTERPOLATION": "a", "PIXEL_MEAN": "a"}
     clip = {"name": "ViT-B/16", "file": "a", "sha256": "12"}
 
     def warned(changes: dict, **of_record) -> str:
@@ -278,13 +281,20 @@ def test_what_else_decides_a_result_is_compared(tmp_path, caplog):
         {"DATALOADER": {"TRAIN_X": {"BATCH_SIZE": 32}}}
     )
     assert "INPUT.TRANSFORMS crop / flip" in warned({"INPUT": {"TRANSFORMS": "crop"}})
-    assert "CLIP ViT-B/16 12 / ViT-B/16 34" in warned({}, clip=clip | {"sha256": "34"})
-    elsewhere = {"MODEL": {"BACKBONE": {"WEIGHTS": "b"}}}
-    assert not warned(elsewhere, clip=clip | {"file": "b"})
+    final = {"FINAL_MODEL": "best_val"}
+    assert "TEST.FINAL_MODEL best_val / last_step" in warned({"TEST": final})
+    assert "LOSS.GM 1 / 2" in warned({"LOSS": {"GM": 2}})
+    assert "DATALOADER.K_TRANSFORMS 1 / 2" in warned({"DATALOADER": {"K_TRANSFORMS": 2}})
+    assert "CLIP 12 / 34" in warned({}, clip=clip | {"sha256": "34"})
+    assert "CLIP 12 / 12 gelu" in warned({}, clip=clip | {"activation": "gelu"})
+    elsewhere = {"MODEL": {"BACKBONE": {"WEIGHTS": "b", "NAME": "/b"}, "INIT_WEIGHTS": "seed2"}}
+    assert not warned(elsewhere, clip=clip | {"file": "b", "name": "/b"})
     assert not warned({"TRAINER": {"COOP": {"N_CTX": 16}}})
     test = {"eval_only": True, "model": {"epoch": 2}}
     assert not warned({"INPUT": {"TRANSFORMS": "crop"}}, **test)
     assert "INPUT.SIZE 224 / 32" in warned({"INPUT": {"SIZE": 224}}, **test)
+    for key in ("INTERPOLATION", "PIXEL_MEAN"):
+        assert f"INPUT.{key} a / b" in warned({"INPUT": {key: "b"}}, **test)
 
 
 def test_a_test_of_another_epoch_is_named(tmp_path, caplog):
@@ -679,6 +689,11 @@ def test_a_baseline_is_also_called_by_its_settings_folder(tmp_path, capsys):
     pair(tmp_path / "aux", "shapes", "P2C/vit_tiny_other", 1, 80.0, 60.0)
     rows = rows_of(capsys, "ablation", tmp_path, "--baseline", "baseline")
     gain = hm(80, 60) - hm(80, 50)
+    for method, new in (("MaPLe", 50.0), ("P2C", 60.0)):
+        pair(tmp_path / "of/maple", "shapes", f"{method}/vit_tiny", 1, 80.0, new)
+    of_one = rows_of(capsys, "base2new", tmp_path / "of", "--baseline", "maple")
+    assert floats(of_one["Shapes", "P2C"], "delta_mean") == [pytest.approx(gain, abs=1e-4)]
+    shutil.rmtree(tmp_path / "of")
     assert floats(rows["", "P2C vit_tiny_other"], "delta_mean") == [pytest.approx(gain, abs=1e-4)]
 
 

@@ -353,6 +353,8 @@ def test_another_start_or_end_is_another_run_too(data, tmp_path, capsys):
     assert "(TRAINER.COCOOP.CTX_INIT None; now a photo of a)" in capsys.readouterr().err
     assert run("CoCoOp", data, tmp_path, *opts, "TEST.FINAL_MODEL", "best_val") == 2
     assert "(TEST.FINAL_MODEL last_step; now best_val)" in capsys.readouterr().err
+    assert run("CoCoOp", data, tmp_path, *opts, "TRAIN.COUNT_ITER", "smaller_one") == 2
+    assert "(TRAIN.COUNT_ITER train_x; now smaller_one)" in capsys.readouterr().err
 
 
 def test_a_folder_may_be_called_like_a_file(data, tmp_path):
@@ -373,6 +375,12 @@ def test_a_random_seed_is_one_run(data, tmp_path):
     assert run("P2C", data, out, *keep, "SEED", "-1") == 0
     seed = json.loads((out / "results.json").read_text())["seed"]
     assert seed >= 0 and setup(out, "-1") == seed
+    resume = arguments("P2C", data, tmp_path / "on", "SEED", "-1", flags=("--resume", str(out)))
+    assert seed == train.setup_cfg(train.parse_args(resume)).SEED
+    older = tmp_path / "older"
+    older.mkdir()
+    (older / "config.yaml").write_text("SEED: -1\n")
+    assert setup(older, "-1") == -1  # the trainer draws it, as it did then
     whole = checkpoint(out)["state_dict"]
     models = out / "MultiModalPromptLearner"
     for epoch in (2, 3):  # as if it had been stopped after the first

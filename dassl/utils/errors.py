@@ -51,8 +51,8 @@ def known(error: Exception) -> str:
     if isinstance(error, BrokenPipeError):
         line = "nobody reads what is printed any more; what was saved is kept"
         return f"{line}. Run the same command again to go on"
-    if isinstance(error, PermissionError):
-        return f"no permission for {error.filename or 'a file'}: ask for it, or use another folder"
+    if isinstance(error, PermissionError) and error.filename:
+        return f"no permission for {error.filename}: ask for it, or use another folder"
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         where = error.filename or "a file"
         line = f"cannot write {where}: {error.strerror}. Free some space"

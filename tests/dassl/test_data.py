@@ -281,6 +281,12 @@ def test_what_a_third_partys_workers_draw_follows_from_the_seed(cfg):
     assert torch.equal(resumed, two) and not torch.equal(one, two)
 
 
+def test_a_test_loader_draws_nothing_from_the_models_generator(cfg):
+    loader = DataManager(cfg).test_loader
+    state = torch.get_rng_state()
+    assert len(list(loader)) and torch.equal(torch.get_rng_state(), state)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_image_is_named_in_one_line(cfg, tmp_path, workers):
     cfg.DATALOADER.NUM_WORKERS = workers
@@ -515,6 +521,7 @@ def test_every_choice_gives_an_image_of_the_right_size(cfg, image_root, choice):
 
 def test_a_crop_of_a_smaller_image(cfg):
     """CIFAR's way, at a size that the images do not have."""
+    cfg.INPUT.CROP_PADDING = 0
     transform = build_transform(cfg, choices=("random_crop",))
     assert transform(Image.new("RGB", (3, 2))).shape == (3, 8, 8)
 

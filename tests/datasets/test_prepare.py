@@ -228,6 +228,7 @@ def test_members_that_lead_outside_are_refused(name, member, world, tmp_path):
         ("DescribableTextures", link("dtd/images", "/etc")),
         ("DescribableTextures", link("dtd/images", "../../..")),
         ("DescribableTextures", link("dtd/a/b/c", "../../x")),  # it would be moved up
+        ("DescribableTextures", link("dtd/a", "dtd/images/x", tarfile.LNKTYPE)),
         ("DescribableTextures", link("dtd/passwd", "/etc/passwd", tarfile.LNKTYPE)),
         ("DescribableTextures", link("dtd/null", "", tarfile.CHRTYPE)),
         ("EuroSAT", zip_link("2750/River", "/etc")),
@@ -236,6 +237,7 @@ def test_members_that_lead_outside_are_refused(name, member, world, tmp_path):
         "absolute",
         "relative",
         "within",
+        "hard within",
         "hard",
         "device",
         "zip",

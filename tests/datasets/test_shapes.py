@@ -3,6 +3,7 @@
 import filecmp
 import hashlib
 import json
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -79,12 +80,22 @@ def test_the_relatives(monkeypatch, tmp_path):
 
 
 def test_a_users_images_are_not_drawn_over(few, tmp_path):
-    photo = tmp_path / "shapes/images/holiday/photo.png"
-    photo.parent.mkdir(parents=True)
-    photo.write_bytes(b"mine")
-    with pytest.raises(Failure, match="images/holiday is none of the images that are drawn there"):
-        make(Shapes, tmp_path)
-    assert photo.read_bytes() == b"mine"
+    images, name = tmp_path / "shapes/images", next(iter(combinations())).replace(" ", "_")
+    for photo, line in (
+        ("holiday/photo.png", "images/holiday is none of"),
+        (f"{name}/photo.png", f"images/{name}/photo.png is none of"),
+        ("0001.png", "images/0001.png is none of"),
+    ):
+        (images / photo).parent.mkdir(parents=True, exist_ok=True)
+        (images / photo).write_bytes(b"mine")
+        with pytest.raises(Failure, match=line):
+            make(Shapes, tmp_path)
+        assert (images / photo).read_bytes() == b"mine"
+        shutil.rmtree(images)
+    for harmless in (".DS_Store", "Thumbs.db", f"{name}/0001.png"):
+        (images / harmless).parent.mkdir(parents=True, exist_ok=True)
+        (images / harmless).write_bytes(b"")
+    assert len(make(Shapes, tmp_path).train_x) == 96
 
 
 def test_a_drawing_broken_off_is_begun_anew(few, monkeypatch, tmp_path):
