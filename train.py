@@ -68,7 +68,7 @@ OF_TESTS, OF_TRAINING = ("model_dir", "load_epoch"), ("resume", "no_train")
 
 
 class Once(argparse.Action):
-    """A flag that says which run it is, and that a second one would silently replace."""
+    """A flag whose second value would silently replace the one that a script gives."""
 
     def __call__(self, parser, namespace, values, option_string=None):  # noqa: ANN001
         was = getattr(namespace, self.dest)
@@ -90,7 +90,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--transforms", nargs="+", help="training transforms")
     p.add_argument("--config-file", help="the method's settings (configs/trainers)")
     p.add_argument("--dataset-config-file", help="the dataset's settings (configs/datasets)")
-    p.add_argument("--trainer", action=Once, help="the method")
+    p.add_argument("--trainer", help="the method")
     p.add_argument("--backbone", help="a CLIP: ViT-B/16, ViT-Tiny/8, …, or a file")
     p.add_argument("--head")
     p.add_argument("--eval-only", action="store_true", help="test the model in --model-dir")

@@ -310,7 +310,6 @@ SEED is given twice, by --seed and as 2
 train | --trainer P2C --seed 1 DATASET.NAME Shapes --seed 2 | 2 | flags come before KEY VALUE pairs
 train | --trainer P2C --seed 1 --seed 2 | 2 | --seed is given twice, as 1 and as 2
 train | --trainer P2C --seed 1 --seed 1 | 2 | give --trainer and --dataset-config-file
-train | --trainer P2C --trainer=MaPLe | 2 | --trainer is given twice, as P2C and as MaPLe
 parse | {tmp}/nowhere | 2 | no such folder
 parse | {tmp} | 1 | no result in
 parse | {tmp} --hm --format html | 2 | argument --format: invalid choice

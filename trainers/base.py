@@ -178,7 +178,8 @@ class CLIPTrainer(KeptFeatures, TrainerX):
         self.autocast = autocast_of(self.prec, self.device)
         allow_tf32(self.prec == "tf32")
         clip_model = load_clip(cfg, PRECISIONS[self.prec], self.device)
-        if words := self.attributes():  # the config names none if they are the dataset's own
+        words = self.attributes()  # the config names none if they are the dataset's own
+        if words and cfg.VERBOSE:
             print(f"Attributes: {', '.join(words)}")
         learner = self.build_learner(clip_model, self.classnames)
         self.model = self.model_class(clip_model, learner).to(self.device)

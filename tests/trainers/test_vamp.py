@@ -436,7 +436,14 @@ def test_the_ablations_rows(method):
 
 def settings(method: str, cfg: str, dataset: str) -> CfgNode:
     """Of a config file on a dataset."""
-    args = ["--trainer", method, "--config-file", f"{REPO}/configs/trainers/{method}/{cfg}.yaml"]
+    args = [
+        "--seed",
+        "1",
+        "--trainer",
+        method,
+        "--config-file",
+        f"{REPO}/configs/trainers/{method}/{cfg}.yaml",
+    ]
     args += ["--dataset-config-file", f"{REPO}/configs/datasets/{dataset}.yaml"]
     made = train.setup_cfg(train.parse_args(args))
     made.defrost()
