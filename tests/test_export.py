@@ -33,6 +33,7 @@ from reference.clip_open import build_open_clip
 from reference.weights import ARCHS, openai_state_dict
 from tests.clip.resnets import rn50_state_dict
 from tests.runs import CONFIGS, REPO, run
+from tests.test_parse import record
 from tests.trainers.files import three_classes
 from tests.trainers.methods import build, shake
 
@@ -310,6 +311,9 @@ def test_a_model_of_openai(weights, tmp_path):
     card = model_card(trainer, {}, ["text_features.safetensors"])
     assert "license: unknown" in card and "base_model" not in card and "onnxruntime" not in card
     assert "`, activation gelu |" in card
+    card = model_card(trainer, json.loads(record(80.0, subsample="new")), [])
+    assert ", its new classes |" in card  # the record's, not the config's
+    card = model_card(trainer, {}, ["text_features.safetensors"])
     # the name would stand for OpenAI's
     assert 'clip.load("x.pt", "cpu", activation="gelu")' in card
     assert "photo.jpg --weights x.pt\n" in card and "photo.jpg --weights x.pt --classes" in card

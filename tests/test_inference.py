@@ -57,6 +57,15 @@ def test_the_cloud_of_a_run_and_of_its_test_elsewhere(moved, capsys):
         assert row.groups() == tuple(f"{x:.1f}" for x in expected)
 
 
+def test_another_noise_says_that_it_takes_the_place(trained, tmp_path, capsys):
+    folder = tmp_path / "train"
+    shutil.copytree(trained / "train", folder)
+    (folder / "cloud.json").unlink(missing_ok=True)
+    for noise, line in ("gaussian", False), ("gmm", True):
+        assert cloud.main([str(folder), "--sigmas", "0", "--draws", "1", "--noise", noise]) == 0
+        assert ("place of what was measured with gaussian" in capsys.readouterr().err) is line
+
+
 def test_the_table_says_which_baseline_is_no_fair_one(trained, data, tmp_path, capsys):
     """MaPLe without attributes, beside P2C; not where it is alone."""
     folder = shutil.copytree(trained / "train", tmp_path / "runs/p2c").parent
