@@ -20,6 +20,7 @@ Names for --only:
 """
 
 import argparse
+import gc
 import shlex
 import sys
 import time
@@ -291,6 +292,7 @@ def main(argv: Sequence[str]) -> int:
         todo = cases(args.device, args.quick, args.only)
         if not todo:
             raise UsageError(f"{' '.join(args.only)} is not measured on {args.device}")
+        gc.freeze()  # what was imported is not looked through before each round
         record = Record(args.record, "bash scripts/bench.sh", argv, gpu_name(args.device))
         weights = openai_state_dict(todo[0].arch)
         precisions = PRECISIONS[args.device]

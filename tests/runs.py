@@ -1,5 +1,6 @@
 """Runs of train.py in this process, on few images of the bundled benchmark (the fixture `data`)."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +31,11 @@ def wait_for(condition: Callable[[], object], pause: float = 0.02) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(pause)
+
+
+def python_path(*folders: Path) -> str:
+    """PYTHONPATH with these in front: packages may be found by it."""
+    return os.pathsep.join(filter(None, [*map(str, folders), os.environ.get("PYTHONPATH")]))
 
 
 def arguments(

@@ -23,7 +23,7 @@ from inference import demo
 from inference.demo_model import DemoModel
 from inference.load import load_run
 
-from .runs import REPO, run
+from .runs import REPO, python_path, run
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
@@ -226,7 +226,7 @@ def server(trained, tmp_path) -> Iterator[tuple[subprocess.Popen, str]]:
     """A page of the trained run, and its address; whom it asks stands in asked.txt."""
     asked = str(tmp_path / "asked.txt")
     (tmp_path / "sitecustomize.py").write_text(WATCH.format(file=asked))
-    command = ["env", f"PYTHONPATH={tmp_path}", sys.executable, "-m", "inference.demo"]
+    command = ["env", f"PYTHONPATH={python_path(tmp_path)}", sys.executable, "-m", "inference.demo"]
     process = subprocess.Popen(
         [*command, str(trained / "train"), "--port", "0"],
         cwd=REPO,

@@ -23,7 +23,7 @@ from results.layout import Place
 from results.protocols import TEN, VARIANTS
 from runs import plan, pool, starter, sweep
 
-from .runs import HANG, wait_for
+from .runs import HANG, python_path, wait_for
 
 REPO = Path(__file__).resolve().parents[1]
 ALL = "zsclip coop cocoop kgcoop prograd promptsrc tcp mma maple".split()
@@ -101,7 +101,7 @@ def folder_of(side: str, seed: int, setting: str = "", cfg: str = "vit_tiny") ->
 
 
 def start(repo: Path, *words: str, stderr=subprocess.PIPE) -> subprocess.Popen:
-    env = os.environ | {"PYTHONPATH": str(REPO)}
+    env = os.environ | {"PYTHONPATH": python_path(REPO)}
     command = [sys.executable, "-c", PROGRAM, *words]
     return subprocess.Popen(
         command, cwd=repo, env=env, stderr=stderr, text=True, start_new_session=True

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dassl.utils import read_json
-from tests.runs import REPO, arguments, run
+from tests.runs import REPO, arguments, python_path, run
 
 PROGRAM = """
 import sys
@@ -25,7 +25,7 @@ def by_two(folder: Path, words: list[str]) -> str:
     program.write_text(PROGRAM)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        ["env", f"PYTHONPATH={REPO}", *torchrun, str(program), *words],
+        ["env", f"PYTHONPATH={python_path(REPO)}", *torchrun, str(program), *words],
         cwd=REPO, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
