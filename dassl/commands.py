@@ -99,6 +99,13 @@ def existing_folder(text: str) -> Path:
     return Path(text)
 
 
+def existing_file(text: str) -> Path:
+    """The type of a command line's argument that must be a file."""
+    if not os.path.isfile(text):
+        raise argparse.ArgumentTypeError(f"{text}: no such file")
+    return Path(text)
+
+
 class Terminal:
     """A terminal's stream, which gets no control characters but the ends of lines and tabs."""
 

@@ -20,7 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr
+from dassl.commands import (
+    OneLineParser,
+    command_line,
+    existing_file,
+    existing_folder,
+    leave,
+    log_to_stderr,
+)
 from dassl.files import regular
 
 from .curves import POSTERIOR, read_cloud, read_sharpness
@@ -194,7 +201,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, required=True, metavar="FILE", help="such as docs/records/NAME.jsonl")
     add("--command", default="", help="what made the runs, as the documents shall say it; default: "
         "with --with that file's")  # fmt: skip
-    add("--with", type=Path, metavar="FILE", dest="earlier",
+    add("--with", type=existing_file, metavar="FILE", dest="earlier",
         help="also the runs of this file, whose folders need not be there any more")  # fmt: skip
     return parser.parse_args(argv)
 

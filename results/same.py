@@ -5,9 +5,15 @@ versions it should. What differs is listed, the largest differences in accuracy 
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from dassl.commands import OneLineParser, command_line, existing_folder, leave, log_to_stderr
+from dassl.commands import (
+    OneLineParser,
+    command_line,
+    existing_file,
+    existing_folder,
+    leave,
+    log_to_stderr,
+)
 
 from .kept import DIGITS, METRICS, Row, place_of, read_rows, rows_of
 from .records import results_in
@@ -55,8 +61,9 @@ def name_of(row: Mapping) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """0 if all are equal, 1 if not; leaves with 1 (nothing found) or 2 (wrong arguments)."""
     parser = OneLineParser("python -m results.same", description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("folder", type=existing_folder, metavar="FOLDER", help="of a sweep's runs")
-    parser.add_argument("record", type=Path, metavar="RECORD", help="as docs/records/NAME.jsonl")
+    add = parser.add_argument
+    add("folder", type=existing_folder, metavar="FOLDER", help="of a sweep's runs")
+    add("record", type=existing_file, metavar="RECORD", help="as docs/records/NAME.jsonl")
     args = parser.parse_args(argv)
     log_to_stderr()
     try:

@@ -24,7 +24,7 @@ import train
 from clip.weights import BUNDLED
 from datasets import doctor, prepare
 from inference import cloud, words
-from results import figures, report, tables
+from results import figures, kept, report, same, tables
 from runs import plan, protocol, sweep
 from tests.forked import Done, forked, in_turn
 from tests.runs import REPO, arguments, run
@@ -37,7 +37,7 @@ PROGRAMS = {
 }
 PROGRAMS |= {
     m.__name__.rpartition(".")[2]: m.main
-    for m in (cloud, figures, protocol, report, sweep, tables, words)
+    for m in (cloud, figures, kept, protocol, report, same, sweep, tables, words)
 }
 USUAL = ("OPTIM.MAX_EPOCH", "2", "DATALOADER.NUM_WORKERS", "0")
 MODEL = "MultiModalPromptLearner/model.pth.tar-2"
@@ -325,6 +325,10 @@ figures | all {long} | 2 | no such folder
 figures | every {tmp} | 2 | invalid choice
 report | {tmp}/nowhere | 2 | no such folder
 report | {tmp} | 1 | no results
+same | {tmp} /nowhere.jsonl | 2 | RECORD: /nowhere.jsonl: no such file
+same | {tmp} {pipe} | 2 | no such file
+same | {tmp} docs/records/bench_cpu.jsonl | 1 | docs/records/bench_cpu.jsonl has no runs
+kept | {tmp} --out {tmp}/new --with /nowhere.jsonl | 2 | --with: /nowhere.jsonl: no such file
 cloud | {tmp}/nowhere | 2 | no such folder
 cloud | {tmp} | 1 | no results of runs
 words | {tmp}/nowhere | 2 | no such file or folder
@@ -538,8 +542,8 @@ def state(change: Callable[[dict], object]) -> Callable[[Path], None]:
 
 def momentum(value: object) -> Callable[[dict], None]:
     def change(state: dict) -> None:
-        for kept in state["optimizer"]["state"].values():
-            kept["momentum_buffer"] = value
+        for one in state["optimizer"]["state"].values():
+            one["momentum_buffer"] = value
 
     return change
 

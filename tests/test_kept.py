@@ -151,9 +151,9 @@ def test_runs_join_those_of_an_earlier_file(sweep, tmp_path, capsys):
         keep(sweep, both, "--with", str(both))
     said = "a run is there twice: dpd P2C c DescribableTextures 16 base 10"
     assert said in capsys.readouterr().err and both.read_bytes() == whole.read_bytes()
-    with pytest.raises(SystemExit, match="1"):
+    with pytest.raises(SystemExit, match="2"):
         keep(sweep, both, "--with", str(tmp_path / "none"))
-    assert "No such file" in capsys.readouterr().err
+    assert "none: no such file" in capsys.readouterr().err
     (tmp_path / "rates").write_text('{"machine": "here"}\n')
     with pytest.raises(SystemExit, match="1"):
         keep(sweep, both, "--with", str(tmp_path / "rates"))
