@@ -3,7 +3,7 @@
 Ends with a table of what was checked and what it said, and writes it, with the card, the
 versions and the bench's tables, to OUTPUT/gpu_check.md: for a bug report, or
 docs/BENCHMARKS.md, whose records they are in gpu_check.jsonl and
-gpu_check/bench.jsonl. Needs no network; 15 minutes at most.
+gpu_check/bench.jsonl. Needs no network, and some 10 minutes.
 """
 
 import os
@@ -80,8 +80,8 @@ def base2new(out: Path, *opts: str) -> dict[str, float]:
 
 
 def shapes(folder: Path) -> list[Row]:
-    """P2C without noise in fp32, where both devices start and draw the same; then as it comes."""
-    kinds = {"without noise, fp32": QUIET, "as it comes": []}
+    """P2C in fp32, without what is drawn, so that both devices do the same; then as it comes."""
+    kinds = {"without noise and auxiliary loss, fp32": QUIET, "as it comes": []}
     devices = {"GPU": "True", "CPU": "False"}
     with ThreadPoolExecutor() as pool:  # side by side, as nothing is timed
         runs = {

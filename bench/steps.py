@@ -4,14 +4,14 @@ The plain path is what upstream's code does: every class's whole sentence of 77 
 every block, every image token in every block, nn.MultiheadAttention, the text features again
 for every batch, CoCoOp one image after the other. It is reference/ on random weights. Ours
 are the trainers as train.py makes them, without data. Both compute the same loss, which is
-checked for every row.
+checked for every row of a time beside a plain one (P2C's without noise).
 
 Names for --only:
   maple, p2c  a training step: forward, backward, optimizer
   eval        P2C on a batch of 100 images; ours has its text features from the batch before
   cocoop      a training step with 1 image, and one with 8, which ours computes at once
   overhead    a step of P2C beside one of itself without noise and auxiliary loss
-  memory      what a training step takes beyond the model, each in a process of its own
+  memory      what a training step takes beyond the model, on a CPU in a process of its own
   share       how much of our step is not the two towers (on the CPU)
   capture     our step as a CUDA graph beside the same step computed as usual (on a GPU)
   bf16        our step in bf16 beside the one in fp32 (on the CPU); bf16_eval: our evaluation

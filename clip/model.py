@@ -65,7 +65,7 @@ def attention(
     mask: (…, queries, keys), True where a query may attend to a key.
     """
     dtype = q.dtype
-    # A CPU's gradients of attention take twice as long in half precision.
+    # A CPU's gradients of attention take longer in half precision (python -m bench.cpu).
     wide = torch.float32 if q.device.type == "cpu" and dtype.itemsize == 2 else dtype
     q, k, v = (t.transpose(1, 2).to(wide) for t in (q, k, v))  # (N, heads, L, W/heads)
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)

@@ -21,7 +21,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "into `.venv` (5 GB)",
         # the paper's
         "P2C's harmonic mean is 79.7 (Table 1), 78.5 (Table 4) and 78.7 (Table 5)",
-        "# 15 minutes at most, no network",
     ),
     "docs/RESULTS.md": (
         "a CLIP of 3 MB",
