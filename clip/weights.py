@@ -224,16 +224,22 @@ def convert_weights(model: nn.Module, dtype: torch.dtype = torch.float16) -> Non
                 weight.data = weight.data.to(dtype)
 
 
-def build_model(state_dict: Mapping[str, Tensor], activation: str = QUICK_GELU) -> CLIP:
+def build_model(
+    state_dict: Mapping[str, Tensor], activation: str | Mapping[str, Any] = QUICK_GELU
+) -> CLIP:
     """The CLIP whose weights these are, in eval mode, sizes read from the weights.
 
-    activation: one of huggingface.ACTIVATIONS, which weights do not tell.
+    activation: one of huggingface.ACTIVATIONS, which weights do not tell. MaPLe's descendants give
+    their `design_details` here, which must ask for nothing that this CLIP does not have.
 
     It computes in the type of `visual.conv1.weight`: half for OpenAI's archives. Tensors of
     the right type are used as they are, not copied.
 
-    Raises: Failure for weights that make no CLIP.
+    Raises: Failure for weights that make no CLIP; UsageError for prompts learned inside it.
     """
+    if isinstance(activation, Mapping):
+        check_design(activation)
+        activation = QUICK_GELU
     # Numbers that OpenAI's archives have beside the weights.
     sizes = ("input_resolution", "context_length", "vocab_size")
     weights = {key: w for key, w in state_dict.items() if key not in sizes}
@@ -255,6 +261,15 @@ def build_model(state_dict: Mapping[str, Tensor], activation: str = QUICK_GELU) 
             module.gelu = nn.GELU()
     convert_weights(model, weights["visual.conv1.weight"].dtype)
     return model.eval()
+
+
+def check_design(details: Mapping[str, Any]) -> None:
+    """Raises UsageError for MaPLe's `design_details` of a CLIP with prompts of its own."""
+    asked = [f"{key} {value}" for key, value in details.items() if key != "trainer" and value]
+    if asked:
+        line = f"{details.get('trainer')} wants a CLIP with learned prompts inside it"
+        line = f"{line} ({', '.join(asked)}), which clip/ here is not"
+        raise UsageError(f"{line}: use its own clip package, or a trainer of trainers/")
 
 
 def _sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:

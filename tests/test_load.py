@@ -362,11 +362,61 @@ def test_a_trainer_that_does_not_say_is_noted(probe, data, tmp_path, capsys):
     assert "was trained on other classes" in capsys.readouterr().out
 
 
-def test_a_training_bound_to_its_classes_does_not_go_on_with_others(csc, data, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda about: about["classnames"].reverse(),
+            "its classes were others, or in another order",
+        ),
+        (
+            lambda about: about["clip"].update(sha256="0" * 64),
+            "it was trained on another CLIP (ViT-",
+        ),
+        (
+            lambda about: about["clip"].update(activation="gelu"),
+            "it was trained with activation gelu",
+        ),
+    ],
+)
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_training_does_not_go_on_with_others(
+    change, said, elsewhere, p2c, data, tmp_path, capsys
+):
+    folder = Path(shutil.copytree(p2c, tmp_path / "train"))
+    file = the_file(folder)
+    edit(file, lambda c: change(c["about"]))
+    before = file.read_bytes()
+    out, flags = (tmp_path / "on", ("--resume", str(folder))) if elsewhere else (folder, ())
+    assert run("P2C", data, out, flags=flags) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: Training cannot go on from ") and said in line
+    assert file.read_bytes() == before and not [*tmp_path.glob("on/*/model*")]
+
+
+def test_initial_rows_of_classes_go_to_their_classes(csc, data, tmp_path, capsys):
+    """As does a test's."""
     folder = Path(shutil.copytree(csc, tmp_path / "train"))
-    edit(the_file(folder), lambda c: c["about"]["classnames"].reverse())
-    assert run("CoOp", data, folder, *CSC) == 1
-    assert "it is bound to its classes" in capsys.readouterr().err
+    file = the_file(folder)
+    rows = torch.load(file, weights_only=True)["state_dict"]["ctx"]
+
+    def turned(checkpoint: dict) -> None:
+        checkpoint["about"]["classnames"].reverse()
+        checkpoint["state_dict"]["ctx"] = rows.flip(0)
+
+    def other(checkpoint: dict) -> None:
+        checkpoint["about"]["classnames"][3] = "teapot"
+
+    edit(file, turned)
+    start = ("MODEL.INIT_WEIGHTS", str(file), "OPTIM.LR", "0.0", "OPTIM.WARMUP_EPOCH", "-1")
+    assert run("CoOp", data, tmp_path / "on", *CSC, *start) == 0
+    assert torch.equal(
+        torch.load(the_file(tmp_path / "on"), weights_only=True)["state_dict"]["ctx"], rows
+    )
+    edit(file, other)
+    capsys.readouterr()
+    assert run("CoOp", data, tmp_path / "other", *CSC, *start) == 1
+    assert "is bound to the 16 classes it was trained on" in capsys.readouterr().err
 
 
 # prompts.safetensors

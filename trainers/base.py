@@ -12,9 +12,10 @@ from yacs.config import CfgNode
 from clip.model import CLIP
 from dassl.engine import TrainerX
 from dassl.engine.capture import CapturedStep, SharedStep
+from dassl.engine.checkpoints import about_of
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_pretrained_weights, ranks
-from dassl.utils.errors import UsageError
+from dassl.utils.errors import Failure, UsageError
 
 from .atprompt import attribute_words
 from .features import KeptFeatures, says
@@ -185,7 +186,7 @@ class CLIPTrainer(KeptFeatures, TrainerX):
         self.model = self.model_class(clip_model, learner).to(self.device)
         saved = nn.ModuleDict({self.key_prefix: learner}) if self.key_prefix else learner
         if cfg.MODEL.INIT_WEIGHTS:
-            load_pretrained_weights(saved, cfg.MODEL.INIT_WEIGHTS)
+            load_pretrained_weights(saved, cfg.MODEL.INIT_WEIGHTS, self.arrange)
         self.optim = self.build_optimizer(learner)
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.prec == "amp" else None
@@ -277,6 +278,17 @@ class CLIPTrainer(KeptFeatures, TrainerX):
         theirs = self.trained.get("clip")
         if theirs and (line := other_clip(theirs, self.model.clip.source)):
             print(f"Note: {line}")
+
+    def arrange(self, weights: Mapping[str, Tensor], checkpoint: dict) -> Mapping[str, Tensor]:
+        """INIT_WEIGHTS' tensors as the present classes have them."""
+        trained, source = about_of(checkpoint), self.cfg.MODEL.INIT_WEIGHTS
+        return self.rows_of_own_classes(weights, trained, source)
+
+    def check_goes_on(self, trained: Mapping[str, Any], source: str) -> None:
+        super().check_goes_on(trained, source)
+        if line := other_clip(trained.get("clip") or {}, self.model.clip.source):
+            line = f"Training cannot go on from {source}: it was {line}"
+            raise Failure(f"{line}. Give it that CLIP, or another --output-dir")
 
     def state_to_resume(self) -> dict:
         return {"scaler": self.scaler.state_dict()} if self.scaler else {}

@@ -65,5 +65,6 @@ class Ensemble(CLIPTrainer):
         self.samples = [self.frozen_copy() for _ in states]
         for i, (sample, state) in enumerate(zip(self.samples, states, strict=True), start=1):
             what, learner = f"sample {i} in {source}", sample.learner
-            state = self.rows_of_own_classes(weights_of({"state_dict": state}, what), what)
+            weights = weights_of({"state_dict": state}, what)
+            state = self.rows_of_own_classes(weights, self.trained, what)
             load_weights(learner, state, learner.state_dict(), what)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dassl.files import BEST, EPOCHS, epoch_file, model_to_load, resumable
+from dassl.files import BEST, EPOCHS, SCALARS, epoch_file, model_to_load, resumable
 from dassl.utils import (
     Failure,
     atomic_write,
@@ -93,6 +93,13 @@ class Checkpoints:
     def load_more(self, checkpoint: dict[str, Any], source: str) -> None:
         """Takes that back, when the weights are loaded; `source` names the file."""
 
+    def check_goes_on(self, trained: Mapping[str, Any], source: str) -> None:
+        """Raises Failure if a training of which `describe` gave `trained` cannot go on here."""
+        theirs = trained.get("classnames")
+        if theirs and theirs != self.describe().get("classnames"):
+            line = f"Training cannot go on from {source}: its classes were others, or in another"
+            raise Failure(f"{line} order. Give it its data as they were, or another --output-dir")
+
     # -- files of any folder
 
     def save_model(
@@ -137,7 +144,7 @@ class Checkpoints:
         print(f"Found checkpoint at {directory} (will resume training)")
         checkpoints = newest_whole(folders)
         for name, folder, checkpoint in zip(names, folders, checkpoints, strict=True):
-            self._check_same_classes(checkpoint, folder)
+            self.check_goes_on(about_of(checkpoint), folder)
             self.load_checkpoint(name, checkpoint, folder)
             load_optim(checkpoint, self._optims[name], self._scheds[name], folder)
         try:
@@ -177,19 +184,20 @@ class Checkpoints:
         self.trained = about_of(checkpoint)
         state_dict = self.clean_state_dict(name, weights_of(checkpoint, source))
         state_dict = self._without_derived(state_dict)
-        state_dict = self.rows_of_own_classes(state_dict, source)
+        state_dict = self.rows_of_own_classes(state_dict, self.trained, source)
         expected = self._without_derived(self.weights_to_save(name))
         load_weights(self._models[name], state_dict, expected, source)
         self.load_more(checkpoint, source)
 
     def rows_of_own_classes(
-        self, state_dict: Mapping[str, Tensor], source: str
+        self, state_dict: Mapping[str, Tensor], trained: Mapping[str, Any], source: str
     ) -> Mapping[str, Tensor]:
         """A file's tensors, those with a row for each class in the order of the present classes.
 
-        Raises Failure if there are classes that the file has no rows for.
+        `trained` is what the file says of itself. Raises Failure if there are classes that it has
+        no rows for.
         """
-        theirs = self.trained.get("classnames")
+        theirs = trained.get("classnames")
         if self.class_rows == () or (self.class_rows or theirs) is None:
             return state_dict
         ours = self.describe().get("classnames")
@@ -200,16 +208,9 @@ class Checkpoints:
             return state_dict
         rows = rows_of(theirs, ours, source)
         return {
-            key: value[rows] if key in self.class_rows else value
+            key: value[rows] if key in self.class_rows and _has_rows(value, len(theirs)) else value
             for key, value in state_dict.items()
         }
-
-    def _check_same_classes(self, checkpoint: dict, source: str) -> None:
-        """Raises Failure if a training that is bound to its classes cannot go on with these."""
-        theirs = about_of(checkpoint).get("classnames") if self.class_rows else None
-        if theirs and theirs != self.describe().get("classnames"):
-            line = f"Training cannot go on from {source}: it is bound to its classes"
-            raise Failure(f"{line}, and these are others, or in another order")
 
     def _without_derived(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         buffers = self.derived_buffers
@@ -248,13 +249,16 @@ class Checkpoints:
             self._read_best_result()
 
     def _take_over(self, source: str) -> None:
-        """Copies what was resumed elsewhere into the output folder."""
-        for name in self.get_model_names() if self.cfg.TEST.FINAL_MODEL == "best_val" else ():
-            best, folder = os.path.join(source, name, BEST), os.path.join(self.output_dir, name)
-            if os.path.isfile(best):
-                mkdir_if_missing(folder)
-                with open(best, "rb") as file, atomic_write(os.path.join(folder, BEST)) as copy:
+        """Copies what was resumed elsewhere into the output folder, over an earlier start's."""
+        best = self.get_model_names() if self.cfg.TEST.FINAL_MODEL == "best_val" else ()
+        for name in (*(os.path.join(name, BEST) for name in best), SCALARS):
+            there, here = (os.path.join(folder, name) for folder in (source, self.output_dir))
+            if os.path.isfile(there):
+                mkdir_if_missing(os.path.dirname(here))
+                with open(there, "rb") as file, atomic_write(here) as copy:
                     copy.write(file.read())
+            elif name == SCALARS and os.path.isfile(here):
+                os.remove(here)
         write_json(read_epochs(source), os.path.join(self.output_dir, EPOCHS))
         self.save_model(self.start_epoch - 1, self.output_dir)
 
@@ -309,6 +313,11 @@ def rows_of(theirs: list[str], ours: list[str], source: str) -> list[int]:
         if theirs.count(name) > 1:
             raise Failure(f"{bound}, of which two are called {name!r}: keep their order")
     return [theirs.index(name) for name in ours]
+
+
+def _has_rows(value: object, count: int) -> bool:
+    """Whether it is a tensor of that many; what is not is refused when it is loaded."""
+    return isinstance(value, Tensor) and value.shape[:1] == (count,)
 
 
 def _file_to_load(folder: str, epoch: int | None) -> str:

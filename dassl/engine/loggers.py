@@ -75,7 +75,7 @@ class CSVLogger:
         self.trainer, folder = trainer, trainer.cfg.OUTPUT_DIR
         self.path = os.path.join(folder, SCALARS)
         try:
-            kept = [*rows_until(trainer.start_epoch, folder, trainer.cfg.RESUME)]
+            kept = [*rows_until(trainer.start_epoch, self.path)]
             with atomic_write(self.path, "w") as file:
                 csv.writer(file, lineterminator="\n").writerows([COLUMNS, *kept])
             # line-buffered, so that a kill loses no row of a whole epoch
@@ -99,11 +99,10 @@ class CSVLogger:
         self.file.close()
 
 
-def rows_until(epoch: int, *folders: str) -> Iterator[list[str]]:
-    """The rows of the first epochs, of the first folder that has any; without damaged ones."""
+def rows_until(epoch: int, path: str) -> Iterator[list[str]]:
+    """The rows of the first epochs, if there is such a file; without damaged ones."""
     wanted = {str(n + 1) for n in range(epoch)}
-    paths = [os.path.join(folder, SCALARS) for folder in folders if folder]
-    for path in [path for path in paths if os.path.exists(path)][:1]:
+    if os.path.exists(path):
         with open(regular(path), encoding="utf-8", errors="replace", newline="") as file:
             rows = csv.reader(file)
             yield from (row for row in rows if len(row) == len(COLUMNS) and row[0] in wanted)

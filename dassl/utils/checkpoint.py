@@ -6,7 +6,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -166,11 +166,19 @@ def _misfit(key: str, state_dict: Mapping[str, Tensor], expected: Mapping[str, T
     return ""
 
 
-def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
-    """Loads a file's weights that fit by name and shape; raises Failure if none do."""
+def load_pretrained_weights(
+    model: nn.Module,
+    weight_path: str,
+    arrange: Callable[[Mapping[str, Tensor], dict], Mapping[str, Tensor]] | None = None,
+) -> None:
+    """Loads a file's weights that fit by name and shape; raises Failure if none do.
+
+    `arrange(weights, checkpoint)`, if given, gives them as the model has them.
+    """
     checkpoint = load_checkpoint(weight_path)
     weights = weights_of({"state_dict": checkpoint} | checkpoint, weight_path)
     weights = {k.removeprefix("module."): v for k, v in weights.items()}
+    weights = arrange(weights, checkpoint) if arrange else weights
     own = model.state_dict()
 
     def fits(key: str, value: object) -> bool:
@@ -212,7 +220,8 @@ def load_optim(checkpoint: dict, optimizer: Any, scheduler: Any, source: str) ->
 def _load_scheduler(scheduler: Any, state: dict) -> bool:
     """Steps as often as the saved one was; returns whether it sets the rates."""
     told = isinstance(scheduler, lr_scheduler.ReduceLROnPlateau)  # of losses, which are gone
-    if told or not isinstance(scheduler, lr_scheduler.LRScheduler):
+    counts = vars(scheduler).get("_step_count") == 1  # some of PyTorch's do not
+    if told or not counts or not isinstance(scheduler, lr_scheduler.LRScheduler):
         scheduler.load_state_dict(state)
         return False
     steps = _steps(state)

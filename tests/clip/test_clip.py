@@ -16,7 +16,7 @@ import clip
 from clip import clip as clip_module
 from clip.model import build_model
 from clip.simple_tokenizer import SimpleTokenizer
-from dassl.utils.errors import Failure
+from dassl.utils.errors import Failure, UsageError
 from reference.weights import openai_state_dict, save_torchscript
 
 
@@ -73,6 +73,25 @@ def test_the_small_clip_loads_as_third_party_code_does(tmp_path):
     assert model.dtype == torch.float16
     assert torch.equal(model.token_embedding.weight, ours.token_embedding.weight)
     assert torch.equal(model.visual.proj.float(), ours.visual.proj)
+
+
+OF_MAPLE = {"vision_depth": 0, "language_depth": 0, "vision_ctx": 0, "language_ctx": 0}
+
+
+def test_a_design_without_prompts_is_clip():
+    """MaPLe's fork of CoOp gives one."""
+    weights = openai_state_dict("tiny")
+    model = build_model(weights, {"trainer": "CoOp"} | OF_MAPLE)
+    assert model.state_dict().keys() == build_model(weights).state_dict().keys()
+    assert type(model.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
+
+
+@pytest.mark.parametrize("key", [*OF_MAPLE, "maple_length"])
+def test_a_design_with_prompts_inside_is_refused(key):
+    """Else a PromptSRC from elsewhere would train half of its prompts and say nothing."""
+    design = {"trainer": "IVLP"} | OF_MAPLE | {key: 4}
+    with pytest.raises(UsageError, match=rf"IVLP wants .* prompts inside it \({key} 4\)"):
+        build_model(openai_state_dict("tiny"), design)
 
 
 def test_the_small_clip_is_unpacked_into_the_cache_once(tmp_path):

@@ -16,7 +16,7 @@ from dassl.utils import (
     resume_from_checkpoint,
     save_checkpoint,
 )
-from dassl.utils.checkpoint import newest_whole
+from dassl.utils.checkpoint import load_optim, newest_whole
 from tests.forked import forked
 
 
@@ -216,6 +216,41 @@ def schedulers(optimizer):
         lr.PolynomialLR(optimizer),
         lr.ReduceLROnPlateau(optimizer),
     ]
+
+
+def composed(optimizer):
+    """Schedulers of schedulers, and one whose steps PyTorch does not count."""
+    lr = torch.optim.lr_scheduler
+    parts = [lr.ConstantLR(optimizer, 0.1, 2), lr.StepLR(optimizer, 1, 0.5)]
+    return {
+        "sequential": lambda: lr.SequentialLR(optimizer, parts, [2]),
+        "chained": lambda: lr.ChainedScheduler(parts),
+        "restarts": lambda: lr.CosineAnnealingWarmRestarts(optimizer, 3),
+    }
+
+
+@pytest.mark.parametrize("kind", ["sequential", "chained", "restarts"])
+@pytest.mark.parametrize("done", [1, 2, 4])
+def test_a_composed_scheduler_goes_on(tmp_path, kind, done):
+    def start():
+        optimizer = torch.optim.SGD(model().parameters(), lr=0.1)
+        return optimizer, composed(optimizer)[kind]()
+
+    def rates(optimizer, scheduler, epochs):
+        found = []
+        for _ in range(epochs):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        return found
+
+    optimizer, scheduler = start()
+    rates(optimizer, scheduler, done)
+    of_both = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+    save_checkpoint(state(done) | of_both, str(tmp_path))
+    resumed = start()
+    load_optim(load_checkpoint(str(tmp_path / f"model.pth.tar-{done}")), *resumed, "a file")
+    assert rates(*resumed, 6) == pytest.approx(rates(optimizer, scheduler, 6))
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,25 @@ def test_a_resumed_run_has_each_row_once(make, tmp_path, elsewhere):
         assert again.start_epoch in (3, 5) and rows(out) == rows(tmp_path / "whole")
 
 
+def test_rows_of_a_start_that_saved_nothing_go(make, tmp_path):
+    """Whether the run that is resumed has rows of its own or not."""
+    options = "TRAIN.LOGGER", ("csv",), "TRAIN.PRINT_FREQ", 1
+    first = make(*options, "OPTIM.MAX_EPOCH", 2, "OUTPUT_DIR", str(tmp_path / "first"))
+    first.train()
+    for has_rows in (True, False):
+        out = str(tmp_path / f"on{has_rows}")
+        begun = make(*options, "OUTPUT_DIR", out)
+        begun.fail_at = (0, 3)
+        with pytest.raises(KeyboardInterrupt):
+            begun.train()
+        assert {row[0] for row in rows(out)} == {"1"}
+        if not has_rows:
+            os.remove(tmp_path / "first" / "scalars.csv")
+        make(*options, "OPTIM.MAX_EPOCH", 3, "OUTPUT_DIR", out, "RESUME", first.output_dir).train()
+        steps = [int(step) for _, step, tag, _ in rows(out) if tag == "train/loss"]
+        assert steps == [*range(0 if has_rows else 8, 12)]  # 4 of each epoch
+
+
 def test_no_cell_is_a_formula(make):
     trainer = make("TRAIN.LOGGER", ("csv",))
     os.makedirs(trainer.output_dir)
