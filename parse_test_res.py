@@ -21,7 +21,7 @@ from dassl.commands import (
     plain,
 )
 from dassl.results_json import MORE_METRICS
-from results.base_new import hm_table, read_tree, render
+from results.base_new import hm_table, read_trees, render
 from results.latex import ABOUT_FIT, FITS
 from results.logs import find_runs, newest_result
 from results.statistics import Stat, summarise
@@ -103,8 +103,8 @@ def show(args: argparse.Namespace) -> bool:
     if not args.hm:
         parse = parse_experiments if args.multi_exp else parse_experiment
         return bool(parse(args.directory, args.keyword, args.test_log, args.ci95))
-    base = read_tree(args.directory / "train_base", args.keyword)
-    new = read_tree(args.directory / "test_new", args.keyword)
+    sides = [args.directory / side for side in ("train_base", "test_new")]
+    base, new = read_trees(sides, args.keyword)
     rows = hm_table(base, new, args.ci95)
     if rows:
         print(render(rows, args.format, args.keyword, args.ci95, args.fit))

@@ -2,7 +2,7 @@
 
 `Shapes` is the base-to-new task and the source of cross-dataset runs; `ShapesBackground` and
 `ShapesCount` have other class names; `ShapesBlur`, `ShapesNight` and `ShapesSketch` are its
-classes under a shift (test only). All look different from the plain images that the small
+classes under a shift. All look different from the plain images that the small
 CLIP was trained on (scripts/tiny_clip). See docs/SHAPES.md.
 """
 

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from dassl.commands import OneLineParser, command_line, leave, plain, say
@@ -186,7 +187,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add_model(parser)
     add("images", nargs="+", type=existing, metavar="IMAGE-OR-FOLDER")
     add("--topk", type=number, metavar="K", help=f"classes for each image; default: {TOPK}")
-    add("--format", choices=("table", "csv", "jsonl"), default="table", help="default: table")
+    add("--format", choices=("table", "csv", "jsonl"), help="default: as FILE ends, else table")
     add("--out", default="", metavar="FILE", help="default: to stdout")
     pictures = "a sheet of images and their best classes; with the classes' folders, also"
     pictures += " FILE-mistakes.png and FILE-confusion.png"
@@ -199,6 +200,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"one class alone, {args.classes[0]!r}, has always 100%: name two or more")
     if os.path.exists(args.out) and not os.path.isfile(args.out):
         parser.error(f"--out {args.out}: is a folder or device, not a file")
+    ending = os.path.splitext(args.out)[1].lower()
+    said = ending.removeprefix(".") if ending in (".csv", ".jsonl") else ""
+    args.format = args.format or said or "table"
+    if ending in Image.registered_extensions() or said not in ("", args.format):
+        parser.error(f"--out {args.out}: is no name for a file of --format {args.format}")
     return args
 
 

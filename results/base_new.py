@@ -13,6 +13,7 @@ from dassl.commands import plain
 from . import layout, text_table
 from .logs import log, newest_result
 from .names import about, shared_configs
+from .records import warn_of_records
 from .statistics import Stat, base_new_hm, harmonic_mean, over_datasets
 from .text_table import AVERAGE, Cell, Line, Table, csv_number, to_csv
 
@@ -31,16 +32,23 @@ class Run(NamedTuple):
     seed: int
 
 
-def read_tree(root: Path, keyword: str) -> dict[Run, float]:
-    """Read every run under root/<dataset>/shots_<n>/<trainer>/<cfg>/seed<N>."""
-    values = {}
-    for folder in sorted(root.glob(re.sub("{.*?}", "*", layout.BASE2NEW))):
-        place = layout.place_of(folder.absolute().as_posix())
-        if not place or not folder.is_dir():
-            continue
-        # eval_only on the base side too: a zero-shot run has no training that could have ended
-        if result := newest_result(folder, keyword, eval_only=True):
-            values[run_at(place)] = result.metrics[keyword]
+def read_trees(roots: Sequence[Path], keyword: str) -> list[dict[Run, float]]:
+    """Read every run under each root/<dataset>/shots_<n>/<trainer>/<cfg>/seed<N>.
+
+    Warns of mixed settings, and of tests of a model that has changed since.
+    """
+    values, found = [], []
+    for root in roots:
+        values.append({})
+        for folder in sorted(root.glob(re.sub("{.*?}", "*", layout.BASE2NEW))):
+            place = layout.place_of(folder.absolute().as_posix())
+            if not place or not folder.is_dir():
+                continue
+            # eval_only on the base side too: a zero-shot run has no training that could have ended
+            if result := newest_result(folder, keyword, eval_only=True):
+                values[-1][run_at(place)] = result.metrics[keyword]
+                found.append(folder)
+    warn_of_records(found)
     return values
 
 

@@ -107,7 +107,7 @@ def newest_result(folder: Path, keyword: str, eval_only: bool) -> LogResult | No
         if result and keyword in result.metrics:
             if result.trained or eval_only:
                 if skipped:
-                    newer = f"no finished run in the newer {', '.join(skipped)}"
+                    newer = f"no finished run in the newer {', '.join(skipped)}{hint}"
                     log.warning("%s: %s; using %s", folder, newer, path.name)
                 return result
             hint = " (--test-log reads the logs of --eval-only runs)"

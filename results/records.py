@@ -84,6 +84,22 @@ def run_folders(top: Path) -> Iterator[Path]:
         folders.sort(key=lambda name: [int(p) if p.isdecimal() else p for p in DIGITS.split(name)])
 
 
+def warn_of_records(folders: Iterable[Path]) -> None:
+    """Warn of what `find_results` would in these runs' folders, where they have records."""
+    found = []
+    for folder in folders:
+        if record := read_record(folder):
+            warn_if_stale(folder)
+            if place := find_place(folder.resolve(), record, folder):
+                found.append(Result(**place, folder=folder, metrics={}, record=record))
+    warn_of_mixtures(found)
+
+
+def warn_if_stale(folder: Path) -> None:
+    if is_stale(folder):
+        log.warning("%s: its model has been trained further, or anew, since: test again", folder)
+
+
 def warn_of_mixtures(found: Iterable[Result]) -> None:
     """Warn of runs that differ only in seed or side and were made with different settings."""
     groups: dict[tuple, list[Result]] = defaultdict(list)
@@ -146,8 +162,8 @@ def read_run(folder: Path, top: Path) -> Result | None:
             metrics = {RECORDED.get(name, name): value for name, value in logged.metrics.items()}
     if metrics is None:
         return None
-    if record and is_stale(folder):
-        log.warning("%s: its model has been trained further, or anew, since: test again", folder)
+    if record:
+        warn_if_stale(folder)
     place = find_place(folder, record, top)
     return place and Result(**place, folder=folder, metrics=metrics, record=record)
 

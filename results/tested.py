@@ -1,6 +1,7 @@
 """Which model a run tested, and whether it is still the one that is there."""
 
 import hashlib
+import shlex
 from pathlib import Path
 
 from dassl.files import model_to_load
@@ -45,6 +46,14 @@ def tested_epoch(folder: Path) -> str | None:
     except NOT_TOLD:  # as a method that learns nothing
         return None
     return "" if epoch is None else str(epoch)
+
+
+def recorded_command(folder: Path) -> list[str]:
+    """The words of the command by which a run ended; none if its record does not tell."""
+    try:
+        return shlex.split(load_results(folder)["command"])
+    except NOT_TOLD:
+        return []
 
 
 def sha256_of(file: Path) -> str:

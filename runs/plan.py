@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
 from dassl.commands import leave, say
@@ -19,13 +19,14 @@ from dassl.files import LOCK
 from results.layout import Place
 from results.logs import LogResult, newest_result
 from results.protocols import TARGETS
-from results.tested import is_stale, tested_epoch, tested_model
+from results.tested import is_stale, recorded_command, tested_epoch, tested_model
 
 from .run import Wrong, asked, command_of, output, read_words, yamls
 
 SCRIPTS = Path("scripts")  # the working directory is the repository's
 PROTOCOLS = ("base2new", "xd", "dg", "few_shot")
 SHOTS = (1, 2, 4, 8, 16)
+PHOTOS = "image_folder"  # whose images are those of DATA, the others' the same anywhere
 # What runs take from the environment.
 ENVIRONMENT = "DATA OUTPUT CFG SHOTS SOURCE LOADEP VENV CLIP_WEIGHTS CLIP_MIRROR".split()
 # What the scripts give to each run; their own words and the environment say what.
@@ -265,11 +266,36 @@ def refuse_another(run: Run) -> None:
     """
     lock, now = run.folder / LOCK, shlex.join(run.command)
     was = lock.read_text(errors="replace") if lock.is_file() else ""
-    if was not in ("", now) and not trains_alike(was, run):
-        line = f"{run.folder} holds another run ({was}; now {now})"
+    if was in ("", now) or trains_alike(was, run):
+        # a script that was started by hand leaves no command, and DATA is in none
+        was, now = difference(run) if not was or run.dataset == PHOTOS else ("", "")
+    if was or now:
+        line = f"{run.folder} holds another run ({was or 'without'}; now {now or 'without'})"
         advice = "choose another OUTPUT or name for these settings, or remove that folder"
         leave(f"{line}: {advice}", 2)
     refuse_another_model(run)
+
+
+def difference(run: Run) -> tuple[str, str]:
+    """What a finished run's command says otherwise than the present one, and what this says."""
+    recorded, ours = recorded_command(run.folder)[1:], executed(run.command, run)
+    if not ("--output-dir" in recorded and ours):
+        return "", ""
+    was, now = (settings_of(words, run.dataset == PHOTOS) for words in (recorded, ours))
+    only = was.items() - now.items(), now.items() - was.items()
+    was, now = (" ".join(chain(*sorted(pairs))) for pairs in only)
+    return was, now
+
+
+def settings_of(words: Sequence[str], with_root: bool) -> dict[str, str]:
+    """What train.py's words set, but for folders and the epoch to test, which are compared else."""
+    split = (word.split("=", 1) if word.startswith("--") else [word] for word in words[1:])
+    words = [word for word in chain(*split) if word not in ("--eval-only", "--no-train")]
+    found = dict(zip(words[::2], words[1::2], strict=False))
+    root = os.path.realpath(os.path.expanduser(found.pop("--root", "data")))
+    for name in ("--output-dir", "--model-dir", "--load-epoch"):
+        found.pop(name, None)
+    return found | ({"--root": root} if with_root else {})
 
 
 def refuse_another_model(run: Run) -> None:

@@ -53,6 +53,8 @@ def read_words(words: Sequence[str], env: Mapping[str, str]) -> tuple[Place, lis
         raise Wrong(f"error: SEED is to be a whole number, not {seed}")
     if not re.fullmatch("[1-9][0-9]*", gpus := env.get("GPUS") or "1"):
         raise Wrong(f"error: GPUS is to be a whole number, 1 or more, not {gpus}")
+    if not re.fullmatch("[0-9]*", epoch := env.get("LOADEP") or ""):
+        raise Wrong(f"error: LOADEP is to be a whole number, not {epoch}")
     if not re.fullmatch("[1-9][0-9]*", shots):
         raise Wrong(f"error: SHOTS is to be a whole number, 1 or more, not {shots}")
     folder = CONFIGS / "trainers" / trainer

@@ -250,6 +250,8 @@ P2C | TRAINER.ATPROMPT.ATT_NUM 4 | give ATT_NUM 1 to 3
 P2C | TRAINER.ATPROMPT.ATT_NUM 2 | give ATT_NUM 1 to 3 and that many of ATT1_TEXT
 P2C | TRAINER.ATPROMPT.DATASET Owls | Owls has no attributes here
 P2C | NOSUCHKEY 1 | there is no config key NOSUCHKEY
+P2C | USE_ATPROMPT True | no config key USE_ATPROMPT; did you mean TRAINER.ATPROMPT.USE_ATPROMPT?
+P2C | MODEL.BACKBONE.NAME "" | no CLIP is named: give --config-file, one of configs/trainers/P2C,
 P2C | OPTIM.LR.X 1 | there is no config key OPTIM.LR.X; did you mean OPTIM.LR?
 P2C | OPTIM. 1 | there is no config key OPTIM.; did you mean OPTIM.LR?
 P2C | ... 1 | there is no config key ...

@@ -481,6 +481,36 @@ def test_a_terminal_without_plus_minus(base2new):
 # errors
 
 
+def test_hm_warns_of_mixed_settings_and_changed_models(tmp_path):
+    """As the other tables do, once each."""
+    seeds = {seed: f"dtd/shots_16/P2C/my_cfg/seed{seed}" for seed in (1, 2)}
+    files = {}
+    for seed, place in seeds.items():
+        config = {"OPTIM": {"MAX_EPOCH": seed}}
+        files[f"train_base/{place}/log.txt"] = trained(60.0)
+        files[f"train_base/{place}/results.json"] = record(60.0, seed=seed, config=config)
+        files[f"test_new/{place}/log.txt"] = block(50.0)
+    model = "learner/model.pth.tar-1"
+    files[f"train_base/{seeds[1]}/{model}"] = "trained anew"
+    tested = {"folder": f"../../../../../../train_base/{seeds[1]}", "epoch": None}
+    tested["files"] = {"learner": ["model.pth.tar-1", "0" * 64]}
+    changes = {"seed": 1, "subsample": "new", "eval_only": True, "model": tested}
+    files[f"test_new/{seeds[1]}/results.json"] = record(50.0, **changes)
+    done = run(write(tmp_path, files), "--hm")
+    stale, mixed = done.stderr.splitlines()
+    assert "made with different settings: OPTIM.MAX_EPOCH 1 / 2" in mixed
+    assert stale.endswith("its model has been trained further, or anew, since: test again")
+    assert done.returncode == 0 and "60.0" in done.stdout
+
+
+def test_a_newer_test_in_a_trainings_folder_is_called_so(tmp_path):
+    """Its log is passed over, since a test has no training, not since it did not end."""
+    files = {"seed1/log.txt": trained(60.0), f"seed1/{RERUN}": block(50.0)}
+    done = run(write(tmp_path, files))
+    line = f"no finished run in the newer {RERUN} (--test-log reads the logs of --eval-only runs)"
+    assert line in done.stderr and "60.0" in done.stdout
+
+
 @pytest.mark.parametrize("mode", [[], ["--multi-exp"], ["--hm"]])
 def test_error_lines_and_exit_codes(tmp_path, mode):
     with pytest.raises(SystemExit, match="2"):

@@ -373,6 +373,8 @@ BAD = [
     (("{run}", "{photos}", "--picture", "/nowhere/x.png"), 2, "must be a .png in a folder"),
     (("{run}", "{photos}", "--out", "{empty}"), 2, "--out {empty}: is a folder"),
     (("{run}", "{photos}", "--out", "/dev/null"), 2, "--out /dev/null: is a folder or device"),
+    (("{run}", "{photos}", "--out", "x.csv", "--format", "jsonl"), 2, "no name for a file of"),
+    (("{run}", "{photos}", "--out", "x.JPG"), 2, "--out x.JPG: is no name for a file of --format"),
     (("{run}", "{photos}", "--weights", "/nowhere"), 2, "/nowhere: no such file or folder"),
 ]
 

@@ -4,6 +4,7 @@ numbers by hand."""
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -167,6 +168,45 @@ def test_a_training_with_settings_of_the_protocol_s_script_is_of_it_alone(
     (folder / ".lock").write_text(f"bash scripts/coop/{was}")
     words += " --methods coop --datasets imagenet --seeds 1"
     assert f"holds another run (bash scripts/coop/{was}; now" in refused(words, capsys)
+
+
+def by_hand(folder: Path, *words: str, root: str = "data") -> None:
+    """A run of base2new_train.sh, which keeps no command but that of train.py."""
+    config = f"configs/trainers/{P2C}.yaml"
+    command = f"train.py --root {root} --seed 1 --trainer P2C --output-dir {folder}".split()
+    command += ["--dataset-config-file", f"configs/datasets/{folder.parents[3].name}.yaml"]
+    command += ["--config-file", config, *words]
+    command += "DATASET.NUM_SHOTS 16 DATASET.SUBSAMPLE_CLASSES base".split()
+    write(folder, trained(60.0))
+    (folder / ".lock").touch()
+    record = {"command": shlex.join(["python", *command]), "model": None}
+    (folder / "results.json").write_text(json.dumps(record))
+
+
+def test_what_a_script_ran_by_hand_counts_if_it_is_the_same(out, capsys, monkeypatch):
+    words = "base2new --methods p2c --datasets shapes --seeds 1"
+    folder = out / f"base2new/train_base/shapes/shots_16/{P2C}/seed1"
+    by_hand(folder, root="/moved")  # the same images anywhere
+    assert dry(words, capsys) == ["bash scripts/p2c/base2new_test.sh shapes 1"]
+    by_hand(folder, "OPTIM.MAX_EPOCH", "2")
+    assert f"{folder} holds another run (OPTIM.MAX_EPOCH 2; now without)" in refused(words, capsys)
+    assert dry(f"{words} -- OPTIM.MAX_EPOCH 2", capsys)[0].startswith("bash scripts/p2c/base2new_t")
+    with pytest.raises(SystemExit, match="2"):
+        dry(f"{words} -- OPTIM.MAX_EPOCH 3", capsys)
+    assert "(OPTIM.MAX_EPOCH 2; now OPTIM.MAX_EPOCH 3)" in capsys.readouterr().err
+
+
+def test_photos_of_another_folder_are_another_run(out, capsys, monkeypatch, tmp_path):
+    """Also for what the protocol itself ran: DATA is no part of its command."""
+    monkeypatch.setenv("CFG", "vit_tiny_ep5_batch4")
+    folder = out / f"base2new/train_base/image_folder/shots_16/{P2C}/seed1"
+    by_hand(folder, root=f"{tmp_path}/cats/../cats/")
+    words = "base2new --methods p2c --datasets image_folder --seeds 1"
+    (folder / ".lock").write_text("bash scripts/p2c/base2new_train.sh image_folder 1")
+    monkeypatch.setenv("DATA", f"{tmp_path}/cats")
+    assert main(f"{words} --dry-run") == 0 and len(capsys.readouterr().out.splitlines()) == 1
+    monkeypatch.setenv("DATA", f"{tmp_path}/dogs")
+    assert f"(--root {tmp_path}/cats; now --root {tmp_path}/dogs)" in refused(words, capsys)
 
 
 def test_the_test_of_a_model_of_another_source_is_refused(out, capsys):

@@ -115,6 +115,7 @@ p2c/base2new_train shapes one | | error: SEED is to be a whole number, not one
 p2c/few_shot shapes 4 | | few_shot.sh DATASET SHOTS SEED
 p2c/few_shot shapes some 1 | | error: SHOTS is to be a whole number, 1 or more, not some
 p2c/base2new_train shapes 1 | SHOTS=0 | error: SHOTS is to be a whole number, 1 or more, not 0
+p2c/base2new_test shapes 1 | LOADEP=x | error: LOADEP is to be a whole number, not x
 p2c/base2new_train shapes 1 | CFG=vit | no config configs/trainers/P2C/vit.yaml; CFG names one
 run base2new_train NoMethod dtd 1 | | error: no folder configs/trainers/NoMethod with settings
 run base2knew P2C dtd 1 | | error: unknown script base2knew

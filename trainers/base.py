@@ -284,11 +284,12 @@ class CLIPTrainer(KeptFeatures, TrainerX):
         trained, source = about_of(checkpoint), self.cfg.MODEL.INIT_WEIGHTS
         return self.rows_of_own_classes(weights, trained, source)
 
-    def check_goes_on(self, trained: Mapping[str, Any], source: str) -> None:
-        super().check_goes_on(trained, source)
-        if line := other_clip(trained.get("clip") or {}, self.model.clip.source):
+    def check_goes_on(self, checkpoint: Mapping[str, Any], source: str) -> None:
+        super().check_goes_on(checkpoint, source)
+        theirs = about_of(checkpoint).get("clip") or {}
+        if line := other_clip(theirs, self.model.clip.source):
             line = f"Training cannot go on from {source}: it was {line}"
-            raise Failure(f"{line}. Give it that CLIP, or another --output-dir")
+            raise Failure(f"{line}. Give it that CLIP, or another --output-dir (OUTPUT)")
 
     def state_to_resume(self) -> dict:
         return {"scaler": self.scaler.state_dict()} if self.scaler else {}

@@ -51,6 +51,9 @@ def check_clip(cfg: CfgNode) -> None:
     if head:
         why = "has no effect, as there is no head on a CLIP"
         raise UsageError(f"MODEL.HEAD.NAME {head} (--head): {why}")
+    if not (backbone.NAME or backbone.WEIGHTS):
+        folder = f"configs/trainers/{cfg.TRAINER.NAME}"
+        raise UsageError(f"no CLIP is named: give --config-file, one of {folder}, or --backbone")
     source = source_of(backbone.NAME, backbone.WEIGHTS)
     if isinstance(source, Path):  # it is there already
         activation_of(source, backbone.ACTIVATION)

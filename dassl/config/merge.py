@@ -149,7 +149,9 @@ def _problem(cfg: CfgNode, source: str, error: Exception) -> str:
         return problem
     key = problem.split(":", 1)[1].strip()
     problem = f"there is no config key {key}"
-    if nearest := get_close_matches(key, all_keys(cfg), n=1):
+    keys = all_keys(cfg)
+    ends = [full for full in keys if full.endswith(f".{key}")]
+    if nearest := ends[:1] or get_close_matches(key, keys, n=1):
         problem += f"; did you mean {nearest[0]}?"
     return problem + " (flags come before KEY VALUE pairs)" * key.startswith("--")
 

@@ -1,8 +1,11 @@
 """From a dataset to batches."""
 
+import hashlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -186,6 +189,7 @@ class DataManager:
         if tfm_test is None:
             tfm_test = build_transform(cfg, is_train=False)
         self.dataset = dataset = build_dataset(cfg)
+        self.root = os.path.abspath(cfg.DATASET.ROOT)
         self.num_classes = dataset.num_classes
         self.num_source_domains = len(cfg.DATASET.get("SOURCE_DOMAINS", ()))
         self.lab2cname = dataset.lab2cname
@@ -209,6 +213,15 @@ class DataManager:
         self.test_loader = loader(dataset.test, c.TEST)
         if cfg.VERBOSE:
             self.show_dataset_summary(cfg)
+
+    @cached_property
+    def train_images(self) -> str:
+        """The SHA-256 of which images are trained on and as what, wherever their root is."""
+        lines = sorted(
+            f"{os.path.abspath(item.impath).removeprefix(self.root)} {item.label}"
+            for item in self.dataset.train_x
+        )
+        return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
     def show_dataset_summary(self, cfg: CfgNode) -> None:
         """Prints the numbers of classes and images."""

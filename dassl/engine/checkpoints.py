@@ -79,6 +79,10 @@ class Checkpoints:
         """Drops what a file has beyond `weights_to_save`, or renames it."""
         return state_dict
 
+    def train_images(self) -> str:
+        """What tells the training images from others; "" if nothing does."""
+        return getattr(getattr(self, "dm", None), "train_images", "")
+
     def state_to_resume(self) -> dict[str, Any]:
         """What else a resumed run needs: tensors and plain data."""
         return {}
@@ -93,12 +97,17 @@ class Checkpoints:
     def load_more(self, checkpoint: dict[str, Any], source: str) -> None:
         """Takes that back, when the weights are loaded; `source` names the file."""
 
-    def check_goes_on(self, trained: Mapping[str, Any], source: str) -> None:
-        """Raises Failure if a training of which `describe` gave `trained` cannot go on here."""
-        theirs = trained.get("classnames")
-        if theirs and theirs != self.describe().get("classnames"):
-            line = f"Training cannot go on from {source}: its classes were others, or in another"
-            raise Failure(f"{line} order. Give it its data as they were, or another --output-dir")
+    def check_goes_on(self, checkpoint: Mapping[str, Any], source: str) -> None:
+        """Raises Failure if the training that saved a checkpoint is not this one."""
+        classes, images = about_of(checkpoint).get("classnames"), checkpoint.get("images")
+        was = ""
+        if classes and classes != self.describe().get("classnames"):
+            was = "its classes were others, or in another order"
+        elif images and images != self.train_images():
+            was = "the images it was trained on were others"
+        if was:
+            line = f"Training cannot go on from {source}: {was}. Give it its data as they were"
+            raise Failure(f"{line}, or another --output-dir (OUTPUT)")
 
     # -- files of any folder
 
@@ -128,6 +137,7 @@ class Checkpoints:
                 "scheduler": None if sched is None else sched.state_dict(),
                 "val_result": val_result,
                 "about": about,
+                "images": self.train_images(),
             } | self.more_to_save()
             if extra := self.state_to_resume():
                 state["trainer"] = extra
@@ -144,7 +154,7 @@ class Checkpoints:
         print(f"Found checkpoint at {directory} (will resume training)")
         checkpoints = newest_whole(folders)
         for name, folder, checkpoint in zip(names, folders, checkpoints, strict=True):
-            self.check_goes_on(about_of(checkpoint), folder)
+            self.check_goes_on(checkpoint, folder)
             self.load_checkpoint(name, checkpoint, folder)
             load_optim(checkpoint, self._optims[name], self._scheds[name], folder)
         try:

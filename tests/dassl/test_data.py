@@ -2,6 +2,7 @@ import os
 import pickle
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -569,3 +570,29 @@ def test_unknown_transform(cfg):
     assert sorted(INTERPOLATION_MODES) == ["bicubic", "bilinear", "nearest"]
     cfg.INPUT.NO_TRANSFORM = True
     assert build_transform(cfg) is None
+
+
+def test_what_tells_training_images_from_others(cfg, tmp_path):
+    """Neither where their root is nor their order; their names and labels do."""
+    first = DataManager(cfg)
+    items = first.dataset.train_x
+    moved = DataManager(cfg)
+    moved.root = str(tmp_path / "moved")
+
+    def at(item, path, label):
+        return Datum(impath=str(path), label=label, classname=item.classname)
+
+    inside = [os.path.relpath(item.impath, first.root) for item in items]
+    there = [
+        at(item, f"{moved.root}/{p}", item.label) for item, p in zip(items, inside, strict=True)
+    ]
+    moved.dataset = SimpleNamespace(train_x=there[::-1])
+    assert moved.train_images == first.train_images
+    for change in (
+        there[1:],
+        [at(there[0], there[0].impath, 5), *there[1:]],
+        [at(there[0], f"{there[0].impath}x", there[0].label), *there[1:]],
+    ):
+        other = DataManager(cfg)
+        other.root, other.dataset = moved.root, SimpleNamespace(train_x=change)
+        assert other.train_images != first.train_images
