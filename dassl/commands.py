@@ -133,12 +133,24 @@ def leave(line: str, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
+def quiet_imports() -> None:
+    """To be called first in a package of programs: a Ctrl-C ends their imports without a word.
+
+    From `command_line` on it is a KeyboardInterrupt again. Nothing changes for who imports them.
+    """
+    is_program = sys.argv[0] == "-m"  # so it is called while `python -m` imports the package
+    if is_program and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def command_line(main: Callable[[], int]) -> NoReturn:
     """Runs a script's main; SIGTERM and SIGHUP end it as Ctrl-C does.
 
     What it prints on a terminal goes through `Terminal`; files and pipes get it as it is.
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this quietly
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # see quiet_imports
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(name) != signal.SIG_IGN:  # as nohup has it
             signal.signal(name, signal.default_int_handler)

@@ -6,6 +6,9 @@ import pkgutil
 
 from yacs.config import CfgNode
 
+from dassl.commands import quiet_imports
+
+quiet_imports()
 # Commands (python -m datasets.doctor) and what only they need.
 _TOOLS = ("doctor", "imagenet_val", "own_doctor", "places", "prepare", "sources")
 

@@ -6,7 +6,6 @@ Nothing is written there.
 import argparse
 import os
 import shlex
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 import datasets
-from dassl.commands import OneLineParser, plain
+from dassl.commands import OneLineParser, command_line, plain
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import (
@@ -341,4 +340,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line(main)

@@ -8,7 +8,6 @@ import errno
 import os
 import shutil
 import stat
-import sys
 import tarfile
 import zipfile
 from pathlib import Path, PureWindowsPath
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from clip.download import cannot_write, check_space, fetch, is_web_page, reason_of
-from dassl.commands import OneLineParser
+from dassl.commands import OneLineParser, command_line
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import expand_user, read_json
 from dassl.utils.errors import Failure, UsageError
@@ -297,4 +296,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line(main)

@@ -3,3 +3,7 @@
 logs.py and records.py find and read them, statistics.py has the formulas, names.py what a method
 is called; tables.py, figures.py and report.py are commands. Imports no torch, and nothing of runs/.
 """
+
+from dassl.commands import quiet_imports
+
+quiet_imports()

@@ -138,8 +138,17 @@ def asked(command: Sequence[str], env: Mapping[str, str]) -> tuple[list[str], di
     return argv, dict(word.split("=", 1) for word in variables)
 
 
+def help_text() -> str:
+    """What stands at the head of scripts/run.sh."""
+    head = Path("scripts/run.sh").read_text().partition("\nset ")[0]
+    return "\n".join(line.removeprefix("#").strip() for line in head.splitlines()[1:])
+
+
 def main() -> None:
     """Become the run, or print its folder; leaves with code 2 and a line if it is none."""
+    if sys.argv[3:4] in (["-h"], ["--help"]):
+        print(help_text())
+        return
     try:
         run, opts = read_words(sys.argv[1:], os.environ)
     except Wrong as error:

@@ -3,6 +3,7 @@
 # requirements.txt. An environment (the active one if there is no .venv) that has a supported version
 # of everything is used as it is.
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" && exit ;; esac
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
 stamp=$venv/requirements.sha256 # written by this script alone: it tells whose environment this is

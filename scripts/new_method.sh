@@ -3,6 +3,7 @@
 # Makes trainers/NAME.py (scripts/new_method/method.py, which trains as it is), the settings configs/trainers/Trainer
 # (MaPLe's to begin with), the commands scripts/NAME, and the test tests/trainers/test_NAME.py.
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" && exit ;; esac
 cd "$(dirname "$0")/.."
 export LC_ALL=C
 

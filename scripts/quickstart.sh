@@ -3,8 +3,10 @@
 # bundled small CLIP. Makes the environment on first use. Finished runs are not repeated: remove
 # output/quickstart (OUTPUT) to begin anew.
 set -euo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" && exit ;; esac
 cd "$(dirname "$0")/.."
 bash scripts/make_env.sh
+unset CFG SHOTS LOADEP # whose runs would be others
 export OUTPUT=${OUTPUT:-output/quickstart}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the small CLIP gains nothing from more
 bash scripts/protocol.sh base2new --methods zsclip maple p2c --datasets shapes --seeds 1 2 3

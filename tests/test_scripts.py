@@ -130,6 +130,21 @@ def test_wrong_usage(case):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("p2c/base2new_train", "Environment: DATA (folder of the datasets, default data), OUTPUT"),
+        ("quickstart", "P2C, MaPLe and zero-shot CLIP through the base-to-new protocol"),
+        ("make_env", "Make the Python environment if need be: $VENV, else .venv"),
+        ("new_method", "Begin a method: scripts/new_method.sh NAME Trainer"),
+    ],
+)
+def test_help_is_the_head_of_a_script(script, said, tmp_path):
+    done = bash(script, "--help", VENV=sys.prefix, OUTPUT=str(tmp_path))
+    assert done.returncode == 0 and said in done.stdout and done.stderr == ""
+    assert "set -e" not in done.stdout and "#" not in done.stdout.replace("#!", "")
+
+
 def test_what_is_executed(monkeypatch):
     """By hand, of a cross-dataset test."""
     monkeypatch.chdir(REPO)
