@@ -23,6 +23,7 @@ from dassl.config import (
     check_schedule,
     check_values,
     get_cfg_default,
+    keys_of_file,
     merge_command_line,
     merge_file,
     notes_on_training,
@@ -193,7 +194,8 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     print(f"All methods' settings: {os.path.join(cfg.OUTPUT_DIR, CONFIG)}")
     print(f"** System info **\n{collect_env_info()}\n")
     trainer = build_trainer(cfg)
-    for key in of_other_methods(args.opts[::2], method):
+    given = keys_of_file(args.config_file) if args.config_file else []
+    for key in of_other_methods([*given, *args.opts[::2]], method):
         print(f"{key} is no setting of {cfg.TRAINER.NAME}: it has no effect on this run")
     if args.eval_only:
         if not args.model_dir and trainer.get_model_names():

@@ -9,6 +9,7 @@ from .defaults import (
     text_of_method,
 )
 from .merge import (
+    keys_of_file,
     merge_command_line,
     merge_file,
     merge_recorded,
@@ -32,6 +33,7 @@ __all__ = [
     "clean_cfg",
     "config_of_method",
     "get_cfg_default",
+    "keys_of_file",
     "keys_of_others",
     "merge_command_line",
     "merge_file",

@@ -116,6 +116,11 @@ def read_file(path: str | Path) -> CfgNode:
     return CfgNode(_read_values(values or {}))
 
 
+def keys_of_file(path: str | Path) -> list[str]:
+    """The dotted keys of a file's values."""
+    return all_keys(read_file(path))
+
+
 def _read_values(node: dict, above: str = "") -> dict:
     for key, value in node.items():
         if not isinstance(key, str):  # `1: …`, or `on: …`, which YAML reads as True

@@ -5,9 +5,9 @@ import json
 import pytest
 from yacs.config import CfgNode
 
-from dassl.config import config_of_method, get_cfg_default, keys_of_others
-from dassl.engine import build_trainer
-from tests.runs import CONFIGS, run
+from dassl.config import config_of_method, get_cfg_default, keys_of_file, keys_of_others
+from dassl.engine import TRAINER_REGISTRY, build_trainer
+from tests.runs import CONFIGS, REPO, run
 from tests.trainers.methods import batch, build
 from train import of_other_methods
 from trainers.features import says
@@ -68,6 +68,23 @@ def test_a_setting_of_another_method_is_said(data, tmp_path):
     assert "\nTRAINER.MAPLE.N_CTX is no setting of TCP: it has no effect on this run\n" in log
     assert run("TCP", data, tmp_path / "b", "TRAINER.ATPROMPT.USE_ATPROMPT", "True") == 2
     assert "no effect" not in (tmp_path / "b" / "log.txt").read_text()
+
+
+def test_a_file_of_another_method_is_said(data, tmp_path):
+    """As where a script is copied and its trainer changed."""
+    other = ("--config-file", str(CONFIGS["MaPLe"]))
+    assert run("KgCoOp", data, tmp_path, flags=(*other, "--no-train")) == 0
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    said = [
+        line.split()[0] for line in lines if "is no setting of KgCoOp: it has no effect" in line
+    ]
+    assert said == [f"TRAINER.MAPLE.{key}" for key in ("N_CTX", "CTX_INIT", "PREC", "PROMPT_DEPTH")]
+
+
+@pytest.mark.parametrize("file", sorted(REPO.glob("configs/trainers/*/*.yaml")), ids=str)
+def test_files_here_have_settings_of_their_methods_alone(file):
+    method = TRAINER_REGISTRY.get(file.parent.name)
+    assert of_other_methods(keys_of_file(file), method) == []
 
 
 def test_a_setting_of_ones_own_is_nobody_elses():
