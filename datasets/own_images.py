@@ -66,7 +66,7 @@ def look(folder: Path) -> Contents:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 if entry.name.startswith(".") or entry.name in ASIDE:
                     continue
-                elif entry.is_dir():
+                elif os.path.isdir(entry.path):  # of a link in a circle entry.is_dir() raises
                     found.folders.append(entry.name)
                 else:
                     (found.images if is_image(entry) else found.others).append(entry.name)

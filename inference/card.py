@@ -14,6 +14,7 @@ from dassl.commands import plain, say
 from dassl.engine import TrainerBase
 from dassl.results_json import load_results, problem
 from results.tested import is_stale
+from trainers.frozen_clip import other_clip
 
 from .onnx_model import GRAPH
 
@@ -57,6 +58,8 @@ def model_card(trainer: TrainerBase, record: Mapping[str, Any], files: Container
     """
     about = trainer.describe()
     clip, config = about["clip"], about["config"]
+    if other_clip(record.get("clip") or {}, clip):
+        record = {}  # whose accuracy is another model's
     openai = clip["sha256"] == OPENAI_SHA256.get(clip["name"])
     doc = sys.modules[type(trainer).__module__].__doc__ or ""
     facts = {

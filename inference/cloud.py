@@ -114,7 +114,7 @@ def table(clouds: dict[Result, Cloud], args: argparse.Namespace) -> str:
     names = name_methods(list(clouds))
     unfair = no_fair_baselines(names) if args.noise != POSTERIOR else ()
     for run, name in names.items():
-        rows[run.dataset, run.side, name + " †" * (name in unfair)].append(clouds[run])
+        rows[run.dataset, run.classes, name + " †" * (name in unfair)].append(clouds[run])
     averaged = ["averaged"] * (args.noise == POSTERIOR)
     lines = []
     for key, here in sorted(rows.items()):

@@ -47,7 +47,7 @@ def serve(model: DemoModel, listening: socket.socket) -> None:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         from .demo_page import page_server  # reads both when it is imported
 
-        server = page_server(model)
+        server = page_server(model, HOST)
         listening.listen()  # who asks before the server runs waits for it
         say(f"http://{HOST}:{listening.getsockname()[1]} shows the page; Ctrl-C ends it")
         server.run(sockets=[listening])

@@ -1,12 +1,16 @@
 """The page of inference.demo: its parts in Gradio, and what they show."""
 
 import html
+import os
 
 import gradio as gr
 import numpy as np
 import uvicorn
 from fastapi import FastAPI
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
+from fastapi.responses import PlainTextResponse
 from matplotlib.figure import Figure
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dassl.utils import Failure, UsageError
 
@@ -23,7 +27,7 @@ SIGMA = f"0: the prompts as learned; above it the average over {DRAWS} draws of 
 NO_SIGMA = "{} learns no vectors that are its text prompts, so there is no cloud to look at here."
 
 
-def page_server(model: DemoModel) -> uvicorn.Server:
+def page_server(model: DemoModel, host: str) -> uvicorn.Server:
     """What serves the page; Gradio's own `launch` would also look for ways out to the world."""
     app = gr.mount_gradio_app(
         FastAPI(),
@@ -38,8 +42,24 @@ def page_server(model: DemoModel) -> uvicorn.Server:
         theme=THEME,
         css=CSS,
     )
+    # No other site's page may ask this one, also by a name that leads to this machine.
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost"])
+    app.add_middleware(OwnSite)
     # An open page keeps a connection, which Ctrl-C should not wait for.
     return uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+
+
+class OwnSite:
+    """Answers 403 to what a page of another address has a browser ask."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers, app = dict(scope.get("headers", ())), self.app
+        if headers.get(b"origin", own := b"http://" + headers.get(b"host", b"")) != own:
+            app = PlainTextResponse("this page answers to itself alone", 403)
+        await app(scope, receive, send)
 
 
 def build_page(model: DemoModel) -> gr.Blocks:
@@ -85,7 +105,7 @@ def answer(model: DemoModel, image: dict | None, text: str, sigma: float | None 
             raise UsageError("Drop an image first.")
         names = class_names(text)
         try:
-            draws = model.probabilities(image["path"], names, sigma or 0)
+            draws = model.probabilities(uploaded(image["path"]), names, sigma or 0)
         except Failure as error:
             # The upload's path means nothing to who looks at the page.
             file = image.get("orig_name") or "the image"
@@ -96,6 +116,14 @@ def answer(model: DemoModel, image: dict | None, text: str, sigma: float | None 
     means = dict(zip(names, draws.mean(axis=0).tolist(), strict=True))
     figure = spread_figure(names, draws, sigma) if sigma else None
     return gr.update(visible=False), means, gr.update(value=figure, visible=bool(sigma))
+
+
+def uploaded(path: str) -> str:
+    """The path, if it is an upload's: the page could be asked for any file. Raises: UsageError."""
+    uploads = os.path.realpath(os.environ["GRADIO_TEMP_DIR"])
+    if os.path.commonpath([uploads, os.path.realpath(path)]) != uploads:
+        raise UsageError("That is no image that was dropped here.")
+    return path
 
 
 def class_names(text: str) -> list[str]:

@@ -154,7 +154,8 @@ def figures(rows: Rows, args: argparse.Namespace, page: Page) -> None:
             seeds[row.method].append(row.shown)
         figure = draw(seeds, page)
         text = caption_of(figure, f"Features of the test images of {dataset}, {side} classes")
-        save(figure, f"gap_{dataset}_{side}", args.out, args.format, page, text)
+        file = f"gap_{dataset}_{side.replace(' (', '_').rstrip(')')}"
+        save(figure, file, args.out, args.format, page, text)
 
 
 # The command
@@ -183,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     answers, well = ask_each(found, lambda run: ask(run, names[run], args, clips), GAP, Unknown)
     rows: Rows = defaultdict(list)
     for run, of_run in answers.items():
-        rows[run.dataset, run.side] += of_run
+        rows[run.dataset, run.classes] += of_run
     if answers:
         print(f"{table(rows)}\n{caption(rows)}")
         try:

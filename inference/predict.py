@@ -198,6 +198,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parse_model(parser, argv)
     if args.classes and len(args.classes) == 1:
         parser.error(f"one class alone, {args.classes[0]!r}, has always 100%: name two or more")
+    for folder in filter(os.path.isdir, args.images if args.picture else ()):
+        if Path(os.path.realpath(args.picture)).is_relative_to(os.path.realpath(folder)):
+            parser.error(f"--picture {args.picture}: would be one of the images in {folder}")
     if os.path.exists(args.out) and not os.path.isfile(args.out):
         parser.error(f"--out {args.out}: is a folder or device, not a file")
     ending = os.path.splitext(args.out)[1].lower()

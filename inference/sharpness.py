@@ -144,7 +144,7 @@ def table(answers: dict[Result, Sharpness]) -> str:
     """Mean ± population std over runs: a row for each method and set of classes."""
     rows: dict[tuple[str, str, str], list[Sharpness]] = defaultdict(list)
     for run, name in name_methods(list(answers)).items():
-        rows[run.dataset, run.side, name].append(answers[run])
+        rows[run.dataset, run.classes, name].append(answers[run])
     first = next(iter(answers.values()))
     headers = ["dataset", "classes", "method", "loss"]
     headers += [f"σ {s}" for s in first.mean] + [f"worst, σ {s}" for s in first.worst]

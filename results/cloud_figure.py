@@ -42,7 +42,8 @@ def draw_cloud(found: Sequence[Result], page: Page) -> "Figure | None":
     unfair = no_fair_baselines(moved)
     of_panel = defaultdict(list)
     for r, cloud in clouds.items():
-        of_panel[(r.dataset, SIDES[r.side]), cloud["noise"]].append(r)
+        classes = r.classes.replace(r.side, SIDES[r.side])
+        of_panel[(r.dataset, classes), cloud["noise"]].append(r)
     keys = sorted(of_panel)
     mixed = len({noise for _, noise in keys}) > 1
     titles = [", ".join(place) + f", {noise} noise" * mixed for place, noise in keys]

@@ -42,7 +42,7 @@ HOW = {"cloud_by": "cloud", "sharpness_by": "sharpness"}  # likewise, of the run
 DIGITS = 4
 # What tells a run from all others of its file, and its kinds.
 ORDER = dict.fromkeys(("setting", "trainer", "cfg", "dataset"), str)
-ORDER |= {"shots": int, "side": str, "seed": int}
+ORDER |= {"shots": int, "side": str, "seed": int, "protocol": str}
 
 Row = dict[str, Any]
 
@@ -107,7 +107,10 @@ def keep(
 
     Raises: as write_lines and rows_of, and ValueError for a run that is there twice.
     """
-    rows = sorted([*earlier, *rows_of(found, tops)], key=place_of)
+    added = rows_of(found, tops)
+    if earlier and all(row["setting"] == "." for row in added):  # alone it has no name of its own
+        added = [row | {"setting": run.root.name} for row, run in zip(added, found, strict=True)]
+    rows = sorted([*earlier, *added], key=place_of)
     for one, other in pairwise(rows):
         if place_of(one) == place_of(other):
             raise ValueError(f"a run is there twice: {' '.join(map(str, place_of(one)))}")

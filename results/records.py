@@ -50,11 +50,17 @@ class Result:
     record: dict | None  # results.json
     method: str = ""  # its name where all tables and figures share one (names.with_methods)
 
+    @property
+    def classes(self) -> str:
+        """Its side, and of a model that was trained on another dataset the protocol."""
+        return f"{self.side} ({self.protocol})" if self.protocol in ("xd", "dg") else self.side
+
 
 def find_results(folders: Iterable[Path]) -> list[Result]:
     """Read all runs in and below `folders`, each once; warns of what has no result."""
     tops: dict[Path, Path] = {}
-    for top in map(Path.resolve, folders):  # the names of the folders above say what a run is
+    # the names of the folders above say what a run is
+    for top in (Path(os.path.abspath(folder)) for folder in folders):
         for folder in run_folders(top):
             tops.setdefault(folder, top)
     found: dict[tuple, Result] = {}
@@ -74,14 +80,22 @@ def results_in(folders: Sequence[Path]) -> list[Result]:
 
 
 def run_folders(top: Path) -> Iterator[Path]:
-    """Find folders called seed<N> or holding a results.json; warns of what cannot be read."""
-    walk = os.walk(top, onerror=lambda error: log.warning("cannot read %s", error))
-    for path, folders, files in walk:
+    """Find folders called seed<N> or holding a results.json; warns of what cannot be read.
+
+    Also behind links, but no folder twice.
+    """
+    warn, seen = lambda error: log.warning("cannot read %s", error), set()
+    for path, folders, files in os.walk(top, onerror=warn, followlinks=True):
+        if (here := os.path.realpath(path)) in seen:
+            folders.clear()
+            continue
+        seen.add(here)
         if seed_of(Path(path)) is not None or RESULTS in files:
             folders.clear()  # its checkpoints
             yield Path(path)
-        # seed2 before seed10
+        # links last, seed2 before seed10
         folders.sort(key=lambda name: [int(p) if p.isdecimal() else p for p in DIGITS.split(name)])
+        folders.sort(key=lambda name: os.path.islink(os.path.join(path, name)))  # noqa: B023
 
 
 def warn_of_records(folders: Iterable[Path]) -> None:

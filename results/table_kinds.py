@@ -111,7 +111,8 @@ def ablation_table(found: Sequence[Result]) -> Table | None:
 
 def transfer_table(found: Sequence[Result], protocol: str) -> Table | None:
     """Methods by source, targets and the targets' average."""
-    tests = of_one_source([r for r in found if r.protocol == protocol])
+    tests = [r for r in found if r.protocol == protocol and source_of(r) != r.dataset]
+    tests = of_one_source(tests)
     usual = list(transfers())
     targets = sorted({r.dataset for r in tests})
     targets.sort(key=lambda target: usual.index(target) if target in usual else len(usual))
@@ -119,18 +120,18 @@ def transfer_table(found: Sequence[Result], protocol: str) -> Table | None:
     ways = {way(r): r for r in tests}
     trainings = [r for r in found if r.protocol == "few_shot" and r.dataset in sources]
     trainings = [r for r in trainings if way(r) in ways]
-    names = name_methods([*trainings, *tests])
+    trained, names = {*trainings}, name_methods([*trainings, *tests])
     names |= {r: names[ways[way(r)]] for r in trainings}  # not as few-shot's table calls them
     lines = []
     for name in sorted(set(names.values())):
         runs = [r for r in names if names[r] == name]
-        values = {(r.dataset, r.seed): r.metrics["accuracy"] for r in runs}
-        pairs = {key: value for key, value in values.items() if key[0] in targets}
+        at_source = {(r.dataset, r.seed): r.metrics["accuracy"] for r in runs if r in trained}
+        pairs = {(r.dataset, r.seed): r.metrics["accuracy"] for r in runs if r not in trained}
         missing = [target for target in targets if not cell_of(pairs, [target])]
         for target in missing:
             log.warning("%s: no result on %s; its average leaves it out", name, target)
-        cells = [cell_of(values, [dataset]) for dataset in (*sources, *targets)]
-        cells.append(cell_of(values, targets))
+        cells = [cell_of(at_source, [source]) for source in sources]
+        cells += [cell_of(pairs, of_column) for of_column in (*([t] for t in targets), targets)]
         note = over(len(targets) - len(missing), len(targets))
         lines.append(Line("", name, cells, pairs, note, runs[0].trainer, runs))
     caption = ["average: over the targets; its ± is over the seeds' own averages."]

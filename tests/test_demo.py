@@ -9,9 +9,12 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -281,6 +284,41 @@ class Browser:
 
 @needs("gradio", "playwright")
 @pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
+def test_the_page_answers_to_itself_alone(server):
+    """To no other site's page, and to none under another name (DNS rebinding)."""
+    _, address = server
+    host = urlsplit(address).netloc
+    for headers, code in (
+        ({}, 200),
+        ({"Host": f"localhost:{host.rpartition(':')[2]}"}, 200),
+        ({"Origin": f"http://{host}"}, 200),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "evil.example", "Origin": "http://evil.example"}, 400),
+    ):
+        request = urllib.request.Request(f"{address}/config", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                assert answer.status == code, headers
+        except urllib.error.HTTPError as error:
+            assert error.code == code, headers
+
+
+def test_only_what_was_dropped_is_opened(tmp_path, monkeypatch):
+    pytest.importorskip("gradio")
+    from inference.demo_page import answer
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    (tmp_path / "link.png").symlink_to("/etc/hostname")
+    opened = []
+    model = SimpleNamespace(probabilities=lambda path, *_: opened.append(path) or np.ones((1, 1)))
+    for path in ("/etc/hostname", f"{tmp_path}/../x.png", f"{tmp_path}/link.png"):
+        message, *_ = answer(model, {"path": path}, "cat")
+        assert "no image that was dropped" in message["value"] and opened == []
+    (tmp_path / "a.png").touch()
+    assert answer(model, {"path": f"{tmp_path}/a.png"}, "cat")[1] == {"cat": 1} and opened
+
+
 def test_the_page_in_a_browser(trained, server, tmp_path):
     from playwright.sync_api import sync_playwright
 

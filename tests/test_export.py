@@ -313,6 +313,14 @@ def test_a_model_of_openai(weights, tmp_path):
     assert "`, activation gelu |" in card
     card = model_card(trainer, json.loads(record(80.0, subsample="new")), [])
     assert ", its new classes |" in card  # the record's, not the config's
+    told = {"classnames": trainer.describe()["classnames"], "clip": trainer.model.clip.source}
+    for sha256, has_results in (
+        ("0" * 64, True),
+        ("1" * 64, False),
+    ):  # the latter's is another CLIP
+        told["clip"] = source | {"sha256": sha256, "activation": "gelu"}
+        card = model_card(trainer, json.loads(record(80.0, **told)), [])
+        assert ("model-index" in card, "0.8" in card) == (has_results, has_results)
     card = model_card(trainer, {}, ["text_features.safetensors"])
     # the name would stand for OpenAI's
     assert 'clip.load("x.pt", "cpu", activation="gelu")' in card

@@ -149,7 +149,7 @@ def test_runs_join_those_of_an_earlier_file(sweep, tmp_path, capsys):
     assert capsys.readouterr().out.endswith(f"{both}: 12 runs\n")
     with pytest.raises(SystemExit, match="1"):
         keep(sweep, both, "--with", str(both))
-    said = "a run is there twice: dpd P2C c DescribableTextures 16 base 10"
+    said = "a run is there twice: dpd P2C c DescribableTextures 16 base 10 base2new"
     assert said in capsys.readouterr().err and both.read_bytes() == whole.read_bytes()
     with pytest.raises(SystemExit, match="2"):
         keep(sweep, both, "--with", str(tmp_path / "none"))
@@ -158,6 +158,27 @@ def test_runs_join_those_of_an_earlier_file(sweep, tmp_path, capsys):
     with pytest.raises(SystemExit, match="1"):
         keep(sweep, both, "--with", str(tmp_path / "rates"))
     assert "rates has no runs" in capsys.readouterr().err
+
+
+def test_a_setting_of_its_own_joins_under_its_name(sweep, tmp_path):
+    first, both = tmp_path / "first", tmp_path / "both"
+    assert keep(sweep, first) == 0
+    write(tmp_path, {"aux/base2new/train_base/dtd/shots_16/P2C/c/seed1/results.json": record(60)})
+    assert keep(tmp_path / "aux", both, "--with", str(first)) == 0
+    assert {row["setting"] for row in kept.read_rows(both)} == {"aux", *SETTINGS}
+
+
+def test_few_shot_and_transferred_runs_are_two(tmp_path):
+    """Of one method on one dataset, which was the one's source and the other's target."""
+    ends = {"dtd/P2C/c_16shots": False, "evaluation/P2C/c_16shots/dtd": True}
+    files = {
+        f"out/{place}/seed1/results.json": record(60 + 10 * test, subsample="all", eval_only=test)
+        for place, test in ends.items()
+    }
+    assert keep(write(tmp_path, files) / "out", tmp_path / "file") == 0
+    found = {row["protocol"]: row["accuracy"] for row in kept.read_rows(tmp_path / "file")}
+    assert found == {"few_shot": 60, "xd": 70}
+    assert {r.classes for r in find_results([tmp_path / "out"])} == {"all", "all (xd)"}
 
 
 def test_a_setting_alone_has_the_name_that_it_has_beside_others(sweep, tmp_path):
@@ -274,9 +295,9 @@ def test_results_same_finds_what_differs(sweep, tmp_path, capsys):
     code, lines = same(capsys, sweep, file)
     assert code == 1 and lines == [
         f"9 of 12 {head}",
-        "dpd P2C c DescribableTextures 16 base 1: accuracy 60.3334 (recorded 60.3333)",
-        "dpd P2C c DescribableTextures 16 base 2: another cloud",
-        "dpd P2C c DescribableTextures 16 base 4: not in the record",
+        "dpd P2C c DescribableTextures 16 base 1 base2new: accuracy 60.3334 (recorded 60.3333)",
+        "dpd P2C c DescribableTextures 16 base 2 base2new: another cloud",
+        "dpd P2C c DescribableTextures 16 base 4 base2new: not in the record",
     ]
 
 

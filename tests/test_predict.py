@@ -371,6 +371,7 @@ BAD = [
     (("{run}", "{photos}", "--format", "xml"), 2, "invalid choice: 'xml'"),
     (("{run}", "{photos}", "--picture", "x.jpg"), 2, "x.jpg: must be a .png in a folder"),
     (("{run}", "{photos}", "--picture", "/nowhere/x.png"), 2, "must be a .png in a folder"),
+    (("{run}", "{photos}", "--picture", "{photos}/x.png"), 2, "one of the images in {photos}"),
     (("{run}", "{photos}", "--out", "{empty}"), 2, "--out {empty}: is a folder"),
     (("{run}", "{photos}", "--out", "/dev/null"), 2, "--out /dev/null: is a folder or device"),
     (("{run}", "{photos}", "--out", "x.csv", "--format", "jsonl"), 2, "no name for a file of"),

@@ -22,7 +22,7 @@ import parse_test_res
 from results import tables
 from results.names import name_methods
 from results.paper import paper_ablations
-from results.protocols import TEN
+from results.protocols import TEN, dataset_name
 from results.records import find_results, place_by_record
 from results.statistics import paired_difference
 from results.text_table import show_delta
@@ -830,3 +830,38 @@ def test_a_transfer_table_is_of_one_source(tmp_path, capsys, caplog):
     shutil.rmtree(tmp_path / f"evaluation/{cfg}/shapes_count")
     [row] = rows_of(capsys, "xd", tmp_path).values()
     assert floats(row, "ShapesFog_mean ShapesBackground_mean") == [83, 44]
+
+
+def test_a_test_on_the_source_is_no_target(tmp_path, capsys):
+    """Nor is another output's training a target's result, or its test a source's."""
+    cfg = "P2C/c_16shots"
+    for out, source, name, accuracies in (
+        ("a", "shapes", "Shapes", {"shapes": 80.0, "shapes_count": 40.0}),
+        ("b", "shapes_count", "ShapesCount", {"shapes_count": 90.0, "shapes": 60.0}),
+    ):
+        ours = {"subsample": "all", "dataset": name}
+        files = {f"{source}/{cfg}/seed1/results.json": record(accuracies[source], **ours)}
+        model = {"folder": f"../../../../../{source}/{cfg}/seed1"}
+        for target, accuracy in accuracies.items():
+            its = {"subsample": "all", "dataset": dataset_name(target)}
+            text = record(accuracy, **its, eval_only=True, model=model)
+            files[f"evaluation/{cfg}/{target}/seed1/results.json"] = text
+        write(tmp_path / out, files)
+    [row] = rows_of(capsys, "xd", tmp_path / "a").values()
+    assert floats(row, "Shapes_mean ShapesCount_mean average_mean") == [80, 40, 40]
+
+
+def test_runs_behind_links_count_once(tmp_path, capsys):
+    place = "base2new/{}/dtd/shots_16/P2C/c"
+    for side, subsample in (("train_base", "base"), ("test_new", "new")):
+        where = tmp_path / "out" / place.format(side)
+        for seed in (1, 2):
+            text = record(60 + seed, subsample=subsample, seed=seed)
+            write(tmp_path / "scratch" / side, {f"{seed}/results.json": text})
+            where.mkdir(parents=True, exist_ok=True)
+            (where / f"seed{seed}").symlink_to(tmp_path / "scratch" / side / str(seed))
+    (tmp_path / "out" / "loop").symlink_to(tmp_path / "out")
+    (tmp_path / "linked").symlink_to(tmp_path / "out")
+    for top in ("out", "linked"):
+        found = {(r.side, r.seed): r.metrics["accuracy"] for r in find_results([tmp_path / top])}
+        assert found == {(s, n): 60 + n for s in ("base", "new") for n in (1, 2)}

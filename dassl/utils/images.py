@@ -1,10 +1,9 @@
 """Finding and reading image files."""
 
 import os
-import struct
 
 import numpy as np
-from PIL import Image, ImageOps, features
+from PIL import ExifTags, Image, features
 
 from dassl.files import regular
 
@@ -13,9 +12,11 @@ from .errors import Failure
 # Files called so are images; of others Pillow is asked, which takes longer.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
 IMAGE_SUFFIXES += (".webp", *[".avif"] * features.check("avif"))
-# What Pillow's decoders raise: of a broken AVIF, say, RuntimeError.
-UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError, struct.error)
-UNREADABLE += (Image.DecompressionBombError,)
+# What brings an image upright, by its EXIF orientation.
+UPRIGHT = dict(enumerate(
+    (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180,
+     Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270,
+     Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90), start=2))  # fmt: skip
 
 
 def is_image(entry: os.DirEntry) -> bool:
@@ -42,17 +43,26 @@ def read_image(path: str) -> Image.Image:
     """
     try:
         with open_image(path) as image:
-            ImageOps.exif_transpose(image, in_place=True)
             image.load()
+            image = upright(image)
             plain = image.mode == "RGB" and not image.has_transparency_data
             return image if plain else _to_rgb(image)
     except FileNotFoundError as error:
         line = f"The image {path} does not exist: check DATASET.ROOT and the split file"
         raise Failure(line) from error
-    except UNREADABLE as error:
+    except Exception as error:  # a damaged image can raise anything
         lines = str(getattr(error, "strerror", None) or error).splitlines()
         reason = lines[0] if lines else type(error).__name__
         raise Failure(f"Cannot read the image {path}: {reason}. Replace or remove it") from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF says; ImageOps' would also write that anew, which can fail."""
+    try:
+        turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # a photo whose notes are damaged is a photo
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

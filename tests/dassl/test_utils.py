@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dassl.metrics import compute_accuracy
 from dassl.utils import (
@@ -105,6 +105,39 @@ def test_read_image_turns_as_exif_says(tmp_path):
     read = read_image(save(image, tmp_path / "turned.png", exif=exif))
     assert read.size == (3, 2)
     assert read.getpixel((0, 0)) == (0, 0, 0)  # top left
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("form", ["png", "jpg", "tif"])
+def test_read_image_turns_as_pillow_does(tmp_path, orientation, form):
+    exif, rng = Image.Exif(), np.random.RandomState(0)
+    exif[0x0112] = orientation
+    image = Image.fromarray(rng.randint(0, 255, (5, 7, 3), np.uint8))
+    path = save(image, tmp_path / f"a.{form}", exif=exif)
+    with Image.open(path) as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened))
+    assert np.array_equal(read_image(path), expected)
+
+
+def test_read_image_needs_no_notes_that_can_be_written(tmp_path):
+    """Each byte of a photo's EXIF changed: Pillow's own turning raises TypeError, for one."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E], exif[0x011A] = 6, "a photo", (72, 1)
+    image = Image.new("RGB", (16, 8), "white")
+    content = bytearray(Path(save(image, tmp_path / "a.jpg", exif=exif)).read_bytes())
+    start, raised = content.index(b"Exif"), set()
+    for at in range(start + 12, start + 12 + len(exif.tobytes()) - 14):
+        for value in (0, 1, 2, 7, 255):
+            changed = content.copy()
+            changed[at] = value
+            (tmp_path / "b.jpg").write_bytes(changed)
+            try:
+                with Image.open(tmp_path / "b.jpg") as opened:
+                    ImageOps.exif_transpose(opened)
+            except Exception as error:
+                raised.add(type(error))
+            assert sorted(read_image(str(tmp_path / "b.jpg")).size) == [8, 16]
+    assert raised  # else this shows nothing
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "text", "a pipe", "a folder"])

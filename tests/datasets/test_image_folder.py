@@ -13,6 +13,7 @@ import datasets
 from dassl.config import get_cfg_default
 from dassl.utils import Failure, read_image
 from datasets.image_folder import ImageFolder
+from datasets.own_images import look
 
 from .test_fifteen import rows
 
@@ -276,3 +277,10 @@ def test_what_is_wrong_is_one_line(classes, line, tmp_path):
     with pytest.raises(Failure, match=line) as caught:
         load(tmp_path / "own")
     assert "\n" not in str(caught.value) and not list(tmp_path.rglob("split_zhou*"))
+
+
+def test_a_link_in_a_circle_is_no_folder(tmp_path):
+    touch(tmp_path, {"cat": 4, "dog": 4})
+    (tmp_path / "loop").symlink_to("loop")
+    found = look(tmp_path)
+    assert found.folders == ["cat", "dog"] and found.others + found.images == ["loop"]
