@@ -5,7 +5,7 @@ from os.path import basename, dirname, isdir
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY, Datum
-from dassl.utils import Failure, expand_user
+from dassl.utils import Failure, UsageError, expand_user
 
 from .benchmark import SPLITS, Benchmark, Splits, read_lists, split_50_20_30
 from .own_images import Contents, Problems, check_folders, count, find_parts, look, read_folders
@@ -30,6 +30,11 @@ class ImageFolder(Benchmark):
     restore = "put it back, or remove the file, and split_fewshot beside it, for a new split"
 
     def __init__(self, cfg: CfgNode):
+        for key in ("FEATURES", "TEST_CACHE"):
+            kept = expand_user(cfg.DATALOADER.get(key, ""))
+            if kept and not kept.startswith((".", "/")):
+                line = f"DATALOADER.{key} {kept}: would be a folder among those of your classes"
+                raise UsageError(f"{line}: call it .{kept}, or give a whole path")
         self.dataset_dir = expand_user(cfg.DATASET.get("FOLDER", ""))
         super().__init__(cfg)
 

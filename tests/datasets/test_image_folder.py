@@ -11,7 +11,7 @@ from PIL import Image
 
 import datasets
 from dassl.config import get_cfg_default
-from dassl.utils import Failure, read_image
+from dassl.utils import Failure, UsageError, read_image
 from datasets.image_folder import ImageFolder
 from datasets.own_images import look
 
@@ -284,3 +284,18 @@ def test_a_link_in_a_circle_is_no_folder(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     found = look(tmp_path)
     assert found.folders == ["cat", "dog"] and found.others + found.images == ["loop"]
+
+
+@pytest.mark.parametrize("key", ["FEATURES", "TEST_CACHE"])
+@pytest.mark.parametrize("name", ["kept", ".kept", "{elsewhere}", ""])
+def test_what_is_kept_is_no_class(key, name, tmp_path):
+    """It lies below the images, where a second run would take it for one."""
+    touch(tmp_path / "images", {"cat": 4, "dog": 4})
+    cfg = get_cfg_default()
+    cfg.DATASET.ROOT, cfg.DATASET.NAME = str(tmp_path / "images"), "ImageFolder"
+    cfg.DATALOADER[key] = name.format(elsewhere=tmp_path / "kept")
+    if name == "kept":
+        with pytest.raises(UsageError, match=f"{key} kept: would be a folder .* call it .kept"):
+            ImageFolder(cfg)
+    else:
+        assert ImageFolder(cfg).num_classes == 2
