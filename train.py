@@ -194,7 +194,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> None:
     print(f"All methods' settings: {os.path.join(cfg.OUTPUT_DIR, CONFIG)}")
     print(f"** System info **\n{collect_env_info()}\n")
     trainer = build_trainer(cfg)
-    given = keys_of_file(args.config_file) if args.config_file else []
+    given = keys_of_file(args.config_file, default_cfg()) if args.config_file else []
     for key in of_other_methods([*given, *args.opts[::2]], method):
         print(f"{key} is no setting of {cfg.TRAINER.NAME}: it has no effect on this run")
     if args.eval_only:

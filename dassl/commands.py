@@ -133,12 +133,14 @@ def leave(line: str, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
-def quiet_imports() -> None:
+def quiet_imports(package: str) -> None:
     """To be called first in a package of programs: a Ctrl-C ends their imports without a word.
 
     From `command_line` on it is a KeyboardInterrupt again. Nothing changes for who imports them.
     """
-    is_program = sys.argv[0] == "-m"  # so it is called while `python -m` imports the package
+    # so it is called while `python -m` imports the package
+    words = sys.orig_argv if sys.argv[0] == "-m" else []
+    is_program = any(word.startswith(f"{package}.") for word in words)
     if is_program and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 

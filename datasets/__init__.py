@@ -8,7 +8,7 @@ from yacs.config import CfgNode
 
 from dassl.commands import quiet_imports
 
-quiet_imports()
+quiet_imports(__name__)
 # Commands (python -m datasets.doctor) and what only they need.
 _TOOLS = ("doctor", "imagenet_val", "own_doctor", "places", "prepare", "sources")
 

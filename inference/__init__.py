@@ -2,4 +2,4 @@
 
 from dassl.commands import quiet_imports
 
-quiet_imports()
+quiet_imports(__name__)

@@ -6,4 +6,4 @@ is called; tables.py, figures.py and report.py are commands. Imports no torch, a
 
 from dassl.commands import quiet_imports
 
-quiet_imports()
+quiet_imports(__name__)

@@ -48,12 +48,16 @@ def tested_epoch(folder: Path) -> str | None:
     return "" if epoch is None else str(epoch)
 
 
-def recorded_command(folder: Path) -> list[str]:
-    """The words of the command by which a run ended; none if its record does not tell."""
+def recorded_command(folder: Path) -> tuple[str, list[str]]:
+    """The dataset of a run, and the words of the command by which it ended.
+
+    Nothing if its record does not tell.
+    """
     try:
-        return shlex.split(load_results(folder)["command"])
+        record = load_results(folder)
+        return record["dataset"], shlex.split(record["command"])
     except NOT_TOLD:
-        return []
+        return "", []
 
 
 def sha256_of(file: Path) -> str:

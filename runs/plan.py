@@ -15,7 +15,7 @@ from itertools import chain, product
 from pathlib import Path
 
 from dassl.commands import leave, say
-from dassl.files import LOCK
+from dassl.files import FINAL, FREE, LOCK
 from results.layout import Place
 from results.logs import LogResult, newest_result
 from results.protocols import TARGETS
@@ -26,7 +26,10 @@ from .run import Wrong, asked, command_of, output, read_words, yamls
 SCRIPTS = Path("scripts")  # the working directory is the repository's
 PROTOCOLS = ("base2new", "xd", "dg", "few_shot")
 SHOTS = (1, 2, 4, 8, 16)
-PHOTOS = "image_folder"  # whose images are those of DATA, the others' the same anywhere
+PHOTOS = "ImageFolder"  # the dataset whose images are those of DATA; others' are the same anywhere
+# What of train.py's words the folder of a run says, or the check of its model.
+OF_FOLDER = "--output-dir --model-dir --load-epoch --resume --seed SEED --trainer TRAINER.NAME "
+OF_FOLDER = f"{OF_FOLDER}--config-file --dataset-config-file DATASET.NAME".split()
 # What runs take from the environment.
 ENVIRONMENT = "DATA OUTPUT CFG SHOTS SOURCE LOADEP VENV CLIP_WEIGHTS CLIP_MIRROR".split()
 # What the scripts give to each run; their own words and the environment say what.
@@ -267,8 +270,7 @@ def refuse_another(run: Run) -> None:
     lock, now = run.folder / LOCK, shlex.join(run.command)
     was = lock.read_text(errors="replace") if lock.is_file() else ""
     if was in ("", now) or trains_alike(was, run):
-        # a script that was started by hand leaves no command, and DATA is in none
-        was, now = difference(run) if not was or run.dataset == PHOTOS else ("", "")
+        was, now = difference(run, by_hand=not was)
     if was or now:
         line = f"{run.folder} holds another run ({was or 'without'}; now {now or 'without'})"
         advice = "choose another OUTPUT or name for these settings, or remove that folder"
@@ -276,26 +278,37 @@ def refuse_another(run: Run) -> None:
     refuse_another_model(run)
 
 
-def difference(run: Run) -> tuple[str, str]:
-    """What a finished run's command says otherwise than the present one, and what this says."""
-    recorded, ours = recorded_command(run.folder)[1:], executed(run.command, run)
-    if not ("--output-dir" in recorded and ours):
+def difference(run: Run, by_hand: bool) -> tuple[str, str]:
+    """What a finished run's command says otherwise than the present one, and what this says.
+
+    A script that was started by hand has left no command but this; and DATA is in no other, on
+    which photos hang: as long as the folder that it named is there.
+    """
+    dataset, recorded = recorded_command(run.folder)
+    photos = dataset == PHOTOS
+    ours = executed(run.command, run) if recorded and (by_hand or photos) else []
+    if not ours:
         return "", ""
-    was, now = (settings_of(words, run.dataset == PHOTOS) for words in (recorded, ours))
+    was, now = (settings_of(words) for words in (recorded[1:], ours))
+    roots = [os.path.realpath(os.path.expanduser(s.pop("--root", "data"))) for s in (was, now)]
+    if photos and roots[0] != roots[1] and os.path.isdir(roots[0]):
+        return f"DATA={roots[0]}", f"DATA={roots[1]}"
+    if not by_hand:
+        return "", ""
     only = was.items() - now.items(), now.items() - was.items()
     was, now = (" ".join(chain(*sorted(pairs))) for pairs in only)
     return was, now
 
 
-def settings_of(words: Sequence[str], with_root: bool) -> dict[str, str]:
-    """What train.py's words set, but for folders and the epoch to test, which are compared else."""
+def settings_of(words: Sequence[str]) -> dict[str, str]:
+    """What train.py's words set, but for what the folder's name says and what changes no result."""
     split = (word.split("=", 1) if word.startswith("--") else [word] for word in words[1:])
     words = [word for word in chain(*split) if word not in ("--eval-only", "--no-train")]
     found = dict(zip(words[::2], words[1::2], strict=False))
-    root = os.path.realpath(os.path.expanduser(found.pop("--root", "data")))
-    for name in ("--output-dir", "--model-dir", "--load-epoch"):
+    free = [key for key in found if key.startswith(FREE) and key not in FINAL]
+    for name in (*free, *OF_FOLDER):
         found.pop(name, None)
-    return found | ({"--root": root} if with_root else {})
+    return found
 
 
 def refuse_another_model(run: Run) -> None:

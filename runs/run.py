@@ -146,7 +146,7 @@ def help_text() -> str:
 
 def main() -> None:
     """Become the run, or print its folder; leaves with code 2 and a line if it is none."""
-    if sys.argv[3:4] in (["-h"], ["--help"]):
+    if {*sys.argv[1:2], *sys.argv[3:4]} & {"-h", "--help"}:
         print(help_text())
         return
     try:

@@ -179,7 +179,8 @@ def by_hand(folder: Path, *words: str, root: str = "data") -> None:
     command += "DATASET.NUM_SHOTS 16 DATASET.SUBSAMPLE_CLASSES base".split()
     write(folder, trained(60.0))
     (folder / ".lock").touch()
-    record = {"command": shlex.join(["python", *command]), "model": None}
+    dataset = "ImageFolder" if folder.parents[3].name == "image_folder" else "Shapes"
+    record = {"command": shlex.join(["python", *command]), "dataset": dataset, "model": None}
     (folder / "results.json").write_text(json.dumps(record))
 
 
@@ -188,6 +189,12 @@ def test_what_a_script_ran_by_hand_counts_if_it_is_the_same(out, capsys, monkeyp
     folder = out / f"base2new/train_base/shapes/shots_16/{P2C}/seed1"
     by_hand(folder, root="/moved")  # the same images anywhere
     assert dry(words, capsys) == ["bash scripts/p2c/base2new_test.sh shapes 1"]
+    by_hand(
+        folder, *"--resume x TRAIN.PRINT_FREQ 1 USE_CUDA False DATALOADER.NUM_WORKERS 0".split()
+    )
+    assert len(dry(words, capsys)) == 1  # what changes no result
+    by_hand(folder, "TEST.FINAL_MODEL", "best_val")
+    assert "(TEST.FINAL_MODEL best_val; now without)" in refused(words, capsys)
     by_hand(folder, "OPTIM.MAX_EPOCH", "2")
     assert f"{folder} holds another run (OPTIM.MAX_EPOCH 2; now without)" in refused(words, capsys)
     assert dry(f"{words} -- OPTIM.MAX_EPOCH 2", capsys)[0].startswith("bash scripts/p2c/base2new_t")
@@ -200,13 +207,16 @@ def test_photos_of_another_folder_are_another_run(out, capsys, monkeypatch, tmp_
     """Also for what the protocol itself ran: DATA is no part of its command."""
     monkeypatch.setenv("CFG", "vit_tiny_ep5_batch4")
     folder = out / f"base2new/train_base/image_folder/shots_16/{P2C}/seed1"
+    (tmp_path / "cats").mkdir()
     by_hand(folder, root=f"{tmp_path}/cats/../cats/")
     words = "base2new --methods p2c --datasets image_folder --seeds 1"
     (folder / ".lock").write_text("bash scripts/p2c/base2new_train.sh image_folder 1")
     monkeypatch.setenv("DATA", f"{tmp_path}/cats")
     assert main(f"{words} --dry-run") == 0 and len(capsys.readouterr().out.splitlines()) == 1
     monkeypatch.setenv("DATA", f"{tmp_path}/dogs")
-    assert f"(--root {tmp_path}/cats; now --root {tmp_path}/dogs)" in refused(words, capsys)
+    assert f"(DATA={tmp_path}/cats; now DATA={tmp_path}/dogs)" in refused(words, capsys)
+    (tmp_path / "cats").rename(tmp_path / "dogs")  # moved
+    assert main(f"{words} --dry-run") == 0 and len(capsys.readouterr().out.splitlines()) == 1
 
 
 def test_the_test_of_a_model_of_another_source_is_refused(out, capsys):

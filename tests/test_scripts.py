@@ -134,6 +134,7 @@ def test_wrong_usage(case):
     ("script", "said"),
     [
         ("p2c/base2new_train", "Environment: DATA (folder of the datasets, default data), OUTPUT"),
+        ("run", "One run: scripts/run.sh SCRIPT TRAINER DATASET [SHOTS] SEED"),
         ("quickstart", "P2C, MaPLe and zero-shot CLIP through the base-to-new protocol"),
         ("make_env", "Make the Python environment if need be: $VENV, else .venv"),
         ("new_method", "Begin a method: scripts/new_method.sh NAME Trainer"),

@@ -77,10 +77,12 @@ def test_later_it_is_an_exception_again_and_for_others_always():
     assert done.returncode == 0, done.stderr
     program = f"""
 import signal, sys
-sys.argv[0] = "-m"
+sys.argv[0] = "-m"  # as it is while a package is imported
+sys.orig_argv = ["python", "-m", sys.argv[1]]
 import results
 from dassl.commands import command_line
-assert not {raised}
+print({raised})
 command_line(lambda: print({raised}))
 """
-    assert with_ctrl_c("-c", program).stdout == "True\n"
+    for module, said in (("results.tables", "False\nTrue\n"), ("mine.results", "True\nTrue\n")):
+        assert with_ctrl_c("-c", program, module).stdout == said

@@ -282,7 +282,11 @@ class CLIPTrainer(KeptFeatures, TrainerX):
     def arrange(self, weights: Mapping[str, Tensor], checkpoint: dict) -> Mapping[str, Tensor]:
         """INIT_WEIGHTS' tensors as the present classes have them."""
         trained, source = about_of(checkpoint), self.cfg.MODEL.INIT_WEIGHTS
-        return self.rows_of_own_classes(weights, trained, source)
+        try:
+            return self.rows_of_own_classes(weights, trained, source)
+        except Failure as error:
+            print(f"{error}: {', '.join(self.class_rows)} left out")
+            return {key: value for key, value in weights.items() if key not in self.class_rows}
 
     def check_goes_on(self, checkpoint: Mapping[str, Any], source: str) -> None:
         super().check_goes_on(checkpoint, source)

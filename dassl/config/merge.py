@@ -116,9 +116,10 @@ def read_file(path: str | Path) -> CfgNode:
     return CfgNode(_read_values(values or {}))
 
 
-def keys_of_file(path: str | Path) -> list[str]:
-    """The dotted keys of a file's values."""
-    return all_keys(read_file(path))
+def keys_of_file(path: str | Path, beside: CfgNode) -> list[str]:
+    """The dotted keys of a file's values that are not those of another config."""
+    values = read_file(path)
+    return [k for k in all_keys(values) if get_value(values, k) != get_value(beside, k)]
 
 
 def _read_values(node: dict, above: str = "") -> dict:

@@ -5,17 +5,11 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from dassl.files import CONFIG
+from dassl.files import CONFIG, FINAL, FREE
 from dassl.utils import UsageError, atomic_write, mkdir_if_missing
 
 from .merge import all_keys, get_value, one_line_errors, read_file
 
-# What may differ between two runs that share an output folder: it changes no result.
-_FREE = ("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS",
-         "DATALOADER.CACHE_MB", "DATALOADER.FEATURES", "DATALOADER.TEST_CACHE", "DATALOADER.TEST.",
-         "TRAIN.", "TEST.")  # fmt: skip
-# Of these, what decides which model a run ends with.
-_FINAL = ("TEST.FINAL_MODEL", "TRAIN.COUNT_ITER")
 # What else may differ where a training goes on in another folder.
 _SCHEDULE = ("OPTIM.", "DATALOADER.")
 _OPTIMIZER = ("OPTIM.NAME", "OPTIM.STAGED_LR", "OPTIM.NEW_LAYERS", "OPTIM.CYCLE_EPOCHS")
@@ -42,7 +36,7 @@ def plain_config(cfg: CfgNode) -> dict:
             if isinstance(value, CfgNode)
             else get_value(node, key)
             for key, value in node.items()
-            if not f"{prefix}{key}".startswith(_FREE)
+            if not f"{prefix}{key}".startswith(FREE)
         }
 
     return plain(cfg)
@@ -51,7 +45,7 @@ def plain_config(cfg: CfgNode) -> dict:
 def check_output_dir(cfg: CfgNode) -> None:
     """Raises UsageError if the output folder has a run of another config."""
     for key, was, now in _differences(cfg, cfg.OUTPUT_DIR):
-        if not key.startswith(_FREE) or key in _FINAL:
+        if not key.startswith(FREE) or key in FINAL:
             line = f"{cfg.OUTPUT_DIR} holds another run ({key} {was}; now {now})"
             raise UsageError(
                 f"{line}: choose another --output-dir (for the scripts, another OUTPUT), or remove "
@@ -65,7 +59,7 @@ def check_resume(cfg: CfgNode) -> None:
     More epochs, another rate or batch size and a wider precision are what one resumes for.
     """
     for key, was, now in _differences(cfg, cfg.RESUME) if cfg.RESUME else ():
-        free = key.startswith(_FREE + _SCHEDULE) or key.endswith(".PREC")
+        free = key.startswith(FREE + _SCHEDULE) or key.endswith(".PREC")
         if not free or key in _OPTIMIZER:
             line = f"{cfg.RESUME} cannot be continued with another {key} ({was}; now {now})"
             hint = "to start from its weights, give MODEL.INIT_WEIGHTS its file instead of --resume"

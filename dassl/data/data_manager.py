@@ -189,7 +189,6 @@ class DataManager:
         if tfm_test is None:
             tfm_test = build_transform(cfg, is_train=False)
         self.dataset = dataset = build_dataset(cfg)
-        self.root = os.path.abspath(cfg.DATASET.ROOT)
         self.num_classes = dataset.num_classes
         self.num_source_domains = len(cfg.DATASET.get("SOURCE_DOMAINS", ()))
         self.lab2cname = dataset.lab2cname
@@ -216,12 +215,13 @@ class DataManager:
 
     @cached_property
     def train_images(self) -> str:
-        """The SHA-256 of which images are trained on and as what, wherever their root is."""
-        lines = sorted(
-            f"{os.path.abspath(item.impath).removeprefix(self.root)} {item.label}"
-            for item in self.dataset.train_x
-        )
-        return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+        """The SHA-256 of which images are trained on and as what, wherever their folder is."""
+        data = self.dataset
+        items = sorted((item.impath, item.label) for item in (*data.train_x, *(data.train_u or ())))
+        ends = [path for path, _ in items[:1] + items[-1:]]
+        top = os.path.dirname(os.path.commonprefix(ends))
+        lines = "\n".join(f"{path.removeprefix(top)} {label}" for path, label in items)
+        return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
 
     def show_dataset_summary(self, cfg: CfgNode) -> None:
         """Prints the numbers of classes and images."""

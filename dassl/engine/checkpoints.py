@@ -79,10 +79,6 @@ class Checkpoints:
         """Drops what a file has beyond `weights_to_save`, or renames it."""
         return state_dict
 
-    def train_images(self) -> str:
-        """What tells the training images from others; "" if nothing does."""
-        return getattr(getattr(self, "dm", None), "train_images", "")
-
     def state_to_resume(self) -> dict[str, Any]:
         """What else a resumed run needs: tensors and plain data."""
         return {}
@@ -103,7 +99,7 @@ class Checkpoints:
         was = ""
         if classes and classes != self.describe().get("classnames"):
             was = "its classes were others, or in another order"
-        elif images and images != self.train_images():
+        elif images and self._train_images() not in (images, ""):
             was = "the images it was trained on were others"
         if was:
             line = f"Training cannot go on from {source}: {was}. Give it its data as they were"
@@ -137,7 +133,7 @@ class Checkpoints:
                 "scheduler": None if sched is None else sched.state_dict(),
                 "val_result": val_result,
                 "about": about,
-                "images": self.train_images(),
+                "images": self._train_images(),
             } | self.more_to_save()
             if extra := self.state_to_resume():
                 state["trainer"] = extra
@@ -221,6 +217,11 @@ class Checkpoints:
             key: value[rows] if key in self.class_rows and _has_rows(value, len(theirs)) else value
             for key, value in state_dict.items()
         }
+
+    def _train_images(self) -> str:
+        """What tells the training images from others; "" if nothing does, as where chance picks."""
+        by_chance = getattr(self, "cfg", None) is not None and self.cfg.SEED < 0
+        return "" if by_chance else getattr(getattr(self, "dm", None), "train_images", "")
 
     def _without_derived(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         buffers = self.derived_buffers

@@ -573,26 +573,27 @@ def test_unknown_transform(cfg):
 
 
 def test_what_tells_training_images_from_others(cfg, tmp_path):
-    """Neither where their root is nor their order; their names and labels do."""
-    first = DataManager(cfg)
-    items = first.dataset.train_x
-    moved = DataManager(cfg)
-    moved.root = str(tmp_path / "moved")
+    """Neither where their folder is nor their order; their names and labels do."""
+    data = DataManager(cfg)
+    items = data.dataset.train_x
+    top = os.path.commonpath([item.impath for item in items])
 
-    def at(item, path, label):
-        return Datum(impath=str(path), label=label, classname=item.classname)
-
-    inside = [os.path.relpath(item.impath, first.root) for item in items]
-    there = [
-        at(item, f"{moved.root}/{p}", item.label) for item, p in zip(items, inside, strict=True)
-    ]
-    moved.dataset = SimpleNamespace(train_x=there[::-1])
-    assert moved.train_images == first.train_images
-    for change in (
-        there[1:],
-        [at(there[0], there[0].impath, 5), *there[1:]],
-        [at(there[0], f"{there[0].impath}x", there[0].label), *there[1:]],
-    ):
+    def told(files: list[tuple[str, int]], unlabeled: tuple[str, ...] = ()) -> str:
         other = DataManager(cfg)
-        other.root, other.dataset = moved.root, SimpleNamespace(train_x=change)
-        assert other.train_images != first.train_images
+        train_x = [SimpleNamespace(impath=path, label=label) for path, label in files]
+        train_u = [SimpleNamespace(impath=path, label=0) for path in unlabeled]
+        other.dataset = SimpleNamespace(train_x=train_x, train_u=train_u)
+        return other.train_images
+
+    there = [(f"b\udcff/{os.path.relpath(item.impath, top)}", item.label) for item in items]
+    data.dataset = SimpleNamespace(train_x=items, train_u=None)
+    assert told(there[::-1]) == data.train_images == told(there)
+    (path, label), *rest = there
+    changed = [
+        told(rest),
+        told([(path, label + 1), *rest]),
+        told([(f"{path}x", label), *rest]),
+        told(there, unlabeled=(path,)),
+    ]
+    assert len({data.train_images, *changed}) == 5
+    assert told([]) and told([(path, 0)]) == told([(f"/c/{os.path.basename(path)}", 0)])
