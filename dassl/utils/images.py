@@ -60,7 +60,7 @@ def upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF says; ImageOps' would also write that anew, which can fail."""
     try:
         turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # a photo whose notes are damaged is a photo
+    except Exception:  # damaged notes make no damaged image
         turn = None
     return image if turn is None else image.transpose(turn)
 
