@@ -10,6 +10,13 @@ import yaml
 
 P = TypeVar("P", str, os.PathLike)
 
+# What may differ between two runs that share an output folder: it changes no result.
+FREE = ("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS",
+         "DATALOADER.CACHE_MB", "DATALOADER.FEATURES", "DATALOADER.TEST_CACHE", "DATALOADER.TEST.",
+         "TRAIN.", "TEST.")  # fmt: skip
+# Of these, what decides which model a run ends with.
+FINAL = ("TEST.FINAL_MODEL", "TRAIN.COUNT_ITER")
+
 # In a run's output folder, beside its log.txt:
 CONFIG = "config.yaml"
 LOCK = ".lock"
@@ -74,11 +81,3 @@ def load_yaml(text: str) -> Any:
         return yaml.load(text, _StrictLoader)
     except RecursionError as error:
         raise yaml.YAMLError("it is nested too deep") from error
-
-
-# What may differ between two runs that share an output folder: it changes no result.
-FREE = ("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS",
-         "DATALOADER.CACHE_MB", "DATALOADER.FEATURES", "DATALOADER.TEST_CACHE", "DATALOADER.TEST.",
-         "TRAIN.", "TEST.")  # fmt: skip
-# Of these, what decides which model a run ends with.
-FINAL = ("TEST.FINAL_MODEL", "TRAIN.COUNT_ITER")
