@@ -386,6 +386,22 @@ def test_a_training_does_not_go_on_with_others(
     assert file.read_bytes() == before and not [*tmp_path.glob("on/*/model*")]
 
 
+@pytest.mark.parametrize("rows", [torch.ones(3, 4, 128), torch.tensor(1.0), "rows"])
+def test_rows_that_are_not_the_classes_are_one_line(rows, csc, data, tmp_path, capsys):
+    """Of a file that is of its classes in another order."""
+    folder = Path(shutil.copytree(csc, tmp_path / "train"))
+
+    def spoil(checkpoint: dict) -> None:
+        checkpoint["about"]["classnames"].reverse()
+        checkpoint["state_dict"]["ctx"] = rows
+
+    edit(the_file(folder), spoil)
+    flags = ("--eval-only", "--model-dir", str(folder))
+    assert run("CoOp", data, tmp_path / "test", *CSC, flags=flags) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "is of another method, architecture or config: ctx" in line
+
+
 @pytest.mark.parametrize("unsaid", ["images", "about", "classnames", "clip"])
 def test_a_training_of_before_these_were_noted_goes_on(unsaid, p2c, data, tmp_path, capsys):
     """As does one whose data lie elsewhere now."""

@@ -299,7 +299,7 @@ def test_of_an_image_beside_one(model, photos, monkeypatch, capsys):
 
 def test_out_is_written_whole_or_not_at_all(model, photos, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out.csv"
-    arguments = [str(REPO), str(photos), "--format", "csv", "--out", str(out), "--batch-size", "2"]
+    arguments = [str(REPO), str(photos), "--out", str(out), "--batch-size", "2"]  # CSV by its name
     assert predict.main(arguments) == 0
     assert capsys.readouterr().out == ""
     before = out.read_text()
